@@ -1,0 +1,298 @@
+"""The run directory: every stage writes one, and it tells the whole story of its result.
+
+    config.yaml   what was asked for        checkpoints/  weights, and the state to continue from
+    started.json  inputs' fingerprint       metrics.csv   step, metric, value
+    result.json   what came out             DONE          the fingerprint again, written last
+
+The one decision worth knowing: a stage is identified by the *fingerprint* of its inputs (options that move
+numbers, and hashes of the files it reads). Same fingerprint and DONE: skipped. Same fingerprint, no DONE:
+continued. Another fingerprint: refused, never mixed. Files are written beside their name, synced and renamed,
+so a reader (or the next attempt after a `kill -9`) never sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from nst.errors import NstError
+
+PROVENANCE_PACKAGES = (
+    "torch",
+    "torch_xla",
+    "torchvision",
+    "lightning",
+    "timm",
+    "hydra-core",
+    "webdataset",
+    "wandb",
+)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
+
+    Raises:
+        NstError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary), str(path)):
+            raise NstError(
+                f"cannot write {path}", got=error.strerror or error, next=f"make room: df -h {path.parent}"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once the folder that holds the name is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON cannot hold by itself: paths, dataclasses, NumPy and torch scalars and arrays."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def sha256_file(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`: equal values, equal fingerprint, in any process."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """What is needed to repeat a run: code revision, package versions, machine."""
+    versions = {}
+    for name in PROVENANCE_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "git": _git_revision(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def _git_revision() -> str | None:
+    """Revision of the code, with `+changed` when the working tree differs; None outside a git checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+changed",
+        "--abbrev=12",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+class Run:
+    """One stage's directory. Use as a context manager: it holds the lock that keeps a second run out.
+
+    Args:
+        directory: where the run lives.
+        stage: name of the stage, for messages.
+        inputs: everything the result depends on, JSON-able; its fingerprint identifies the run.
+        config: the composed configuration, kept as config.yaml for people.
+        overwrite: delete a run of other inputs instead of refusing it.
+
+    Raises:
+        NstError: the directory holds a run of other inputs, or another process works in it.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        stage: str,
+        inputs: Mapping[str, Any],
+        *,
+        config: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.directory = Path(directory)
+        self.stage = stage
+        self.inputs = json.loads(json.dumps(inputs, default=_plain))
+        self.fingerprint = fingerprint(self.inputs)
+        self.config = config
+        self.overwrite = overwrite
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Run:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._acquire_lock()
+        try:
+            self._refuse_other_inputs()
+            if not self.started_path.exists():
+                write_json(
+                    self.started_path,
+                    {
+                        "stage": self.stage,
+                        "fingerprint": self.fingerprint,
+                        "inputs": self.inputs,
+                        **provenance(),
+                    },
+                )
+            if self.config is not None and not self.done:
+                write_text(self.directory / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def started_path(self) -> Path:
+        return self.directory / "started.json"
+
+    @property
+    def done(self) -> bool:
+        """True when this very run (same fingerprint) has finished before."""
+        mark = self.directory / "DONE"
+        return mark.exists() and mark.read_text().strip() == self.fingerprint
+
+    def result(self) -> dict[str, Any]:
+        return read_json(self.directory / "result.json")
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes result.json, then DONE; returns the result as it reads back."""
+        write_json(self.directory / "result.json", {"stage": self.stage, **result})
+        write_text(self.directory / "DONE", self.fingerprint + "\n")
+        return self.result()
+
+    def _acquire_lock(self) -> None:
+        # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
+        self._lock = open(self.directory / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            self._lock = None
+            raise NstError(
+                f"another process is working in {self.directory}",
+                next="wait for it, or give this run a directory of its own: run_dir=...",
+            ) from error
+
+    def _refuse_other_inputs(self) -> None:
+        if not self.started_path.exists():
+            return
+        started = read_json(self.started_path)
+        if started["fingerprint"] == self.fingerprint:
+            return
+        if not self.overwrite:
+            changed = sorted(_differences(started["inputs"], self.inputs)) or ["stage"]
+            shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
+            raise NstError(
+                f"{self.directory} holds a {started['stage']} run of other inputs",
+                got=shown,
+                valid="the same options and files as before, to continue or reuse it",
+                next="choose another run_dir=..., or overwrite=true to delete that run and start again",
+            )
+        for entry in self.directory.iterdir():
+            if entry.name == ".lock":
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Names of the leaves in which two nested inputs differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name}: {_short(old)} before, {_short(new)} now"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def final_weights(run: Path | str) -> Path:
+    """The weights that a run stands for: of a run directory its final network, of a file the file itself.
+
+    Raises:
+        NstError: there is nothing there, or the run has not finished.
+    """
+    run = Path(run)
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise NstError(
+            f"there is no run or weights file at {run}",
+            got=_neighbours(run),
+            next="nst train run_dir=... makes one",
+        )
+    if not (run / "DONE").exists():
+        raise NstError(f"the training in {run} has not finished", next="start it again: it continues")
+    result = read_json(run / "result.json")
+    if "weights" not in result:
+        raise NstError(f"{run} is not a training run", got=f"a {result.get('stage')} run", valid="a run of nst train")
+    return run / result["weights"]
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    names = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
+    return f"{folder} holds {', '.join(names)}" if names else f"{folder} is empty or missing"

@@ -1,0 +1,1 @@
+"""EfficientNets and their noise."""

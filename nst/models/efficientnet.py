@@ -1,0 +1,278 @@
+"""EfficientNet B0-B7, L0-L2, the small-image variant and any other width and depth (section 3.1, table 7).
+
+The network is timm's EfficientNet as its `tf_efficientnet_*` builds it: same modules, same parameter names,
+so released weights load with strict names, and TensorFlow's asymmetric padding, so they also compute the
+same. The one decision worth knowing: timm's dropout and DropPath are replaced by those of
+`nst.models.noise`, which can be switched off sample by sample. They hold no parameters, so the state dict
+is still timm's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from timm.layers import get_act_layer
+from timm.models import efficientnet as timm_efficientnet
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nst.errors import NstError
+from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth
+
+# B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
+STAGES = (
+    "ds_r1_k3_s1_e1_c16_se0.25",
+    "ir_r2_k3_s2_e6_c24_se0.25",
+    "ir_r2_k5_s2_e6_c40_se0.25",
+    "ir_r3_k3_s2_e6_c80_se0.25",
+    "ir_r3_k5_s1_e6_c112_se0.25",
+    "ir_r4_k5_s2_e6_c192_se0.25",
+    "ir_r1_k3_s1_e6_c320_se0.25",
+)
+SMALL_IMAGE_STAGES = (2, 3)  # [C]: with 32 px images these keep their resolution, the stem still halves it
+STEM_CHANNELS, HEAD_CHANNELS = 32, 1280  # before scaling by width
+
+BATCH_NORM_MOMENTUM = 0.01  # [C]: 0.99 of the old statistics stay; timm would leave PyTorch's 0.1
+BATCH_NORM_EPS = 1e-3
+
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What defines a network up to its number of classes; the sizes (px) and dropout rate it is used with."""
+
+    width: float
+    depth: float
+    train_size: int = 224
+    test_size: int = 224
+    dropout: float = 0.2
+    small_images: bool = False
+    name: str = ""
+
+    def channels(self, base: int) -> int:
+        """`base` channels scaled by width, to a multiple of 8."""
+        return int(round_channels(base, self.width))
+
+
+# width, depth and sizes of L0-L2: [P] table 7 ([C] names L2 only); the rest and every dropout rate: [C]
+_TABLE: tuple[tuple[str, float, float, int, int, float], ...] = (
+    # name, width, depth, train_size, test_size, dropout
+    ("b0", 1.0, 1.0, 224, 224, 0.2),
+    ("b1", 1.0, 1.1, 240, 240, 0.2),
+    ("b2", 1.1, 1.2, 260, 260, 0.3),
+    ("b3", 1.2, 1.4, 300, 300, 0.3),
+    ("b4", 1.4, 1.8, 380, 380, 0.4),
+    ("b5", 1.6, 2.2, 456, 456, 0.4),
+    ("b6", 1.8, 2.6, 528, 528, 0.5),
+    ("b7", 2.0, 3.1, 600, 600, 0.5),
+    ("l0", 2.8, 3.7, 380, 600, 0.5),
+    ("l1", 3.9, 3.7, 380, 600, 0.5),
+    ("l2", 4.3, 5.3, 475, 800, 0.5),
+)
+ARCHITECTURES: dict[str, Architecture] = {
+    f"efficientnet_{row[0]}": Architecture(*row[1:], name=f"efficientnet_{row[0]}") for row in _TABLE
+}
+
+
+class EfficientNet(timm_efficientnet.EfficientNet):
+    """timm's EfficientNet with per-sample noise: normalised images (B, 3, H, W) to logits (B, num_classes).
+
+    Args:
+        architecture: width, depth and variant.
+        num_classes: size of the classifier.
+        dropout: rate before the classifier.
+        stochastic_depth: drop rate at the end of a linear rule: block i of N has this * i / N.
+
+    Weights start as in [C] (timm's default is the same): convolutions normal with variance 2 / fan_out,
+    where fan_out of a depthwise kernel is its area; classifier uniform within 1 / sqrt(num_classes); biases
+    0.
+    """
+
+    def __init__(
+        self, architecture: Architecture, num_classes: int, *, dropout: float, stochastic_depth: float
+    ) -> None:
+        super().__init__(
+            block_args=decode_arch_def(_stages(architecture), architecture.depth),
+            num_classes=num_classes,
+            num_features=architecture.channels(HEAD_CHANNELS),
+            stem_size=STEM_CHANNELS,
+            pad_type="same",
+            act_layer=get_act_layer("swish"),
+            norm_layer=partial(nn.BatchNorm2d, momentum=BATCH_NORM_MOMENTUM, eps=BATCH_NORM_EPS),
+            round_chs_fn=partial(round_channels, multiplier=architecture.width),
+        )
+        self.architecture = architecture
+        self.stochastic_depth = stochastic_depth
+        self.frozen_blocks = 0
+        self.noise = NoiseSwitch()
+        self.dropout = Dropout(dropout, self.noise)
+        for index, block in enumerate(self.residual_blocks):
+            if block.has_skip:
+                block.drop_path = StochasticDepth(self.stochastic_depth_rate(index), self.noise)
+
+    @property
+    def residual_blocks(self) -> list[Any]:
+        """The N inverted-residual blocks in order, through all stages."""
+        return [block for stage in self.blocks for block in cast(nn.Sequential, stage)]
+
+    def stochastic_depth_rate(self, index: int) -> float:
+        """Drop rate of block `index` by the linear rule, whether or not it has a skip to drop around."""
+        return self.stochastic_depth * index / len(self.residual_blocks)
+
+    def set_noise(self, dropout: Tensor | None = None, stochastic_depth: Tensor | None = None) -> None:
+        """Says which samples are noised in train mode: masks (B,) of 1 and 0, or None for all.
+
+        They hold until set again, and must not change between a forward and its backward pass.
+        """
+        self.noise.dropout = dropout
+        self.noise.stochastic_depth = stochastic_depth
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to feature maps (B, C, h, w); rematerialised if `set_grad_checkpointing`."""
+        if not self.grad_checkpointing:
+            return super().forward_features(x)
+        x = self.bn1(self.conv_stem(x))
+        for block in self.residual_blocks:
+            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute_contexts, block))
+        return self.bn2(self.conv_head(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature maps (B, C, h, w) to logits (B, num_classes), or to pooled features (B, C)."""
+        x = self.dropout(self.global_pool(x))
+        return x if pre_logits else self.classifier(x)
+
+    def train(self, mode: bool = True) -> EfficientNet:
+        """Train mode, except that the BatchNorm of frozen blocks stays in eval mode."""
+        super().train(mode)
+        for part in self.frozen_parts():
+            for module in part.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """Stem and first blocks, as `freeze_blocks` left them."""
+        if self.frozen_blocks == 0:
+            return []
+        return [self.conv_stem, self.bn1, *self.residual_blocks[: self.frozen_blocks]]
+
+
+def _recompute_contexts(block: nn.Module) -> tuple[Any, Any]:
+    """What a rematerialised block runs in: the first time and again in the backward pass."""
+    return contextlib.nullcontext(), _still_statistics(block)
+
+
+@contextlib.contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """Keeps the second run from moving BatchNorm's statistics by the same batch again, as timm's does."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    try:
+        for module in norms:
+            module.momentum = 0.0
+        yield
+    finally:
+        for module in norms:
+            module.momentum = BATCH_NORM_MOMENTUM
+
+
+def _stages(architecture: Architecture) -> list[list[str]]:
+    """timm's definition of the stages; the small-image variant has no stride in `SMALL_IMAGE_STAGES`."""
+    keep_size = SMALL_IMAGE_STAGES if architecture.small_images else ()
+    return [
+        [stage.replace("_s2_", "_s1_") if number in keep_size else stage]
+        for number, stage in enumerate(STAGES, start=1)
+    ]
+
+
+def block_counts(architecture: Architecture) -> list[int]:
+    """Number of residual blocks of each stage."""
+    return [len(blocks) for blocks in decode_arch_def(_stages(architecture), architecture.depth)]
+
+
+def build(
+    architecture: Architecture,
+    num_classes: int,
+    *,
+    dropout: float | None = None,
+    stochastic_depth: float = 0.2,
+) -> EfficientNet:
+    """A freshly initialised network in train mode; `dropout` None takes the architecture's.
+
+    Raises:
+        NstError: no classes, or a size or a rate that makes no network.
+    """
+    if num_classes < 1:
+        raise NstError("a classifier needs classes", got=num_classes, valid="num_classes >= 1")
+    if architecture.width <= 0 or architecture.depth <= 0:
+        raise NstError(
+            "a network needs a width and a depth",
+            got=f"width {architecture.width}, depth {architecture.depth}",
+            valid=f"numbers above 0; known: {', '.join(ARCHITECTURES)}",
+        )
+    rate = architecture.dropout if dropout is None else dropout
+    return EfficientNet(architecture, num_classes, dropout=rate, stochastic_depth=stochastic_depth)
+
+
+def block_table(network: EfficientNet) -> list[dict[str, Any]]:
+    """One row per residual block: where it is, its shape, and its stochastic depth rate.
+
+    `rate_by_rule` is the linear rule's, `rate_applied` what the block uses: None where there is no skip.
+    """
+    places = [
+        (stage, block) for stage, blocks in enumerate(network.blocks, start=1) for block in cast(nn.Sequential, blocks)
+    ]
+    return [_block_row(network, index, stage, block) for index, (stage, block) in enumerate(places)]
+
+
+def _block_row(network: EfficientNet, index: int, stage: int, block: Any) -> dict[str, Any]:
+    expands = hasattr(block, "conv_pwl")  # conv_pw expands in an inverted residual, projects in stage 1's blocks
+    first, last = (block.conv_pw, block.conv_pwl) if expands else (block.conv_dw, block.conv_pw)
+    return {
+        "index": index,
+        "stage": stage,
+        "kernel": block.conv_dw.kernel_size[0],
+        "expand": block.conv_dw.in_channels // first.in_channels,
+        "in_channels": first.in_channels,
+        "out_channels": last.out_channels,
+        "stride": block.conv_dw.stride[0],
+        "has_skip": block.has_skip,
+        "rate_by_rule": network.stochastic_depth_rate(index),
+        "rate_applied": block.drop_path.rate if block.has_skip else None,
+    }
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) of 0 to 255, uint8 or float, in units of ImageNet's mean and deviation, as in [C].
+
+    Differentiable for float images (attacks); the memory format (channels_last or not) is kept.
+    """
+    x = images if images.is_floating_point() else images.float()
+    # non_blocking: the few bytes follow the stream instead of waiting for it
+    constants = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), dtype=x.dtype).to(x.device, non_blocking=True)
+    mean, std = constants.view(2, 3, 1, 1)
+    return (x - mean) / std
+
+
+def freeze_blocks(network: EfficientNet, count: int) -> None:
+    """FixRes: the stem and the first `count` residual blocks stop learning, BatchNorm included; 0 frees all.
+
+    Raises:
+        NstError: the network has fewer blocks.
+    """
+    blocks = network.residual_blocks
+    if not 0 <= count <= len(blocks):
+        raise NstError("cannot freeze that many blocks", got=count, valid=f"0 to {len(blocks)} for this network")
+    for part in (network.conv_stem, network.bn1, *blocks):
+        part.requires_grad_(True)
+    network.frozen_blocks = count
+    for part in network.frozen_parts():
+        part.requires_grad_(False)
+    network.train(network.training)

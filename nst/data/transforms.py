@@ -1,0 +1,312 @@
+"""Image-level views: uint8 (H, W, 3) of any size in, uint8 (size, size, 3) out.
+
+Paper section 3.1 (student: random-resized crop, flip, RandAugment) and 2 (the teacher labels clean images).
+
+    Augment     what a student learns from        CenterView  what is evaluated, and what the teacher labels
+
+The one decision worth knowing: the released code [C] resizes by TensorFlow 1's bicubic, which neither
+antialiases nor aligns pixel centres. Models trained elsewhere do not expect that, so it is the named choice
+`official`, and the default is ordinary bicubic; both see the same crop box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from nst.data.randaugment import Image, RandAugment, cutout, require_rgb
+from nst.errors import NstError, nearest
+
+CROP_PADDING = 32  # evaluation keeps size / (size + 32) of the short side
+CROP_TRIES = 10
+OFFICIAL_MIN_COVERED = 0.1  # [C] asks for crops of 8 %, but also that they cover a tenth of the picture
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+# ---- resizing --------------------------------------------------------------------------------------------
+
+
+def resize_fast(image: Image, size: int) -> Image:
+    """OpenCV's bicubic to (size, size, 3), after area-averaging what shrinks more than twofold.
+
+    Like [C] it does not antialias below a factor of two, where aliasing is slight and a random crop hides it.
+    """
+    height, width = image.shape[:2]
+    if height >= 2 * size or width >= 2 * size:
+        reduced = width // max(1, width // size), height // max(1, height // size)
+        image = np.asarray(cv2.resize(image, reduced, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def resize_antialias(image: Image, size: int) -> Image:
+    """Pillow's bicubic, which widens its kernel when it shrinks, to (size, size, 3)."""
+    picture = Pillow.fromarray(np.ascontiguousarray(image))
+    return np.array(picture.resize((size, size), Pillow.Resampling.BICUBIC))
+
+
+def resize_official(image: Image, size: int) -> Image:
+    """[C]'s bicubic to (size, size, 3), clipped and truncated as [C] does before RandAugment."""
+    return np.clip(official_bicubic(image, size), 0, 255).astype(np.uint8)
+
+
+def official_bicubic(image: Image, size: int) -> NDArray[np.float32]:
+    """TensorFlow 1's bicubic: uint8 (H, W, 3) -> float32 (size, size, 3), not clipped.
+
+    Coefficient -0.75, source position = index * scale (no half-pixel shift), fraction rounded to 1/1024,
+    border replicated, no antialiasing.
+    """
+    across = _interpolate(np.moveaxis(image.astype(np.float32), 1, 0), size)
+    return _interpolate(np.moveaxis(across, 1, 0), size)
+
+
+def _interpolate(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Cubic interpolation of `values` (N, ...) along the first axis to (size, ...)."""
+    length = len(values)
+    position = np.arange(size, dtype=np.float32) * np.float32(length / size)
+    whole = np.floor(position).astype(np.int64)
+    fraction = np.rint((position - whole) * 1024) / 1024
+    result = np.zeros((size, *values.shape[1:]), np.float32)
+    for tap in (-1, 0, 1, 2):
+        weight = _cubic_kernel(np.abs(fraction - tap)).astype(np.float32)
+        result += weight[:, None, None] * values[np.clip(whole + tap, 0, length - 1)]
+    return result
+
+
+def _cubic_kernel(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
+
+
+RESIZE: dict[str, Callable[[Image, int], Image]] = {
+    "fast": resize_fast,
+    "antialias": resize_antialias,
+    "official": resize_official,
+}
+
+
+# ---- crop boxes ------------------------------------------------------------------------------------------
+
+
+def center_crop_box(height: int, width: int, image_size: int) -> Box:
+    """Evaluation: a centred square of image_size / (image_size + 32) of the short side, truncated [C]."""
+    side = max(1, min(height, width) * image_size // (image_size + CROP_PADDING))
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+
+
+def random_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    min_area: float = 0.08,
+    *,
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    sampler: str = "torchvision",
+) -> Box:
+    """A random box of at least `min_area` of the picture, width / height within `aspect`.
+
+    Ten tries, then the largest centred box of a permitted aspect. `torchvision` draws the area uniformly and
+    the aspect log-uniformly; `official` [C] draws the aspect, then the height, uniformly; nothing below 10 %.
+
+    Raises:
+        NstError: unknown sampler.
+    """
+    if sampler not in SAMPLERS:
+        raise NstError(f"unknown crop sampler{nearest(sampler, SAMPLERS)}", got=sampler, valid=", ".join(SAMPLERS))
+    for _ in range(CROP_TRIES):
+        box_height, box_width = SAMPLERS[sampler](height, width, rng, min_area, aspect)
+        if 0 < box_height <= height and 0 < box_width <= width:
+            # [C] draws from height - box_height positions, not one more: it misses the last one
+            last = 1 if sampler == "torchvision" else 0
+            top = int(rng.integers(max(1, height - box_height + last)))
+            left = int(rng.integers(max(1, width - box_width + last)))
+            return top, left, box_height, box_width
+    box_height = max(1, min(height, round(width / aspect[0])))
+    box_width = max(1, min(width, round(height * aspect[1])))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def _torchvision_size(
+    height: int, width: int, rng: np.random.Generator, min_area: float, aspect: tuple[float, float]
+) -> tuple[int, int]:
+    area = height * width * rng.uniform(min_area, 1.0)
+    ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+    return round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+
+
+def _official_size(
+    height: int, width: int, rng: np.random.Generator, min_area: float, aspect: tuple[float, float]
+) -> tuple[int, int]:
+    """One try of TensorFlow's distorted-bounding-box sampler; (0, 0) when the box is refused."""
+    ratio = rng.uniform(*aspect)
+    total = height * width
+    lowest = round(math.sqrt(min_area * total / ratio))
+    highest = min(height, round(math.sqrt(total / ratio)), math.ceil((width + 0.5) / ratio) - 1)
+    box_height = highest if lowest >= highest else lowest + int(rng.integers(highest - lowest + 1))
+    box_width = round(box_height * ratio)
+    if box_height * box_width < min_area * total:  # rounding may fall just below: one row more
+        box_height += 1
+        box_width = round(box_height * ratio)
+    covered = box_height * box_width / total
+    if covered < max(min_area, OFFICIAL_MIN_COVERED) or covered > 1:
+        return 0, 0
+    return box_height, box_width
+
+
+SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float, tuple[float, float]], tuple[int, int]]] = {
+    "torchvision": _torchvision_size,
+    "official": _official_size,
+}
+
+
+# ---- views -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A student's noisy view.
+
+    `random_resized` (ImageNet): crop and resize, flip, RandAugment. `pad` (small images, [C]): whole image
+    resized if its size differs, RandAugment, fixed cutout, random crop out of the reflect-padded image, flip.
+    `none`: as `pad`, without the crop.
+
+    Args:
+        min_area: smallest random-resized crop, fraction of the picture.
+        flip: mirror half of the images; False for digits.
+        cutout: full width in pixels of the fixed cutout of small images (16 of 32 in [C]), 0 is off.
+        pad: reflected pixels per side.
+        resize, sampler: of `random_resized` alone; `official` for each is [C]'s.
+
+    Raises:
+        NstError: an unknown name, or sizes that cannot be.
+    """
+
+    image_size: int
+    crop: str = "random_resized"
+    min_area: float = 0.08
+    flip: bool = True
+    randaugment: RandAugment | None = None
+    cutout: int = 0
+    pad: int = 4
+    resize: str = "fast"
+    sampler: str = "torchvision"
+
+    def __post_init__(self) -> None:
+        _require_choice("crop", self.crop, ("random_resized", "pad", "none"))
+        _require_choice("resize", self.resize, RESIZE)
+        _require_choice("sampler", self.sampler, SAMPLERS)
+        _require_size(self.image_size)
+        if not 0 < self.min_area <= 1:
+            raise NstError("min_area is a fraction of the picture", got=self.min_area, valid="above 0, up to 1")
+        if self.cutout < 0 or (self.crop == "pad" and not 0 <= self.pad < self.image_size):
+            raise NstError(
+                "cutout and pad are pixels of the view",
+                got=f"cutout={self.cutout}, pad={self.pad}",
+                valid=f"cutout >= 0, 0 <= pad < {self.image_size}",
+            )
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        """uint8 (H, W, 3) -> uint8 (image_size, image_size, 3), a function of `image` and `rng` alone."""
+        require_rgb(image)
+        return self._imagenet(image, rng) if self.crop == "random_resized" else self._small(image, rng)
+
+    def _imagenet(self, image: Image, rng: np.random.Generator) -> Image:
+        height, width = image.shape[:2]
+        box = random_crop_box(height, width, rng, self.min_area, sampler=self.sampler)
+        image = _resized(_cropped(image, box), self.image_size, self.resize)
+        image = self._maybe_flip(image, rng)
+        return self._colour_and_cut(image, rng)
+
+    def _small(self, image: Image, rng: np.random.Generator) -> Image:
+        image = _resized(image, self.image_size, "antialias")  # as CenterView: both see the same pixels
+        image = self._colour_and_cut(image, rng)
+        if self.crop == "pad":
+            image = reflect_pad_crop(image, rng, self.pad)
+        return self._maybe_flip(image, rng)
+
+    def _colour_and_cut(self, image: Image, rng: np.random.Generator) -> Image:
+        if self.randaugment is not None:
+            image = self.randaugment(image, rng)
+        return cutout(image, rng, self.cutout // 2) if self.cutout else image
+
+    def _maybe_flip(self, image: Image, rng: np.random.Generator) -> Image:
+        if self.flip and rng.random() < 0.5:
+            return np.asarray(cv2.flip(image, 1), np.uint8)
+        return image
+
+
+@dataclass(frozen=True)
+class CenterView:
+    """The clean view of evaluation and of the labeling teacher: centre crop and bicubic resize, not random.
+
+    Args:
+        crop: `center` (ImageNet), or `none` (small images): all of it, resized only if its size differs.
+        resize: `antialias` (Pillow), `fast` (OpenCV) or `official` [C], rounded to whole levels here.
+
+    Raises:
+        NstError: an unknown name, or a size below 1.
+    """
+
+    image_size: int
+    crop: str = "center"
+    resize: str = "antialias"
+
+    def __post_init__(self) -> None:
+        _require_choice("crop", self.crop, ("center", "none"))
+        _require_choice("resize", self.resize, RESIZE)
+        _require_size(self.image_size)
+
+    def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
+        """uint8 (H, W, 3) -> uint8 (image_size, image_size, 3); `rng` is not used, only accepted."""
+        require_rgb(image)
+        if self.crop == "center":
+            image = _center_cropped(image, self.image_size)
+        if self.resize == "official" and image.shape[:2] != (self.image_size, self.image_size):
+            return np.rint(np.clip(official_bicubic(image, self.image_size), 0, 255)).astype(np.uint8)
+        return _resized(image, self.image_size, self.resize)
+
+
+def official_center_crop(image: Image, size: int) -> NDArray[np.float32]:
+    """[C]'s evaluation picture: uint8 (H, W, 3) -> float32 (size, size, 3), neither clipped nor rounded."""
+    return official_bicubic(_center_cropped(image, size), size)
+
+
+def reflect_pad_crop(image: Image, rng: np.random.Generator, pad: int) -> Image:
+    """Random crop of the image's own size, out of `image` (H, W, 3) with `pad` mirrored pixels per side."""
+    height, width = image.shape[:2]
+    top, left = int(rng.integers(2 * pad + 1)), int(rng.integers(2 * pad + 1))
+    padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REFLECT_101)
+    return np.ascontiguousarray(padded[top : top + height, left : left + width])
+
+
+def _cropped(image: Image, box: Box) -> Image:
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def _center_cropped(image: Image, image_size: int) -> Image:
+    height, width = image.shape[:2]
+    return _cropped(image, center_crop_box(height, width, image_size))
+
+
+def _resized(image: Image, size: int, how: str) -> Image:
+    if image.shape[:2] == (size, size):
+        return np.ascontiguousarray(image)
+    return RESIZE[how](image, size)
+
+
+def _require_choice(option: str, got: str, valid: Iterable[str]) -> None:
+    names = list(valid)
+    if got not in names:
+        raise NstError(f"unknown {option}{nearest(got, names)}", got=got, valid=", ".join(names))
+
+
+def _require_size(image_size: int) -> None:
+    if image_size < 1:
+        raise NstError("image_size must be at least 1 pixel", got=image_size)

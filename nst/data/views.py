@@ -1,0 +1,60 @@
+"""Which view of an image a network gets: noised for learning, clean for evaluation, labeling and ablations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nst.data.randaugment import RandAugment, small_image_constants
+from nst.data.transforms import Augment, CenterView
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What kind of pictures a data set has, as far as the views must know.
+
+    Args:
+        small: the small-image pipeline [C] (whole image, RandAugment, cutout, reflect-pad crop) instead of ImageNet's.
+        flip: whether a mirrored picture shows the same class; not so for digits.
+        cutout: width in px of the small-image pipeline's fixed cutout; 0 is off.
+        pad: px by which a small image is padded before its random crop.
+    """
+
+    small: bool = False
+    flip: bool = True
+    cutout: int = 0
+    pad: int = 4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The strength of augmentation: RandAugment's variant, operations and magnitude, and the crop's smallest area."""
+
+    variant: str = "fixed"
+    num_ops: int = 2
+    magnitude: float = 27
+    min_area: float = 0.08
+
+
+def clean_view(image_size: int, pictures: Pictures) -> CenterView:
+    """The centre view (whole image when small) at `image_size` px."""
+    return CenterView(image_size, crop="none" if pictures.small else "center")
+
+
+def training_view(kind: str, image_size: int, pictures: Pictures, strength: Augmentation) -> Augment | CenterView:
+    """The view of one side: "randaugment", "standard" (crop and flip only), or "none" (clean)."""
+    if kind == "none":
+        return clean_view(image_size, pictures)
+    randaugment = None
+    if kind == "randaugment" and strength.num_ops:
+        constants = small_image_constants(image_size) if pictures.small else {}
+        randaugment = RandAugment(strength.num_ops, strength.magnitude, strength.variant, **constants)
+    return Augment(
+        image_size,
+        crop="pad" if pictures.small else "random_resized",
+        min_area=strength.min_area,
+        flip=pictures.flip,
+        randaugment=randaugment,
+        # [C] cuts out as part of the strong pipeline only; crop and flip stay the standard ones
+        cutout=pictures.cutout if randaugment else 0,
+        pad=pictures.pad,
+    )

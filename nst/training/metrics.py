@@ -1,0 +1,163 @@
+"""What an evaluation counts: top-1, top-5, loss, calibration, confusion (paper section 3.2, table 2).
+
+The one decision worth knowing: everything is a sum kept on the device, so an evaluation never waits for the
+accelerator before `compute`, ranks are merged by adding their `state`, and the result does not depend on how
+the data were batched. Padded samples of a ragged last batch are masked out with `valid`.
+
+A tie between logits goes to the lower class (as argmax) and a NaN is always wrong: a network that has
+collapsed or diverged must not score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nst.errors import NstError
+
+MAX_CONFUSION_CLASSES = 1000
+
+
+def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the label is among the k largest logits: (B, C), (B,) -> (B,) bool; k is capped to C."""
+    labels = labels.long().unsqueeze(1)
+    own = logits.gather(1, labels)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    # Counting instead of sorting: cheaper on accelerators, and ties and NaN have a defined place.
+    ahead = ~(logits <= own) | ((logits == own) & (classes < labels))
+    return ahead.sum(dim=1) < min(k, logits.shape[1])
+
+
+def calibration_bins(confidence: Tensor, correct: Tensor, valid: Tensor | None = None, bins: int = 15) -> Tensor:
+    """Sums per confidence bin: (B,), (B,) -> (3, bins) float64 with count, summed confidence, number correct.
+
+    Bin i of equal width is (i/bins, (i+1)/bins] (Guo et al. 2017, section 3); 0 belongs to the first.
+    """
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    # Edges are rounded to the confidence's type: the float nearest to an edge lies on it.
+    index = (confidence.unsqueeze(1) > edges.to(confidence.dtype)).sum(dim=1)
+    member = index.unsqueeze(1) == torch.arange(bins, device=confidence.device)
+    if valid is not None:
+        member = member & valid.unsqueeze(1)
+    # where and not a product: padding may hold NaN. A reduction and not a scatter: same result every time.
+    weights = torch.stack([torch.ones_like(confidence), confidence, correct.to(confidence.dtype)]).double()
+    return torch.where(member, weights.unsqueeze(2), 0.0).sum(dim=1)
+
+
+def calibration_error(sums: Tensor) -> Tensor:
+    """ECE from `calibration_bins` sums: (3, bins) -> (), as a fraction."""
+    count, confidence, correct = sums
+    return (correct - confidence).abs().sum() / count.sum()
+
+
+def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> Tensor:
+    """Expected calibration error as a fraction: confidence (B,), correct (B,) -> () float64.
+
+    ECE = sum over bins of n_b / N * |accuracy_b - mean confidence_b| (Guo et al. 2017, equation 3).
+    """
+    return calibration_error(calibration_bins(confidence, correct, bins=bins))
+
+
+def accuracy_by_class(confusion: Tensor) -> Tensor:
+    """Accuracy of each class in percent: confusion (C, C) -> (C,) float64, NaN for a class not seen."""
+    return 100.0 * confusion.diagonal().double() / confusion.sum(dim=1)
+
+
+class Evaluation:
+    """Running sums of one evaluation on one device.
+
+    Args:
+        num_classes: C.
+        device: where the batches are.
+        bins: confidence bins of the calibration error.
+        confusion: keep the (C, C) matrix of label by prediction; default up to 1000 classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        device: torch.device | str = "cpu",
+        *,
+        bins: int = 15,
+        confusion: bool | None = None,
+    ) -> None:
+        self.num_classes = num_classes
+        self.bins = bins
+        keep = num_classes <= MAX_CONFUSION_CLASSES if confusion is None else confusion
+        # Whole numbers in int64 and the rest in float64: float32 sums stop counting at 16.7 million images.
+        self._sums = {
+            "count": torch.zeros((), dtype=torch.int64, device=device),
+            "top1": torch.zeros((), dtype=torch.int64, device=device),
+            "top5": torch.zeros((), dtype=torch.int64, device=device),
+            "loss": torch.zeros((), dtype=torch.float64, device=device),
+            "calibration": torch.zeros((3, bins), dtype=torch.float64, device=device),
+        }
+        if keep:
+            self._sums["confusion"] = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> None:
+        """Adds a batch: logits (B, C), labels (B,), valid (B,) bool, False for padding whatever it holds."""
+        if valid is None:
+            valid = torch.ones_like(labels, dtype=torch.bool)
+        logits = logits.float()
+        labels = torch.where(valid, labels.long(), 0)  # padding may carry any label, -1 too
+        top1 = topk_correct(logits, labels, 1)
+        loss = cross_entropy(logits, labels, reduction="none").double()
+        confidence = logits.softmax(dim=1).amax(dim=1)
+        self._sums["count"] += valid.sum()
+        self._sums["top1"] += (top1 & valid).sum()
+        self._sums["top5"] += (topk_correct(logits, labels, 5) & valid).sum()
+        self._sums["loss"] += torch.where(valid, loss, 0.0).sum()
+        self._sums["calibration"] += calibration_bins(confidence, top1, valid, self.bins)
+        if "confusion" in self._sums:
+            cell = labels * self.num_classes + logits.argmax(dim=1)
+            self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums themselves: reduce each over ranks by addition, in place or through `merge`."""
+        return self._sums
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Adds the state of another rank or shard.
+
+        Raises:
+            NstError: it counts other things or other classes.
+        """
+        ours = {name: tuple(sums.shape) for name, sums in self._sums.items()}
+        theirs = {name: tuple(sums.shape) for name, sums in state.items()}
+        if ours != theirs:
+            raise NstError("evaluations of different kinds cannot be merged", got=theirs, valid=ours)
+        for name, sums in self._sums.items():
+            sums += state[name].to(sums.device)
+
+    @property
+    def confusion(self) -> Tensor:
+        """Confusion matrix (C, C) int64: row label, column prediction.
+
+        Raises:
+            NstError: it was not kept.
+        """
+        if "confusion" not in self._sums:
+            raise NstError("this evaluation kept no confusion matrix", next="Evaluation(..., confusion=True)")
+        return self._sums["confusion"]
+
+    def compute(self) -> dict[str, float]:
+        """`top1`, `top5`, `ece` in percent, mean cross-entropy `loss` in nats, `samples`. Synchronises.
+
+        Raises:
+            NstError: no sample was counted.
+        """
+        samples = int(self._sums["count"])
+        if samples == 0:
+            raise NstError("nothing was evaluated", got="0 samples", next="check the data with `nst doctor`")
+        return {
+            "top1": 100.0 * int(self._sums["top1"]) / samples,
+            "top5": 100.0 * int(self._sums["top5"]) / samples,
+            "loss": float(self._sums["loss"]) / samples,
+            "ece": 100.0 * float(calibration_error(self._sums["calibration"])),
+            "samples": float(samples),
+        }

@@ -1,0 +1,301 @@
+"""Where images come from: data sets, folders and archives, all as one list of entries and a way to read each.
+
+The one decision worth knowing: files are passed on byte for byte and only arrays are encoded (as PNG,
+lossless), so a shard holds exactly the pixels that its source holds. Listing is lazy and apart from the
+cheap `digest` (names and sizes), so that a finished run is recognised without reading the data again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nst.data.archives import scan_tars
+from nst.data.images import encode_png
+from nst.data.layout import IMAGE_EXTENSIONS, Contents, Entry, is_image, label_by_folder
+from nst.errors import NstError, nearest
+from nst.runs import fingerprint
+
+IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One encoded image; `label` indexes the classes of its source, None where there is none."""
+
+    key: str
+    image: bytes
+    extension: str
+    label: int | None
+
+
+class Source:
+    """Images by name: `entries` lists them, `read(i)` gives the bytes of one, iteration gives samples.
+
+    Args:
+        name: of the data set, for messages and the index.
+        digest: identifies the content without reading it.
+        scan: lists the content; called once, at first use.
+        lossless: images are encoded here from arrays, so they need no check.
+    """
+
+    def __init__(self, name: str, digest: str, scan: Callable[[], Contents], *, lossless: bool = False) -> None:
+        self.name = name
+        self.digest = digest
+        self.lossless = lossless
+        self._scan = scan
+
+    @cached_property
+    def contents(self) -> Contents:
+        contents = self._scan()
+        if not contents.entries:
+            raise NstError(
+                f"source {self.name} holds no images", valid="files ending in " + ", ".join(IMAGE_EXTENSIONS)
+            )
+        return contents
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.contents.classes
+
+    @property
+    def entries(self) -> list[Entry]:
+        return self.contents.entries
+
+    def read(self, position: int) -> bytes:
+        """Encoded image of entry `position`; may be called from several threads."""
+        return self.contents.read(position)
+
+    def sample(self, position: int) -> Sample:
+        entry = self.entries[position]
+        return Sample(entry.key, self.read(position), entry.extension, entry.label)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self.sample, range(len(self)))
+
+
+# ---- arrays --------------------------------------------------------------------------
+
+
+def digits() -> Source:
+    """The 1,797 digits (8 x 8 pixels, 17 grey levels) bundled with scikit-learn; no predefined split."""
+
+    def scan() -> Contents:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+        entries = [Entry(f"digits-{i:04d}", "png", int(label), None) for i, label in enumerate(bunch.target)]
+        return Contents(tuple(map(str, range(10))), entries, lambda i: encode_png(pixels[i]))
+
+    return Source("digits", fingerprint(["digits", 1797]), scan, lossless=True)
+
+
+def _torchvision_arrays(name: str, class_name: str, splits: Sequence[str], by_flag: bool) -> Callable[..., Source]:
+    """A source over a torchvision data set that is one array; torchvision checks the MD5 of its files."""
+
+    def build(root: str | Path = "datasets", download: bool = False) -> Source:
+        def load(split: str) -> Any:
+            import torchvision
+
+            selected = {"train": split == "train"} if by_flag else {"split": split}
+            try:
+                return getattr(torchvision.datasets, class_name)(root=str(_path(root)), download=download, **selected)
+            except (RuntimeError, urllib.error.URLError) as error:
+                raise NstError(
+                    f"{name} ({split}) is not in {_path(root)}",
+                    got=error,
+                    next="name the folder that holds it: root=..., or fetch it: download=true",
+                ) from error
+
+        return Source(name, fingerprint([name]), lambda: _concatenated(load, splits), lossless=True)
+
+    build.__doc__ = f"torchvision's {class_name}: {', '.join(splits)}; downloaded only when told to."
+    return build
+
+
+def _concatenated(load: Callable[[str], Any], splits: Sequence[str]) -> Contents:
+    entries: list[Entry] = []
+    parts: list[np.ndarray] = []
+    starts = [0]
+    classes: tuple[str, ...] = ()
+    for split in splits:
+        data = load(split)
+        pixels = data.data if data.data.shape[-1] == 3 else data.data.transpose(0, 2, 3, 1)
+        labels = data.targets if hasattr(data, "targets") else data.labels
+        classes = tuple(getattr(data, "classes", None) or map(str, range(10)))  # SVHN's classes are the digits
+        entries += [
+            Entry(f"{split}-{i:06d}", "png", int(label) if label >= 0 else None, split)
+            for i, label in enumerate(labels)
+        ]
+        parts.append(pixels)
+        starts.append(len(entries))
+
+    def read(position: int) -> bytes:
+        part = int(np.searchsorted(starts, position, side="right")) - 1
+        return encode_png(parts[part][position - starts[part]])
+
+    return Contents(classes, entries, read)
+
+
+# ---- folders -------------------------------------------------------------------------
+
+
+def folder(root: str | Path, labeled: bool | None = None) -> Source:
+    """Image files under `root`: `[train|val|test/]<class>/x.jpg`, or unlabeled in any arrangement.
+
+    Args:
+        root: the folder.
+        labeled: whether folder names are classes; None: they are if all images lie in several folders.
+    """
+    return _folder_source("folder", _path(root), labeled)
+
+
+def imagenet(root: str | Path = "datasets/imagenet", download: bool = False) -> Source:
+    """ImageNet 2012: `root/train/<wnid>`, `root/val/<wnid>`; classes are the wnids, sorted.
+
+    Where these folders are missing, torchvision unpacks the official archives that lie in `root`.
+    """
+    path = _path(root)
+    if download:
+        raise NstError(
+            "ImageNet cannot be downloaded without an account",
+            next=f"fetch the ILSVRC2012 train, val and devkit archives from image-net.org into {path}",
+        )
+    if not all((path / split).is_dir() for split in IMAGENET_IMAGES):
+        _unpack_imagenet(path)
+    inner = _folder_source("imagenet", path, True, tuple(IMAGENET_IMAGES))
+
+    def scan() -> Contents:
+        contents = inner.contents
+        found = {name: sum(entry.split == name for entry in contents.entries) for name in IMAGENET_IMAGES}
+        if found != IMAGENET_IMAGES or len(contents.classes) != IMAGENET_CLASSES:
+            raise NstError(
+                f"{path} is not the whole of ImageNet",
+                got=f"{len(contents.classes)} classes, {found}",
+                valid=f"{IMAGENET_CLASSES} classes, {IMAGENET_IMAGES}",
+                next="for a part of it, or another data set of the same form, use source=folder",
+            )
+        return contents
+
+    return Source("imagenet", inner.digest, scan)
+
+
+def _unpack_imagenet(path: Path) -> None:
+    from torchvision.datasets import ImageNet
+
+    try:
+        for split in IMAGENET_IMAGES:
+            ImageNet(str(path), split=split)
+    except (RuntimeError, OSError) as error:
+        raise NstError(
+            f"no ImageNet in {path}",
+            got=error,
+            valid="folders train/<wnid> and val/<wnid>, or the official ILSVRC2012 archives",
+            next="name the folder that holds it: root=...",
+        ) from error
+
+
+def _folder_source(name: str, root: Path, labeled: bool | None, only: tuple[str, ...] | None = None) -> Source:
+    if not root.is_dir():
+        raise NstError(f"no such folder: {root}", next="name the folder that holds the images: root=...")
+    files = [file for part in only for file in _list_files(root, part)] if only else _list_files(root)
+    names = [file for file, _ in files]
+
+    def scan() -> Contents:
+        classes, entries = label_by_folder(names, labeled, name)
+        return Contents(classes, entries, lambda i: _read_file(root / names[i]))
+
+    return Source(name, fingerprint([name, labeled, files]), scan)
+
+
+def _list_files(root: Path, part: str = "") -> list[tuple[str, int]]:
+    """Relative names and sizes in bytes of the images under root/part, sorted, hidden ones left out."""
+
+    def stop(error: OSError) -> None:
+        raise NstError(f"cannot read {error.filename}", got=error.strerror)
+
+    found = []
+    for where, folders, files in os.walk(root / part, followlinks=True, onerror=stop):
+        folders[:] = [name for name in folders if is_image(f"{name}/x.jpg")]
+        base = Path(where).relative_to(root)
+        for name in files:
+            if is_image(name):
+                size = file_size(Path(where) / name)
+                found.append(((base / name).as_posix(), size))
+    return sorted(found)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NstError(f"cannot read {path}", got=error.strerror) from error
+
+
+def file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise NstError(
+            f"cannot read {path}", got=error.strerror, next="check the path; a dangling link can be removed"
+        ) from error
+
+
+def tar(root: str | Path | Sequence[str], labeled: bool | None = None) -> Source:
+    """Images in one or several .tar, .tar.gz, .tar.bz2 or .tar.xz archives, arranged as for `folder`.
+
+    A folder that wraps everything is ignored; of several archives, train.tar, test.tar ... hold that split.
+    """
+    paths = [_path(path) for path in ([root] if isinstance(root, str | Path) else root)]
+    files = [(path.name, file_size(path)) for path in paths]
+    return Source("tar", fingerprint(["tar", labeled, files]), lambda: scan_tars(paths, labeled))
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": digits,
+    "cifar10": _torchvision_arrays("cifar10", "CIFAR10", ("train", "test"), by_flag=True),
+    "cifar100": _torchvision_arrays("cifar100", "CIFAR100", ("train", "test"), by_flag=True),
+    "svhn": _torchvision_arrays("svhn", "SVHN", ("train", "extra", "test"), by_flag=False),
+    "stl10": _torchvision_arrays("stl10", "STL10", ("train", "test", "unlabeled"), by_flag=False),
+    "imagenet": imagenet,
+    "folder": folder,
+    "tar": tar,
+}
+
+
+def open_source(name: str, **options: Any) -> Source:
+    """The source of that name; options that are None are left to its defaults.
+
+    Raises:
+        NstError: unknown name or option, a missing one, or no data there.
+    """
+    if name not in SOURCES:
+        raise NstError("unknown source", got=f"'{name}'{nearest(name, SOURCES)}", valid=", ".join(SOURCES))
+    given = {option: value for option, value in options.items() if value is not None}
+    parameters = inspect.signature(SOURCES[name]).parameters
+    if unknown := sorted(given.keys() - parameters.keys()):
+        raise NstError(
+            f"source {name} has no option {unknown[0]}",
+            valid=", ".join(parameters) or f"{name} takes no options",
+        )
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    if missing:
+        raise NstError(f"source {name} needs {missing[0]}", next=f"{missing[0]}=<folder or file>")
+    return SOURCES[name](**given)
+
+
+def _path(path: str | Path) -> Path:
+    return Path(path).expanduser()

@@ -1,0 +1,206 @@
+"""Who is labeled, unlabeled or test: an exact, stratified, seeded split of a source's entries.
+
+The one decision worth knowing: everything random is a hash of (seed, key). So a split does not depend on how
+the source is read, the labeled set of 5 images a class is part of that of 10, and the test set is the same
+for any number of labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from nst.data.layout import Entry
+from nst.errors import NstError
+
+Positions = list[int]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images go where.
+
+    Args:
+        labeled_per_class: labels kept, exactly, in every class; None: all.
+        labeled_total: instead, labels kept in all, shared out in proportion to the classes.
+        test_samples: images held out, in proportion to the classes, from the source's own test (else val)
+            split if it has one; None: all of that split. 0: no test set.
+        unlabeled_samples: at most so many unlabeled images; None: all that are left.
+
+    Raises:
+        NstError: a negative number, or both ways to say how many labels.
+    """
+
+    labeled_per_class: int | None = None
+    labeled_total: int | None = None
+    test_samples: int | None = None
+    unlabeled_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            "labeled_per_class": 1,
+            "labeled_total": 1,
+            "test_samples": 0,
+            "unlabeled_samples": 0,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise NstError(f"{name} is too small", got=value, valid=f"{least} or more, or null")
+        if self.labeled_per_class is not None and self.labeled_total is not None:
+            raise NstError(
+                "labeled_per_class and labeled_total are both given",
+                got=f"{self.labeled_per_class} and {self.labeled_total}",
+                valid="one of them",
+            )
+
+    @property
+    def all_labels(self) -> bool:
+        return self.labeled_per_class is None and self.labeled_total is None
+
+
+def split(
+    entries: Sequence[Entry], positions: Iterable[int], classes: Sequence[str], sizes: Sizes, seed: int
+) -> dict[str, Positions]:
+    """Disjoint positions in `entries` for labeled, unlabeled and test, in an order that the seed decides.
+
+    Args:
+        entries: the whole source.
+        positions: those of them that may be used.
+        classes: names of the labels.
+
+    Raises:
+        NstError: more images asked for than are there, a class too small to split, no word on the test set.
+    """
+    positions = ranked(entries, positions, seed, "split")
+    pool = [p for p in positions if entries[p].split in (None, "train") and entries[p].label is not None]
+    hidden = [p for p in positions if _is_hidden(entries[p])]
+    if not pool:
+        _refuse_labels(sizes, bool(classes))
+        return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": []}
+    own_test = _own_test(entries, positions)
+    _check_classes(entries, pool, classes, at_least=1 if own_test and sizes.all_labels else 2)
+    if own_test:
+        test = own_test if sizes.test_samples is None else _take_test(entries, own_test, classes, sizes.test_samples)
+    elif sizes.test_samples is None:
+        raise NstError(
+            "this source has no test split of its own",
+            got=f"{len(pool)} labeled images",
+            next="hold images out: test_samples=500, or do without: test_samples=0",
+        )
+    else:
+        test = _take_test(entries, pool, classes, sizes.test_samples)
+    taken = set(test)
+    rest = [p for p in pool if p not in taken]
+    labeled = rest if sizes.all_labels else _take_labeled(entries, rest, classes, sizes)
+    chosen = set(labeled)
+    unlabeled = [p for p in rest if p not in chosen] + hidden
+    parts = {"labeled": labeled, "unlabeled": _first(unlabeled, sizes, entries, seed), "test": test}
+    return {name: ranked(entries, part, seed, "order") for name, part in parts.items()}
+
+
+def ranked(entries: Sequence[Entry], positions: Iterable[int], seed: int, purpose: str) -> Positions:
+    """Positions in a random order that only the seed, the purpose and the keys decide."""
+
+    def rank(position: int) -> tuple[int, str]:
+        key = entries[position].key
+        return xxhash.xxh3_64_intdigest(f"{seed}/{purpose}/{key}".encode()), key
+
+    return sorted(positions, key=rank)
+
+
+def shares(counts: Sequence[int], total: int) -> list[int]:
+    """`total` shared out in proportion to `counts` by largest remainder; no share is above its count."""
+    whole = sum(counts)
+    parts = [total * count // whole for count in counts]
+    by_remainder = sorted(range(len(counts)), key=lambda i: (-(total * counts[i] % whole), i))
+    for index in by_remainder[: total - sum(parts)]:
+        parts[index] += 1
+    return parts
+
+
+def _is_hidden(entry: Entry) -> bool:
+    """Unlabeled by the source's own word, or in its training part without a label."""
+    return entry.split in ("unlabeled", "extra") or (entry.split in (None, "train") and entry.label is None)
+
+
+def _own_test(entries: Sequence[Entry], positions: Positions) -> Positions:
+    for name in ("test", "val"):
+        found = [p for p in positions if entries[p].split == name and entries[p].label is not None]
+        if found:
+            return found
+    return []
+
+
+def _first(positions: Positions, sizes: Sizes, entries: Sequence[Entry], seed: int) -> Positions:
+    return ranked(entries, positions, seed, "split")[: sizes.unlabeled_samples]
+
+
+def _refuse_labels(sizes: Sizes, has_classes: bool) -> None:
+    asked = [name for name in ("labeled_per_class", "labeled_total", "test_samples") if getattr(sizes, name)]
+    if asked or has_classes:
+        raise NstError(
+            "there are no labeled training images to choose from",
+            got=", ".join(f"{name}={getattr(sizes, name)}" for name in asked) or "a test split only",
+            valid="class folders, or train/<class> beside test/<class>",
+            next="for images without labels leave these options at null",
+        )
+
+
+def _by_class(entries: Sequence[Entry], positions: Positions, num_classes: int) -> list[Positions]:
+    groups: list[Positions] = [[] for _ in range(num_classes)]
+    for position in positions:
+        label = entries[position].label
+        assert label is not None
+        groups[label].append(position)
+    return groups
+
+
+def _check_classes(entries: Sequence[Entry], pool: Positions, classes: Sequence[str], at_least: int) -> None:
+    counts = {name: len(group) for name, group in zip(classes, _by_class(entries, pool, len(classes)), strict=True)}
+    small = {name: count for name, count in counts.items() if count < at_least}
+    if small:
+        raise NstError("classes with too few images", got=_listed(small), valid=f"{at_least} or more in each class")
+    if len(classes) < 2:
+        raise NstError("one class only", got=", ".join(classes), valid="two classes or more")
+
+
+def _take_test(entries: Sequence[Entry], pool: Positions, classes: Sequence[str], samples: int) -> Positions:
+    if samples > len(pool):
+        raise NstError(
+            "more test images asked for than there are",
+            got=f"test_samples={samples}",
+            valid=f"0 to {len(pool)}",
+        )
+    groups = _by_class(entries, pool, len(classes))
+    parts = shares([len(group) for group in groups], samples)
+    return [position for group, part in zip(groups, parts, strict=True) for position in group[:part]]
+
+
+def _take_labeled(entries: Sequence[Entry], rest: Positions, classes: Sequence[str], sizes: Sizes) -> Positions:
+    groups = _by_class(entries, rest, len(classes))
+    if sizes.labeled_per_class is not None:
+        wanted = [sizes.labeled_per_class] * len(classes)
+    else:
+        assert sizes.labeled_total is not None
+        if not len(classes) <= sizes.labeled_total <= len(rest):
+            valid = f"{len(classes)} (one a class) to {len(rest)}"
+            raise NstError("labeled_total does not fit", got=sizes.labeled_total, valid=valid)
+        wanted = shares([len(group) for group in groups], sizes.labeled_total)
+    few = {name: len(group) for name, group, number in zip(classes, groups, wanted, strict=True) if len(group) < number}
+    if few:
+        raise NstError(
+            f"labeled_per_class={sizes.labeled_per_class} is more than some classes have beside the test set",
+            got=_listed(few),
+            valid=f"1 to {min(few.values())}",
+        )
+    if 0 in wanted:
+        none = [name for name, number in zip(classes, wanted, strict=True) if number == 0]
+        raise NstError("labeled_total leaves classes without a label", got=", ".join(none[:8]), next="ask for more")
+    return [position for group, number in zip(groups, wanted, strict=True) for position in group[:number]]
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{name} has {count}" for name, count in list(counts.items())[:8])
+    return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")

@@ -1,0 +1,218 @@
+"""Random access to the samples of a WebDataset tar, without unpacking it.
+
+The one decision worth knowing: the headers are walked once by our own code, faster than tarfile does
+it, and a sample is then one or two `pread` calls. Grouping follows WebDataset: the key is the path up
+to the first dot of the file name, neighbours with one key form a sample. A tar that was cut short gives its
+whole samples and says so.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst.data.layout import IMAGE_EXTENSIONS
+from nst.errors import NstError
+
+BLOCK = 512
+NUL = b"\0"
+FILE_TYPES = (b"0", b"\0", b"7")  # regular, regular in old tars, contiguous
+Member = tuple[str, int, int]  # extension, byte offset, size in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    keys: list[str]
+    members: list[list[Member]]
+    truncated: bool
+
+
+class TarReader:
+    """Samples of one tar by position; `read(i)` gives (key, {extension: bytes}).
+
+    Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their
+    own offset. `truncated` is True when the file lacks its end; the sample that was cut is then not listed.
+
+    Raises:
+        NstError: no such file, not a tar, or damaged in the middle.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._descriptor: int | None = None
+        walk = _walk(self.path)
+        self.keys = walk.keys
+        self.truncated = walk.truncated
+        self._members = walk.members
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def extensions(self, position: int) -> tuple[str, ...]:
+        """Extensions of one sample, in the order of the file."""
+        return tuple(extension for extension, _, _ in self._members[position])
+
+    def read(self, position: int) -> tuple[str, dict[str, bytes]]:
+        """Key and content of sample `position`.
+
+        Raises:
+            NstError: the file has become shorter since it was indexed.
+        """
+        descriptor = self._descriptor if self._descriptor is not None else self._open()
+        content = {}
+        for extension, offset, size in self._members[position]:
+            data = os.pread(descriptor, size, offset)
+            if len(data) != size:
+                raise NstError(
+                    f"{self.path} has become shorter",
+                    got=f"{len(data)} of {size} bytes at {offset}",
+                    next="copy the shard again",
+                )
+            content[extension] = data
+        return self.keys[position], content
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+        return map(self.read, range(len(self)))
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        self._descriptor = _open(self.path)
+        return self._descriptor
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_descriptor": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NstError(f"cannot open shard {path}", got=error.strerror) from error
+
+
+def _walk(path: Path) -> _Walk:
+    descriptor = _open(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size == 0:
+            return _Walk([], [], truncated=True)
+        with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as data:
+            files, truncated = _list_members(path, data, size)
+    finally:
+        os.close(descriptor)
+    return _group(files, truncated)
+
+
+def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[str, int, int]], bool]:
+    """(name, offset, size) of the files, a cut one last with size -1; and whether the end is missing."""
+    files: list[tuple[str, int, int]] = []
+    position = 0
+    long_name: str | None = None
+    while position + BLOCK <= size:
+        header = data[position : position + BLOCK]
+        if header.count(NUL) == BLOCK:
+            return files, False
+        _check_header(path, header, position)
+        length = _number(header[124:136])
+        start = position + BLOCK
+        whole = start + length <= size
+        kind = header[156:157]
+        if kind in (b"L", b"x") and whole:
+            long_name = _extended_name(kind, data[start : start + length]) or long_name
+        elif kind in FILE_TYPES or (kind in (b"L", b"x") and not whole):
+            files.append((long_name or _name(header), start, length if whole else -1))
+            long_name = None
+        position = start + -(-length // BLOCK) * BLOCK
+    return files, True
+
+
+def _check_header(path: Path, header: bytes, position: int) -> None:
+    # The checksum field counts as eight spaces.
+    expected = sum(header) - sum(header[148:156]) + 8 * 0x20
+    try:
+        found = _number(header[148:156])
+    except ValueError:
+        found = -1
+    if found == expected:
+        return
+    if position == 0:
+        packed = header[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7")
+        raise NstError(
+            f"{path} is not a tar",
+            got="a compressed file" if packed else f"bytes {header[:8]!r}",
+            valid="an uncompressed tar, as WebDataset writes it",
+            next="unpack it: gunzip" if packed else None,
+        )
+    raise NstError(
+        f"{path} is damaged at byte {position}", got="a header whose checksum is wrong", next="copy it again"
+    )
+
+
+def _number(field: bytes) -> int:
+    """Octal text, or base 256 when the first bit is set (sizes from 8 GiB)."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return int(field.split(NUL, 1)[0].strip() or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(NUL, 1)[0]
+    if header[257:263] == b"ustar\0" and header[345] != 0:  # POSIX; GNU tars keep other things there
+        name = header[345:500].split(NUL, 1)[0] + b"/" + name
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _extended_name(kind: bytes, data: bytes) -> str | None:
+    """The long name in a GNU `L` block or the `path` record of a pax header."""
+    if kind == b"L":
+        return data.split(NUL, 1)[0].decode("utf-8", "surrogateescape")
+    while data:
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or int(length) == 0:
+            return None
+        name, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        if name == b"path":
+            return value.decode("utf-8", "surrogateescape")
+        data = data[int(length) :]
+    return None
+
+
+def _group(files: list[tuple[str, int, int]], truncated: bool) -> _Walk:
+    keys: list[str] = []
+    members: list[list[Member]] = []
+    seen: set[str] = set()
+    for name, offset, length in files:
+        folder, _, file = name.removeprefix("./").rpartition("/")
+        stem, dot, extension = file.partition(".")
+        if not dot or not stem or name.startswith("__"):  # WebDataset's own rules: no key, or metadata
+            continue
+        key = f"{folder}/{stem}" if folder else stem
+        extension = extension.lower()
+        if not keys or keys[-1] != key or extension in seen:  # a repeated extension starts another sample: verify tells
+            keys.append(key)
+            members.append([])
+            seen = set()
+        seen.add(extension)
+        members[-1].append((extension, offset, length))
+    if truncated and members and _is_cut(members):
+        keys.pop()
+        members.pop()
+    return _Walk(keys, members, truncated)
+
+
+def _is_cut(members: list[list[Member]]) -> bool:
+    """Whether the last sample lost a member's bytes, members that the first sample has, or its image."""
+    last = {extension for extension, _, _ in members[-1]}
+    first = {extension for extension, _, _ in members[0]}
+    return any(length < 0 for _, _, length in members[-1]) or last < first or last.isdisjoint(IMAGE_EXTENSIONS)

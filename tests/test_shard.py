@@ -1,0 +1,350 @@
+"""The split is exact, disjoint and seeded; the stage skips, starts over and leaves out bad images."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+
+from nst.data.images import encode_png
+from nst.data.layout import Entry
+from nst.data.shards import ShardSet, TarReader, verify
+from nst.data.sources import Source, open_source
+from nst.data.splits import Sizes, shares, split
+from nst.errors import NstError
+from nst.stages import shard
+
+CLASSES = ("cat", "dog", "emu")
+
+
+def entries(counts: tuple[int, ...] = (20, 30, 10), of: str | None = None, hidden: int = 0) -> list[Entry]:
+    found = [Entry(f"{of}-{c}-{i}", "png", c, of) for c, count in enumerate(counts) for i in range(count)]
+    return found + [Entry(f"u-{i}", "png", None, "unlabeled") for i in range(hidden)]
+
+
+def parts(found: list[Entry], seed: int = 0, **sizes: int | None) -> dict[str, list[str]]:
+    chosen = split(found, range(len(found)), CLASSES, Sizes(**sizes), seed)
+    return {name: [found[p].key for p in positions] for name, positions in chosen.items()}
+
+
+def labels(keys: list[str]) -> Counter[str]:
+    return Counter(key.split("-")[1] for key in keys)
+
+
+# ---- split
+
+
+def test_split_is_exact_stratified_and_disjoint() -> None:
+    found = parts(entries(), labeled_per_class=4, test_samples=12)
+    assert labels(found["labeled"]) == {"0": 4, "1": 4, "2": 4}
+    assert labels(found["test"]) == {"0": 4, "1": 6, "2": 2}
+    everything = [key for keys in found.values() for key in keys]
+    assert sorted(everything) == sorted(entry.key for entry in entries())
+    assert len(found["unlabeled"]) == 60 - 12 - 12
+
+
+def test_split_follows_the_seed_and_not_the_reading_order() -> None:
+    first = parts(entries(), labeled_per_class=4, test_samples=12)
+    assert parts(entries()[::-1], labeled_per_class=4, test_samples=12) == first
+    other = parts(entries(), seed=1, labeled_per_class=4, test_samples=12)
+    assert set(other["labeled"]) != set(first["labeled"])
+    assert set(other["test"]) != set(first["test"])
+
+
+def test_fewer_labels_are_part_of_more_and_the_test_set_stays() -> None:
+    few = parts(entries(), labeled_per_class=2, test_samples=12)
+    many = parts(entries(), labeled_per_class=5, test_samples=12)
+    assert set(few["labeled"]) < set(many["labeled"])
+    assert few["test"] == many["test"]
+
+
+def test_classes_are_mixed_in_every_part() -> None:
+    order = labels(parts(entries((200, 200, 200)), test_samples=0)["labeled"][:90])
+    assert min(order.values()) > 15  # 30 expected; a class in a row would give 90
+
+
+def test_a_predefined_test_split_is_used_whole_or_in_part() -> None:
+    found = [*entries(of="train"), *entries((4, 4, 4), of="test"), *entries((9, 9, 9), of="val")]
+    whole = parts(found, labeled_per_class=1)
+    assert len(whole["test"]) == 12
+    assert all(key.startswith("test") for key in whole["test"])
+    assert not any(key.startswith("val") for keys in whole.values() for key in keys)
+    assert labels(parts(found, labeled_per_class=1, test_samples=6)["test"]) == {"0": 2, "1": 2, "2": 2}
+    only_val = [entry for entry in found if entry.split != "test"]
+    assert len(parts(only_val, labeled_per_class=1)["test"]) == 27
+
+
+def test_extra_and_unlabeled_images_join_the_unlabeled_set() -> None:
+    found = [
+        *entries(of="train"),
+        *entries((5, 0, 0), of="extra"),
+        *entries((2, 2, 2), of="test"),
+        *entries((), hidden=7),
+    ]
+    chosen = parts(found)
+    assert len(chosen["labeled"]) == 60
+    assert len(chosen["unlabeled"]) == 12
+    assert len(parts(found, unlabeled_samples=3)["unlabeled"]) == 3
+    assert parts(found, unlabeled_samples=0)["unlabeled"] == []
+
+
+def test_labeled_total_is_shared_out_in_proportion() -> None:
+    assert labels(parts(entries(), labeled_total=12, test_samples=0)["labeled"]) == {"0": 4, "1": 6, "2": 2}
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.data())
+def test_shares_sum_up_stay_in_bounds_and_within_one_of_the_exact_part(counts: list[int], data: Any) -> None:
+    total = data.draw(st.integers(0, sum(counts)))
+    found = shares(counts, total)
+    assert sum(found) == total
+    for part, count in zip(found, counts, strict=True):
+        assert 0 <= part <= count
+        assert abs(part - total * count / sum(counts)) < 1
+
+
+@pytest.mark.parametrize(
+    ("found", "sizes", "message"),
+    [
+        (
+            entries(),
+            {"labeled_per_class": 9, "test_samples": 12},
+            r"labeled_per_class=9[\s\S]*emu has 8[\s\S]*1 to 8",
+        ),
+        (entries(), {}, r"no test split[\s\S]*test_samples=500"),
+        (entries(), {"test_samples": 61}, "more test images"),
+        (entries((20, 1, 0)), {"test_samples": 0}, "dog has 1, emu has 0"),
+        (
+            entries(),
+            {"labeled_total": 2, "test_samples": 0},
+            r"labeled_total does not fit[\s\S]*3 \(one a class\) to 60",
+        ),
+        (entries((2, 300, 2)), {"labeled_total": 4, "test_samples": 0}, "without a label"),
+        (entries(of="test"), {}, "no labeled training images"),
+        (entries((), hidden=5), {"labeled_per_class": 1}, "no labeled training images"),
+    ],
+)
+def test_a_split_that_cannot_be_made_is_told(found: list[Entry], sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(NstError, match=message):
+        parts(found, **sizes)
+
+
+def test_sizes_out_of_range_are_told() -> None:
+    with pytest.raises(NstError, match="labeled_per_class is too small"):
+        Sizes(labeled_per_class=0)
+    with pytest.raises(NstError, match="both given"):
+        Sizes(labeled_per_class=1, labeled_total=1)
+
+
+# ---- stage
+
+
+def jpeg(number: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def pets(root: Path, per_class: int = 10) -> Path:
+    for c, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            (root / name / f"{i:02d}.jpg").write_bytes(jpeg(c * 100 + i))
+    return root
+
+
+def read_set(folder: Path) -> dict[str, dict[str, bytes]]:
+    shards = ShardSet.open(folder)
+    return {key: content for i in range(len(shards.shards)) for key, content in TarReader(shards.path(i))}
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.glob("*/*")) if p.is_file()}
+
+
+def test_digits_demo_has_50_labels_500_test_images_and_1247_unlabeled(tmp_path: Path) -> None:
+    result = shard.run(open_source("digits"), tmp_path, labeled_per_class=5, test_samples=500)
+    assert {name: found["samples"] for name, found in result["sets"].items()} == {
+        "labeled": 50, "unlabeled": 1247, "test": 500,
+    }  # fmt: skip
+    assert result["sets"]["labeled"]["label_counts"] == [5] * 10
+    for name in ("labeled", "unlabeled", "test"):
+        verify(tmp_path / name)
+    truth = pq.read_table(tmp_path / "unlabeled" / "truth.parquet").to_pydict()
+    assert truth["key"] == list(read_set(tmp_path / "unlabeled"))
+    target = {entry.key: entry.label for entry in open_source("digits").entries}
+    assert truth["label"] == [target[key] for key in truth["key"]]
+
+
+def test_sets_hold_the_files_byte_for_byte_and_no_label_where_unlabeled(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    shard.run(
+        open_source("folder", root=root),
+        tmp_path / "out",
+        labeled_per_class=2,
+        test_samples=6,
+        samples_per_shard=4,
+    )
+    sets = {name: read_set(tmp_path / "out" / name) for name in ("labeled", "unlabeled", "test")}
+    found = {key: content for of in sets.values() for key, content in of.items()}
+    assert len(found) == 30 == sum(map(len, sets.values()))
+    for key, content in found.items():
+        name, number = key.split("-")
+        assert content["jpg"] == (root / name / f"{number}.jpg").read_bytes()
+        assert content.get("cls", str(CLASSES.index(name)).encode()) == str(CLASSES.index(name)).encode()
+    assert {name for content in sets["unlabeled"].values() for name in content} == {"jpg"}
+    assert ShardSet.open(tmp_path / "out" / "unlabeled").classes == CLASSES
+
+
+def test_a_finished_run_is_not_repeated_and_other_options_are_refused(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    first = shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.tar")}
+    assert shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6) == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.tar")} == before
+    with pytest.raises(NstError, match="test_samples: 6 before, 3 now"):
+        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=3)
+    next(iter(before)).unlink()
+    with pytest.raises(NstError, match="missing"):
+        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("reads", [31, 40, 59])
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, reads: int) -> None:
+    root = pets(tmp_path / "pets")
+    options = {"labeled_per_class": 2, "test_samples": 6, "samples_per_shard": 4, "workers": 1}
+    shard.run(open_source("folder", root=root), tmp_path / "clean", **options)
+
+    source = open_source("folder", root=root)
+    left = reads
+    original = source.read
+
+    def read(position: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return original(position)
+
+    source.read = read  # type: ignore[method-assign]
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        shard.run(source, out, **options)
+    (out / "labeled").mkdir(exist_ok=True)
+    (out / "labeled" / ".labeled-000000.tar.tmp-1234").write_bytes(b"half a shard")
+    (out / "labeled" / "labeled-000007.tar").write_bytes(b"a shard too many")
+    shard.run(open_source("folder", root=root), out, **options)
+    assert tree(out) == tree(tmp_path / "clean")
+    assert (out / "result.json").read_bytes() == (tmp_path / "clean" / "result.json").read_bytes()
+
+
+def spoil(root: Path) -> set[str]:
+    """One image of every bad kind; the keys of them."""
+    (root / "cat" / "00.jpg").write_bytes(jpeg(0)[:-20])
+    (root / "cat" / "01.jpg").write_bytes(b"")
+    (root / "dog" / "00.jpg").write_bytes(b"<html>404</html>")
+    (root / "emu" / "00.png").write_bytes(encode_png(np.zeros((64, 64), np.uint8) + 7)[:60])
+    return {"cat-00", "cat-01", "dog-00", "emu-00"}
+
+
+def test_bad_images_are_left_out_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = pets(tmp_path / "pets")
+    (root / "emu" / "00.jpg").unlink()
+    bad = spoil(root)
+    with caplog.at_level(logging.WARNING):
+        result = shard.run(
+            open_source("folder", root=root),
+            tmp_path / "out",
+            labeled_per_class=8,
+            test_samples=0,
+            max_bad_fraction=0.2,
+        )
+    assert result["skipped"]["count"] == 4
+    assert {name.split(":")[0] for name in result["skipped"]["names"]} == bad
+    assert all(key in caplog.text for key in bad)
+    index = json.loads((tmp_path / "out" / "labeled" / "index.json").read_text())
+    assert set(index["skipped"]["names"]) == bad
+    assert result["sets"]["labeled"]["label_counts"] == [8, 8, 8]  # exact over whole images: cat has only 8
+    assert verify(tmp_path / "out" / "unlabeled")["samples"] == 2
+    assert not bad & set(read_set(tmp_path / "out" / "unlabeled"))
+
+
+def test_too_many_bad_images_stop_before_anything_is_written(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    spoil(root)
+    with pytest.raises(NstError, match=r"cannot be decoded: 4 of 31[\s\S]*cat-00: JPEG: Premature"):
+        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
+    assert not list((tmp_path / "out").rglob("*.tar"))
+    assert not (tmp_path / "out" / "DONE").exists()
+
+
+def test_unchecked_images_are_taken_as_they_are(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    (root / "cat" / "00.jpg").write_bytes(b"no image")
+    shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0, check_images=False)
+    assert read_set(tmp_path / "out" / "labeled")["cat-00"]["jpg"] == b"no image"
+
+
+def test_images_without_labels_make_one_unlabeled_set(tmp_path: Path) -> None:
+    root = tmp_path / "flat"
+    root.mkdir()
+    for i in range(5):
+        (root / f"{i}.jpg").write_bytes(jpeg(i))
+    result = shard.run(open_source("folder", root=root), tmp_path / "out")
+    assert {name: found["samples"] for name, found in result["sets"].items()} == {"unlabeled": 5}
+    assert not (tmp_path / "out" / "unlabeled" / "truth.parquet").exists()
+
+
+def test_shards_from_elsewhere_are_not_replaced(tmp_path: Path) -> None:
+    shard.run(open_source("folder", root=pets(tmp_path / "pets")), tmp_path / "out", test_samples=0)
+    (tmp_path / "copy").mkdir()
+    shutil.copytree(tmp_path / "out" / "labeled", tmp_path / "copy" / "labeled")
+    with pytest.raises(NstError, match="did not write there"):
+        shard.run(open_source("digits"), tmp_path / "copy", test_samples=0)
+
+
+def test_main_reads_cfg_shard(tmp_path: Path) -> None:
+    options = {
+        "source": {"name": "folder", "root": str(pets(tmp_path / "pets"))},
+        "output": str(tmp_path / "out"),
+        "labeled_per_class": 3,
+        "test_samples": 6,
+        "index": None,
+        "verify": None,
+    }
+    result = shard.main(OmegaConf.create({"shard": options}))
+    assert result["sets"]["unlabeled"]["samples"] == 30 - 9 - 6
+    folder = str(tmp_path / "out" / "labeled")
+    assert shard.main(OmegaConf.create({"shard": {"verify": folder}}))["samples"] == 9
+    (tmp_path / "out" / "labeled" / "index.json").unlink()
+    assert shard.main(OmegaConf.create({"shard": {"index": folder}}))["label_counts"] == [3, 3, 3]
+
+
+def test_progress_sees_every_image_twice(tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+
+    def progress(items: Any, description: str, total: int) -> Any:
+        for item in items:
+            seen[description] += 1
+            yield item
+        assert seen[description] == total
+
+    source: Source = open_source("folder", root=pets(tmp_path / "pets"))
+    shard.run(source, tmp_path / "out", labeled_per_class=2, test_samples=6, progress=progress)
+    assert seen == {"checking images": 30, "writing labeled": 6, "writing unlabeled": 18, "writing test": 6}

@@ -1,0 +1,347 @@
+"""Shard sets: what is written is read back, by us and by webdataset, and every kind of damage is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nst.data.images import decode, encode_png
+from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
+from nst.data.sources import Sample
+from nst.errors import NstError
+
+CLASSES = ("cat", "dog", "emu")
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def make_samples(count: int) -> list[Sample]:
+    return [Sample(f"s-{i:03d}", encode_png(pixels(i)), "png", i % 3) for i in range(count)]
+
+
+def write(folder: Path, count: int = 7, *, labeled: bool = True, max_bytes: int = 1 << 20) -> ShardSet:
+    return write_shards(
+        folder,
+        "train",
+        make_samples(count),
+        classes=CLASSES,
+        labeled=labeled,
+        name="test",
+        split="train",
+        seed=1,
+        samples_per_shard=3,
+        max_bytes=max_bytes,
+    )
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def rehash(folder: Path) -> None:
+    """Makes the index agree with the changed bytes, so that only the content can give them away."""
+    from nst.runs import sha256_file
+
+    index = json.loads((folder / "index.json").read_text())
+    for shard in index["shards"]:
+        path = folder / shard["name"]
+        shard["bytes"], shard["sha256"] = path.stat().st_size, sha256_file(path)
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def test_round_trip_keeps_order_bytes_and_labels(tmp_path: Path) -> None:
+    shards = write(tmp_path)
+    assert [(s.name, s.samples) for s in shards.shards] == [
+        ("train-000000.tar", 3), ("train-000001.tar", 3), ("train-000002.tar", 1),
+    ]  # fmt: skip
+    assert (shards.samples, shards.classes, shards.labeled) == (7, CLASSES, True)
+    assert shards.label_counts == (3, 2, 2)
+    found = [sample for i in range(3) for sample in TarReader(shards.path(i))]
+    assert found == [(s.key, {"png": s.image, "cls": str(s.label).encode()}) for s in make_samples(7)]
+    assert ShardSet.open(tmp_path) == shards
+    assert verify(tmp_path)["label_counts"] == [3, 2, 2]
+
+
+def test_unlabeled_shards_hold_no_labels(tmp_path: Path) -> None:
+    shards = write(tmp_path, labeled=False)
+    assert {name for i in range(3) for _, content in TarReader(shards.path(i)) for name in content} == {"png"}
+    assert (shards.labeled, shards.label_counts) == (False, ())
+    assert verify(tmp_path)["samples"] == 7
+
+
+def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import webdataset
+
+        shards = write(tmp_path)
+        urls = [str(shards.path(i)) for i in range(3)]
+        found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert [sample["__key__"] for sample in found] == [s.key for s in make_samples(7)]
+    assert [sample["cls"] for sample in found] == [i % 3 for i in range(7)]
+    assert all(np.array_equal(sample["png"], pixels(i)) for i, sample in enumerate(found))
+
+
+def test_equal_input_gives_equal_bytes_and_digest(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a"), write(tmp_path / "b")
+    names = sorted(path.name for path in first.folder.iterdir())
+    assert [(first.folder / n).read_bytes() for n in names] == [(second.folder / n).read_bytes() for n in names]
+    assert first.digest == second.digest
+    assert write(tmp_path / "c", 6).digest != first.digest
+
+
+def test_a_shard_ends_at_max_bytes(tmp_path: Path) -> None:
+    size = max(len(sample.image) for sample in make_samples(7))
+    assert [s.samples for s in write(tmp_path, max_bytes=2 * size).shards] == [2, 2, 2, 1]
+
+
+def test_leftovers_of_a_killed_attempt_disappear(tmp_path: Path) -> None:
+    clean = write(tmp_path / "clean")
+    dirty = tmp_path / "dirty"
+    dirty.mkdir()
+    for name in ("train-000000.tar", "train-000009.tar", ".train-000001.tar.tmp-77", "mine.txt"):
+        (dirty / name).write_bytes(b"half")
+    write(dirty)
+    assert (dirty / "mine.txt").exists()
+    (dirty / "mine.txt").unlink()
+    assert {p.name: p.read_bytes() for p in dirty.iterdir()} == {p.name: p.read_bytes() for p in clean.folder.iterdir()}
+
+
+def test_a_failed_write_leaves_no_index(tmp_path: Path) -> None:
+    write(tmp_path)
+    samples = [*make_samples(5), Sample("s-001", b"x", "png", 0)]
+    with pytest.raises(NstError, match=r"used twice[\s\S]*s-001"):
+        write_shards(tmp_path, "train", samples, classes=CLASSES, labeled=True, name="x", samples_per_shard=3)
+    with pytest.raises(NstError, match=r"no index\.json"):
+        ShardSet.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (Sample("a.b", b"x", "png", 0), "not a WebDataset key"),
+        (Sample("a/b", b"x", "png", 0), "not a WebDataset key"),
+        (Sample("n" * 91, b"x", "png", 0), "not a WebDataset key"),
+        (Sample("a", b"x", "png", 3), "out of range"),
+        (Sample("a", b"x", "png", None), "out of range"),
+    ],
+)
+def test_samples_that_no_reader_could_use_are_refused(tmp_path: Path, sample: Sample, message: str) -> None:
+    with pytest.raises(NstError, match=message):
+        write_shards(tmp_path, "x", [sample], classes=CLASSES, labeled=True, name="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_write_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NstError, match="no samples"):
+        write_shards(tmp_path / "new", "x", [], classes=CLASSES, labeled=True, name="x")
+
+
+def test_open_tells_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(NstError, match="no such shard folder"):
+        ShardSet.open(tmp_path / "none")
+    with pytest.raises(NstError, match="no tars"):
+        ShardSet.open(tmp_path)
+    shards = write(tmp_path)
+    shards.path(0).unlink()
+    os.truncate(shards.path(1), 100)
+    with pytest.raises(NstError, match=r"000000\.tar: missing\n.*000001\.tar: 100 bytes"):
+        ShardSet.open(tmp_path)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "shards": []}))
+    with pytest.raises(NstError, match="empty shard set"):
+        ShardSet.open(tmp_path)
+    index.write_text("{")
+    with pytest.raises(NstError, match="cannot be read"):
+        ShardSet.open(tmp_path)
+    index.unlink()
+    with pytest.raises(NstError, match=r"1 tars|2 tars[\s\S]*nst shard index="):
+        ShardSet.open(tmp_path)
+
+
+# ---- TarReader
+
+
+def test_reader_survives_pickling_and_a_fork(tmp_path: Path) -> None:
+    reader = TarReader(write(tmp_path).path(0))
+    expected = reader.read(2)
+    assert pickle.loads(pickle.dumps(reader)).read(2) == expected
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(reader.read(i) == reader.read(i) for i in (2, 0, 1)) else 1)
+    assert [reader.read(2) for _ in range(50)] == [expected] * 50
+    assert os.waitpid(child, 0)[1] == 0
+    reader.close()
+    assert reader.read(2) == expected
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_of_every_format_are_grouped_as_webdataset_does(tmp_path: Path, form: int) -> None:
+    import webdataset
+
+    long = "d" * 60 + "/" + "n" * (80 if form == tarfile.USTAR_FORMAT else 150)
+    names = [
+        "./a/x.jpg",
+        "a/x.seg.PNG",
+        f"{long}.jpg",
+        f"{long}.txt",
+        "b.json",
+        "__meta__/x.json",
+        "nodot",
+        "ü.jpg",
+    ]
+    if form == tarfile.USTAR_FORMAT:
+        names[0] = "a/x.jpg"
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=form) as archive:
+        folder = tarfile.TarInfo("a")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name in names:
+            add(archive, name.removeprefix("./"), name.encode() * 100)
+    reader = TarReader(path)
+    theirs = [
+        (sample["__key__"], {name: data for name, data in sample.items() if not name.startswith("__")})
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False)
+    ]
+    assert list(reader) == theirs
+    assert reader.keys == ["a/x", long, "b", "ü"]
+    assert reader.extensions(0) == ("jpg", "seg.png")
+    assert not reader.truncated
+
+
+def test_a_cut_tar_lists_its_whole_samples_wherever_it_is_cut(tmp_path: Path) -> None:
+    path = write(tmp_path).path(0)
+    data, whole = path.read_bytes(), list(TarReader(path))
+    cut = tmp_path / "cut.tar"
+    end = len(data.rstrip(b"\0"))
+    for length in [*range(0, end, 97), *range(0, end, 512)]:
+        cut.write_bytes(data[:length])
+        reader = TarReader(cut)
+        assert reader.truncated
+        assert list(reader) == whole[: len(reader)]
+        assert len(reader) == sum(offset + size <= length for offset, size in _ends(path))
+
+
+def _ends(path: Path) -> list[tuple[int, int]]:
+    with tarfile.open(path) as archive:
+        return [(m.offset_data, m.size) for m in archive if m.name.endswith(".png")]
+
+
+def test_a_file_that_shrinks_or_is_no_tar_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path).path(0)
+    reader = TarReader(path)
+    data = bytearray(path.read_bytes())
+    os.truncate(path, 600)
+    with pytest.raises(NstError, match="become shorter"):
+        reader.read(1)
+    path.write_bytes(b"plain text " * 100)
+    with pytest.raises(NstError, match="not a tar"):
+        TarReader(path)
+    path.write_bytes(b"\x1f\x8b" + bytes(data))
+    with pytest.raises(NstError, match="compressed"):
+        TarReader(path)
+    data[1024 + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(NstError, match="damaged at byte 1024"):
+        TarReader(path)
+    with pytest.raises(NstError, match="cannot open"):
+        TarReader(tmp_path / "none.tar")
+
+
+# ---- verify, index_tars
+
+
+def test_verify_finds_a_flipped_byte_in_an_image(tmp_path: Path) -> None:
+    path = write(tmp_path).path(1)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 30] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(NstError, match=r"000001\.tar: sha256 differs"):
+        verify(tmp_path)
+    rehash(tmp_path)
+    with pytest.raises(NstError, match=r"000001\.tar: s-003\.png"):
+        verify(tmp_path)
+
+
+def test_verify_finds_a_cut_shard_and_a_missing_one(tmp_path: Path) -> None:
+    shards = write(tmp_path)
+    os.truncate(shards.path(0), 3000)
+    shards.path(2).unlink()
+    with pytest.raises(NstError, match=r"000002\.tar: missing[\s\S]*000000\.tar: 1 whole samples \(cut short\), 3"):
+        verify(tmp_path)
+
+
+def test_verify_finds_keys_used_twice_and_labels_out_of_range(tmp_path: Path) -> None:
+    shards = write(tmp_path)
+    with tarfile.open(shards.path(2), "w") as archive:
+        add(archive, "s-001.cls", b"7")
+        add(archive, "s-001.png", make_samples(1)[0].image)
+    rehash(tmp_path)
+    with pytest.raises(NstError, match=r"s-001: label 7[\s\S]*key s-001 in train-000000\.tar and train-000002\.tar"):
+        verify(tmp_path)
+
+
+def test_verify_compares_label_counts_with_the_index(tmp_path: Path) -> None:
+    shards = write(tmp_path)
+    with tarfile.open(shards.path(2), "w") as archive:
+        add(archive, "s-006.cls", b"1")
+        add(archive, "s-006.png", make_samples(1)[0].image)
+    rehash(tmp_path)
+    with pytest.raises(NstError, match="labels per class"):
+        verify(tmp_path)
+
+
+def foreign_tar(path: Path, keys: list[str], *, labels: list[int] | None = None) -> None:
+    with tarfile.open(path, "w") as archive:
+        for i, key in enumerate(keys):
+            if labels is not None and i < len(labels):
+                add(archive, f"{key}.cls", str(labels[i]).encode())
+            add(archive, f"{key}.jpg", make_samples(1)[0].image)
+            add(archive, f"{key}.json", b"{}")
+
+
+def test_tars_of_img2dataset_are_indexed_where_they_lie(tmp_path: Path) -> None:
+    foreign_tar(tmp_path / "00000.tar", ["000000000", "000000001"])
+    foreign_tar(tmp_path / "00001.tar", ["000010000"])
+    shards = index_tars(tmp_path)
+    assert (shards.samples, shards.labeled, shards.classes) == (3, False, ())
+    assert verify(tmp_path)["samples"] == 3
+    key, content = TarReader(shards.path(1)).read(0)
+    assert key == "000010000"
+    assert decode(content["jpg"]).shape == (6, 5, 3)
+
+
+def test_labels_of_foreign_tars_are_used_when_all_have_one(tmp_path: Path) -> None:
+    foreign_tar(tmp_path / "a.tar", ["x", "y"], labels=[2, 0])
+    assert index_tars(tmp_path).label_counts == (1, 0, 1)
+    assert index_tars(tmp_path, CLASSES).classes == CLASSES
+    with pytest.raises(NstError, match="out of range"):
+        index_tars(tmp_path, CLASSES[:2])
+
+
+def test_foreign_tars_that_would_fail_in_training_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NstError, match="no tars"):
+        index_tars(tmp_path)
+    foreign_tar(tmp_path / "a.tar", ["x", "y"], labels=[2])
+    foreign_tar(tmp_path / "b.tar", ["y", "z"])
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        add(archive, "w.txt", b"no image")
+    os.truncate(tmp_path / "b.tar", 3000)
+    with pytest.raises(NstError) as caught:
+        index_tars(tmp_path)
+    for words in ("b.tar: cut short", "key y in a.tar and b.tar", "c.tar: 1 samples without", "have no .cls"):
+        assert words in str(caught.value)
+    assert not (tmp_path / "index.json").exists()

@@ -1,0 +1,368 @@
+"""Selection against the released filter and the paper's words, and its invariances."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from nst.data.pseudo_labels import PredictionMetadata, PseudoLabels, _footer, parquet_name
+from nst.errors import NstError
+from nst.stages import select
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "balance.npz")
+K = 130
+
+
+def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, order=None, teacher="t" * 64):
+    """A predictions folder of given labels and confidences, cut into shards after an optional reordering."""
+    keys = np.array([f"image{i:06d}" for i in range(len(label))] if keys is None else keys, dtype=object)
+    order = np.arange(len(label)) if order is None else order
+    folder.mkdir(parents=True)
+    for number, rows in enumerate(np.array_split(order, shards)):
+        name = f"unlabeled-{number:06d}.tar"
+        table = pa.table(
+            {
+                "index": pa.array(np.arange(len(rows)), pa.uint32()),
+                "key": pa.array(keys[rows], pa.string()),
+                "label": pa.array(label[rows], pa.uint16()),
+                "confidence": pa.array(confidence[rows], pa.float32()),
+            }
+        )
+        metadata = PredictionMetadata(teacher, [f"class {c}" for c in range(classes)], 64, name, f"{number:064d}")
+        footer = _footer(metadata, 0.3, rows=str(hash(table["confidence"].to_numpy().tobytes())))
+        table = table.replace_schema_metadata({b"nst": json.dumps(footer).encode()})
+        pq.write_table(table, folder / parquet_name(name))
+    (folder / "predictions.json").write_text("{}")
+    return folder
+
+
+def read_copies(folder, keys=None):
+    """{key: copies} of a selection folder."""
+    files = sorted(Path(folder).glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    return dict(zip(table["key"].to_pylist(), table["copies"].to_pylist(), strict=True))
+
+
+def copies_by_image(folder, count):
+    found = read_copies(folder)
+    return np.array([found.get(f"image{i:06d}", 0) for i in range(count)])
+
+
+def summary_of(folder):
+    return json.loads((Path(folder) / "selection.json").read_text())
+
+
+def golden(size):
+    return GOLDEN[f"{size}/label"], GOLDEN[f"{size}/confidence"]
+
+
+def golden_copies(tmp_path, size, **options):
+    label, confidence = golden(size)
+    folder = tmp_path / "predictions"
+    if not folder.exists():
+        write_folder(folder, label, confidence)
+    output = tmp_path / f"selection-{len(list(tmp_path.iterdir()))}"
+    select.run(folder, output, images_per_class=K, allow_empty_classes=size == "small", **options)
+    return copies_by_image(output, len(label)), summary_of(output)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_exact_selects_what_the_paper_describes(tmp_path, size):
+    label, confidence = golden(size)
+    copies, summary = golden_copies(tmp_path, size)
+    assert [c["above_min"] for c in summary["per_class"]] == GOLDEN[f"{size}/paper_n_above_min"].tolist()
+    totals = np.bincount(label, weights=copies, minlength=20)
+    np.testing.assert_array_equal(totals, GOLDEN[f"{size}/paper_class_total"])
+    paper = GOLDEN[f"{size}/paper_selected"]
+    tied = GOLDEN[f"{size}/paper_tie_at_cut"][label]
+    np.testing.assert_array_equal((copies > 0)[~tied], paper[~tied])
+    for c in np.flatnonzero(GOLDEN[f"{size}/paper_tie_at_cut"]):  # which of equals is free, their values are not
+        ours, theirs = confidence[(label == c) & (copies > 0)], confidence[(label == c) & paper]
+        np.testing.assert_array_equal(np.sort(ours), np.sort(theirs))
+    floor, ceil = GOLDEN[f"{size}/paper_copies_floor"], GOLDEN[f"{size}/paper_copies_ceil"]
+    assert ((copies >= floor) & (copies <= ceil))[~tied].all()
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_official_thresholds_and_selection_equal_the_released_code(tmp_path, size):
+    label, _ = golden(size)
+    copies, summary = golden_copies(tmp_path, size, method="official")
+    thresholds = [c["threshold"] for c in summary["per_class"]]
+    np.testing.assert_allclose(thresholds, GOLDEN[f"{size}/official_threshold"], atol=1e-12)
+    chosen, expected = GOLDEN[f"{size}/official_selected"], GOLDEN[f"{size}/official_expected_copies"]
+    assert not copies[~chosen].any()
+    assert (copies[chosen] >= np.floor(expected[chosen])).all()
+    assert (copies[chosen] <= np.ceil(expected[chosen])).all()
+    for c in range(20):
+        rows = chosen & (label == c)
+        fraction = (expected[rows] - np.floor(expected[rows])).max(initial=0.0)
+        spread = np.sqrt(max(rows.sum() * fraction * (1 - fraction), 1e-12))
+        assert abs(copies[rows].sum() - expected[rows].sum()) <= 4.5 * spread + 1e-6, c
+
+
+def test_official_copies_are_right_on_average(tmp_path):
+    """Means over seeds within five standard errors: per image, and per class, where errors would add up."""
+    label, _ = golden("small")
+    expected = GOLDEN["small/official_expected_copies"]
+    draws = np.stack([golden_copies(tmp_path, "small", method="official", seed=s)[0] for s in range(25)])
+    fraction = expected - np.floor(expected)
+    variance = fraction * (1 - fraction)
+    fair = (fraction > 0.2) & (fraction < 0.8)  # a mean of 25 rare events is far from normal
+    assert fair.sum() > 200
+    error = np.abs(draws.mean(axis=0) - expected)
+    assert (error[fair] <= 5 * np.sqrt(variance[fair] / len(draws))).all()
+    np.testing.assert_array_equal(error[fraction == 0], 0)
+    totals = np.stack([np.bincount(label, weights=draw, minlength=20) for draw in draws])
+    spread = np.sqrt(np.bincount(label, weights=variance, minlength=20) / len(draws))
+    assert (np.abs(totals.mean(axis=0) - GOLDEN["small/official_class_total_expected"]) <= 5 * spread + 1e-9).all()
+    reference = GOLDEN["small/official_class_total_std_400seeds"]
+    assert (totals.std(axis=0)[reference > 1] / reference[reference > 1]).mean() == pytest.approx(1, abs=0.2)
+
+
+def test_official_without_upsampling_never_duplicates(tmp_path):
+    copies, _ = golden_copies(tmp_path, "small", method="official", max_copies=1)
+    assert copies.max() == 1
+    scarce = GOLDEN["small/official_expected_copies"] >= 1
+    reference = GOLDEN["small/official_noupsample_copies_seed0"]
+    np.testing.assert_array_equal(copies[scarce], reference[scarce])
+
+
+@st.composite
+def worlds(draw):
+    classes = draw(st.integers(1, 5))
+    count = draw(st.integers(1, 120))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    label = rng.integers(0, classes, count)
+    grid = draw(st.sampled_from([3, 20, 10**6]))  # coarse grids make ties, also at the cutoff
+    confidence = (np.ceil(rng.random(count) * grid) / grid).astype(np.float32)
+    return classes, label, confidence, rng
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    world=worlds(), quota=st.integers(1, 60), minimum=st.sampled_from([0.0, 0.3, 0.777]),
+    cap=st.sampled_from([None, 2])
+)  # fmt: skip
+def test_exact_properties(tmp_path_factory, world, quota, minimum, cap):
+    classes, label, confidence, rng = world
+    tmp = tmp_path_factory.mktemp("world")
+    options = {"images_per_class": quota, "min_confidence": minimum, "max_copies": cap}
+    options |= {"allow_empty_classes": True, "memory_limit": "1GB"}
+    folder = write_folder(tmp / "a", label, confidence, classes=classes)
+    select.run(folder, tmp / "out", threads=1, **options)
+    copies = copies_by_image(tmp / "out", len(label))
+    for c in range(classes):
+        rows = (label == c) & (confidence.astype(np.float64) >= minimum)
+        n = rows.sum()
+        ours = copies[rows]
+        assert copies[label == c].sum() == ours.sum()  # nothing below the minimum
+        assert ours.sum() == min(quota, n * (cap or quota))
+        assert ours.max(initial=0) - ours.min(initial=quota) <= 1
+        if (ours == 0).any() and (ours > 0).any():
+            assert confidence[rows][ours > 0].min(initial=2) >= confidence[rows][ours == 0].max()
+
+    shuffled = write_folder(tmp / "b", label, confidence, classes=classes, shards=7, order=rng.permutation(len(label)))
+    select.run(shuffled, tmp / "out-b", threads=3, **options)
+    np.testing.assert_array_equal(copies_by_image(tmp / "out-b", len(label)), copies)
+
+
+def test_extra_copies_depend_on_the_seed_and_on_nothing_else(tmp_path):
+    first, _ = golden_copies(tmp_path, "small", seed=1)
+    again, _ = golden_copies(tmp_path, "small", seed=1, threads=1)
+    other, _ = golden_copies(tmp_path, "small", seed=2)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).sum() > 20
+    np.testing.assert_array_equal(first > 0, other > 0)  # who is confident is not drawn
+
+
+def test_class_total_is_exact_even_if_keys_repeat(tmp_path):
+    label, confidence = np.zeros(40, np.int64), np.full(40, 0.5, np.float32)
+    keys = ["same"] * 40
+    for quota in (7, 100):
+        folder = write_folder(tmp_path / f"p{quota}", label, confidence, classes=1, keys=keys)
+        result = select.run(folder, tmp_path / f"s{quota}", images_per_class=quota)
+        assert result["totals"]["copies"] == quota
+
+
+def test_quota_of_none_is_the_largest_class(tmp_path):
+    folder = write_folder(tmp_path / "predictions", *golden("small"))
+    output = tmp_path / "largest"
+    select.run(folder, output, images_per_class=None, allow_empty_classes=True)
+    summary = summary_of(output)
+    assert summary["totals"]["images_per_class"] == 257
+    assert {c["copies_total"] for c in summary["per_class"]} == {257, 0}
+
+
+def test_files_and_summary_tell_the_same_story(tmp_path):
+    label, confidence = golden("small")
+    copies, summary = golden_copies(tmp_path, "small")
+    folder = next(p for p in tmp_path.iterdir() if p.name.startswith("selection"))
+    for shard in summary["shards"]:
+        table = pq.read_table(folder / parquet_name(shard["name"]))
+        assert table.schema.equals(select.SCHEMA)
+        assert (np.diff(table["index"].to_numpy().astype(int)) > 0).all()
+        assert len(table) == shard["samples"]
+        assert table["copies"].to_numpy().sum() == shard["copies"]
+        assert min(table["copies"].to_pylist()) > 0
+    edges = np.array(summary["confidence_histogram"]["edges"])
+    for c in range(20):
+        rows = label == c
+        before = np.histogram(confidence[rows].astype(np.float64), edges)[0]
+        after = np.histogram(confidence[rows].astype(np.float64), edges, weights=copies[rows])[0]
+        assert summary["confidence_histogram"]["before"][c] == before.tolist()
+        assert summary["confidence_histogram"]["after"][c] == after.tolist()
+        row = summary["per_class"][c]
+        assert (row["class"], row["labeled"]) == (f"class {c}", rows.sum())
+        assert row["selected"] == (copies[rows] > 0).sum()
+        lowest = confidence[rows & (copies > 0)].min(initial=2)
+        assert row["lowest_confidence"] == (None if lowest == 2 else lowest)
+    assert summary["totals"]["copies"] == copies.sum()
+    assert summary["teacher"] == "t" * 64
+
+
+def test_a_shard_without_selected_images_has_an_empty_file(tmp_path):
+    label, confidence = np.zeros(9, int), np.array([0.9] * 3 + [0.1] * 6, np.float32)
+    folder = write_folder(tmp_path / "p", label, confidence, classes=1, shards=3)
+    select.run(folder, tmp_path / "s", images_per_class=5)
+    summary = summary_of(tmp_path / "s")
+    assert [s["samples"] for s in summary["shards"]] == [3, 0, 0]
+    assert len(pq.read_table(tmp_path / "s" / "unlabeled-000002.parquet", schema=select.SCHEMA)) == 0
+
+
+def test_small_batches_change_nothing(tmp_path, monkeypatch):
+    whole, _ = golden_copies(tmp_path, "large")
+    monkeypatch.setattr(select, "ROWS_PER_BATCH", 1)
+    parts, _ = golden_copies(tmp_path, "large")
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_empty_classes_are_named_with_what_they_have(tmp_path):
+    label, confidence = golden("small")
+    folder = write_folder(tmp_path / "p", label, confidence)
+    with pytest.raises(NstError) as caught:
+        select.run(folder, tmp_path / "s", images_per_class=K)
+    best = confidence[label == 18].max()
+    message = str(caught.value)
+    assert "2 of 20 classes" in message
+    assert f"'class 18': 15 images labeled as it, best confidence {best:.3f}" in message
+    assert "'class 19': 0 images labeled as it" in message
+    assert "allow_empty_classes=true" in message
+    assert not (tmp_path / "s" / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"method": "exakt"}, "did you mean 'exact'"),
+        ({"min_confidence": 30}, "0 to 1"),
+        ({"min_confidence": 0.305, "method": "official"}, "multiples of 0.01"),
+        ({"images_per_class": 0}, "images_per_class"),
+        ({"max_copies": 0}, "max_copies"),
+        ({"memory_limit": "lots"}, "memory_limit"),
+    ],
+)
+def test_invalid_options_are_refused(tmp_path, options, says):
+    folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
+    with pytest.raises(NstError, match=says):
+        select.run(folder, tmp_path / "s", **options)
+
+
+def test_finished_selection_is_reused_and_a_killed_one_repeated(tmp_path, monkeypatch):
+    label, confidence = golden("small")
+    folder = write_folder(tmp_path / "p", label, confidence)
+    output, options = tmp_path / "s", {"images_per_class": K, "allow_empty_classes": True}
+
+    def killed(path, table):
+        if path.name.endswith("2.parquet"):
+            raise KeyboardInterrupt
+        return write_shard(path, table)
+
+    write_shard = select._write_shard
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "_write_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            select.run(folder, output, **options)
+    assert not (output / "selection.json").exists()
+    result = select.run(folder, output, **options)
+    before = (output / "unlabeled-000000.parquet").stat().st_mtime_ns
+    assert select.run(folder, output, threads=1, memory_limit="2GB", **options) == result
+    assert (output / "unlabeled-000000.parquet").stat().st_mtime_ns == before
+    assert not (output / ".spill").exists()
+    with pytest.raises(NstError, match="other inputs"):
+        select.run(folder, output, seed=5, **options)
+
+
+def test_changed_predictions_are_noticed(tmp_path):
+    label, confidence = np.zeros(50, int), np.linspace(0.4, 0.9, 50, dtype=np.float32)
+    select.run(write_folder(tmp_path / "p", label, confidence, classes=1), tmp_path / "s", images_per_class=5)
+    changed = confidence.copy()
+    changed[25] += 1e-6  # neither minimum, maximum nor file size need change
+    other = write_folder(tmp_path / "q", label, changed, classes=1)
+    with pytest.raises(NstError, match="predictions"):
+        select.run(other, tmp_path / "s", images_per_class=5)
+
+
+def test_folder_names_with_special_characters_work(tmp_path):
+    folder = tmp_path / "it's [1] k=*" / "label=7"  # the last looks like a partition
+    write_folder(folder / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=2)
+    truth = folder / "truth.parquet"
+    pq.write_table(pa.table({"key": [f"image{i:06d}" for i in range(4)], "label": [0] * 4}), truth)
+    result = select.run(folder / "p", folder / "s", images_per_class=6, truth=truth)
+    assert result["totals"]["copies"] == 6
+    assert result["accuracy"]["after"] == result["accuracy"]["before"] | {"images": 6}
+    assert len(PseudoLabels(folder / "s", None, targets="hard").entries("unlabeled-000000.tar")) == 3
+
+
+def test_accuracy_of_pseudo_labels_is_reported_before_and_after(tmp_path):
+    rng = np.random.default_rng(0)
+    label, truth = rng.integers(0, 3, 300), rng.integers(0, 3, 300)
+    confidence = rng.random(300).astype(np.float32)
+    folder = write_folder(tmp_path / "p", label, confidence, classes=3)
+    known = np.arange(250)  # truth need not be known of every image
+    keys = [f"image{i:06d}" for i in known]
+    pq.write_table(pa.table({"key": keys, "label": truth[known]}), tmp_path / "truth.parquet")
+    result = select.run(folder, tmp_path / "s", images_per_class=150, truth=tmp_path / "truth.parquet")
+    copies = copies_by_image(tmp_path / "s", 300)
+    right = (label == truth)[known]
+    assert result["accuracy"]["before"]["accuracy"] == pytest.approx(right.mean())
+    weights = copies[known]
+    assert result["accuracy"]["after"]["accuracy"] == pytest.approx(np.average(right, weights=weights))
+    rows = label[known] == 1
+    per_class = result["accuracy"]["after"]["per_class"]
+    assert per_class[1] == pytest.approx(np.average(right[rows], weights=weights[rows]))
+    rows = (confidence[known] >= 0.5) & (confidence[known] < 0.55)
+    assert result["accuracy"]["before"]["per_confidence_bin"][10] == pytest.approx(right[rows].mean())
+    assert result["accuracy"]["after"]["per_confidence_bin"][0] is None  # nothing below 0.3 was selected
+
+
+def test_lack_of_memory_is_said_in_plain_words(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block\nstack")
+
+    monkeypatch.setattr(select, "plan_exact", exhausted)
+    folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
+    with pytest.raises(NstError, match=r"could not allocate block(.|\n)*memory_limit"):
+        select.run(folder, tmp_path / "s")
+
+
+def test_main_passes_the_configuration_on(tmp_path):
+    folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
+    cfg = OmegaConf.create(
+        {
+            "run_dir": str(tmp_path / "s"),
+            "overwrite": False,
+            "select": {"predictions": str(folder), "method": "official", "images_per_class": 2, "seed": 3},
+        }
+    )
+    result = select.main(cfg)
+    assert (result["method"], result["seed"], result["totals"]["images_per_class"]) == ("official", 3, 2)
+    assert "official" in (tmp_path / "s" / "config.yaml").read_text()

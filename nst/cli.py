@@ -1,0 +1,144 @@
+"""`nst <stage> [hydra overrides]`: the one entry point for all stages; also `python -m nst`.
+
+The one decision worth knowing: a single run composes its configuration and calls the stage in this process; a
+sweep (`-m`) goes through Hydra's sweeper and our launcher, which gives every job a process, a directory and a W&B
+run of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from nst.errors import NstError, nearest
+
+STAGES = {
+    "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
+    "train": "labeled (and selected pseudo-labeled) shards -> a teacher or a noised student",
+    "label": "teacher + unlabeled shards -> predictions/*.parquet",
+    "select": "predictions -> selection/*.parquet: confident, balanced over the classes",
+    "iterate": "Algorithm 1: train, label, select, train, ... for a list of generations, then report",
+    "evaluate": "weights + test shards -> result.json: top-1, top-5, ECE, confusion",
+    "report": "run directories -> table, figures, report.html",
+}
+
+USAGE = """Noisy Student Training.
+
+usage: nst <stage> [option=value ...]      run a stage
+       nst <stage> -m option=a,b ...       sweep: one process and run directory per job
+       nst <stage> --help                  options and configuration groups
+       nst <stage> --cfg                   print the composed configuration and stop
+
+stages:
+{stages}
+
+start here: nst iterate experiment=digits_demo"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0 on success, 1 on a mistake or fault (told without a traceback), 2 on bad usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = dispatch(arguments)
+    except NstError as error:
+        print(f"nst: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("\nnst: stopped; the same command continues", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE.format(stages=_lines(STAGES)))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from nst import __version__
+
+        print(__version__)
+        return 0
+    stage, options = arguments[0], arguments[1:]
+    if stage not in STAGES:
+        raise NstError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
+    if "-h" in options or "--help" in options:
+        print(stage_help(stage))
+        return 0
+    flags = [item for item in options if item.startswith("-")]
+    overrides = [_flag_as_option(stage, item) for item in options if item not in ("-m", "--multirun", "--cfg")]
+    if "-m" in flags or "--multirun" in flags:
+        from nst.launcher import sweep
+
+        return sweep(stage, overrides)
+    return run_stage(stage, overrides, show_only="--cfg" in flags)
+
+
+def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> int:
+    from nst.config import compose_config
+
+    config = compose_config([*overrides, f"stage={stage}"])
+    config.overrides = list(overrides)
+    if show_only:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(config))
+        return 0
+    importlib.import_module(f"nst.stages.{stage}").main(config)
+    return 0
+
+
+def _flag_as_option(stage: str, item: str) -> str:
+    """`--verify` reads as `shard.verify=true`: a flag is an option of the stage that is switched on."""
+    if not item.startswith("-"):
+        return item
+    name, _, value = item.lstrip("-").replace("-", "_").partition("=")
+    return f"{stage}.{name}={value or 'true'}"
+
+
+def stage_help(stage: str) -> str:
+    """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their files."""
+    from nst.config import conf_dir, group_choices, groups, summary_line
+
+    own = _commented_options(stage)
+    parts = [
+        f"nst {stage}: {STAGES[stage]}",
+        "",
+        "options:",
+        _lines(own),
+        "",
+        "configuration groups (group=choice):",
+    ]
+    for group in groups():
+        parts.append(f"  {group}=")
+        rows = {choice: summary_line(conf_dir() / group / f"{choice}.yaml") for choice in group_choices(group)}
+        parts.append(_lines(rows, indent=4))
+    parts += ["", "Every value inside a group can be set too: nst <stage> --cfg shows them all."]
+    return "\n".join(parts)
+
+
+def _commented_options(stage: str) -> dict[str, str]:
+    """Options common to all stages and those of this one, with the comments that config.yaml gives them."""
+    from nst.config import conf_dir
+
+    rows: dict[str, str] = {}
+    section = ""
+    for line in (conf_dir() / "config.yaml").read_text(encoding="utf-8").splitlines():
+        name, _, comment = line.partition("#")
+        key, colon, value = name.strip().partition(":")
+        if not colon or key.startswith("-"):
+            continue
+        if not line.startswith(" "):
+            section = key if not value.strip() else ""
+            if value.strip() and comment:
+                rows[f"{key}={value.strip()}"] = comment.strip()
+        elif section == stage and comment and line.startswith("  ") and not line.startswith("   "):
+            rows[f"{section}.{key}={value.strip()}"] = comment.strip()
+    return rows
+
+
+def _lines(rows: dict[str, str], indent: int = 2) -> str:
+    width = max((len(name) for name in rows), default=0)
+    if width > 34:
+        return "\n".join(f"{' ' * indent}{name}\n{' ' * (indent + 6)}{text}" for name, text in rows.items())
+    return "\n".join(f"{' ' * indent}{name:<{width}}  {text}".rstrip() for name, text in rows.items())

@@ -1,0 +1,129 @@
+"""From the command line to typed arguments: composing conf/ with Hydra, and saying plainly what does not fit.
+
+The configuration stops at a stage's `main(cfg)`; below it there are dataclasses and plain arguments only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nst.errors import NstError, nearest
+
+T = TypeVar("T")
+
+
+def conf_dir() -> Path:
+    """The configuration folder: conf/ of a checkout, or its copy inside an installed package."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "conf", package / "conf"):
+        if (folder / "config.yaml").exists():
+            return folder
+    raise NstError("the configuration folder conf/ is missing", next="install nst again")
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The configuration for these overrides; interpolations stay lazy.
+
+    Raises:
+        NstError: an option or group choice does not exist (the nearest one is named), or the syntax is wrong.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> NstError:
+    """The same mistake in a sentence, with the nearest valid name."""
+    text = str(error)
+    if match := re.search(r"Could not override '(\S+?)'", text):
+        key = match[1]
+        return NstError(
+            f"unknown option '{key}'{nearest(key, option_names())}",
+            got=next((item for item in overrides if item.lstrip("+~").startswith(key)), key),
+            next="nst <stage> --help lists the options",
+        )
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, choice = match[1].rpartition("/")
+        choices = group_choices(group) if group else []
+        return NstError(
+            f"there is no {group or 'configuration'} named '{choice}'{nearest(choice, choices)}",
+            valid=", ".join(choices) or None,
+        )
+    return NstError(
+        "the options do not fit together",
+        got=text.strip().splitlines()[0],
+        next="nst <stage> --help lists the options",
+    )
+
+
+def groups() -> list[str]:
+    """Names of the configuration groups."""
+    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+
+
+def group_choices(group: str) -> list[str]:
+    """Names of the files of one group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def summary_line(path: Path) -> str:
+    """First comment of a configuration file: what it is."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").strip()
+    return ""
+
+
+def option_names() -> list[str]:
+    """Dotted names of all options of the default configuration, and the groups."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("config")
+    return [*groups(), *_leaves(OmegaConf.to_container(config, resolve=False))]
+
+
+def _leaves(node: Any, name: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    if name:
+        yield name
+
+
+def plain(node: Any) -> Any:
+    """A configuration node as dicts, lists and scalars, interpolations resolved.
+
+    Raises:
+        NstError: a value is still missing (`???`), or an interpolation leads nowhere.
+    """
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or str(error).splitlines()[0]
+        raise NstError(f"option '{key}' needs a value", next=f"{key}=...") from error
+
+
+def build(cls: type[T], node: DictConfig | Mapping[str, Any], **more: Any) -> T:
+    """The dataclass `cls` from a configuration node; `more` wins over the node.
+
+    Raises:
+        NstError: an option that the class does not have, or one of the wrong kind.
+    """
+    values = {**(plain(node) if isinstance(node, DictConfig) else dict(node)), **more}
+    names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            raise NstError(f"{cls.__name__} has no option '{name}'{nearest(name, names)}", valid=", ".join(names))
+    return cls(**values)

@@ -1,0 +1,272 @@
+"""Batches as pure functions of their number: `batches[step]` is the joint batch of that training step.
+
+The joint batch holds labeled images first, pseudo-labeled ones after them (METHOD, Loss), so that one forward
+sees both. Shapes never change from step to step; evaluation pads its last batch and marks the padding invalid.
+
+The one decision worth knowing: a sample that cannot be decoded is replaced by the next one of its shard that can,
+and reported in the batch under "bad", so shapes stay static and nothing is lost silently.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nst.data.images import BadImage, decode
+from nst.data.pseudo_labels import PseudoLabels, PseudoLabelShard
+from nst.data.shards import ShardSet, TarReader
+from nst.data.stream import WINDOW_SHARDS, Stream, generator
+from nst.errors import NstError
+
+View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Batch = dict[str, Any]
+_OPEN_SHARDS = 32
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif")
+
+
+class Images:
+    """Decoded images of a shard set by (shard, index); tars are opened on first use in each process."""
+
+    def __init__(self, shards: ShardSet) -> None:
+        self.shards = shards
+        self._readers: OrderedDict[int, TarReader] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shards": self.shards, "_readers": OrderedDict()}
+
+    def reader(self, shard: int) -> TarReader:
+        if shard not in self._readers:
+            self._readers[shard] = TarReader(self.shards.path(shard))
+            if len(self._readers) > _OPEN_SHARDS:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end(shard)
+        return self._readers[shard]
+
+    def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
+        """Key, image (H, W, 3) uint8 and label of one sample.
+
+        Raises:
+            BadImage: the sample is missing (shard cut short), has no image, or does not decode.
+        """
+        reader = self.reader(shard)
+        if index >= len(reader):
+            raise BadImage(f"{self.shards.shards[shard].name}#{index}: missing, the shard is cut short")
+        key, fields = reader.read(index)
+        extension = next((name for name in IMAGE_EXTENSIONS if name in fields), None)
+        if extension is None:
+            raise BadImage(f"{key}: no image among its fields {sorted(fields)}")
+        try:
+            image = decode(fields[extension])
+            label = int(fields["cls"]) if "cls" in fields else None
+        except ValueError as error:
+            raise BadImage(f"{key}: {error}") from error
+        return key, image, label
+
+    def read_or_next(self, shard: int, index: int, bad: list[str]) -> tuple[str, np.ndarray, int | None, int]:
+        """Like `read`, but walks on from bad samples, whose names are appended to `bad`; also returns the index."""
+        size = self.shards.shards[shard].samples
+        for offset in range(size):
+            try:
+                candidate = (index + offset) % size
+                return *self.read(shard, candidate), candidate
+            except BadImage as error:
+                bad.append(str(error))
+        raise NstError(
+            f"no image of shard {self.shards.path(shard)} can be decoded",
+            got=bad[-1],
+            next=f"nst shard --verify shard.output={self.shards.folder.parent}",
+        )
+
+
+class Samples(Protocol):
+    """What one side of the joint batch is made of."""
+
+    stream: Stream
+
+    def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]: ...
+
+
+@dataclass
+class LabeledSamples:
+    """Noised view and label of labeled images."""
+
+    shards: ShardSet
+    view: View
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.images = Images(self.shards)
+        self.stream = Stream([shard.samples for shard in self.shards.shards], seed=self.seed, name="labeled")
+
+    def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]:
+        key, image, label, _ = self.images.read_or_next(shard, row, bad)
+        if label is None or not 0 <= label < len(self.shards.classes):
+            raise NstError(
+                f"sample {key} of {self.shards.folder} has no usable label",
+                got=label,
+                valid=f"<key>.cls with 0 ... {len(self.shards.classes) - 1}",
+                next=f"nst shard --verify shard.output={self.shards.folder.parent}",
+            )
+        rng = generator(self.seed, "labeled", pass_number, key)
+        return {"image": self.view(image, rng), "label": np.asarray(label, dtype=np.int64)}
+
+
+@dataclass
+class UnlabeledSamples:
+    """Noised view of unlabeled images with the teacher's stored target, or a clean view for a teacher in the step.
+
+    Args:
+        pseudo_labels: selected rows with copies and probabilities; None shows every image once a pass.
+        clean_view: the view of an online teacher, which then makes the targets in the step.
+    """
+
+    shards: ShardSet
+    view: View
+    seed: int
+    pseudo_labels: PseudoLabels | None = None
+    clean_view: View | None = None
+
+    def __post_init__(self) -> None:
+        self.images = Images(self.shards)
+        sizes = self.pseudo_labels.counts if self.pseudo_labels else [shard.samples for shard in self.shards.shards]
+        self.stream = Stream(sizes, seed=self.seed, name="unlabeled")
+        # as many shards as a window of the stream mixes, and the next window's
+        self._entries = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_entries)
+
+    def _read_entries(self, shard: int) -> PseudoLabelShard:
+        assert self.pseudo_labels is not None
+        return self.pseudo_labels.entries(self.shards.shards[shard].name)
+
+    def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]:
+        index, copy, entry = row, 0, None
+        if self.pseudo_labels is not None:
+            entry = self._entries(shard)
+            index, copy = int(entry.index[row]), int(entry.copy[row])
+        key, image, _, found = self.images.read_or_next(shard, index, bad)
+        rng = generator(self.seed, "unlabeled", pass_number, key, copy)
+        sample = {"image": self.view(image, rng)}
+        if self.clean_view is not None:
+            sample["clean_image"] = self.clean_view(image, rng)
+        elif entry is not None:
+            if found != index:
+                # the image behind this pseudo-label can no longer be read: another image must not get its label
+                raise NstError(
+                    f"a selected image of {self.shards.path(shard)} can no longer be decoded",
+                    got=bad[-1],
+                    next="restore the shard, or label and select again",
+                )
+            sample["target"] = np.asarray(entry.target(row))
+        return sample
+
+
+class TrainingBatches(Dataset):
+    """`batches[step]` → the joint batch of this rank at that step.
+
+    Keys: "images" uint8 (B + U, 3, H, W), labeled first; "labels" int64 (B,); "targets" float32 (U, C) or int64
+    (U,); "clean_images" uint8 (U, 3, h, w); "bad": names of samples that had to be replaced.
+    """
+
+    def __init__(
+        self,
+        labeled: Samples,
+        unlabeled: Samples | None,
+        *,
+        labeled_batch_size: int,
+        unlabeled_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sides = [(labeled, labeled_batch_size)]
+        if unlabeled is not None and unlabeled_batch_size:
+            self.sides.append((unlabeled, unlabeled_batch_size))
+        self.rank, self.world_size = rank, world_size
+
+    def __getitem__(self, step: int) -> Batch:
+        bad: list[str] = []
+        collected: dict[str, list[np.ndarray]] = {}
+        for samples, size in self.sides:
+            for entry in samples.stream.batch(step, size, rank=self.rank, world_size=self.world_size):
+                for name, value in samples.sample(*entry, bad).items():
+                    collected.setdefault(name, []).append(value)
+        batch: Batch = {"images": images_to_tensor(collected["image"]), "bad": bad}
+        batch["labels"] = torch.from_numpy(np.stack(collected["label"]))
+        if "target" in collected:
+            batch["targets"] = torch.from_numpy(np.stack(collected["target"]))
+        if "clean_image" in collected:
+            batch["clean_images"] = images_to_tensor(collected["clean_image"])
+        return batch
+
+
+class EvaluationBatches(Dataset):
+    """`batches[i]` → the i-th batch of clean views in storage order; a shard's last batch is padded.
+
+    Keys: "images" uint8 (B, 3, H, W), "labels" int64 (B,) (-1 where there is none), "valid" bool (B,), "shard" and
+    "index" int64 (B,), "keys" and "bad" lists of str. A bad image and the padding are not valid.
+
+    A batch never spans two shards, so what is computed for a shard does not depend on the others: labeling can
+    be continued shard by shard and gives the same bytes.
+
+    Args:
+        only: shard numbers to read; all by default.
+    """
+
+    def __init__(self, shards: ShardSet, view: View, *, batch_size: int, only: Sequence[int] | None = None) -> None:
+        self.images, self.view, self.batch_size = Images(shards), view, batch_size
+        self.numbers = list(range(len(shards.shards))) if only is None else list(only)
+        self.sizes = [shards.shards[number].samples for number in self.numbers]
+        self.ends = np.cumsum([-(-size // batch_size) for size in self.sizes], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, number: int) -> Batch:
+        rng = np.random.default_rng(0)  # a clean view draws nothing
+        rows: list[tuple[np.ndarray, int, int, int, str]] = []
+        bad: list[str] = []
+        shard, indices = self._place(number)
+        for index in indices:
+            try:
+                key, image, label = self.images.read(shard, index)
+                rows.append((self.view(image, rng), -1 if label is None else label, shard, index, key))
+            except BadImage as error:
+                bad.append(str(error))
+        return self._padded(rows, bad)
+
+    def _place(self, number: int) -> tuple[int, range]:
+        """Shard number and sample indices of a batch; no indices behind the last batch."""
+        if number >= len(self):
+            return -1, range(0)
+        slot = int(np.searchsorted(self.ends, number, side="right"))
+        start = (number - (int(self.ends[slot - 1]) if slot else 0)) * self.batch_size
+        return self.numbers[slot], range(start, min(start + self.batch_size, self.sizes[slot]))
+
+    def _padded(self, rows: list[tuple[np.ndarray, int, int, int, str]], bad: list[str]) -> Batch:
+        missing = self.batch_size - len(rows)
+        blank = (
+            np.zeros_like(rows[0][0]) if rows else self.view(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))
+        )
+
+        def column(position: int, padding: int) -> torch.Tensor:
+            return torch.tensor([row[position] for row in rows] + [padding] * missing, dtype=torch.int64)
+
+        return {
+            "images": images_to_tensor([row[0] for row in rows] + [blank] * missing),
+            "labels": column(1, -1),
+            "valid": torch.tensor([True] * len(rows) + [False] * missing),
+            "shard": column(2, -1),
+            "index": column(3, -1),
+            "keys": [row[4] for row in rows],
+            "bad": bad,
+        }
+
+
+def images_to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """N × (H, W, 3) uint8 → (N, 3, H, W) uint8, in channels_last memory (no copy beyond the stack)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,182 @@
+"""The LightningDataModule: labeled and pseudo-labeled images at unlabeled_ratio, one loader element per step.
+
+The one decision worth knowing: training is cut into segments (one Lightning "epoch" each, reloaded every time), and
+a segment's loader starts at the trainer's global step. A resumed run therefore reads exactly the batches that the
+killed one would have read, without replaying any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nst.data.batches import Batch, EvaluationBatches, Samples, TrainingBatches
+from nst.errors import NstError
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches get from disk to the device.
+
+    Args:
+        workers: loader processes; 0 loads in the training process. Never changes results.
+        prefetch: batches each worker keeps ready.
+    """
+
+    workers: int = 1
+    prefetch: int = 4
+
+
+class _Steps(Sampler[int]):
+    """start, start + stride, ... below stop."""
+
+    def __init__(self, start: int, stop: int, *, stride: int = 1, skipped: int = 0) -> None:
+        self.steps, self.skipped = range(start, stop, stride), skipped
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        # Lightning counts the batches of an interrupted segment from the segment's start
+        return len(self.steps) + self.skipped
+
+
+def quiet_worker(_: int) -> None:
+    """One thread per worker: the workers are the parallelism."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+class Loader:
+    """Iterates over whole batches; a mistake found by a worker is raised here as it was said there.
+
+    Not a DataLoader but around one: torch passes a worker's exception on as the text of its traceback, and Lightning
+    rebuilds DataLoaders with samplers of its own.
+    """
+
+    def __init__(self, batches: Any, steps: Sampler[int], options: LoaderOptions, *, pin_memory: bool = False) -> None:
+        self.loader = DataLoader(
+            _Telling(batches),
+            batch_size=None,
+            sampler=steps,
+            num_workers=options.workers,
+            prefetch_factor=options.prefetch if options.workers else None,
+            collate_fn=_as_is,
+            worker_init_fn=quiet_worker,
+            pin_memory=pin_memory,
+            # a loader draws its workers' base seed from the global generator unless given its own
+            generator=torch.Generator(),
+        )
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if isinstance(batch, NstError):
+                raise batch
+            yield batch
+
+
+class _Telling(Dataset):
+    """Batches, or the NstError that came up while making one."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Batch | NstError:
+        try:
+            return self.batches[number]
+        except NstError as error:
+            return error
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def evaluation_loader(
+    batches: EvaluationBatches,
+    options: LoaderOptions,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Loader:
+    """Batches rank, rank + world_size, ...; every rank gets the same number, empty ones (all invalid) included."""
+    rounds = -(-len(batches) // world_size)
+    return Loader(batches, _Steps(rank, rounds * world_size, stride=world_size), options, pin_memory=pin_memory)
+
+
+class JointDataModule(pl.LightningDataModule):
+    """Labeled (and unlabeled) samples for training, a labeled set for validation.
+
+    Args:
+        labeled_batch_size: labeled images per step over all ranks.
+        unlabeled_ratio: unlabeled images per labeled one.
+        total_steps: length of the training.
+        segment_steps: steps between two checkpoints. One segment is what Lightning calls an epoch: it resumes most
+            reliably at the end of one.
+
+    Raises:
+        NstError: the batch does not divide by the number of ranks.
+    """
+
+    def __init__(
+        self,
+        labeled: Samples,
+        unlabeled: Samples | None,
+        validation: EvaluationBatches | None,
+        *,
+        labeled_batch_size: int,
+        unlabeled_ratio: int,
+        total_steps: int,
+        segment_steps: int,
+        loader: LoaderOptions,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        self.labeled, self.unlabeled, self.validation = labeled, unlabeled, validation
+        self.labeled_batch_size, self.unlabeled_ratio = labeled_batch_size, unlabeled_ratio
+        self.total_steps, self.segment_steps = total_steps, segment_steps
+        self.loader, self.pin_memory = loader, pin_memory
+
+    def train_dataloader(self) -> Loader:
+        rank, world_size = self._place()
+        share, rest = divmod(self.labeled_batch_size, world_size)
+        if rest:
+            raise NstError(
+                "the labeled batch does not divide by the number of devices",
+                got=f"labeled_batch_size={self.labeled_batch_size} on {world_size} devices",
+                valid=f"a multiple of {world_size}",
+            )
+        batches = TrainingBatches(
+            self.labeled,
+            self.unlabeled,
+            labeled_batch_size=share,
+            unlabeled_batch_size=share * self.unlabeled_ratio,
+            rank=rank,
+            world_size=world_size,
+        )
+        start = self.trainer.global_step if self.trainer else 0
+        begin = start - start % self.segment_steps
+        steps = _Steps(start, min(begin + self.segment_steps, self.total_steps), skipped=start - begin)
+        return Loader(batches, steps, self.loader, pin_memory=self.pin_memory)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        if self.validation is None:
+            return []
+        rank, world_size = self._place()
+        return evaluation_loader(
+            self.validation, self.loader, rank=rank, world_size=world_size, pin_memory=self.pin_memory
+        )
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,1 @@
+"""The verbs of the command line: each a pure `run(...)` and a thin `main(cfg)`."""

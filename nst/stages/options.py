@@ -1,0 +1,74 @@
+"""From configuration nodes to the typed arguments that several stages share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from nst.config import build as build_from
+from nst.config import plain
+from nst.data.shard_set import ShardSet
+from nst.data.views import Augmentation, Pictures
+from nst.models.efficientnet import Architecture
+from nst.runs import final_weights
+from nst.training.loggers import MetricsTable, wandb_logger
+from nst.training.phases import Data, LoggerFactory, Noise, Teacher
+from nst.training.recipe import ModelNoise, Side
+
+
+def architecture_from(cfg: DictConfig) -> Architecture:
+    node = plain(cfg.model)
+    node.pop("checkpoint")
+    return build_from(Architecture, node)
+
+
+def noise_from(cfg: DictConfig) -> Noise:
+    node = plain(cfg.noise)
+    model = ModelNoise(
+        dropout=node["dropout"],
+        stochastic_depth=node["stochastic_depth"],
+        labeled=build_from(Side, node["labeled"]),
+        unlabeled=build_from(Side, node["unlabeled"]),
+    )
+    return Noise(build_from(Augmentation, node["randaugment"], min_area=node["min_area"]), model)
+
+
+def data_from(cfg: DictConfig, *, unlabeled: bool) -> Data:
+    node = cfg.data
+    return Data(
+        labeled=ShardSet.open(node.labeled),
+        validation=ShardSet.open(node.test) if node.test else None,
+        unlabeled=ShardSet.open(node.unlabeled) if unlabeled else None,
+        pictures=build_from(Pictures, node.pictures),
+    )
+
+
+def teacher_from(cfg: DictConfig) -> Teacher | None:
+    """The teacher of this training; None when no run or checkpoint is given: then labels are all there is."""
+    node = cfg.teacher
+    if node.run is None and node.checkpoint is None:
+        return None
+    return Teacher(
+        weights=final_weights(node.checkpoint or node.run),
+        mode=node.mode,
+        targets=node.targets,
+        temperature=node.temperature,
+        predictions=Path(node.predictions) if node.predictions else None,
+        selection=Path(node.selection) if node.selection else None,
+        image_size=node.image_size,
+    )
+
+
+def loggers_from(cfg: DictConfig, directory: Path) -> LoggerFactory:
+    """The loggers of one run: the table on disk, and a W&B run of its own."""
+    node = plain(cfg.logger)
+
+    def make(folder: Path) -> list[Logger]:
+        loggers: list[Logger] = [MetricsTable(folder / "metrics.csv")] if node["table"] else []
+        if node["wandb"]:
+            loggers.append(wandb_logger(directory, config=plain(cfg), **node["wandb"]))
+        return loggers
+
+    return make

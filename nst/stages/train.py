@@ -1,0 +1,203 @@
+"""`nst train`: labeled (and selected pseudo-labeled) shards → a teacher or a noised student.
+
+Two phases at most: training at the training size, then FixRes fine-tuning (METHOD) on labeled images without
+augmentation at the larger size. Both networks are kept: checkpoints/trained.safetensors and finetuned.safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from nst.config import build as build_from
+from nst.config import plain
+from nst.errors import NstError
+from nst.models.checkpoints import read_info
+from nst.models.efficientnet import Architecture, build
+from nst.progress import say
+from nst.runs import Run, final_weights, fingerprint, read_json, sha256_file
+from nst.stages.options import architecture_from, data_from, loggers_from, noise_from, teacher_from
+from nst.training.hardware import Hardware
+from nst.training.phases import Data, Finetune, LoggerFactory, Noise, Setup, Teacher, fit, phases, pseudo_labels
+from nst.training.recipe import Recipe
+
+
+def run(
+    directory: Path,
+    *,
+    architecture: Architecture,
+    recipe: Recipe,
+    noise: Noise,
+    data: Data,
+    teacher: Teacher | None,
+    finetune: Finetune,
+    hardware: Hardware,
+    loggers: LoggerFactory,
+    start: Path | None = None,
+    seed: int = 0,
+    max_bad_fraction: float = 0.01,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    label: str = "train",
+) -> dict[str, Any]:
+    """Trains one network and returns its result; a finished run is returned as it is, a killed one continued.
+
+    Raises:
+        NstError: inputs that do not fit together, a loss that is not finite, too many bad samples.
+    """
+    inputs = _inputs(
+        architecture,
+        recipe,
+        noise,
+        data,
+        teacher,
+        finetune,
+        start,
+        seed=seed,
+        max_bad_fraction=max_bad_fraction,
+    )
+    with Run(directory, "train", inputs, config=config, overwrite=overwrite) as run_:
+        if run_.done:
+            return run_.result()
+        setup = Setup(run_.directory, architecture, data, teacher, hardware, loggers, seed, max_bad_fraction, label)
+        result: dict[str, Any] = {
+            "model": architecture.name or "network",
+            **_facts(architecture, data, recipe),
+        }
+        weights = start
+        for phase in phases(architecture, recipe, noise, finetune, data.labeled.samples):
+            if not setup.summary_path(phase).exists():
+                fit(setup, phase, weights)
+            weights = setup.weights_path(phase)
+            result.update(read_json(setup.summary_path(phase)))
+            result["weights"] = str(weights.relative_to(run_.directory))
+            result["weights_sha256"] = sha256_file(weights)
+        return run_.finish(result)
+
+
+def _facts(architecture: Architecture, data: Data, recipe: Recipe) -> dict[str, Any]:
+    with torch.device("meta"):
+        network = build(architecture, len(data.labeled.classes))
+    return {
+        "architecture": asdict(architecture),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "classes": len(data.labeled.classes),
+        "labeled_samples": data.labeled.samples,
+        "steps": recipe.total_steps(data.labeled.samples),
+    }
+
+
+def _inputs(
+    architecture: Architecture,
+    recipe: Recipe,
+    noise: Noise,
+    data: Data,
+    teacher: Teacher | None,
+    finetune: Finetune,
+    start: Path | None,
+    **more: Any,
+) -> dict[str, Any]:
+    """All that the result depends on; files by their content. Checks on the way that it fits together.
+
+    Raises:
+        NstError: classes of teacher, data and selection differ, or there are fewer images than asked for.
+    """
+    inputs = {
+        "architecture": asdict(architecture),
+        "recipe": asdict(recipe),
+        "noise": asdict(noise),
+        "finetune": asdict(finetune) if finetune.epochs else None,
+        "pictures": asdict(data.pictures),
+        "labeled": data.labeled.digest,
+        "validation": data.validation.digest if data.validation else None,
+        "start": sha256_file(start) if start else None,
+        **more,
+    }
+    _check_labeled(data)
+    if teacher is not None:
+        if data.unlabeled is None:
+            raise NstError("a teacher without unlabeled images", next="set data.unlabeled, or leave out teacher.run")
+        _check_classes(teacher, data)
+        labels = pseudo_labels(teacher, data.unlabeled)
+        inputs["teacher"] = {
+            **{name: value for name, value in asdict(teacher).items() if not isinstance(value, Path)},
+            "weights": sha256_file(teacher.weights),
+            "unlabeled": data.unlabeled.digest,
+            "selection": fingerprint(labels.summary) if labels else None,
+        }
+    return inputs
+
+
+def _check_labeled(data: Data) -> None:
+    if not data.labeled.labeled:
+        raise NstError(
+            f"the shards in {data.labeled.folder} have no labels",
+            valid="<key>.cls beside every image",
+            next="set data.labeled to a labeled shard set",
+        )
+    if data.validation is not None and data.validation.classes != data.labeled.classes:
+        raise NstError(
+            "the labeled and the validation set have different classes",
+            got=f"{len(data.validation.classes)} in {data.validation.folder}",
+            valid=f"the {len(data.labeled.classes)} of {data.labeled.folder}, in the same order",
+        )
+
+
+def _check_classes(teacher: Teacher, data: Data) -> None:
+    classes = read_info(teacher.weights).classes
+    if classes != data.labeled.classes:
+        differ = next((pair for pair in zip(classes, data.labeled.classes, strict=False) if pair[0] != pair[1]), None)
+        raise NstError(
+            "the teacher knows other classes than the labeled set",
+            got=f"{len(classes)} classes" + (f", '{differ[0]}' where the data has '{differ[1]}'" if differ else ""),
+            valid=f"the {len(data.labeled.classes)} classes of {data.labeled.folder}, in the same order",
+            next="train the teacher on this data, or point data.labeled at the teacher's data",
+        )
+
+
+def main(cfg: DictConfig) -> dict[str, Any]:
+    """Reads the configuration and runs the stage."""
+    result = from_cfg(cfg)
+    say(f"{cfg.run_dir}: {summary_line(result)}")
+    return result
+
+
+def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
+    """`run` with the arguments that the configuration asks for."""
+    directory = Path(cfg.run_dir)
+    student = plain(cfg.student)
+    finetune = build_from(Finetune, student.pop("finetune"))
+    recipe = build_from(Recipe, student)
+    teacher = teacher_from(cfg)
+    if teacher is None:
+        recipe = replace(recipe, unlabeled_ratio=0)
+    checkpoint = cfg.train.checkpoint
+    return run(
+        directory,
+        architecture=architecture_from(cfg),
+        recipe=recipe,
+        noise=noise_from(cfg),
+        data=data_from(cfg, unlabeled=teacher is not None),
+        teacher=teacher,
+        finetune=finetune,
+        hardware=build_from(Hardware, cfg.trainer),
+        loggers=loggers_from(cfg, directory),
+        start=final_weights(checkpoint) if checkpoint else None,
+        seed=cfg.seed,
+        max_bad_fraction=cfg.max_bad_fraction,
+        config=plain(cfg),
+        overwrite=cfg.overwrite,
+        label=label,
+    )
+
+
+def summary_line(result: Mapping[str, Any]) -> str:
+    """One line about a training: its model, data and validation accuracy."""
+    accuracy = f", top-1 {result['top1']:.2f} %" if "top1" in result else ""
+    size = f"{result['parameters'] / 1e6:.2f}M parameters"
+    return f"{result['model']} ({size}), {result['labeled_samples']} labeled images, {result['steps']} steps{accuracy}"

@@ -1,0 +1,1 @@
+"""The LightningModules of teacher, student and labeler, and the formulas they use."""

@@ -1,0 +1,226 @@
+"""The LightningModule of teacher and student alike (Algorithm 1, steps 1 and 3).
+
+A teacher is a student of generation 0: the same module without unlabeled images. `training_step` is the equation
+    loss = CE(labeled) + unlabeled_ratio * CE(unlabeled, teacher's distribution)
+over one joint forward, so that BatchNorm sees labeled and unlabeled images together.
+
+The one decision worth knowing: all randomness of a step (dropout, stochastic depth) is seeded by (seed, step,
+rank), and nothing is read back from the device but every `log_every` steps. A resumed run needs no generator
+state and repeats the killed run bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from nst.data.batches import Batch
+from nst.data.stream import generator
+from nst.errors import NstError
+from nst.models.efficientnet import EfficientNet, freeze_blocks, normalize
+from nst.training.ema import Ema
+from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
+from nst.training.metrics import Evaluation, topk_correct
+from nst.training.optim import Schedule, build_optimizer, parameter_groups, set_learning_rate
+from nst.training.recipe import ModelNoise, Recipe
+
+# what a step adds up on the device; the order of `Classifier.note`, the gradient norm last
+TRAIN_METRICS = ("loss", "labeled_loss", "unlabeled_loss", "labeled_top1", "gradient_norm")
+
+
+class Classifier(pl.LightningModule):
+    """Learns from labeled and pseudo-labeled images; evaluates its moving average.
+
+    Args:
+        network: the network to train, on the CPU; moved by the trainer.
+        recipe: see `Recipe`.
+        noise: rates and sides of dropout and stochastic depth. Augmentation happened in the loader.
+        schedule: learning rate by step.
+        targets: "soft" or "hard" pseudo-labels.
+        temperature: softens (> 1) or sharpens (< 1) the teacher's distribution.
+        teacher: frozen network that labels within the step ("online"); None reads the batch's stored targets.
+        seed: seed of the run.
+        first_step: steps of earlier phases, added to the steps in the log.
+        compile: run forward and backward of the network through torch.compile.
+    """
+
+    sums: Tensor  # of a step's scalars since the last log, in the order of TRAIN_METRICS
+
+    def __init__(
+        self,
+        network: EfficientNet,
+        recipe: Recipe,
+        noise: ModelNoise,
+        schedule: Schedule,
+        *,
+        targets: str = "soft",
+        temperature: float = 1.0,
+        teacher: EfficientNet | None = None,
+        seed: int = 0,
+        first_step: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.ema = Ema(network, cap=recipe.ema_decay)
+        self.recipe, self.noise, self.schedule = recipe, noise, schedule
+        self.targets, self.temperature, self.seed = targets, temperature, seed
+        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+        self.first_step, self.validated_step = first_step, -1
+        # not a submodule: the same parameters must not appear twice in a checkpoint
+        self._forward = (torch.compile(network) if compile else network,)
+        self.num_classes = network.num_classes
+        self.evaluation = Evaluation(self.num_classes)
+        self.register_buffer("sums", torch.zeros(len(TRAIN_METRICS)), persistent=False)
+        self.summed_steps = self.images_seen = 0
+        self.since = time.perf_counter()
+        self.bad_samples: set[str] = set()
+        self.latest: dict[str, float] = {}
+        if recipe.frozen_blocks:
+            freeze_blocks(network, recipe.frozen_blocks)
+
+    # ---- learning
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        labels = batch["labels"]
+        logits = self.noised_forward(batch["images"], labeled=len(labels))
+        labeled, unlabeled = logits[: len(labels)], logits[len(labels) :]
+
+        smoothing = self.recipe.label_smoothing
+        loss = supervised = labeled_loss(labeled, labels, smoothing)
+        pseudo = torch.zeros_like(supervised)
+        if len(unlabeled):
+            pseudo = unlabeled_loss(unlabeled, self.pseudo_labels(batch), smoothing)
+            loss = joint_loss(supervised, pseudo, self.recipe.unlabeled_ratio, average=self.recipe.loss_average)
+
+        self.note(loss, supervised, pseudo, 100 * topk_correct(labeled, labels, 1).float().mean())
+        return loss
+
+    def noised_forward(self, images: Tensor, labeled: int) -> Tensor:
+        """Logits (B + U, C) of the joint batch, each side with its own noise."""
+        self.network.set_noise(*self.noise.masks(labeled, len(images) - labeled, images.device))
+        return self._forward[0](normalize(images))
+
+    def pseudo_labels(self, batch: Batch) -> Tensor:
+        """Targets of the unlabeled images: (U, C) soft, or (U,) hard."""
+        if self.teacher is None:
+            stored = batch["targets"]
+            return sharpen(stored, self.temperature) if stored.ndim == 2 else stored
+        with torch.no_grad():
+            logits = self.teacher(normalize(batch["clean_images"]))
+        return soft_targets(logits, self.temperature) if self.targets == "soft" else logits.argmax(dim=1)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        torch.manual_seed(int(generator(self.seed, "noise", step, self.global_rank).integers(2**63)))
+        optimizer = self.optimizers()
+        set_learning_rate(optimizer.optimizer, self.schedule.learning_rate(step))  # type: ignore[union-attr]
+        self.bad_samples.update(batch["bad"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        options = {name: value for name, value in self.recipe.optimizer.items() if name not in ("name", "rate_per_256")}
+        groups = parameter_groups(self.network, self.recipe.weight_decay)
+        optimizer = build_optimizer(self.recipe.optimizer["name"], groups, self.schedule.base_rate, **options)
+        # averaged inside the optimiser's step: where the step is one compiled graph, the average is part of it
+        optimizer.register_step_post_hook(lambda *_: self.ema.update(self.network, self.trainer.global_step + 1))
+        return optimizer
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = torch.as_tensor(torch.nn.utils.get_total_norm(gradients))
+        self.sums[-1] += norm.detach()  # gradient_norm
+        if self.recipe.gradient_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.recipe.gradient_clip, norm)
+
+    # ---- what is seen of it
+
+    def note(self, *values: Tensor) -> None:
+        """Adds up a step's scalars on the device, in the order of TRAIN_METRICS."""
+        self.sums[: len(values)] += torch.stack([value.detach().float() for value in values])
+        self.summed_steps += 1
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.images_seen += len(batch["images"]) * self.trainer.world_size
+        if self.trainer.global_step % self.recipe.log_every == 0 or self.trainer.is_last_batch:
+            self.publish()
+
+    def publish(self) -> None:
+        """Reads the sums once and logs their means over the steps since the last time.
+
+        Raises:
+            NstError: the loss is not finite.
+        """
+        means = dict(zip(TRAIN_METRICS, (self.sums / max(1, self.summed_steps)).tolist(), strict=True))
+        step, elapsed = self.trainer.global_step, time.perf_counter() - self.since
+        if not math.isfinite(means["loss"]):
+            raise NstError(
+                f"the loss is {means['loss']}",
+                got=f"it appeared between steps {step - self.summed_steps} and {step}",
+                next="lower student.optimizer.rate_per_256, or set student.gradient_clip=1",
+            )
+        rates = {
+            "images_per_second": self.images_seen / elapsed,
+            "step_time_ms": 1000 * elapsed / self.summed_steps,
+        }
+        means["learning_rate"] = self.schedule.learning_rate(step - 1)
+        self.log_metrics({f"train/{name}": value for name, value in {**means, **rates}.items()}, step)
+        self.start_sums()
+
+    def start_sums(self) -> None:
+        self.sums.zero_()
+        self.summed_steps = self.images_seen = 0
+        self.since = time.perf_counter()
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.latest.update(metrics)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.first_step + step)
+
+    def on_train_start(self) -> None:
+        self.start_sums()
+
+    # ---- evaluation, on the moving average
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation = Evaluation(self.num_classes, self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self.ema(normalize(batch["images"]))
+        self.evaluation.update(logits, batch["labels"], batch["valid"])
+
+    def on_validation_epoch_end(self) -> None:
+        scores = reduced(self.evaluation, self.trainer).compute()
+        scores.pop("samples")
+        self.log_metrics({f"validation/{name}": value for name, value in scores.items()}, self.trainer.global_step)
+        self.validated_step = self.trainer.global_step
+        self.since = time.perf_counter()
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("teacher.")]:
+            del state[name]  # the teacher has a file of its own
+        checkpoint["bad_samples"] = sorted(self.bad_samples)
+        checkpoint["latest"] = {"metrics": self.latest, "validated_step": self.validated_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.teacher is not None:
+            teacher = {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+            checkpoint["state_dict"].update(teacher)
+        self.bad_samples.update(checkpoint["bad_samples"])
+        self.latest.update(checkpoint["latest"]["metrics"])
+        self.validated_step = checkpoint["latest"]["validated_step"]
+
+
+def reduced(evaluation: Evaluation, trainer: pl.Trainer) -> Evaluation:
+    """The evaluation summed over all ranks."""
+    if trainer.world_size > 1:
+        for sums in evaluation.state().values():
+            sums.copy_(trainer.strategy.reduce(sums, reduce_op="sum"))
+    return evaluation

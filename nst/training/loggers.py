@@ -1,0 +1,99 @@
+"""Where metrics go: an append-only table on disk, and W&B.
+
+The one decision worth knowing: metrics.csv is long (`step,metric,value`), appended and flushed, never rewritten.
+A checkpoint knows how long the file was, and a resumed run cuts it back to there before it goes on, so the file
+ends up the same as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from nst.runs import fingerprint
+
+HEADER = ("step", "metric", "value")
+TIMING_METRICS = ("images_per_second", "step_time_ms")  # depend on the machine, not on the seed
+
+
+class MetricsTable(Logger):
+    """Lightning logger that appends `step,metric,value` rows to one CSV file."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__()
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return "table"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        new = not self.path.exists()
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(HEADER)
+            # Lightning adds the epoch to every call; a run here is one epoch long
+            writer.writerows([step, name, repr(float(value))] for name, value in metrics.items() if name != "epoch")
+
+    def cut_to(self, size: int) -> None:
+        """Forgets what was written after the file had `size` bytes."""
+        if self.path.exists() and self.path.stat().st_size > size:
+            os.truncate(self.path, size)
+
+
+def read_rows(path: Path | str) -> list[tuple[int, str, float]]:
+    """(step, metric, value) rows of a metrics.csv; a half-written last line is left out."""
+    text = Path(path).read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    return [(int(step), name, float(value)) for step, name, value in csv.reader(whole.splitlines()[1:])]
+
+
+def wandb_logger(
+    directory: Path,
+    *,
+    project: str,
+    group: str,
+    mode: str,
+    config: Mapping[str, Any],
+    tags: list[str],
+    entity: str | None = None,
+) -> WandbLogger:
+    """A W&B run of its own for this run directory; the same directory continues the same run.
+
+    Args:
+        mode: "online", "offline" or "disabled".
+    """
+    logger = WandbLogger(
+        name=f"{directory.parent.name}/{directory.name}",
+        id=fingerprint(str(directory.resolve()))[:16],
+        save_dir=str(directory),
+        project=project,
+        group=group,
+        entity=entity,
+        tags=tags,
+        mode=mode,
+        resume="allow",
+        config=dict(config),
+    )
+    run = logger.experiment
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step")
+    run.define_metric("validation/top1", step_metric="trainer/global_step", summary="last")
+    return logger

@@ -1,0 +1,312 @@
+"""One training phase: from shards, recipe and noise to averaged weights, through Lightning.
+
+A run has two phases at most: training at the training size, then FixRes fine-tuning (METHOD) on labeled images
+without augmentation at the larger size. The mark that a phase is over is its summary, checkpoints/<phase>.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
+
+from nst.data.batches import EvaluationBatches, LabeledSamples, UnlabeledSamples
+from nst.data.datamodule import JointDataModule
+from nst.data.pseudo_labels import PseudoLabels
+from nst.data.shard_set import ShardSet
+from nst.data.transforms import Augment, CenterView
+from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.errors import NstError
+from nst.models.checkpoints import NetworkInfo, import_weights, load_network, read_info, save_network
+from nst.models.efficientnet import Architecture, build
+from nst.runs import sha256_file, write_json
+from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, bad_sample_summary
+from nst.training.classifier import Classifier
+from nst.training.hardware import Hardware
+from nst.training.loggers import TIMING_METRICS, MetricsTable
+from nst.training.optim import Schedule, scaled_rate
+from nst.training.recipe import ModelNoise, Recipe, Side
+
+VALIDATION_BATCH = 250
+LoggerFactory = Callable[[Path], list[Logger]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The shard sets of one training and what kind of pictures they hold."""
+
+    labeled: ShardSet
+    validation: ShardSet | None
+    unlabeled: ShardSet | None
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How the unlabeled images get their labels.
+
+    Args:
+        weights: the teacher's network file.
+        mode: "offline" reads stored predictions, "online" runs the teacher inside the step.
+        predictions, selection: folders of `nst label` and `nst select`. An online teacher without a selection sees
+            every unlabeled image once a pass.
+        image_size: px of the online teacher's clean view; None is its own test size.
+    """
+
+    weights: Path
+    mode: str = "offline"
+    targets: str = "soft"
+    temperature: float = 1.0
+    predictions: Path | None = None
+    selection: Path | None = None
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("offline", "online"):
+            raise NstError("unknown teacher.mode", got=self.mode, valid="offline, online")
+        if self.targets not in ("soft", "hard"):
+            raise NstError("unknown teacher.targets", got=self.targets, valid="soft, hard")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All noise of a training: of the pictures, and of the network."""
+
+    augmentation: Augmentation
+    model: ModelNoise
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """FixRes fine-tuning: labeled images without augmentation at `image_size`, shallow layers frozen."""
+
+    epochs: float = 0
+    image_size: int = 600
+    frozen_blocks: int = 0
+    rate_per_256: float = 0.0005
+    labeled_batch_size: int = 2048
+
+    def recipe(self, base: Recipe) -> Recipe:
+        """The base recipe, short, at a constant rate, without unlabeled images."""
+        return replace(
+            base,
+            labeled_batch_size=self.labeled_batch_size,
+            unlabeled_ratio=0,
+            epochs=self.epochs,
+            steps=None,
+            optimizer={**base.optimizer, "rate_per_256": self.rate_per_256},
+            schedule={"kind": "constant", "warmup_epochs": 0},
+            frozen_blocks=self.frozen_blocks,
+            validate_every=None,
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One fit: its recipe, noise, picture size, and the name under which its network is kept."""
+
+    name: str  # trained | finetuned
+    recipe: Recipe
+    noise: Noise
+    image_size: int
+    test_size: int
+    first_step: int = 0
+
+
+def phases(
+    architecture: Architecture, recipe: Recipe, noise: Noise, finetune: Finetune, labeled_samples: int
+) -> list[Phase]:
+    """Training, and FixRes fine-tuning where it is asked for."""
+    # a network that will be fine-tuned is judged at its training size before, at the larger one after
+    size = architecture.train_size if finetune.epochs else architecture.test_size
+    first = Phase("trained", recipe, noise, architecture.train_size, size)
+    if not finetune.epochs:
+        return [first]
+    clean = Side(augment="none")
+    quiet = Noise(noise.augmentation, replace(noise.model, labeled=clean))
+    steps = recipe.total_steps(labeled_samples)
+    larger = finetune.image_size
+    return [first, Phase("finetuned", finetune.recipe(recipe), quiet, larger, larger, first_step=steps)]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both phases of a run share."""
+
+    directory: Path
+    architecture: Architecture
+    data: Data
+    teacher: Teacher | None
+    hardware: Hardware
+    loggers: LoggerFactory
+    seed: int
+    max_bad_fraction: float
+    label: str
+
+    def weights_path(self, phase: Phase) -> Path:
+        return self.directory / "checkpoints" / f"{phase.name}.safetensors"
+
+    def summary_path(self, phase: Phase) -> Path:
+        return self.directory / "checkpoints" / f"{phase.name}.json"
+
+    def state_path(self, phase: Phase) -> Path:
+        return self.directory / "checkpoints" / f"{phase.name}_last.ckpt"
+
+
+def fit(setup: Setup, phase: Phase, start: Path | None) -> None:
+    """One phase: trains from `start` (or the phase's last checkpoint), then writes the averaged network."""
+    module = classifier(setup, phase, start)
+    data = datamodule(setup, phase)
+    samples = setup.data.labeled.samples + (
+        setup.data.unlabeled.samples if data.unlabeled and setup.data.unlabeled else 0
+    )
+    segment = phase.recipe.segment_steps(setup.data.labeled.samples)
+    state = setup.state_path(phase)
+    trainer = setup.hardware.trainer(
+        setup.directory,
+        callbacks=[
+            BadSampleLimit(samples, setup.max_bad_fraction),
+            KeepLast(state, setup.directory / "metrics.csv"),
+            TrainingBar(setup.label if phase.name == "trained" else f"{setup.label} finetune", data.total_steps),
+        ],
+        loggers=setup.loggers(setup.directory),
+        max_epochs=-(-data.total_steps // segment),
+        check_val_every_n_epoch=max(1, (phase.recipe.validate_every or data.total_steps) // segment),
+        reload_dataloaders_every_n_epochs=1,
+    )
+    if not state.exists() and trainer.is_global_zero and not phase.first_step:
+        MetricsTable(setup.directory / "metrics.csv").cut_to(0)  # rows of an attempt that reached no checkpoint
+    trainer.fit(module, data, ckpt_path=str(state) if state.exists() else None)
+    if setup.data.validation is not None and module.validated_step != data.total_steps:
+        trainer.validate(module, data, verbose=False)
+    _export(setup, phase, module, trainer, data.total_steps)
+
+
+def classifier(setup: Setup, phase: Phase, start: Path | None) -> Classifier:
+    """The module of a phase, with fresh weights (by seed) or those of `start`."""
+    torch.manual_seed(setup.seed)
+    model_noise = phase.noise.model
+    network = build(
+        setup.architecture,
+        len(setup.data.labeled.classes),
+        dropout=model_noise.dropout,
+        stochastic_depth=model_noise.stochastic_depth,
+    )
+    if start is not None:
+        import_weights(network, start)
+    recipe = phase.recipe
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = recipe.batchnorm_momentum
+    samples = setup.data.labeled.samples
+    schedule = Schedule(
+        base_rate=scaled_rate(recipe.optimizer["rate_per_256"], recipe.labeled_batch_size),
+        steps_per_epoch=recipe.steps_per_epoch(samples),
+        total_steps=recipe.total_steps(samples),
+        **recipe.schedule,
+    )
+    teacher = setup.teacher
+    online = teacher is not None and teacher.mode == "online" and recipe.unlabeled_ratio > 0
+    return Classifier(
+        setup.hardware.place(network),
+        recipe,
+        model_noise,
+        schedule,
+        targets=teacher.targets if teacher else "soft",
+        temperature=teacher.temperature if teacher else 1.0,
+        teacher=setup.hardware.place(load_network(teacher.weights)[0]) if online and teacher else None,
+        seed=setup.seed,
+        first_step=phase.first_step,
+        compile=setup.hardware.compile,
+    )
+
+
+def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
+    data, recipe, noise = setup.data, phase.recipe, phase.noise
+
+    def view(side: Side) -> Augment | CenterView:
+        return training_view(side.augment, phase.image_size, data.pictures, noise.augmentation)
+
+    validation = None
+    if data.validation is not None:
+        clean = clean_view(phase.test_size, data.pictures)
+        validation = EvaluationBatches(data.validation, clean, batch_size=VALIDATION_BATCH)
+    return JointDataModule(
+        LabeledSamples(data.labeled, view(noise.model.labeled), setup.seed),
+        unlabeled_samples(setup, view(noise.model.unlabeled)) if recipe.unlabeled_ratio else None,
+        validation,
+        labeled_batch_size=recipe.labeled_batch_size,
+        unlabeled_ratio=recipe.unlabeled_ratio,
+        total_steps=recipe.total_steps(data.labeled.samples),
+        segment_steps=recipe.segment_steps(data.labeled.samples),
+        loader=setup.hardware.loader,
+        pin_memory=setup.hardware.pin_memory,
+    )
+
+
+def unlabeled_samples(setup: Setup, view: Augment | CenterView) -> UnlabeledSamples | None:
+    """The unlabeled side of the batch; None for a teacher, which has none."""
+    teacher, shards = setup.teacher, setup.data.unlabeled
+    if teacher is None or shards is None:
+        return None
+    clean = None
+    if teacher.mode == "online":
+        info = read_info(teacher.weights)
+        clean = clean_view(teacher.image_size or info.image_size, setup.data.pictures)
+    return UnlabeledSamples(shards, view, setup.seed, pseudo_labels(teacher, shards), clean)
+
+
+def pseudo_labels(teacher: Teacher, shards: ShardSet) -> PseudoLabels | None:
+    """The selection this teacher's student learns from, after a look that all belongs together.
+
+    Raises:
+        NstError: predictions of other shards, of another teacher, or of other classes.
+    """
+    if teacher.selection is None or (teacher.mode == "online" and not teacher.selection.exists()):
+        if teacher.mode == "offline":
+            raise NstError("an offline teacher needs a selection", next="nst label, nst select, or teacher=online")
+        return None
+    online = teacher.mode == "online"
+    labels = PseudoLabels(
+        teacher.selection,
+        None if online else teacher.predictions,
+        targets="hard" if online else teacher.targets,
+    )
+    names = [shard.name for shard in shards.shards]
+    if labels.shards != names:
+        raise NstError(
+            f"the selection {teacher.selection} was made of other shards",
+            got=f"{len(labels.shards)} shards: {', '.join(labels.shards[:3])} ...",
+            valid=f"the {len(names)} shards of {shards.folder}",
+            next="nst label and nst select again",
+        )
+    if labels.predictions is not None:
+        labels.predictions.require(classes=read_info(teacher.weights).classes, teacher=sha256_file(teacher.weights))
+    return labels
+
+
+def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer, steps: int) -> None:
+    """Writes the averaged network, then the phase's summary: the mark that the phase is over."""
+    if trainer.is_global_zero:
+        info = NetworkInfo(
+            architecture=setup.architecture,
+            classes=setup.data.labeled.classes,
+            image_size=phase.test_size,
+            train_size=phase.image_size,
+        )
+        save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
+        last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}
+        summary: dict[str, Any] = {
+            phase.name: {"steps": steps, **last},
+            "bad_samples": bad_sample_summary(module.bad_samples),
+        }
+        for name in ("top1", "top5", "ece"):
+            if f"validation/{name}" in last:
+                summary[name] = last[f"validation/{name}"]
+        write_json(setup.summary_path(phase), summary)
+    trainer.strategy.barrier("exported")

@@ -28,6 +28,13 @@ class NstError(Exception):
         super().__init__("\n".join(lines))
 
 
+def require_choice(what: str, got: str, valid: Iterable[str]) -> None:
+    """Raises NstError, which names the nearest choice, unless `got` is one of `valid`."""
+    names = list(valid)
+    if got not in names:
+        raise NstError(f"unknown {what}{nearest(got, names)}", got=got, valid=", ".join(names))
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the closest of `valid` to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

@@ -14,6 +14,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nst.runs import is_rank_zero
+
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -85,6 +87,8 @@ def track(items: Iterable[T], stage: str, total: int | None = None) -> Iterator[
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
+    """One line for the person at the terminal; other ranks than 0 keep quiet."""
+    if not is_rank_zero():
+        return
     console.print(text, markup=False)
     sys.stdout.flush()

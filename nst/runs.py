@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
@@ -144,6 +145,11 @@ def _git_revision() -> str | None:
     return answer.stdout.strip() or None
 
 
+def is_rank_zero() -> bool:
+    """True in the one process of a distributed job that writes; also before any job has started."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 class Run:
     """One stage's directory. Use as a context manager: it holds the lock that keeps a second run out.
 
@@ -153,6 +159,8 @@ class Run:
         inputs: everything the result depends on, JSON-able; its fingerprint identifies the run.
         config: the composed configuration, kept as config.yaml for people.
         overwrite: delete a run of other inputs instead of refusing it.
+        collective: all processes of a distributed job do this stage together; otherwise rank 0 does it and the
+            others wait for its DONE.
 
     Raises:
         NstError: the directory holds a run of other inputs, or another process works in it.
@@ -166,6 +174,7 @@ class Run:
         *,
         config: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        collective: bool = False,
     ) -> None:
         self.directory = Path(directory)
         self.stage = stage
@@ -173,13 +182,19 @@ class Run:
         self.fingerprint = fingerprint(self.inputs)
         self.config = config
         self.overwrite = overwrite
+        self.collective = collective
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Run:
+        if not is_rank_zero():
+            while not self.collective and not self.done:
+                time.sleep(0.2)
+            return self
         self.directory.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
         try:
             self._refuse_other_inputs()
+            self._sweep_leftovers()
             if not self.started_path.exists():
                 write_json(
                     self.started_path,
@@ -217,13 +232,15 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Writes result.json, then DONE; returns the result as it reads back."""
+        if not is_rank_zero():
+            return json.loads(json.dumps({"stage": self.stage, **result}, default=_plain))
         write_json(self.directory / "result.json", {"stage": self.stage, **result})
         write_text(self.directory / "DONE", self.fingerprint + "\n")
         return self.result()
 
     def _acquire_lock(self) -> None:
         # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
-        self._lock = open(self.directory / ".lock", "w")
+        self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115 (held until __exit__)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -233,6 +250,12 @@ class Run:
                 f"another process is working in {self.directory}",
                 next="wait for it, or give this run a directory of its own: run_dir=...",
             ) from error
+
+    def _sweep_leftovers(self) -> None:
+        """Removes the temporary files of an attempt that was killed while writing; the lock says it is over."""
+        for pattern in (".*.tmp-*", "checkpoints/.*.tmp-*", "bad/.*.tmp-*"):
+            for path in self.directory.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _refuse_other_inputs(self) -> None:
         if not self.started_path.exists():

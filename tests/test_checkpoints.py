@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from tiny_networks import TINY, random_images, timm_b0, trained_tiny
 
 from nst.errors import NstError
 from nst.models import checkpoints
@@ -20,30 +18,15 @@ from nst.models.checkpoints import (
     class_digest,
     import_weights,
     load_network,
-    load_timm,
     read_info,
     recognize,
     save_network,
 )
-from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+from nst.models.efficientnet import ARCHITECTURES, build
 from nst.runs import sha256_file
 
-TINY = Architecture(0.35, 0.5, train_size=16, test_size=16, dropout=0.1, small_images=True, name="tiny")
 CLASSES = tuple(f"class {i}" for i in range(10))
 INFO = NetworkInfo(TINY, CLASSES, image_size=24, train_size=16, generation=2, extra={"top1": 0.875})
-
-
-@functools.cache
-def _trained_tiny(seed: int) -> EfficientNet:
-    torch.manual_seed(seed)
-    network = build(TINY, 10)
-    network(torch.randn(4, 3, 16, 16))
-    return network.eval()
-
-
-def trained_tiny(seed: int = 0) -> EfficientNet:
-    """A tiny network whose statistics are no longer those of initialisation."""
-    return copy.deepcopy(_trained_tiny(seed))
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +35,6 @@ def saved(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("saved") / "teacher.safetensors"
     save_network(path, trained_tiny().state_dict(), INFO)
     return path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def timm_b0() -> torch.nn.Module:
-    torch.manual_seed(1)
-    network = timm.create_model("tf_efficientnet_b0", num_classes=10)
-    network(torch.randn(2, 3, 64, 64))
-    return network.eval()
-
-
-def images(size: int) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
 
 
 # --- our own files ------------------------------------------------------------------------------------------
@@ -79,7 +50,7 @@ def test_a_network_reads_back_as_it_was(tmp_path):
     state = network.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
-    assert torch.equal(loaded(images(16)), network(images(16)))
+    assert torch.equal(loaded(random_images(16)), network(random_images(16)))
 
 
 def test_the_variant_and_its_dropout_survive(tmp_path, saved):
@@ -89,7 +60,7 @@ def test_the_variant_and_its_dropout_survive(tmp_path, saved):
     assert loaded.architecture == TINY
     assert loaded.dropout.rate == 0.1
     # strides leave no trace in the weights; the file knows them
-    assert loaded.forward_features(images(32)).shape[-1] == 4
+    assert loaded.forward_features(random_images(32)).shape[-1] == 4
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path):
@@ -158,66 +129,25 @@ def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path, monkeypatch):
 # --- timm's files -------------------------------------------------------------------------------------------
 
 
-def test_timms_weights_give_the_same_outputs_in_ours(timm_b0, tmp_path):
+def test_timms_weights_give_the_same_outputs_in_ours(tmp_path):
+    theirs = timm_b0()
     for suffix, write in ((".safetensors", save_file), (".pth", torch.save)):
         path = tmp_path / f"b0{suffix}"
-        write(timm_b0.state_dict(), path)
+        write(theirs.state_dict(), path)
         network = build(ARCHITECTURES["efficientnet_b0"], 10).eval()
         import_weights(network, path)
-        assert torch.equal(network(images(65)), timm_b0(images(65)))
+        assert torch.equal(network(random_images(65)), theirs(random_images(65)))
 
 
 def test_our_weights_give_the_same_outputs_in_timms(tmp_path):
     torch.manual_seed(3)
     ours = build(ARCHITECTURES["efficientnet_b0"], 10)
-    ours(images(64))
+    ours(random_images(64))
     info = NetworkInfo(ARCHITECTURES["efficientnet_b0"], CLASSES, 224, 224)
     save_network(tmp_path / "b0.safetensors", ours.state_dict(), info)
     theirs = timm.create_model("tf_efficientnet_b0", num_classes=10)
     theirs.load_state_dict(load_file(tmp_path / "b0.safetensors"), strict=True)
-    assert torch.equal(ours.eval()(images(65)), theirs.eval()(images(65)))
-
-
-def test_released_files_without_batch_counters_fit(timm_b0, tmp_path):
-    state = {name: v for name, v in timm_b0.state_dict().items() if not name.endswith("num_batches_tracked")}
-    assert len(state) < len(timm_b0.state_dict())
-    save_file(state, tmp_path / "b0.safetensors")
-    network, _ = load_timm(tmp_path / "b0.safetensors", CLASSES)
-    assert torch.equal(network(images(64)), timm_b0(images(64)))
-
-
-def test_load_timm_finds_architecture_and_size_by_itself(timm_b0, tmp_path):
-    save_file(timm_b0.state_dict(), tmp_path / "model.safetensors")
-    network, info = load_timm(tmp_path / "model.safetensors", CLASSES)
-    assert info.architecture == ARCHITECTURES["efficientnet_b0"]
-    assert (info.image_size, info.train_size, info.classes) == (224, 224, CLASSES)
-    assert not network.training
-    config = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": {"input_size": [3, 475, 475]}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_timm(tmp_path, CLASSES)[1].image_size == 475  # a folder, as the hub lays it out
-    assert load_timm(tmp_path, CLASSES, image_size=300)[1].image_size == 300
-
-
-def test_load_timm_by_name_takes_that_networks_size_and_weights(timm_b0, monkeypatch):
-    asked = []
-
-    def released(name, pretrained):
-        asked.append((name, pretrained))
-        return timm_b0
-
-    monkeypatch.setattr(timm, "create_model", released)
-    network, info = load_timm("tf_efficientnet_b0.ns_jft_in1k", CLASSES)
-    assert asked == [("tf_efficientnet_b0.ns_jft_in1k", True)]
-    assert info.image_size == 224
-    assert info.extra == {"imported_from": "tf_efficientnet_b0.ns_jft_in1k"}
-    assert torch.equal(network(images(64)), timm_b0(images(64)))
-
-
-def test_every_released_noisy_student_is_offered():
-    names = {name for name in checkpoints._released() if ".ns_jft" in name}
-    expected = {f"tf_efficientnet_b{n}.ns_jft_in1k" for n in range(8)}
-    assert names == expected | {"tf_efficientnet_l2.ns_jft_in1k", "tf_efficientnet_l2.ns_jft_in1k_475"}
-    assert checkpoints._released_config("tf_efficientnet_l2.ns_jft_in1k_475")["input_size"] == (3, 475, 475)
+    assert torch.equal(ours.eval()(random_images(65)), theirs.eval()(random_images(65)))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -230,15 +160,6 @@ def test_every_architecture_is_recognized_by_its_weights(name):
 def test_strangers_are_not_recognized():
     assert recognize(trained_tiny().state_dict()) is None
     assert recognize({"fc.weight": torch.zeros(2, 2)}) is None
-
-
-def test_networks_of_another_normalisation_are_refused(tmp_path):
-    with pytest.raises(NstError, match=r"normalised(.|\n)*0\.5"):
-        load_timm("tf_efficientnet_b0.ap_in1k", CLASSES)
-    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}')
-    with pytest.raises(NstError, match=r"normalised(.|\n)*0\.5"):
-        load_timm(tmp_path / "model.safetensors", CLASSES)
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -288,8 +209,9 @@ def test_code_in_a_pth_file_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_of_another_network_are_named_with_both_architectures(timm_b0, tmp_path):
-    save_file(timm_b0.state_dict(), tmp_path / "b0.safetensors")
+def test_weights_of_another_network_are_named_with_both_architectures(tmp_path):
+    theirs = timm_b0()
+    save_file(theirs.state_dict(), tmp_path / "b0.safetensors")
     with torch.device("meta"):
         b3 = build(ARCHITECTURES["efficientnet_b3"], 10)
     with pytest.raises(NstError) as caught:
@@ -301,20 +223,11 @@ def test_weights_of_another_network_are_named_with_both_architectures(timm_b0, t
     assert "more" in message
 
 
-def test_another_number_of_classes_is_named(timm_b0, tmp_path):
-    save_file(timm_b0.state_dict(), tmp_path / "b0.safetensors")
-    with pytest.raises(NstError, match=r"another number of classes\n  got:   10\n  valid: 7"):
-        load_timm(tmp_path / "b0.safetensors", CLASSES[:7])
-
-
 def test_a_file_that_does_not_say_what_it_is_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(trained_tiny().state_dict(), path)
     with pytest.raises(NstError, match="does not say of which network"):
         load_network(path)
-    with pytest.raises(NstError, match=r"unknown: stem 16(.|\n)*efficientnet_b0"):
-        load_timm(path, CLASSES)
-    load_timm(path, CLASSES, architecture=TINY)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format":2}', '{"format":1,"num_classes":3}'])
@@ -323,19 +236,3 @@ def test_a_description_of_another_version_is_refused(tmp_path, text):
     save_file(trained_tiny().state_dict(), path, metadata={"nst": text})
     with pytest.raises(NstError, match=r"this version does not know(.|\n)*format 1"):
         read_info(path)
-
-
-def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
-        load_timm("tf_efficientnet_b7.ns_jft_in1", CLASSES)
-    with pytest.raises(NstError, match=r"not there"):
-        load_timm("nowhere/b7.pth", CLASSES)
-
-
-def test_a_failed_download_is_explained(monkeypatch):
-    def offline(name, pretrained):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(NstError, match=r"cannot download(.|\n)*no route to host"):
-        load_timm("tf_efficientnet_b7.ns_jft_in1k", CLASSES)

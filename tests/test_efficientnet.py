@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import csv
 import functools
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from helpers import golden_arrays, golden_rows
+from tiny_networks import TINY, random_images
 from torch import Tensor, nn
 
 from nst.errors import NstError
@@ -30,19 +30,11 @@ from nst.models.efficientnet import (
 )
 from nst.models.noise import StochasticDepth
 
-GOLDEN = Path(__file__).parent / "golden"
-TINY = Architecture(0.35, 0.5, train_size=16, test_size=16, small_images=True, name="tiny")
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    with open(GOLDEN / name, newline="") as file:
-        return list(csv.DictReader(file))
-
 
 @functools.cache
 def reference_network(model: str) -> EfficientNet:
     """Network of a row of architectures.csv, without memory for its weights."""
-    row = next(row for row in rows("architectures.csv") if row["model"] == model)
+    row = next(row for row in golden_rows("architectures.csv") if row["model"] == model)
     short = re.match(r"efficientnet-(\w\d)", model)
     known = ARCHITECTURES[f"efficientnet_{short.group(1)}"]
     small = row["small_image_model"] == "1"
@@ -51,13 +43,13 @@ def reference_network(model: str) -> EfficientNet:
         return build(architecture, int(row["classes"])).eval()
 
 
-MODELS = [row["model"] for row in rows("architectures.csv")]
+MODELS = [row["model"] for row in golden_rows("architectures.csv")]
 
 
 # --- shapes and rates ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", rows("architectures.csv"), ids=MODELS)
+@pytest.mark.parametrize("row", golden_rows("architectures.csv"), ids=MODELS)
 def test_tensors_and_parameters_are_counted_as_in_the_released_code(row):
     network = reference_network(row["model"])
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -80,7 +72,7 @@ def test_tensors_and_parameters_are_counted_as_in_the_released_code(row):
     assert network.dropout.rate == float(row["dropout"])
 
 
-@pytest.mark.parametrize("row", rows("architectures.csv"), ids=MODELS)
+@pytest.mark.parametrize("row", golden_rows("architectures.csv"), ids=MODELS)
 def test_maps_have_the_sizes_of_the_released_code(row):
     network = reference_network(row["model"])
     size = int(row["input_size"])
@@ -98,7 +90,7 @@ def test_maps_have_the_sizes_of_the_released_code(row):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_stochastic_depth_is_linear_over_all_blocks_and_applied_where_a_skip_exists(model):
-    expected = [row for row in rows("stochastic_depth.csv") if row["model"] == model]
+    expected = [row for row in golden_rows("stochastic_depth.csv") if row["model"] == model]
     network = reference_network(model)
     table = block_table(network)
     assert len(table) == len(expected) > 0
@@ -200,8 +192,8 @@ CONFIGS = {"b0_small32_c10": (True, 10), "b0_224_c1000": (False, 1000), "b0_odd7
 @functools.cache
 def recipe_state(config: str) -> dict[str, Tensor]:
     # the file lists one configuration in full, and of the others what differs
-    variables = {row["index"]: row for row in rows("forward_variables.csv") if row["config"] == "b0_small32_c10"}
-    variables |= {row["index"]: row for row in rows("forward_variables.csv") if row["config"] == config}
+    variables = {row["index"]: row for row in golden_rows("forward_variables.csv") if row["config"] == "b0_small32_c10"}
+    variables |= {row["index"]: row for row in golden_rows("forward_variables.csv") if row["config"] == config}
     return {our_name(row["variable"]): our_layout(row["kind"], recipe(row)) for row in variables.values()}
 
 
@@ -218,8 +210,7 @@ def recipe_network(config: str) -> EfficientNet:
 
 @functools.cache
 def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "forward.npz") as file:
-        return dict(file)
+    return golden_arrays("forward.npz")
 
 
 def golden_input(config: str) -> Tensor:
@@ -332,7 +323,7 @@ def tiny(seed: int = 0, **rates: float) -> EfficientNet:
 
 
 def tiny_images(batch: int = 8) -> Tensor:
-    return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    return random_images(16, batch, seed=9)
 
 
 CLEAN_SECOND_HALF = torch.tensor([1.0] * 4 + [0.0] * 4)

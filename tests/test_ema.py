@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import csv
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import golden_rows
 from torch import Tensor, nn
 
 from nst.errors import NstError
@@ -16,8 +15,7 @@ from nst.training.ema import Ema, decay_at
 
 
 def rows(kind: str) -> list[dict[str, str]]:
-    with open(Path(__file__).parent / "golden" / "ema.csv", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["kind"] == kind]
+    return [row for row in golden_rows("ema.csv") if row["kind"] == kind]
 
 
 def small_network() -> nn.Sequential:

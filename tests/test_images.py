@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import pytest
+from helpers import encode, noise
 from PIL import Image
 
 from nst.data import images
 from nst.data.images import BadImage, decode, encode_png
 
-RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
+PIXELS = noise(24, 20)
 RGB = Image.fromarray(PIXELS)
 JPEG = encode(RGB, "JPEG", quality=90)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from helpers import golden_tensors
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -38,8 +36,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    with np.load(Path(__file__).parent / "golden" / "loss.npz") as data:
-        return {name: torch.as_tensor(data[name]) for name in data.files}
+    return golden_tensors("loss.npz")
 
 
 def pseudo_labels(case: str, golden: dict[str, Tensor]) -> Tensor:

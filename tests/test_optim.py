@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
+from helpers import golden_rows, golden_tensors
 from torch import Tensor, nn
 
 from nst.errors import NstError
@@ -23,15 +21,7 @@ from nst.training.optim import (
     set_learning_rate,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    with open(GOLDEN / name, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-CONFIGS = {row["config"]: row for row in rows("schedule_configs.csv")}
+CONFIGS = {row["config"]: row for row in golden_rows("schedule_configs.csv")}
 
 
 def schedule_of(config: dict[str, str]) -> Schedule:
@@ -49,7 +39,7 @@ def schedule_of(config: dict[str, str]) -> Schedule:
 def test_learning_rate_equals_the_released_code(config: str) -> None:
     schedule = schedule_of(CONFIGS[config])
     checked = 0
-    for row in rows("schedule.csv"):
+    for row in golden_rows("schedule.csv"):
         if row["config"] != config:
             continue
         rate = schedule.learning_rate(int(row["step"]))
@@ -131,8 +121,7 @@ def test_impossible_final_rates_are_refused(final: float, epochs: float) -> None
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    with np.load(GOLDEN / "optimizer.npz") as data:
-        return {name: torch.as_tensor(data[name]) for name in data.files}
+    return golden_tensors("optimizer.npz")
 
 
 class Variables(nn.Module):

@@ -9,28 +9,27 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import golden_arrays
 
 from nst.data import randaugment as module
+from nst.data.operations import cutout, cutout_at
 from nst.data.randaugment import (
     OPERATIONS,
     SIGNED,
     VARIANTS,
     RandAugment,
     apply_op,
-    cutout,
-    cutout_at,
     op_argument,
     small_image_constants,
 )
 from nst.errors import NstError
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "randaugment.npz")
+GOLDEN = golden_arrays("randaugment.npz")
 INPUTS = {
     "imagenet": "input/chelsea_224",
     "rect": "input/synthetic_96x80",
@@ -40,7 +39,7 @@ INPUTS = {
 }
 CASES = sorted(
     key
-    for key in (name.removeprefix("sha256/") for name in GOLDEN.files)
+    for key in (name.removeprefix("sha256/") for name in GOLDEN)
     if not key.startswith("input/") and not key.endswith("/input")
 )
 

@@ -10,15 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import finish, golden_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from nst.data.pseudo_labels import PredictionMetadata, PseudoLabels, _footer, parquet_name
+from nst.config import compose_config
+from nst.data.balance import SCHEMA
+from nst.data.predictions import PredictionMetadata, _footer, parquet_name
+from nst.data.pseudo_labels import PseudoLabels
 from nst.errors import NstError
+from nst.runs import read_json
 from nst.stages import select
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "balance.npz")
+GOLDEN = golden_arrays("balance.npz")
 K = 130
 
 
@@ -41,11 +45,10 @@ def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, 
         footer = _footer(metadata, 0.3, rows=str(hash(table["confidence"].to_numpy().tobytes())))
         table = table.replace_schema_metadata({b"nst": json.dumps(footer).encode()})
         pq.write_table(table, folder / parquet_name(name))
-    (folder / "predictions.json").write_text("{}")
-    return folder
+    return finish(folder)
 
 
-def read_copies(folder, keys=None):
+def read_copies(folder):
     """{key: copies} of a selection folder."""
     files = sorted(Path(folder).glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(file) for file in files])
@@ -58,7 +61,7 @@ def copies_by_image(folder, count):
 
 
 def summary_of(folder):
-    return json.loads((Path(folder) / "selection.json").read_text())
+    return read_json(Path(folder) / "selection.json")
 
 
 def golden(size):
@@ -208,7 +211,7 @@ def test_files_and_summary_tell_the_same_story(tmp_path):
     folder = next(p for p in tmp_path.iterdir() if p.name.startswith("selection"))
     for shard in summary["shards"]:
         table = pq.read_table(folder / parquet_name(shard["name"]))
-        assert table.schema.equals(select.SCHEMA)
+        assert table.schema.equals(SCHEMA)
         assert (np.diff(table["index"].to_numpy().astype(int)) > 0).all()
         assert len(table) == shard["samples"]
         assert table["copies"].to_numpy().sum() == shard["copies"]
@@ -235,7 +238,7 @@ def test_a_shard_without_selected_images_has_an_empty_file(tmp_path):
     select.run(folder, tmp_path / "s", images_per_class=5)
     summary = summary_of(tmp_path / "s")
     assert [s["samples"] for s in summary["shards"]] == [3, 0, 0]
-    assert len(pq.read_table(tmp_path / "s" / "unlabeled-000002.parquet", schema=select.SCHEMA)) == 0
+    assert len(pq.read_table(tmp_path / "s" / "unlabeled-000002.parquet", schema=SCHEMA)) == 0
 
 
 def test_small_batches_change_nothing(tmp_path, monkeypatch):
@@ -356,13 +359,12 @@ def test_lack_of_memory_is_said_in_plain_words(tmp_path, monkeypatch):
 
 def test_main_passes_the_configuration_on(tmp_path):
     folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
-    cfg = OmegaConf.create(
-        {
-            "run_dir": str(tmp_path / "s"),
-            "overwrite": False,
-            "select": {"predictions": str(folder), "method": "official", "images_per_class": 2, "seed": 3},
-        }
-    )
-    result = select.main(cfg)
+    options = ["stage=select", "seed=3", "select=official", "select.images_per_class=2", f"data.root='{tmp_path}'"]
+    options += [f"teacher.predictions='{folder}'", f"teacher.selection='{tmp_path / 's'}'"]
+    with pytest.raises(NstError, match="no finished labeling"):
+        select.main(compose_config(options))
+    (folder / "DONE").touch()
+    result = select.main(compose_config(options))
     assert (result["method"], result["seed"], result["totals"]["images_per_class"]) == ("official", 3, 2)
     assert "official" in (tmp_path / "s" / "config.yaml").read_text()
+    assert select.summary_line(result).startswith(f"{result['totals']['selected']} of 4 images selected, ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import encode, noise
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
-from PIL import Image
 
+from nst.config import compose_config
 from nst.data.images import encode_png
 from nst.data.layout import Entry
 from nst.data.shards import ShardSet, TarReader, verify
@@ -151,10 +150,7 @@ def test_sizes_out_of_range_are_told() -> None:
 
 
 def jpeg(number: int) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encode(noise(16, 16, number), "JPEG")
 
 
 def pets(root: Path, per_class: int = 10) -> Path:
@@ -319,21 +315,20 @@ def test_shards_from_elsewhere_are_not_replaced(tmp_path: Path) -> None:
         shard.run(open_source("digits"), tmp_path / "copy", test_samples=0)
 
 
-def test_main_reads_cfg_shard(tmp_path: Path) -> None:
-    options = {
-        "source": {"name": "folder", "root": str(pets(tmp_path / "pets"))},
-        "output": str(tmp_path / "out"),
-        "labeled_per_class": 3,
-        "test_samples": 6,
-        "index": None,
-        "verify": None,
-    }
-    result = shard.main(OmegaConf.create({"shard": options}))
-    assert result["sets"]["unlabeled"]["samples"] == 30 - 9 - 6
-    folder = str(tmp_path / "out" / "labeled")
-    assert shard.main(OmegaConf.create({"shard": {"verify": folder}}))["samples"] == 9
-    (tmp_path / "out" / "labeled" / "index.json").unlink()
-    assert shard.main(OmegaConf.create({"shard": {"index": folder}}))["label_counts"] == [3, 3, 3]
+def test_main_shards_verifies_and_indexes_as_the_configuration_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["stage=shard", "data.source.name=folder", f"+data.source.root='{pets(tmp_path / 'pets')}'"]
+    options += [f"data.root='{tmp_path / 'out'}'", "data.labeled_per_class=3", "data.test_samples=6"]
+    shard.main(compose_config(options))
+    assert "9 labeled, 15 unlabeled, 6 test images of 3 classes" in capsys.readouterr().out
+    assert (tmp_path / "out" / "config.yaml").exists()
+    shard.main(compose_config([*options, "shard.verify=true"]))
+    assert capsys.readouterr().out.count("all as the index says") == 3
+    folder = tmp_path / "out" / "labeled"
+    (folder / "index.json").unlink()
+    shard.main(compose_config([*options, f"shard.index='{folder}'"]))
+    assert ShardSet.open(folder).label_counts == (3, 3, 3)
 
 
 def test_progress_sees_every_image_twice(tmp_path: Path) -> None:

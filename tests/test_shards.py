@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import add_file, noise
 
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
@@ -22,7 +22,7 @@ CLASSES = ("cat", "dog", "emu")
 
 
 def pixels(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    return noise(6, 5, number)
 
 
 def make_samples(count: int) -> list[Sample]:
@@ -42,12 +42,6 @@ def write(folder: Path, count: int = 7, *, labeled: bool = True, max_bytes: int 
         samples_per_shard=3,
         max_bytes=max_bytes,
     )
-
-
-def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
 
 
 def rehash(folder: Path) -> None:
@@ -210,7 +204,7 @@ def test_tars_of_every_format_are_grouped_as_webdataset_does(tmp_path: Path, for
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
         for name in names:
-            add(archive, name.removeprefix("./"), name.encode() * 100)
+            add_file(archive, name.removeprefix("./"), name.encode() * 100)
     reader = TarReader(path)
     theirs = [
         (sample["__key__"], {name: data for name, data in sample.items() if not name.startswith("__")})
@@ -287,8 +281,8 @@ def test_verify_finds_a_cut_shard_and_a_missing_one(tmp_path: Path) -> None:
 def test_verify_finds_keys_used_twice_and_labels_out_of_range(tmp_path: Path) -> None:
     shards = write(tmp_path)
     with tarfile.open(shards.path(2), "w") as archive:
-        add(archive, "s-001.cls", b"7")
-        add(archive, "s-001.png", make_samples(1)[0].image)
+        add_file(archive, "s-001.cls", b"7")
+        add_file(archive, "s-001.png", make_samples(1)[0].image)
     rehash(tmp_path)
     with pytest.raises(NstError, match=r"s-001: label 7[\s\S]*key s-001 in train-000000\.tar and train-000002\.tar"):
         verify(tmp_path)
@@ -297,8 +291,8 @@ def test_verify_finds_keys_used_twice_and_labels_out_of_range(tmp_path: Path) ->
 def test_verify_compares_label_counts_with_the_index(tmp_path: Path) -> None:
     shards = write(tmp_path)
     with tarfile.open(shards.path(2), "w") as archive:
-        add(archive, "s-006.cls", b"1")
-        add(archive, "s-006.png", make_samples(1)[0].image)
+        add_file(archive, "s-006.cls", b"1")
+        add_file(archive, "s-006.png", make_samples(1)[0].image)
     rehash(tmp_path)
     with pytest.raises(NstError, match="labels per class"):
         verify(tmp_path)
@@ -308,9 +302,9 @@ def foreign_tar(path: Path, keys: list[str], *, labels: list[int] | None = None)
     with tarfile.open(path, "w") as archive:
         for i, key in enumerate(keys):
             if labels is not None and i < len(labels):
-                add(archive, f"{key}.cls", str(labels[i]).encode())
-            add(archive, f"{key}.jpg", make_samples(1)[0].image)
-            add(archive, f"{key}.json", b"{}")
+                add_file(archive, f"{key}.cls", str(labels[i]).encode())
+            add_file(archive, f"{key}.jpg", make_samples(1)[0].image)
+            add_file(archive, f"{key}.json", b"{}")
 
 
 def test_tars_of_img2dataset_are_indexed_where_they_lie(tmp_path: Path) -> None:
@@ -338,7 +332,7 @@ def test_foreign_tars_that_would_fail_in_training_are_refused(tmp_path: Path) ->
     foreign_tar(tmp_path / "a.tar", ["x", "y"], labels=[2])
     foreign_tar(tmp_path / "b.tar", ["y", "z"])
     with tarfile.open(tmp_path / "c.tar", "w") as archive:
-        add(archive, "w.txt", b"no image")
+        add_file(archive, "w.txt", b"no image")
     os.truncate(tmp_path / "b.tar", 3000)
     with pytest.raises(NstError) as caught:
         index_tars(tmp_path)

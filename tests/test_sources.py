@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 import tarfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import add_file
 
 from nst.data import sources
 from nst.data.images import decode, encode_png
@@ -34,10 +34,7 @@ def write_files(root: Path, names: list[str]) -> None:
 def write_tar(path: Path, names: list[str]) -> Path:
     with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
         for number, name in enumerate(names):
-            member = tarfile.TarInfo(name)
-            data = png(number)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+            add_file(archive, name, png(number))
     return path
 
 

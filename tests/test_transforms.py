@@ -5,10 +5,9 @@ tests/golden/preprocess.npz holds the released preprocessing's outputs (TensorFl
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers import golden_arrays, noise
 from PIL import Image as Pillow
 
 from nst.data.randaugment import RandAugment, small_image_constants
@@ -25,7 +24,7 @@ from nst.data.transforms import (
 )
 from nst.errors import NstError
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "preprocess.npz")
+GOLDEN = golden_arrays("preprocess.npz")
 PHOTO = GOLDEN["input/astronaut_400x300"]
 AWKWARD = [(1, 1), (1, 50), (50, 1), (3, 2), (8, 8), (17, 31), (300, 400)]
 
@@ -34,21 +33,17 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 # ---- the released code ----
 
 
-@pytest.mark.parametrize("key", sorted(k for k in GOLDEN.files if k.endswith("crop_yxhw")))
+@pytest.mark.parametrize("key", sorted(k for k in GOLDEN if k.endswith("crop_yxhw")))
 def test_center_crop_box_equals_the_released_code(key: str) -> None:
     _, picture, size, _ = key.split("/")
     height, width = GOLDEN[f"input/{picture}"].shape[:2]
     assert center_crop_box(height, width, int(size.removeprefix("to"))) == tuple(GOLDEN[key])
 
 
-@pytest.mark.parametrize("key", sorted(k for k in GOLDEN.files if k.startswith("eval/") and k.count("/") == 2))
+@pytest.mark.parametrize("key", sorted(k for k in GOLDEN if k.startswith("eval/") and k.count("/") == 2))
 def test_official_center_crop_equals_the_released_code(key: str) -> None:
     _, picture, size = key.split("/")
     image = GOLDEN[f"input/{picture}"]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nst.data.images import BadImage, decode
+from nst.data.images import BadImage, decode, image_extension
 from nst.data.pseudo_labels import PseudoLabels, PseudoLabelShard
 from nst.data.shards import ShardSet, TarReader
 from nst.data.stream import WINDOW_SHARDS, Stream, generator
@@ -28,7 +28,6 @@ from nst.errors import NstError
 View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch = dict[str, Any]
 _OPEN_SHARDS = 32
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif")
 
 
 class Images:
@@ -59,7 +58,7 @@ class Images:
         if index >= len(reader):
             raise BadImage(f"{self.shards.shards[shard].name}#{index}: missing, the shard is cut short")
         key, fields = reader.read(index)
-        extension = next((name for name in IMAGE_EXTENSIONS if name in fields), None)
+        extension = image_extension(fields)
         if extension is None:
             raise BadImage(f"{key}: no image among its fields {sorted(fields)}")
         try:

@@ -9,11 +9,14 @@ is ignored and transparency dropped, as the ImageNet pipelines of TensorFlow and
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
+# file names that hold pictures, in the order in which one is chosen where a sample has several
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB; Pillow's own line for a decompression bomb
 # None that starts a program, as EPS does. JPEG covers MPO, which Pillow does not register by itself.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -26,6 +29,12 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default; another library may
 
 class BadImage(ValueError):
     """The bytes are not a whole picture that can be decoded."""
+
+
+def image_extension(extensions: Iterable[str]) -> str | None:
+    """Which of a sample's extensions holds its image, by the order of IMAGE_EXTENSIONS; None without one."""
+    found = set(extensions)
+    return next((extension for extension in IMAGE_EXTENSIONS if extension in found), None)
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from nst.data.images import IMAGE_EXTENSIONS
 from nst.errors import NstError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff", "gif")
 SPLIT_FOLDERS = {
     "train": "train",
     "val": "val",

@@ -8,7 +8,7 @@ cut short, keys used twice, samples without an image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from nst.data.images import BadImage, decode
-from nst.data.layout import IMAGE_EXTENSIONS
+from nst.data.images import BadImage, decode, image_extension
 from nst.data.shard_set import (
     ShardInfo,
     ShardSet,
@@ -31,7 +30,7 @@ from nst.data.tars import TarReader
 from nst.errors import NstError
 from nst.runs import sha256_file
 
-__all__ = ["ShardInfo", "ShardSet", "TarReader", "image_extension", "index_tars", "verify", "write_shards"]
+__all__ = ["ShardInfo", "ShardSet", "TarReader", "index_tars", "verify", "write_shards"]
 
 
 def index_tars(folder: Path | str, classes: Sequence[str] | None = None) -> ShardSet:
@@ -70,12 +69,6 @@ def index_tars(folder: Path | str, classes: Sequence[str] | None = None) -> Shar
     shards = [shard for shard in shards if shard.samples]
     name = folder.resolve().name
     return write_index(folder, shards, names, counts or None, name=name, source={"name": "tars"})
-
-
-def image_extension(extensions: Iterable[str]) -> str | None:
-    """Which of a sample's extensions holds its image, by the order of IMAGE_EXTENSIONS; None without one."""
-    found = set(extensions)
-    return next((extension for extension in IMAGE_EXTENSIONS if extension in found), None)
 
 
 def _content_problems(reader: TarReader) -> list[str]:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from nst.data.archives import scan_tars
-from nst.data.images import encode_png
-from nst.data.layout import IMAGE_EXTENSIONS, Contents, Entry, is_image, label_by_folder
+from nst.data.images import IMAGE_EXTENSIONS, encode_png
+from nst.data.layout import Contents, Entry, is_image, label_by_folder
 from nst.errors import NstError, nearest
 from nst.runs import fingerprint
 

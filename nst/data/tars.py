@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.data.layout import IMAGE_EXTENSIONS
+from nst.data.images import IMAGE_EXTENSIONS
 from nst.errors import NstError
 
 BLOCK = 512

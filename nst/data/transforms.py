@@ -12,7 +12,7 @@ antialiases nor aligns pixel centres. Models trained elsewhere do not expect tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from nst.data.randaugment import Image, RandAugment, cutout, require_rgb
-from nst.errors import NstError, nearest
+from nst.data.operations import Image, cutout, require_rgb
+from nst.data.randaugment import RandAugment
+from nst.errors import NstError, require_choice
 
 CROP_PADDING = 32  # evaluation keeps size / (size + 32) of the short side
 CROP_TRIES = 10
@@ -117,8 +118,7 @@ def random_crop_box(
     Raises:
         NstError: unknown sampler.
     """
-    if sampler not in SAMPLERS:
-        raise NstError(f"unknown crop sampler{nearest(sampler, SAMPLERS)}", got=sampler, valid=", ".join(SAMPLERS))
+    require_choice("crop sampler", sampler, SAMPLERS)
     for _ in range(CROP_TRIES):
         box_height, box_width = SAMPLERS[sampler](height, width, rng, min_area, aspect)
         if 0 < box_height <= height and 0 < box_width <= width:
@@ -198,9 +198,9 @@ class Augment:
     sampler: str = "torchvision"
 
     def __post_init__(self) -> None:
-        _require_choice("crop", self.crop, ("random_resized", "pad", "none"))
-        _require_choice("resize", self.resize, RESIZE)
-        _require_choice("sampler", self.sampler, SAMPLERS)
+        require_choice("crop", self.crop, ("random_resized", "pad", "none"))
+        require_choice("resize", self.resize, RESIZE)
+        require_choice("sampler", self.sampler, SAMPLERS)
         _require_size(self.image_size)
         if not 0 < self.min_area <= 1:
             raise NstError("min_area is a fraction of the picture", got=self.min_area, valid="above 0, up to 1")
@@ -258,8 +258,8 @@ class CenterView:
     resize: str = "antialias"
 
     def __post_init__(self) -> None:
-        _require_choice("crop", self.crop, ("center", "none"))
-        _require_choice("resize", self.resize, RESIZE)
+        require_choice("crop", self.crop, ("center", "none"))
+        require_choice("resize", self.resize, RESIZE)
         _require_size(self.image_size)
 
     def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
@@ -299,12 +299,6 @@ def _resized(image: Image, size: int, how: str) -> Image:
     if image.shape[:2] == (size, size):
         return np.ascontiguousarray(image)
     return RESIZE[how](image, size)
-
-
-def _require_choice(option: str, got: str, valid: Iterable[str]) -> None:
-    names = list(valid)
-    if got not in names:
-        raise NstError(f"unknown {option}{nearest(got, names)}", got=got, valid=", ".join(names))
 
 
 def _require_size(image_size: int) -> None:

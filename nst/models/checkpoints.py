@@ -1,4 +1,4 @@
-"""Network files: EMA weights out, EMA and released weights in (algorithm 1: the student becomes a teacher).
+"""Network files: averaged weights out and in (algorithm 1: the student becomes a teacher).
 
 One safetensors file holds timm's names and, under the metadata key "nst", what is needed to rebuild the
 network and to read its answers. The one decision worth knowing: the same network always gives the same
@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.data import IMAGENET_DEFAULT_MEAN
-from timm.models import get_pretrained_cfg
 from torch import Tensor
 
-from nst.errors import NstError, nearest
+from nst.errors import NstError
 from nst.models.efficientnet import (
     ARCHITECTURES,
     HEAD_CHANNELS,
@@ -37,7 +34,6 @@ from nst.runs import atomic_path, fingerprint, sha256_file
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 COUNTER = "num_batches_tracked"  # a BatchNorm counter that released files may lack; nothing reads it
 
 
@@ -105,7 +101,7 @@ def read_info(path: Path | str) -> NetworkInfo:
     Raises:
         NstError: no such file, not a whole safetensors file, or not one of ours.
     """
-    path = _existing(path)
+    path = existing_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
@@ -115,7 +111,7 @@ def read_info(path: Path | str) -> NetworkInfo:
         raise NstError(
             f"{path} holds weights but does not say of which network",
             valid="a file written by `nst train`",
-            next="released weights in timm's layout are imported by load_timm",
+            next="released weights in timm's layout are imported by nst.models.released.load_timm",
         )
     try:
         return NetworkInfo.from_json(text)
@@ -146,64 +142,8 @@ def import_weights(network: EfficientNet, path: Path | str) -> None:
     Raises:
         NstError: no such file, unreadable, or weights of another network or number of classes.
     """
-    path = _existing(path)
-    _copy_weights(network, _read_weights(path), str(path))
-
-
-def load_timm(
-    name_or_path: str | Path,
-    classes: Sequence[str],
-    *,
-    architecture: Architecture | None = None,
-    image_size: int | None = None,
-) -> tuple[EfficientNet, NetworkInfo]:
-    """Released weights, by timm's name (downloaded) or from a file or folder in timm's layout; in eval mode.
-
-    Args:
-        name_or_path: such as `tf_efficientnet_b7.ns_jft_in1k`, or a .safetensors or .pth file, or its folder.
-        classes: names in the order of the logits.
-        architecture: None finds it by the shapes of the weights.
-        image_size: test px; None takes timm's (config.json beside a file), else the architecture's.
-
-    Raises:
-        NstError: neither a file nor a known name, no download, another network, number of classes or
-            normalisation.
-    """
-    source = str(name_or_path)
-    released = _released()
-    if source in released:
-        config = _require_imagenet_normalization(source, _released_config(source))
-        state = _download(source)
-    elif Path(source).exists() or Path(source).suffix in WEIGHT_SUFFIXES:
-        path = _file_in(Path(source))
-        config = _require_imagenet_normalization(source, _timm_config(path))
-        state = _read_weights(path)
-    else:
-        raise NstError(
-            f"{source} is neither a file nor a released network{nearest(source, released)}",
-            valid=", ".join(name for name in released if ".ns_jft" in name),
-        )
-    architecture = architecture or recognize(state)
-    if architecture is None:
-        raise NstError(f"{source} is no network we know", got=_outline(state), valid=", ".join(ARCHITECTURES))
-    network = build(architecture, len(classes))
-    _copy_weights(network, state, source)
-    size = image_size or config.get("input_size", [architecture.test_size])[-1]
-    extra = {"imported_from": Path(source).name}
-    info = NetworkInfo(architecture, tuple(classes), size, architecture.train_size, extra=extra)
-    return network.eval(), info
-
-
-def _require_imagenet_normalization(source: str, config: dict[str, Any]) -> dict[str, Any]:
-    """`config` if its network sees images as `efficientnet.normalize` makes them (AdvProp's do not)."""
-    mean = tuple(config.get("mean", IMAGENET_DEFAULT_MEAN))
-    if mean != IMAGENET_DEFAULT_MEAN:
-        raise NstError(
-            f"{source} was trained on images normalised in another way",
-            got=f"mean {mean}",
-            valid=f"mean {IMAGENET_DEFAULT_MEAN}: weights tagged ns_jft_in1k, ra_in1k, aa_in1k or in1k",
-        )
-    return config
+    path = existing_file(path)
+    copy_weights(network, read_weights(path), str(path))
 
 
 def recognize(state: Mapping[str, Tensor]) -> Architecture | None:
@@ -228,14 +168,15 @@ def _expected_shape(architecture: Architecture) -> tuple[int, int, int]:
     return stem, sum(block_counts(architecture)), head
 
 
-def _outline(state: Mapping[str, Tensor]) -> str:
+def outline(state: Mapping[str, Tensor]) -> str:
     """`efficientnet_b0: stem 32, 16 blocks, head 1280`, for messages."""
     stem, blocks, head = _shape_of(state)
     known = recognize(state)
     return f"{known.name if known else 'unknown'}: stem {stem}, {blocks} blocks, head {head}"
 
 
-def _copy_weights(network: EfficientNet, state: dict[str, Tensor], source: str) -> None:
+def copy_weights(network: EfficientNet, state: dict[str, Tensor], source: str) -> None:
+    """Puts `state` into `network`; NstError, which names `source`, unless names and shapes are the network's."""
     _require_match(network, state, source)
     network.load_state_dict(state)  # strict; torch itself fills in BatchNorm counters that are missing
 
@@ -261,13 +202,14 @@ def _require_match(network: EfficientNet, state: Mapping[str, Tensor], source: s
     shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     raise NstError(
         f"{source}: weights of another network",
-        got=f"{_outline(state)} ({shown})",
-        valid=_outline(network.state_dict()),
+        got=f"{outline(state)} ({shown})",
+        valid=outline(network.state_dict()),
         next="choose the model the weights were made for",
     )
 
 
-def _existing(path: Path | str) -> Path:
+def existing_file(path: Path | str) -> Path:
+    """`path`, if there is a file; NstError, which names the network files nearby, if there is none."""
     path = Path(path)
     if path.is_file():
         return path
@@ -290,7 +232,7 @@ def _unreadable(path: Path, error: Exception) -> NstError:
     )
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or .pth file by name, on the CPU; nothing in a .pth is executed."""
     try:
         if path.suffix == ".safetensors":
@@ -302,42 +244,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _unreadable(path, TypeError("it holds something else than named tensors"))
     return dict(state)
-
-
-def _file_in(path: Path) -> Path:
-    """The file itself, or the one in a folder as the hub lays it out."""
-    inside = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
-    return next((file for file in inside if file.is_file()), None) or _existing(path)
-
-
-def _timm_config(path: Path) -> dict[str, Any]:
-    """timm's `pretrained_cfg` from the config.json beside the weights; empty without one."""
-    config = path.parent / "config.json"
-    if not config.is_file():
-        return {}
-    try:
-        return dict(json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise NstError(f"{config} is not timm's config.json", got=error, next="repair or remove it") from error
-
-
-def _released() -> list[str]:
-    """timm's names of the released networks we can hold."""
-    names = timm.list_models("tf_efficientnet_*", pretrained=True)
-    return [name for name in names if re.match(r"tf_efficientnet_(b[0-7]|l2)\.", name)]
-
-
-def _released_config(name: str) -> dict[str, Any]:
-    config = get_pretrained_cfg(name)
-    return config.to_dict() if config else {}
-
-
-def _download(name: str) -> dict[str, Tensor]:
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client and its transport each raise their own; all mean: no download
-        raise NstError(
-            f"cannot download {name}",
-            got=f"{type(error).__name__}: {error}",
-            next="fetch the file on a machine that can, and give its path",
-        ) from error

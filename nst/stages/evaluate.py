@@ -107,7 +107,7 @@ def run(
     size = options.image_size or info.image_size
     inputs = {"weights": sha256_file(weights), "test": test.digest, "image_size": size, "pictures": pictures,
               "options": options}  # fmt: skip
-    with Run(output, "evaluate", inputs, config=config, overwrite=overwrite) as run_:
+    with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
         network, _ = load_network(weights)
@@ -132,6 +132,8 @@ def _result(
         "test": str(test.folder),
         "image_size": size,
         **scores.compute(),
+        # per bin of confidence: images, summed confidence, right ones
+        "calibration": scores.state()["calibration"].tolist(),
         "bad_samples": bad_sample_summary(module.bad),
     }
     if options.confusion:

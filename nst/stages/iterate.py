@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from nst.config import compose_config, plain
 from nst.errors import NstError
 from nst.progress import console, say
-from nst.runs import write_json
+from nst.runs import is_rank_zero, write_json, write_text
 
 Result = dict[str, Any]
 
@@ -103,6 +103,8 @@ def main(cfg: DictConfig) -> None:
     """Composes every generation's configuration, runs Algorithm 1, writes the table and the report."""
     directory = Path(cfg.run_dir)
     generations = configurations(cfg)
+    if is_rank_zero():
+        write_text(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     make_shards(cfg)
 
     results = run(
@@ -113,6 +115,8 @@ def main(cfg: DictConfig) -> None:
         select=lambda number: _select(generations[number + 1], number, directory),
         evaluate=lambda number: _evaluate(generations[number], number, directory),
     )
+    if not is_rank_zero():
+        return
     last = {name: results[-1][name] for name in ("top1", "top5", "ece", "gain")}
     write_json(
         directory / "result.json",
@@ -145,13 +149,16 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
         raise NstError(
             "iterate.generations is not a list of lists of options",
             got=lists,
-            valid="[[model.width=0.35], [model.width=0.5]]",
+            valid="[['model.width=0.35'], ['model.width=0.5']]",
         )
     given = [item for item in plain(cfg.overrides) if not item.startswith(("run_dir=", "name="))]
-    return [
-        compose_config([*given, *options, f"run_dir='{cfg.run_dir}/gen{number}'", f"name='{cfg.name}'"])
-        for number, options in enumerate(lists)
-    ]
+    composed = []
+    for number, options in enumerate(lists):
+        whole = [*given, *options, f"run_dir='{cfg.run_dir}/gen{number}'", f"name='{cfg.name}'"]
+        generation = compose_config(whole)
+        generation.overrides = whole
+        composed.append(generation)
+    return composed
 
 
 def make_shards(cfg: DictConfig) -> None:

@@ -18,12 +18,13 @@ from nst.config import build as build_from
 from nst.config import plain
 from nst.data.batches import EvaluationBatches
 from nst.data.datamodule import evaluation_loader
-from nst.data.pseudo_labels import PredictionMetadata, parquet_name, write_predictions
+from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
 from nst.data.shard_set import ShardSet
 from nst.data.views import Pictures, clean_view
 from nst.models.checkpoints import NetworkInfo, load_network, read_info
 from nst.progress import Bar, say
-from nst.runs import Run, final_weights, read_json, sha256_file, write_json
+from nst.runs import Run, read_json, sha256_file, write_json
+from nst.stages.places import predictions_folder, teacher_weights
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.hardware import Hardware
 from nst.training.labeler import Labeler, ShardByShard
@@ -65,7 +66,7 @@ def run(
         "batch_size": batch_size,
         "keep": keep,
     }
-    with Run(output, "label", inputs, config=config, overwrite=overwrite) as run_:
+    with Run(output, "label", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
         writer = _ShardFiles(output, unlabeled, info, digest, size, keep)
@@ -151,23 +152,22 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     result = from_cfg(cfg)
     skipped = result["bad_samples"]["count"]
     note = f", {skipped} could not be decoded: {', '.join(result['bad_samples']['names'][:3])}" if skipped else ""
-    say(f"{cfg.label.output}: {result['labeled_images']} images labeled by {result['teacher'][:12]}{note}")
+    say(f"{predictions_folder(cfg)}: {result['labeled_images']} images labeled by {result['teacher'][:12]}{note}")
     return result
 
 
 def from_cfg(cfg: DictConfig, *, label: str = "label") -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
-    options, teacher = plain(cfg.label), cfg.teacher
     return run(
-        Path(options.pop("output")),
-        teacher=final_weights(teacher.checkpoint or teacher.run),
+        predictions_folder(cfg),
+        teacher=teacher_weights(cfg),
         unlabeled=ShardSet.open(cfg.data.unlabeled),
         pictures=build_from(Pictures, cfg.data.pictures),
         hardware=build_from(Hardware, cfg.trainer),
-        image_size=teacher.image_size,
+        image_size=cfg.teacher.image_size,
         max_bad_fraction=cfg.max_bad_fraction,
         config=plain(cfg),
         overwrite=cfg.overwrite,
         label=label,
-        **options,
+        **plain(cfg.label),
     )

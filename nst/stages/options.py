@@ -12,7 +12,7 @@ from nst.config import plain
 from nst.data.shard_set import ShardSet
 from nst.data.views import Augmentation, Pictures
 from nst.models.efficientnet import Architecture
-from nst.runs import final_weights
+from nst.stages.places import predictions_folder, selection_folder, teacher_weights
 from nst.training.loggers import MetricsTable, wandb_logger
 from nst.training.phases import Data, LoggerFactory, Noise, Teacher
 from nst.training.recipe import ModelNoise, Side
@@ -51,12 +51,12 @@ def teacher_from(cfg: DictConfig) -> Teacher | None:
     if node.run is None and node.checkpoint is None:
         return None
     return Teacher(
-        weights=final_weights(node.checkpoint or node.run),
+        weights=teacher_weights(cfg),
         mode=node.mode,
         targets=node.targets,
         temperature=node.temperature,
-        predictions=Path(node.predictions) if node.predictions else None,
-        selection=Path(node.selection) if node.selection else None,
+        predictions=predictions_folder(cfg),
+        selection=selection_folder(cfg),
         image_size=node.image_size,
     )
 

@@ -23,7 +23,18 @@ from nst.progress import say
 from nst.runs import Run, final_weights, fingerprint, read_json, sha256_file
 from nst.stages.options import architecture_from, data_from, loggers_from, noise_from, teacher_from
 from nst.training.hardware import Hardware
-from nst.training.phases import Data, Finetune, LoggerFactory, Noise, Setup, Teacher, fit, phases, pseudo_labels
+from nst.training.phases import (
+    Data,
+    Finetune,
+    LoggerFactory,
+    Noise,
+    Setup,
+    Teacher,
+    fit,
+    learning_rates,
+    phases,
+    pseudo_labels,
+)
 from nst.training.recipe import Recipe
 
 
@@ -61,7 +72,10 @@ def run(
         seed=seed,
         max_bad_fraction=max_bad_fraction,
     )
-    with Run(directory, "train", inputs, config=config, overwrite=overwrite) as run_:
+    steps = phases(architecture, recipe, noise, finetune, data.labeled.samples)
+    for phase in steps:
+        learning_rates(phase.recipe, data.labeled.samples)  # a mistake is told before anything is written
+    with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
         setup = Setup(run_.directory, architecture, data, teacher, hardware, loggers, seed, max_bad_fraction, label)
@@ -70,7 +84,7 @@ def run(
             **_facts(architecture, data, recipe),
         }
         weights = start
-        for phase in phases(architecture, recipe, noise, finetune, data.labeled.samples):
+        for phase in steps:
             if not setup.summary_path(phase).exists():
                 fit(setup, phase, weights)
             weights = setup.weights_path(phase)

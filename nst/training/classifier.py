@@ -84,6 +84,13 @@ class Classifier(pl.LightningModule):
         if recipe.frozen_blocks:
             freeze_blocks(network, recipe.frozen_blocks)
 
+    def train(self, mode: bool = True) -> Classifier:
+        """Train or eval mode, from which the teacher is exempt: it is never noised."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
     # ---- learning
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -155,7 +162,10 @@ class Classifier(pl.LightningModule):
         Raises:
             NstError: the loss is not finite.
         """
-        means = dict(zip(TRAIN_METRICS, (self.sums / max(1, self.summed_steps)).tolist(), strict=True))
+        sums = self.sums / self.summed_steps
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="mean")
+        means = dict(zip(TRAIN_METRICS, sums.tolist(), strict=True))
         step, elapsed = self.trainer.global_step, time.perf_counter() - self.since
         if not math.isfinite(means["loss"]):
             raise NstError(

@@ -29,6 +29,7 @@ class Hardware:
 
     Args:
         channels_last: memory format of images and weights; five times faster depthwise convolutions on a CPU.
+        sync_batchnorm: BatchNorm over all devices' images, as one device would see them (GPUs only).
         compile: run the network through torch.compile.
         workers, prefetch: see `LoaderOptions`.
     """
@@ -40,6 +41,7 @@ class Hardware:
     precision: Any = "32-true"
     channels_last: bool = True
     compile: bool = False
+    sync_batchnorm: bool = False
     workers: int = 1
     prefetch: int = 4
 
@@ -79,6 +81,7 @@ class Hardware:
                 num_nodes=self.num_nodes,
                 strategy=self.strategy,
                 precision=self.precision,
+                sync_batchnorm=self.sync_batchnorm,
                 callbacks=list(callbacks),
                 logger=list(loggers) or False,
                 enable_checkpointing=any(isinstance(item, pl.callbacks.Checkpoint) for item in callbacks),
@@ -101,4 +104,5 @@ def quiet_lightning() -> None:
     """Keeps the terminal for what we say: Lightning's tips and start-up notes do not help a user here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    for module in (r"lightning\..*", r"torch\.utils\.data\..*"):
+        warnings.filterwarnings("ignore", module=module)

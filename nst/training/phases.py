@@ -203,26 +203,33 @@ def classifier(setup: Setup, phase: Phase, start: Path | None) -> Classifier:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = recipe.batchnorm_momentum
-    samples = setup.data.labeled.samples
-    schedule = Schedule(
-        base_rate=scaled_rate(recipe.optimizer["rate_per_256"], recipe.labeled_batch_size),
-        steps_per_epoch=recipe.steps_per_epoch(samples),
-        total_steps=recipe.total_steps(samples),
-        **recipe.schedule,
-    )
     teacher = setup.teacher
     online = teacher is not None and teacher.mode == "online" and recipe.unlabeled_ratio > 0
     return Classifier(
         setup.hardware.place(network),
         recipe,
         model_noise,
-        schedule,
+        learning_rates(recipe, setup.data.labeled.samples),
         targets=teacher.targets if teacher else "soft",
         temperature=teacher.temperature if teacher else 1.0,
         teacher=setup.hardware.place(load_network(teacher.weights)[0]) if online and teacher else None,
         seed=setup.seed,
         first_step=phase.first_step,
         compile=setup.hardware.compile,
+    )
+
+
+def learning_rates(recipe: Recipe, labeled_samples: int) -> Schedule:
+    """The recipe's schedule for a labeled set of that size.
+
+    Raises:
+        NstError: warm-up, length and kind make no schedule.
+    """
+    return Schedule(
+        base_rate=scaled_rate(recipe.optimizer["rate_per_256"], recipe.labeled_batch_size),
+        steps_per_epoch=recipe.steps_per_epoch(labeled_samples),
+        total_steps=recipe.total_steps(labeled_samples),
+        **recipe.schedule,
     )
 
 

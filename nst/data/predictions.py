@@ -1,0 +1,289 @@
+"""The teacher's predictions on disk: one Parquet file per shard of unlabeled images (paper section 2.1).
+
+    predictions/<shard>.parquet   index, key, label, confidence, probs (null where confidence < keep)
+
+A row names its image by `index`, its place in the shard, and by `key`. predictions.json is written last.
+
+The one decision worth knowing: every file carries teacher, class list and a digest of its rows in its footer.
+So a footer (kilobytes) stands for the file (megabytes) when inputs are fingerprinted, and labels of two
+teachers or two class lists cannot be mixed by accident.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nst.errors import NstError, nearest
+from nst.runs import atomic_path, fingerprint
+
+FORMAT = 1  # of predictions and selections
+
+
+@dataclass(frozen=True)
+class PredictionMetadata:
+    """Who labeled which shard: sha256 of the teacher's checkpoint and of the tar, image size in pixels."""
+
+    teacher_sha256: str
+    classes: Sequence[str]
+    image_size: int
+    shard_name: str
+    shard_sha256: str
+    extra: dict[str, Any] = field(default_factory=dict)  # the label stage's configuration, for people
+
+
+def parquet_name(shard_name: str) -> str:
+    """unlabeled-000003.tar → unlabeled-000003.parquet."""
+    return f"{Path(shard_name).stem}.parquet"
+
+
+def write_predictions(
+    path: Path | str,
+    *,
+    index: np.ndarray,
+    keys: Sequence[str],
+    probs: np.ndarray,
+    metadata: PredictionMetadata,
+    keep: float,
+) -> None:
+    """Writes one shard's predictions: probs (N, C) float32 that sum to 1, index (N,) strictly increasing.
+
+    `confidence` is the largest probability before rounding to float16; `probs` is null where below keep.
+
+    Raises:
+        NstError: a row is no distribution, the number of classes is not C, or the disk is full.
+    """
+    probs = np.asarray(probs, dtype=np.float32).reshape(len(keys), -1) if len(keys) else _no_probs(metadata)
+    index = np.asarray(index, dtype=np.uint32)
+    _check_predictions(index, probs, metadata)
+    label = probs.argmax(axis=1).astype(np.uint16)
+    # a float32 softmax may exceed 1 by a rounding error; the histograms end at 1
+    confidence = np.minimum(probs.max(axis=1), np.float32(1.0))
+    stored = probs.astype(np.float16)
+    # compared in double, as the selection compares min_confidence
+    mask = confidence.astype(np.float64) < keep
+    table = pa.table(
+        {
+            "index": pa.array(index),
+            "key": pa.array(list(keys), pa.string()),
+            "label": pa.array(label),
+            "confidence": pa.array(confidence),
+            "probs": pa.FixedSizeListArray.from_arrays(
+                pa.array(stored.ravel()), probs.shape[1], mask=pa.array(mask, pa.bool_())
+            ),
+        }
+    )
+    footer = _footer(metadata, keep, rows=_digest(index, keys, label, confidence, stored[~mask]))
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata({b"nst": json.dumps(footer).encode()}),
+            temporary,
+            compression="zstd",
+            use_dictionary=["label"],  # probabilities hardly ever repeat
+        )
+
+
+def _no_probs(metadata: PredictionMetadata) -> np.ndarray:
+    """A shard of which no image could be decoded still gets its (empty) file."""
+    return np.empty((0, len(metadata.classes)), np.float32)
+
+
+def _check_predictions(index: np.ndarray, probs: np.ndarray, metadata: PredictionMetadata) -> None:
+    count, width = probs.shape
+    if len(index) != count or np.any(np.diff(index.astype(np.int64)) <= 0):
+        raise ValueError(f"index must be strictly increasing, one entry for each of {count} keys")
+    if width != len(metadata.classes) or width > 65_536:
+        raise NstError(
+            f"predictions for {metadata.shard_name} do not match the class list",
+            got=f"{width} probabilities per image, {len(metadata.classes)} classes",
+            valid="one probability per class, at most 65536 classes",
+        )
+    wrong = ~(np.abs(probs.sum(axis=1, dtype=np.float64) - 1.0) < 1e-2) | (probs < 0).any(axis=1)
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise NstError(
+            f"the teacher's output for {int(wrong.sum())} of {count} images of {metadata.shard_name} "
+            "is not a probability distribution",
+            got=f"sample {index[first]}: sum {probs[first].sum():g}, smallest {probs[first].min():g}",
+            valid="finite values of at least 0 that sum to 1 (the softmax of the logits)",
+            next="check the teacher: nst evaluate",
+        )
+
+
+def _footer(metadata: PredictionMetadata, keep: float, rows: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "teacher": metadata.teacher_sha256,
+        "classes": list(metadata.classes),
+        "class_digest": fingerprint(list(metadata.classes)),
+        "image_size": metadata.image_size,
+        "shard": {"name": metadata.shard_name, "sha256": metadata.shard_sha256},
+        "keep": keep,
+        "rows_sha256": rows,
+        "config": metadata.extra,
+    }
+
+
+def _digest(index: np.ndarray, keys: Sequence[str], *columns: np.ndarray) -> str:
+    digest = hashlib.sha256("\0".join(keys).encode())
+    for column in (index, *columns):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PredictionShard:
+    """One predictions file, as far as its footer tells."""
+
+    path: Path
+    name: str  # of the tar
+    sha256: str  # of the tar
+    samples: int  # rows: images that could be decoded
+    teacher: str
+    classes: tuple[str, ...]
+    keep: float
+    digest: str  # sha256 of the footer, which holds a digest of the rows
+
+
+class Predictions:
+    """A folder of predictions by one teacher over one class list. Reads footers only, until `read`."""
+
+    def __init__(self, folder: Path, shards: Sequence[PredictionShard]) -> None:
+        self.folder = folder
+        self.shards = {shard.name: shard for shard in sorted(shards, key=lambda shard: shard.name)}
+        first = next(iter(self.shards.values()))
+        self.classes = list(first.classes)
+        self.teacher = first.teacher
+        self.keep = max(shard.keep for shard in shards)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Predictions:
+        """Raises NstError if labeling has not finished or two files disagree on teacher or classes."""
+        folder = Path(folder)
+        files = sorted(folder.glob("*.parquet"))
+        if not files or not (folder / "predictions.json").exists():
+            raise NstError(
+                f"{folder} is not a finished folder of predictions",
+                got=f"{len(files)} Parquet files" + (", no predictions.json" if files else ""),
+                valid="one Parquet file per unlabeled shard and predictions.json, which is written last",
+                next="nst label (a killed run continues where it stopped)",
+            )
+        with ThreadPoolExecutor(16) as pool:  # on a network file system a footer costs a round trip
+            shards = list(pool.map(_read_footer, files))
+        _check_agreement(shards)
+        return cls(folder, shards)
+
+    def read(self, shard_name: str) -> dict[str, np.ndarray]:
+        """Columns of one shard: index, key, label, confidence (N,); probs (N, C) float16, NaN if not kept."""
+        table = read_table(self.shard(shard_name).path)
+        columns = {name: table[name].to_numpy() for name in ("index", "key", "label", "confidence")}
+        return {**columns, "probs": self._probs(table)}
+
+    def shard(self, shard_name: str) -> PredictionShard:
+        """Raises NstError if the folder has no predictions for that shard."""
+        if shard_name not in self.shards:
+            raise NstError(
+                f"no predictions for shard {shard_name!r} in {self.folder}{nearest(shard_name, self.shards)}",
+                valid=f"{len(self.shards)} shards, {next(iter(self.shards))} to {list(self.shards)[-1]}",
+                next="nst label",
+            )
+        return self.shards[shard_name]
+
+    def require(self, *, classes: Sequence[str] | None = None, teacher: str | None = None) -> None:
+        """Raises NstError if these are over other classes or by another teacher (checkpoint sha256)."""
+        if classes is not None and list(classes) != self.classes:
+            raise NstError(
+                f"predictions in {self.folder} are over other classes",
+                got=_first_difference(self.classes, list(classes)),
+                next="label again with a teacher of these classes: nst label overwrite=true",
+            )
+        if teacher is not None and teacher != self.teacher:
+            raise NstError(
+                f"predictions in {self.folder} are by another teacher",
+                got=f"checkpoint sha256 {self.teacher}",
+                valid=f"checkpoint sha256 {teacher}",
+                next="label again with the wanted teacher: nst label overwrite=true",
+            )
+
+    def _probs(self, table: pa.Table) -> np.ndarray:
+        column = table["probs"].combine_chunks()
+        probs = np.full((len(column), len(self.classes)), np.nan, np.float16)
+        kept = column.is_valid().to_numpy(zero_copy_only=False)
+        probs[kept] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(self.classes))
+        return probs
+
+
+def _read_footer(path: Path) -> PredictionShard:
+    """Hashes the whole footer, not a fixed tail: a long class list would push the rest out of it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-8, 2)
+            length = int.from_bytes(file.read(4), "little")
+            file.seek(-8 - length, 2)
+            digest = hashlib.sha256(file.read(length)).hexdigest()
+        metadata = pq.read_metadata(path)
+        footer = json.loads((metadata.metadata or {})[b"nst"])
+        shard = footer["shard"]
+        return PredictionShard(
+            path=path,
+            name=shard["name"],
+            sha256=shard["sha256"],
+            samples=metadata.num_rows,
+            teacher=footer["teacher"],
+            classes=tuple(footer["classes"]),
+            keep=footer["keep"],
+            digest=digest,
+        )
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        raise NstError(
+            f"{path} is not a predictions file",
+            got=f"{type(error).__name__}: {error}",
+            valid="a Parquet file written by nst label",
+            next="delete it and run nst label again: it labels only what is missing",
+        ) from error
+
+
+def _check_agreement(shards: Sequence[PredictionShard]) -> None:
+    first, seen = shards[0], dict[str, Path]()
+    for shard in shards:
+        problem = None
+        if shard.teacher != first.teacher:
+            problem = f"teacher {first.teacher} in {first.path.name}, {shard.teacher} in {shard.path.name}"
+        elif shard.classes != first.classes:
+            problem = f"{shard.path.name}: {_first_difference(shard.classes, first.classes)} in {first.path.name}"
+        elif shard.name in seen:
+            problem = f"shard {shard.name} both in {seen[shard.name].name} and in {shard.path.name}"
+        if problem:
+            raise NstError(
+                f"predictions in {first.path.parent} do not belong together",
+                got=problem,
+                valid="one file per shard, all by one teacher over one class list",
+                next="label all shards with one teacher: nst label overwrite=true",
+            )
+        seen[shard.name] = shard.path
+
+
+def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    if len(found) != len(expected):
+        return f"{len(found)} classes instead of {len(expected)}"
+    at = next(i for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)) if ours != theirs)
+    return f"class {at} is {found[at]!r} instead of {expected[at]!r}"
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Rows of one Parquet file of predictions or of a selection; NstError if it cannot be read."""
+    try:
+        # not pq.read_table: it takes a folder named noise=full for a partition and adds a column
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise NstError(f"cannot read {path}", got=error, next="delete it and repeat the stage that wrote it") from error

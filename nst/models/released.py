@@ -1,0 +1,121 @@
+"""Released weights in timm's layout, by name or from a file: a teacher that somebody else has trained.
+
+The paper's own networks are timm's `tf_efficientnet_*.ns_jft_in1k`. The one decision worth knowing: the weights
+decide what they are, not their name. The architecture is found by their shapes, and a network that expects
+another normalisation than ours is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN
+from timm.models import get_pretrained_cfg
+from torch import Tensor
+
+from nst.errors import NstError, nearest
+from nst.models.checkpoints import NetworkInfo, copy_weights, existing_file, outline, read_weights, recognize
+from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
+
+
+def load_timm(
+    name_or_path: str | Path,
+    classes: Sequence[str],
+    *,
+    architecture: Architecture | None = None,
+    image_size: int | None = None,
+) -> tuple[EfficientNet, NetworkInfo]:
+    """Released weights, by timm's name (downloaded) or from a file or folder in timm's layout; in eval mode.
+
+    Args:
+        name_or_path: such as `tf_efficientnet_b7.ns_jft_in1k`, or a .safetensors or .pth file, or its folder.
+        classes: names in the order of the logits.
+        architecture: None finds it by the shapes of the weights.
+        image_size: test px; None takes timm's (config.json beside a file), else the architecture's.
+
+    Raises:
+        NstError: neither a file nor a known name, no download, another network, number of classes or
+            normalisation.
+    """
+    source = str(name_or_path)
+    released = released_names()
+    if source in released:
+        config = _require_imagenet_normalization(source, released_config(source))
+        state = _download(source)
+    elif Path(source).exists() or Path(source).suffix in WEIGHT_SUFFIXES:
+        path = _file_in(Path(source))
+        config = _require_imagenet_normalization(source, _timm_config(path))
+        state = read_weights(path)
+    else:
+        raise NstError(
+            f"{source} is neither a file nor a released network{nearest(source, released)}",
+            valid=", ".join(name for name in released if ".ns_jft" in name),
+        )
+    architecture = architecture or recognize(state)
+    if architecture is None:
+        raise NstError(f"{source} is no network we know", got=outline(state), valid=", ".join(ARCHITECTURES))
+    network = build(architecture, len(classes))
+    copy_weights(network, state, source)
+    size = image_size or config.get("input_size", [architecture.test_size])[-1]
+    extra = {"imported_from": Path(source).name}
+    info = NetworkInfo(architecture, tuple(classes), size, architecture.train_size, extra=extra)
+    return network.eval(), info
+
+
+def _require_imagenet_normalization(source: str, config: dict[str, Any]) -> dict[str, Any]:
+    """`config` if its network sees images as `efficientnet.normalize` makes them (AdvProp's do not)."""
+    mean = tuple(config.get("mean", IMAGENET_DEFAULT_MEAN))
+    if mean != IMAGENET_DEFAULT_MEAN:
+        raise NstError(
+            f"{source} was trained on images normalised in another way",
+            got=f"mean {mean}",
+            valid=f"mean {IMAGENET_DEFAULT_MEAN}: weights tagged ns_jft_in1k, ra_in1k, aa_in1k or in1k",
+        )
+    return config
+
+
+def _file_in(path: Path) -> Path:
+    """The file itself, or the one in a folder as the hub lays it out."""
+    inside = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
+    return next((file for file in inside if file.is_file()), None) or existing_file(path)
+
+
+def _timm_config(path: Path) -> dict[str, Any]:
+    """timm's `pretrained_cfg` from the config.json beside the weights; empty without one."""
+    config = path.parent / "config.json"
+    if not config.is_file():
+        return {}
+    try:
+        return dict(json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise NstError(f"{config} is not timm's config.json", got=error, next="repair or remove it") from error
+
+
+def released_names() -> list[str]:
+    """timm's names of the released networks we can hold."""
+    names = timm.list_models("tf_efficientnet_*", pretrained=True)
+    return [name for name in names if re.match(r"tf_efficientnet_(b[0-7]|l2)\.", name)]
+
+
+def released_config(name: str) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of a released network: mean, input_size and the rest."""
+    config = get_pretrained_cfg(name)
+    return config.to_dict() if config else {}
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client and its transport each raise their own; all mean: no download
+        raise NstError(
+            f"cannot download {name}",
+            got=f"{type(error).__name__}: {error}",
+            next="fetch the file on a machine that can, and give its path",
+        ) from error

@@ -1,0 +1,41 @@
+"""Where stages find each other's files: everything of a teacher lies in its run directory unless said otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from nst.errors import NstError
+from nst.runs import final_weights
+
+
+def teacher_weights(cfg: DictConfig) -> Path:
+    """The teacher's network file.
+
+    Raises:
+        NstError: no teacher is named, or it has not finished.
+    """
+    if cfg.teacher.checkpoint is None and cfg.teacher.run is None:
+        raise NstError(f"nst {cfg.stage} needs a teacher", next=f"nst {cfg.stage} teacher.run=<its run directory>")
+    return final_weights(cfg.teacher.checkpoint or cfg.teacher.run)
+
+
+def predictions_folder(cfg: DictConfig) -> Path:
+    """Where `nst label` writes and `nst select` and the student read."""
+    return _teacher_folder(cfg, "predictions")
+
+
+def selection_folder(cfg: DictConfig) -> Path:
+    """Where `nst select` writes and the student reads."""
+    return _teacher_folder(cfg, "selection")
+
+
+def _teacher_folder(cfg: DictConfig, name: str) -> Path:
+    if cfg.teacher[name] is not None:
+        return Path(cfg.teacher[name])
+    if cfg.teacher.run is None:
+        raise NstError(
+            f"where are the teacher's {name}?", next=f"nst {cfg.stage} teacher.run=<run directory>, or teacher.{name}="
+        )
+    return Path(cfg.teacher.run) / name

@@ -1,0 +1,59 @@
+"""Data that the tests make for themselves, and the configuration of a training that takes seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# a network of 50,000 parameters on 12-px digits, a few steps
+TINY = [
+    "experiment=digits_demo",
+    "model.width=0.25",
+    "model.depth=0.25",
+    "model.train_size=12",
+    "model.test_size=12",
+    "student.labeled_batch_size=8",
+    "student.steps=12",
+    "student.schedule.warmup_epochs=0.5",
+    "student.checkpoint_every=4",
+    "student.validate_every=8",
+    "student.log_every=2",
+    "trainer.workers=0",
+]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shard sets of the digits: 50 labeled, 240 unlabeled in three shards, 100 test images."""
+    from nst.data.sources import open_source
+    from nst.stages import shard
+
+    root = tmp_path_factory.mktemp("digits")
+    shard.run(
+        open_source("digits"),
+        root,
+        labeled_per_class=5,
+        test_samples=100,
+        unlabeled_samples=240,
+        samples_per_shard=80,
+    )
+    return root
+
+
+@pytest.fixture
+def tiny(digits: Path, tmp_path: Path) -> Callable[..., Any]:
+    """`tiny(*overrides, run_dir=...)` composes the configuration of a training that takes seconds."""
+    from nst.config import compose_config
+
+    def compose(*overrides: str, run_dir: Path | None = None) -> Any:
+        directory = run_dir or tmp_path / "run"
+        return compose_config([*TINY, f"data.root={digits}", f"run_dir='{directory}'", *overrides])
+
+    return compose

@@ -1,0 +1,106 @@
+"""What several tests make or read: golden data, pictures, archives, predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_GOLDEN = Path(__file__).parent / "golden"
+
+# ---- golden data -----------------------------------------------------------------------------------------
+
+
+def golden_rows(name: str) -> list[dict[str, str]]:
+    """Rows of a table in tests/golden by column."""
+    with open(_GOLDEN / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def golden_arrays(name: str) -> dict[str, np.ndarray]:
+    """Arrays of a file in tests/golden by key."""
+    with np.load(_GOLDEN / name) as file:
+        return dict(file)
+
+
+def golden_tensors(name: str) -> dict[str, Tensor]:
+    import torch  # here, because most tests of the data need none of it
+
+    return {key: torch.as_tensor(array) for key, array in golden_arrays(name).items()}
+
+
+# ---- pictures and archives -------------------------------------------------------------------------------
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Random pixels (H, W, 3) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encode(image: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:
+    """File of an image in Pillow's format `kind`."""
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def add_file(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+# ---- predictions -----------------------------------------------------------------------------------------
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+
+
+def metadata(number: int = 0, **changes: Any) -> PredictionMetadata:
+    name = f"unlabeled-{number:06d}.tar"
+    values = {"teacher_sha256": "a" * 64, "classes": CLASSES, "image_size": 64, "shard_name": name}
+    return PredictionMetadata(**{**values, "shard_sha256": f"{number:064d}", **changes})
+
+
+def write_random_predictions(
+    folder: Path,
+    number: int = 0,
+    *,
+    count: int = 50,
+    scale: float = 2.0,
+    keep: float = 0.3,
+    seed: int | None = None,
+    **changes: Any,
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """A shard of random predictions, of which every third sample could not be decoded; returns its arrays."""
+    about = metadata(number, **changes)
+    rng = np.random.default_rng(number if seed is None else seed)
+    index = np.delete(np.arange(count), np.arange(0, count, 3))
+    keys = [f"{number}-{i}" for i in index]
+    odds = np.exp(rng.normal(size=(len(index), len(about.classes))) * scale)
+    probs = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    path = folder / parquet_name(about.shard_name)
+    write_predictions(path, index=index, keys=keys, probs=probs, metadata=about, keep=keep)
+    return index, keys, probs
+
+
+def finish(folder: Path) -> Path:
+    """Marks a folder of predictions as complete."""
+    (folder / "predictions.json").write_text("{}")
+    return folder
+
+
+def three_shards(folder: Path, **changes: Any) -> dict[str, tuple[np.ndarray, list[str], np.ndarray]]:
+    """A complete folder of random predictions: what was written, by shard."""
+    written = {metadata(n).shard_name: write_random_predictions(folder, n, **changes) for n in range(3)}
+    finish(folder)
+    return written

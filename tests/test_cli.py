@@ -1,0 +1,162 @@
+"""The command line: what it lists, what it runs, and how it says that something is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nst import cli
+from nst.config import compose_config, group_choices, groups, summary_line
+from nst.errors import NstError, nearest
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, "-m", "nst", *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
+
+
+def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+def test_help_names_every_stage_in_a_line(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = main(capsys, "--help")
+    assert code == 0
+    for stage, line in cli.STAGES.items():
+        assert f"  {stage}" in out
+        assert line in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("stage", list(cli.STAGES))
+def test_stage_help_lists_options_groups_and_choices_with_a_line_each(stage: str, capsys: pytest.CaptureFixture[str]):
+    code, out, _ = main(capsys, stage, "--help")
+    assert code == 0
+    assert "seed=0" in out
+    assert "run_dir=" in out
+    for group in groups():
+        assert f"  {group}=" in out
+        for choice in group_choices(group):
+            line = next(text for text in out.splitlines() if text.split()[:1] == [choice])
+            assert len(line.split()) > 2, f"{group}/{choice} has no description"
+
+
+def test_every_configuration_file_says_what_it_is():
+    count = 0
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert len(summary_line(path)) > 10, path
+        count += 1
+    assert count > 50
+
+
+def test_help_is_quick_because_it_imports_no_torch():
+    code = "import sys; from nst import cli; cli.stage_help('train'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["unknown stage 'trian', did you mean 'train'?", "valid: shard, train"]),
+        (["train", "student.epohcs=3"], ["unknown option 'student.epohcs', did you mean 'student.epochs'?"]),
+        (["train", "noise=fulll"], ["there is no noise named 'fulll', did you mean 'full'?", "no_augment"]),
+        (["train", "experiment=digits"], ["there is no experiment named 'digits'", "digits_demo"]),
+        (["train", "student.steps=["], ["the options do not fit together"]),
+        (["train", "data.root=/nowhere"], ["no such shard folder: /nowhere/labeled", "next:  make one: nst shard"]),
+        (["label", "data=folder", "teacher.run=/nowhere"], ["there is no run or weights file at /nowhere"]),
+        (["select"], ["where are the teacher's predictions?", "nst select teacher.run="]),
+        (["label", "teacher.predictions=x"], ["nst label needs a teacher", "teacher.run="]),
+        (["evaluate"], ["nothing to evaluate", "model.checkpoint="]),
+        (["shard", "data=folder"], ["option 'data.source.root' needs a value"]),
+        (["shard", "--verify", "shard.output=/nowhere"], ["there is no shard set in /nowhere"]),
+        (["report", "run_dir=/nowhere"], ["/nowhere"]),
+        (["train", "--verfy"], ["unknown option 'train.verfy'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_mistakes_are_told_in_words_without_a_traceback(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = main(capsys, *arguments)
+    assert code == 1
+    assert errors.startswith("nst: ")
+    assert "Traceback" not in errors
+    for text in words:
+        assert text in errors
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "something was half written"
+
+
+def test_no_stage_shows_the_usage_and_fails(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = main(capsys)
+    assert code == 2
+    assert "usage: nst <stage>" in out
+
+
+def test_cfg_prints_the_composed_configuration(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = main(capsys, "train", "experiment=digits_demo", "--cfg")
+    assert code == 0
+    assert "name: digits_demo" in out
+
+
+def test_nearest_suggests_only_what_is_near():
+    assert nearest("epohcs", ["epochs", "steps"]) == ", did you mean 'epochs'?"
+    assert nearest("zzz", ["epochs", "steps"]) == ""
+
+
+def test_missing_value_is_named():
+    with pytest.raises(NstError, match=r"option 'data.source.root' needs a value"):
+        from nst.config import plain
+
+        plain(compose_config(["data=folder"]).data)
+
+
+def test_the_loop_by_hand_from_shards_to_report(tmp_path: Path):
+    """Every stage as a command of its own, in a folder of its own."""
+    common = [option for option in TINY if not option.startswith("experiment=")]
+    common = ["experiment=digits_demo", *common]
+    steps = [
+        ["shard", "data.test_samples=100", "data.unlabeled_samples=200"],
+        ["shard", "--verify"],
+        ["train", "name=gen0"],
+        ["label", "teacher.run=runs/gen0"],
+        ["select", "teacher.run=runs/gen0", "select.min_confidence=0", "select.allow_empty_classes=true"],
+        ["train", "name=gen1", "teacher.run=runs/gen0"],
+        ["evaluate", "model.checkpoint=runs/gen1"],
+    ]
+    for stage, *options in steps:
+        done = run(stage, *common, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert max((len(line) for line in done.stdout.splitlines()), default=0) < 200
+    assert "top-1" in done.stdout
+    assert (tmp_path / "runs/gen0/predictions/predictions.json").exists()
+    assert (tmp_path / "runs/gen1/evaluation/result.json").exists()
+
+
+def test_full_disk_is_told_in_words(digits: Path, tmp_path: Path):
+    """A real limit on file sizes stands in for a full disk: the checkpoint does not fit."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+        "from nst.cli import main; main(sys.argv[1:])"
+    )
+    arguments = ["train", *TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("nst: "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "make room" in done.stderr
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))

@@ -1,0 +1,145 @@
+"""Algorithm 1: the order of its steps, generations as options, and `kill -9` at any moment of any stage."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nst.config import compose_config
+from nst.errors import NstError
+from nst.stages import iterate
+from nst.training.loggers import TIMING_METRICS, read_rows
+from tests.conftest import TINY
+
+GENERATIONS = "iterate.generations=[['model.width=0.25'],['model.width=0.35'],['model.width=0.35']]"
+
+
+def test_algorithm_1_in_order():
+    calls: list[Any] = []
+    scores = iter([80.0, 85.0, 84.0])
+
+    def step(name: str, result: Callable[[], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        def call(*arguments: Any) -> dict[str, Any]:
+            calls.append((name, *arguments))
+            return result()
+
+        return call
+
+    trained = {"model": "small", "architecture": {"width": 1.0, "depth": 1.0}, "parameters": 1, "labeled_samples": 50,
+               "steps": 3}  # fmt: skip
+    results = iterate.run(
+        Path("runs/x"),
+        3,
+        train=step("train", lambda: trained),
+        label=step("label", dict),
+        select=step("select", lambda: {"totals": {"selected": 7, "copies": 9}}),
+        evaluate=step("evaluate", lambda: {"top1": next(scores), "top5": 99.0, "ece": 1.0, "loss": 0.5}),
+    )
+    assert calls == [
+        ("train", 0, None), ("evaluate", 0),
+        ("label", 0), ("select", 0), ("train", 1, Path("runs/x/gen0")), ("evaluate", 1),
+        ("label", 1), ("select", 1), ("train", 2, Path("runs/x/gen1")), ("evaluate", 2),
+    ]  # fmt: skip
+    assert [row["gain"] for row in results] == [0.0, 5.0, 4.0]
+    assert [row["unlabeled"] for row in results] == [0, 7, 7]
+
+
+def test_a_generation_is_what_one_would_give_to_train():
+    cfg = compose_config([*TINY, "run_dir=runs/x", GENERATIONS])
+    cfg.overrides = [*TINY, "run_dir=runs/x", GENERATIONS]
+    first, second, _ = iterate.configurations(cfg)
+    assert (first.model.width, second.model.width) == (0.25, 0.35)
+    assert (first.run_dir, second.run_dir) == ("runs/x/gen0", "runs/x/gen1")
+    assert first.student.steps == second.student.steps == 12
+
+
+def test_without_a_list_the_teacher_is_trained_by_its_recipe_and_the_student_by_its_own():
+    options = ["teacher=efficientnet_b7", "student=efficientnet_l0", "data=imagenet"]
+    cfg = compose_config(options)
+    cfg.overrides = options
+    teacher, student = iterate.configurations(cfg)
+    assert (teacher.model.name, student.model.name) == ("efficientnet_b7", "efficientnet_l0")
+    assert student.teacher.image_size == 600
+
+
+def test_generations_that_are_no_list_of_lists_and_unknown_options_in_them_are_explained():
+    cfg = compose_config(["iterate.generations=['model.width=0.5']"])
+    with pytest.raises(NstError, match="not a list of lists of options"):
+        iterate.configurations(cfg)
+    cfg = compose_config(["iterate.generations=[['model.widht=0.5']]"])
+    with pytest.raises(NstError, match=r"did you mean 'model.width'"):
+        iterate.configurations(cfg)
+
+
+# ---- kill -9
+
+
+def command(run: Path, digits: Path) -> list[str]:
+    options = [*TINY, f"data.root={digits}", f"run_dir={run}", GENERATIONS, "select.min_confidence=0",
+               "select.allow_empty_classes=true", "label.batch_size=16", "trainer.workers=1"]  # fmt: skip
+    return [sys.executable, "-m", "nst", "iterate", *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def artifacts(run: Path) -> dict[str, Any]:
+    """Hashes of all weights, predictions and selections, the metrics, and every result."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if path.suffix in (".safetensors", ".parquet"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.name == "metrics.csv":
+            found[name] = [row for row in read_rows(path) if not row[1].endswith(TIMING_METRICS)]
+        elif path.name in ("result.json", "selection.json"):
+            found[name] = json.loads(path.read_text())
+    return found
+
+
+def moments(run: Path) -> Iterator[Callable[[], bool]]:
+    """Conditions that come true one after the other while Algorithm 1 runs; the process is killed at each."""
+
+    def in_metrics(generation: int, step: int) -> Callable[[], bool]:
+        path = run / f"gen{generation}" / "metrics.csv"
+        return lambda: path.exists() and any(row[0] >= step for row in read_rows(path))
+
+    def exists(pattern: str) -> Callable[[], bool]:
+        return lambda: any(run.glob(pattern))
+
+    yield in_metrics(0, 6)  # training the teacher, in the middle of a segment
+    yield exists("gen0/predictions/*.parquet")  # labeling, after the first shard
+    yield exists("gen0/selection/started.json")  # selecting
+    yield in_metrics(1, 10)  # training the student, in the middle of a segment
+    yield exists("gen2/checkpoints/trained.safetensors")  # between the weights and the end of the stage
+
+
+def test_kill_9_in_every_stage_ends_as_if_it_had_not_happened(digits: Path, tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, digits), check=True, env=environment(), capture_output=True)
+    kills = 0
+    for reached in moments(killed):
+        process = subprocess.Popen(
+            command(killed, digits), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while process.poll() is None and not reached():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 4
+    subprocess.run(command(killed, digits), check=True, env=environment(), capture_output=True)
+    expected = artifacts(whole)
+    assert len(expected) > 15
+    assert artifacts(killed) == expected
+    assert not list(killed.rglob(".*.tmp-*"))

@@ -1,0 +1,102 @@
+"""Released weights: timm's files and names become our networks, and what does not fit is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tiny_networks import TINY, random_images, timm_b0, trained_tiny
+
+from nst.errors import NstError
+from nst.models.efficientnet import ARCHITECTURES
+from nst.models.released import load_timm, released_config, released_names
+
+CLASSES = tuple(f"class {i}" for i in range(10))
+
+
+def test_released_files_without_batch_counters_fit(tmp_path):
+    theirs = timm_b0()
+    state = {name: v for name, v in theirs.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert len(state) < len(theirs.state_dict())
+    save_file(state, tmp_path / "b0.safetensors")
+    network, _ = load_timm(tmp_path / "b0.safetensors", CLASSES)
+    assert torch.equal(network(random_images(64)), theirs(random_images(64)))
+
+
+def test_load_timm_finds_architecture_and_size_by_itself(tmp_path):
+    theirs = timm_b0()
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    network, info = load_timm(tmp_path / "model.safetensors", CLASSES)
+    assert info.architecture == ARCHITECTURES["efficientnet_b0"]
+    assert (info.image_size, info.train_size, info.classes) == (224, 224, CLASSES)
+    assert not network.training
+    config = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": {"input_size": [3, 475, 475]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_timm(tmp_path, CLASSES)[1].image_size == 475  # a folder, as the hub lays it out
+    assert load_timm(tmp_path, CLASSES, image_size=300)[1].image_size == 300
+
+
+def test_load_timm_by_name_takes_that_networks_size_and_weights(monkeypatch):
+    theirs = timm_b0()
+    asked = []
+
+    def released(name, pretrained):
+        asked.append((name, pretrained))
+        return theirs
+
+    monkeypatch.setattr(timm, "create_model", released)
+    network, info = load_timm("tf_efficientnet_b0.ns_jft_in1k", CLASSES)
+    assert asked == [("tf_efficientnet_b0.ns_jft_in1k", True)]
+    assert info.image_size == 224
+    assert info.extra == {"imported_from": "tf_efficientnet_b0.ns_jft_in1k"}
+    assert torch.equal(network(random_images(64)), theirs(random_images(64)))
+
+
+def test_every_released_noisy_student_is_offered():
+    names = {name for name in released_names() if ".ns_jft" in name}
+    expected = {f"tf_efficientnet_b{n}.ns_jft_in1k" for n in range(8)}
+    assert names == expected | {"tf_efficientnet_l2.ns_jft_in1k", "tf_efficientnet_l2.ns_jft_in1k_475"}
+    assert released_config("tf_efficientnet_l2.ns_jft_in1k_475")["input_size"] == (3, 475, 475)
+
+
+def test_networks_of_another_normalisation_are_refused(tmp_path):
+    with pytest.raises(NstError, match=r"normalised(.|\n)*0\.5"):
+        load_timm("tf_efficientnet_b0.ap_in1k", CLASSES)
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}')
+    with pytest.raises(NstError, match=r"normalised(.|\n)*0\.5"):
+        load_timm(tmp_path / "model.safetensors", CLASSES)
+
+
+def test_another_number_of_classes_is_named(tmp_path):
+    theirs = timm_b0()
+    save_file(theirs.state_dict(), tmp_path / "b0.safetensors")
+    with pytest.raises(NstError, match=r"another number of classes\n  got:   10\n  valid: 7"):
+        load_timm(tmp_path / "b0.safetensors", CLASSES[:7])
+
+
+def test_a_network_that_is_not_recognized_needs_its_architecture(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(trained_tiny().state_dict(), path)
+    with pytest.raises(NstError, match=r"unknown: stem 16(.|\n)*efficientnet_b0"):
+        load_timm(path, CLASSES)
+    assert load_timm(path, CLASSES, architecture=TINY)[1].architecture == TINY
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
+        load_timm("tf_efficientnet_b7.ns_jft_in1", CLASSES)
+    with pytest.raises(NstError, match=r"not there"):
+        load_timm("nowhere/b7.pth", CLASSES)
+
+
+def test_a_failed_download_is_explained(monkeypatch):
+    def offline(name, pretrained):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(NstError, match=r"cannot download(.|\n)*no route to host"):
+        load_timm("tf_efficientnet_b7.ns_jft_in1k", CLASSES)

@@ -1,0 +1,364 @@
+"""Training: repeatable, the same for any number of workers, continued bit for bit, and noised where it should be."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nst.errors import NstError
+from nst.models.checkpoints import load_network, read_info
+from nst.runs import sha256_file
+from nst.stages import label, select, train
+from nst.training import phases
+from nst.training.callbacks import KeepLast
+from nst.training.classifier import Classifier
+from nst.training.loggers import TIMING_METRICS, read_rows
+
+Compose = Callable[..., Any]
+
+
+def rows(run: Path) -> list[tuple[int, str, float]]:
+    """metrics.csv without what depends on the machine's speed."""
+    return [row for row in read_rows(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
+
+
+def weights(run: Path, name: str = "trained") -> str:
+    return sha256_file(run / "checkpoints" / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def teacher(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained teacher with predictions and a selection."""
+    from nst.config import compose_config
+    from tests.conftest import TINY
+
+    run = tmp_path_factory.mktemp("teacher") / "gen0"
+    common = [*TINY, f"data.root={digits}", f"run_dir={run}", f"teacher.run={run}", "select.min_confidence=0",
+              "select.allow_empty_classes=true"]  # fmt: skip
+    train.from_cfg(compose_config([*common, "teacher.run=null"]))
+    label.from_cfg(compose_config(common))
+    select.from_cfg(compose_config(common))
+    return run
+
+
+def test_same_seed_gives_the_same_weights_whatever_the_number_of_workers(tiny: Compose, tmp_path: Path):
+    for workers in (0, 1, 3):
+        train.from_cfg(tiny(f"trainer.workers={workers}", run_dir=tmp_path / str(workers)))
+    assert weights(tmp_path / "0") == weights(tmp_path / "1") == weights(tmp_path / "3")
+    assert rows(tmp_path / "0") == rows(tmp_path / "1") == rows(tmp_path / "3")
+    train.from_cfg(tiny("seed=1", run_dir=tmp_path / "other"))
+    assert weights(tmp_path / "0") != weights(tmp_path / "other")
+
+
+def test_student_is_repeatable_too(tiny: Compose, teacher: Path, tmp_path: Path):
+    for workers in (0, 2):
+        train.from_cfg(tiny(f"trainer.workers={workers}", f"teacher.run={teacher}", run_dir=tmp_path / str(workers)))
+    assert weights(tmp_path / "0") == weights(tmp_path / "2")
+
+
+class Crash(Exception):
+    """Stands for the process dying: nothing after it runs."""
+
+
+@pytest.mark.parametrize("step", [1, 6, 8, 11])
+def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics(
+    tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "whole"))
+    original = Classifier.training_step
+
+    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.trainer.global_step == step:
+            raise Crash
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Classifier, "training_step", dies)
+        train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "killed"))
+    assert not (tmp_path / "killed" / "DONE").exists()
+    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "killed"))
+    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
+    assert one == other
+
+
+def test_dying_between_checkpoint_and_export_changes_nothing(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train.from_cfg(tiny(run_dir=tmp_path / "whole"))
+
+    def dies(*_: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(phases, "_export", dies)
+        train.from_cfg(tiny(run_dir=tmp_path / "killed"))
+    train.from_cfg(tiny(run_dir=tmp_path / "killed"))
+    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+
+
+def test_resuming_starts_at_the_checkpoint_and_not_at_the_beginning(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[int] = []
+    original = Classifier.training_step
+
+    def counts(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        seen.append(self.trainer.global_step)
+        if len(seen) == 7:
+            raise Crash
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", counts)
+    with pytest.raises(Crash):
+        train.from_cfg(tiny())
+    train.from_cfg(tiny())
+    assert seen == [*range(7), *range(4, 12)]  # a checkpoint every 4 steps
+
+
+def test_a_finished_run_is_skipped(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = train.from_cfg(tiny())
+    monkeypatch.setattr(phases, "classifier", lambda *_: pytest.fail("trained again"))
+    assert train.from_cfg(tiny()) == first
+
+
+def test_validation_happens_on_schedule_and_at_the_end(tiny: Compose, tmp_path: Path):
+    train.from_cfg(tiny("student.steps=14"))
+    steps = [step for step, name, _ in rows(tmp_path / "run") if name == "validation/top1"]
+    assert steps == [8, 14]
+
+
+def test_metrics_are_a_table_that_anyone_can_read(tiny: Compose, tmp_path: Path):
+    train.from_cfg(tiny())
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    names = {row["metric"] for row in table}
+    assert {"train/loss", "train/labeled_loss", "train/gradient_norm", "train/images_per_second"} <= names
+    assert {"validation/top1", "validation/top5", "validation/loss", "validation/ece"} <= names
+    assert [int(row["step"]) for row in table if row["metric"] == "train/loss"] == [2, 4, 6, 8, 10, 12]
+
+
+def test_the_network_that_is_kept_is_the_moving_average(tiny: Compose, tmp_path: Path):
+    train.from_cfg(tiny())
+    state = torch.load(tmp_path / "run/checkpoints/trained_last.ckpt", weights_only=False)["state_dict"]
+    kept = load_file(tmp_path / "run/checkpoints/trained.safetensors")
+    assert len(kept) > 50
+    for name, value in kept.items():
+        assert torch.equal(value, state[f"ema.network.{name}"])
+    assert any(not torch.equal(value, state[f"network.{name}"]) for name, value in kept.items())
+    info = read_info(tmp_path / "run/checkpoints/trained.safetensors")
+    assert info.classes == tuple(str(number) for number in range(10))
+    assert info.image_size == 12
+
+
+def test_another_configuration_in_the_same_directory_is_refused_and_overwrite_starts_again(tiny: Compose):
+    train.from_cfg(tiny())
+    with pytest.raises(NstError, match="holds a train run of other inputs") as caught:
+        train.from_cfg(tiny("student.weight_decay=0.01"))
+    assert "recipe.weight_decay: 0.0001 before, 0.01 now" in str(caught.value)
+    assert train.from_cfg(tiny("student.weight_decay=0.01", "overwrite=true"))["steps"] == 12
+
+
+def test_two_runs_in_one_directory_at_once_are_refused(tiny: Compose, tmp_path: Path):
+    from nst.runs import Run
+
+    with Run(tmp_path / "run", "train", {}), pytest.raises(NstError, match="another process is working"):
+        train.from_cfg(tiny())
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_steps(tiny: Compose, tmp_path: Path):
+    with pytest.raises(NstError, match="the loss is nan") as caught:
+        train.from_cfg(tiny("student.optimizer.rate_per_256=1e30", "student.schedule.warmup_epochs=0"))
+    assert "between steps 0 and 2" in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+# ---- the student
+
+
+def test_student_learns_from_labeled_and_selected_images(tiny: Compose, teacher: Path, tmp_path: Path):
+    train.from_cfg(tiny(f"teacher.run={teacher}"))
+    losses = {name: value for _, name, value in rows(tmp_path / "run")}
+    assert losses["train/unlabeled_loss"] > 0
+    total = losses["train/labeled_loss"] + 3 * losses["train/unlabeled_loss"]
+    assert losses["train/loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["teacher=hard"], ["teacher=online"], ["teacher=online", "teacher.targets=hard"], ["teacher.temperature=0.5"]],
+    ids=" ".join,
+)
+def test_targets_of_every_kind_train_and_differ(tiny: Compose, teacher: Path, tmp_path: Path, options: list[str]):
+    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "soft"))
+    train.from_cfg(tiny(*options, f"teacher.run={teacher}", run_dir=tmp_path / "other"))
+    online_soft = options == ["teacher=online"]
+    if online_soft:
+        # the same teacher on the same clean view says the same, up to the rounding of stored probabilities
+        soft, other = ({(s, n): v for s, n, v in rows(tmp_path / name)} for name in ("soft", "other"))
+        key = (2, "train/unlabeled_loss")
+        assert other[key] == pytest.approx(soft[key], rel=1e-3)
+    else:
+        assert weights(tmp_path / "soft") != weights(tmp_path / "other")
+
+
+def test_online_teacher_without_a_selection_sees_all_unlabeled_images(tiny: Compose, teacher: Path, tmp_path: Path):
+    lone = tmp_path / "lone"
+    shutil.copytree(teacher, lone, ignore=shutil.ignore_patterns("predictions", "selection"))
+    result = train.from_cfg(tiny("teacher=online", f"teacher.run={lone}"))
+    assert result["top1"] > 0
+
+
+def test_teacher_is_never_noised_and_never_in_the_checkpoint(tiny: Compose, teacher: Path, tmp_path: Path):
+    module = _module(tiny("teacher=online", f"teacher.run={teacher}"), tmp_path)
+    module.train()
+    assert not any(part.training for part in module.teacher.modules())
+    assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
+    assert not any(part.training for part in module.ema.network.modules())
+    train.from_cfg(tiny("teacher=online", f"teacher.run={teacher}"))
+    state = torch.load(tmp_path / "run/checkpoints/trained_last.ckpt", weights_only=False)["state_dict"]
+    assert not [name for name in state if name.startswith("teacher.")]
+
+
+def test_noise_can_be_taken_from_the_unlabeled_images_alone(tiny: Compose, teacher: Path, tmp_path: Path):
+    module = _module(tiny("noise=no_model_noise", f"teacher.run={teacher}"), tmp_path)
+    module.train()
+    images = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8)
+    torch.manual_seed(0)
+    one = module.noised_forward(images, labeled=4)
+    torch.manual_seed(1)
+    other = module.noised_forward(images, labeled=4)
+    assert torch.equal(one[4:], other[4:])
+    assert not torch.equal(one[:4], other[:4])
+
+
+def _module(cfg: Any, directory: Path) -> Classifier:
+    """The module that `nst train` would fit."""
+    captured: list[Classifier] = []
+    original = phases.classifier
+
+    class Stop(Exception):
+        pass
+
+    def capture(*arguments: Any) -> Classifier:
+        captured.append(original(*arguments))
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(phases, "classifier", capture)
+        cfg.run_dir = str(directory / "captured")
+        train.from_cfg(cfg)
+    return captured[0]
+
+
+def test_training_step_is_the_equation(tiny: Compose, teacher: Path, tmp_path: Path):
+    module = _module(tiny("noise=none", "noise.labeled.dropout=false", "noise.labeled.stochastic_depth=false",
+                          f"teacher.run={teacher}"), tmp_path)  # fmt: skip
+    module.train()
+    images = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8)
+    labels, targets = torch.tensor([3, 7]), torch.rand(6, 10).softmax(1)
+    loss = module.training_step({"images": images, "labels": labels, "targets": targets}, 0)
+    log_p = module.noised_forward(images, labeled=2).log_softmax(1)
+    smooth = torch.nn.functional.one_hot(labels, 10) * 0.9 + 0.01
+    expected = -(smooth * log_p[:2]).sum(1).mean() - 3 * (targets * log_p[2:]).sum(1).mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+# ---- FixRes fine-tuning
+
+
+FINETUNE = ["student.finetune.epochs=1", "student.finetune.image_size=16", "student.finetune.frozen_blocks=2"]
+
+
+def test_fine_tuning_keeps_both_networks_and_freezes_the_shallow_one(tiny: Compose, tmp_path: Path):
+    result = train.from_cfg(tiny(*FINETUNE))
+    before = load_file(tmp_path / "run/checkpoints/trained.safetensors")
+    after = load_file(tmp_path / "run/checkpoints/finetuned.safetensors")
+    network, info = load_network(tmp_path / "run/checkpoints/finetuned.safetensors")
+    frozen = [f"{name}." for name, part in network.named_modules() if part in (network.conv_stem, network.bn1)]
+    blocks = [name for name, part in network.named_modules() if part in network.residual_blocks]
+    frozen += [f"{name}." for name in blocks[:2]]
+    untouched = [name for name in before if name.startswith(tuple(frozen))]
+    assert len(untouched) > 10
+    assert all(torch.equal(before[name], after[name]) for name in untouched)
+    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+    assert info.image_size == 16
+    assert read_info(tmp_path / "run/checkpoints/trained.safetensors").image_size == 12
+    assert result["weights"] == "checkpoints/finetuned.safetensors"
+    assert result["trained"]["steps"] == 12
+    assert result["finetuned"]["steps"] == 6  # one pass of 50 labeled images in batches of 8
+
+
+def test_fine_tuning_that_dies_continues_after_training(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "whole"))
+    saves = []
+    original = KeepLast.on_train_epoch_end
+
+    def dies(self: KeepLast, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        original(self, trainer, module)
+        saves.append(trainer.global_step)
+        if len(saves) == 4:  # the first checkpoint of fine-tuning
+            raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(KeepLast, "on_train_epoch_end", dies)
+        train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
+    train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
+    assert weights(tmp_path / "whole", "finetuned") == weights(tmp_path / "killed", "finetuned")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+
+
+# ---- inputs that do not fit
+
+
+def test_predictions_of_another_teacher_are_refused(tiny: Compose, teacher: Path, tmp_path: Path):
+    train.from_cfg(tiny("seed=5", run_dir=tmp_path / "other"))
+    for name in ("predictions", "selection"):
+        shutil.copytree(teacher / name, tmp_path / "other" / name)
+    with pytest.raises(NstError, match="another teacher"):
+        train.from_cfg(tiny(f"teacher.run={tmp_path / 'other'}", run_dir=tmp_path / "student"))
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny: Compose, teacher: Path, digits: Path, tmp_path: Path):
+    shutil.copytree(digits, tmp_path / "renamed")
+    for part in ("labeled", "unlabeled", "test"):
+        path = tmp_path / "renamed" / part / "index.json"
+        index = json.loads(path.read_text())
+        index["classes"][3] = "three"
+        path.write_text(json.dumps(index))
+    with pytest.raises(NstError, match="the teacher knows other classes") as caught:
+        train.from_cfg(tiny(f"teacher.run={teacher}", f"data.root={tmp_path / 'renamed'}"))
+    assert "'3' where the data has 'three'" in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(tiny: Compose, teacher: Path):
+    with pytest.raises(NstError, match=r"another network|tensors"):
+        train.from_cfg(tiny("model.width=0.5", f"train.checkpoint={teacher}"))
+
+
+def test_training_can_start_from_weights(tiny: Compose, teacher: Path, tmp_path: Path):
+    train.from_cfg(tiny(f"train.checkpoint={teacher}"))
+    assert weights(tmp_path / "run") != weights(teacher)
+
+
+def test_unlabeled_shards_cannot_be_the_labeled_set(tiny: Compose, digits: Path):
+    with pytest.raises(NstError, match="have no labels"):
+        train.from_cfg(tiny(f"data.labeled={digits / 'unlabeled'}"))
+
+
+def test_missing_shards_and_missing_teacher_name_the_next_command(tiny: Compose, tmp_path: Path):
+    with pytest.raises(NstError, match="no such shard folder") as caught:
+        train.from_cfg(tiny("data.root=/nowhere"))
+    assert "nst shard" in str(caught.value)
+    with pytest.raises(NstError, match="there is no run or weights file"):
+        train.from_cfg(tiny("teacher.run=/nowhere/gen0"))

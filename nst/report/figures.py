@@ -1,0 +1,195 @@
+"""Figures of results: generations, learning curves, classes, confusions, experiments side by side.
+
+One function per figure, from plain data to a matplotlib Figure; nothing is read or written here. A title is a
+sentence, and where it makes a claim it is chosen by the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nst.report.style import BLUE, GRID, INK, MUTED, PAPER, SERIES, VERMILLION, heat, panels, styled
+
+PANELS = {
+    "train/labeled_loss": "Loss on labeled images (nats)",
+    "train/unlabeled_loss": "Loss on pseudo-labeled images (nats)",
+    "train/labeled_top1": "Top-1 on noised labeled batches (%)",
+    "validation/top1": "Top-1 on test images, no noise (%)",
+}
+MOST_NAMED_CLASSES = 30  # more do not fit beside an axis
+MOST_COUNTED_CLASSES = 12  # more counts do not fit into the cells of a confusion matrix
+MARKER: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": PAPER, "markeredgewidth": 1.2}
+
+
+@styled
+def generations(
+    labels: Sequence[str], top1: Sequence[float], bounds: Sequence[tuple[float | None, float | None]]
+) -> Figure:
+    """Top-1 (%) of teacher and students in order, with the 95 % interval of each where `bounds` has one."""
+    gain = top1[-1] - top1[0]
+    claim = "Students gain on their teacher" if gain > 0 else "The students do not beat their teacher"
+    title = f"{claim}: {gain:+.2f} points" if len(top1) > 1 else "Top-1 of the teacher"
+    figure, (axes,) = panels(title, 3.4)
+    places = np.arange(len(top1))
+    axes.plot(places, top1, color=BLUE, **MARKER, zorder=3)
+    for place, (low, high) in zip(places, bounds, strict=True):
+        if low is not None and high is not None:
+            axes.plot([place, place], [low, high], color=BLUE, linewidth=5, alpha=0.22, solid_capstyle="butt")
+    for place, value, following in zip(places, top1, [*top1[1:], top1[-1]], strict=True):
+        offset = (8, -14) if following >= value else (8, 6)  # on the side that the line does not go to
+        axes.annotate(f"{value:.2f}", (place, value), offset, textcoords="offset points", fontweight="bold")
+    axes.set_xticks(places, labels)
+    axes.set_xlim(-0.35, len(top1) - 0.5)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylabel("top-1 on test images (%)")
+    return figure
+
+
+@styled
+def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
+    """A panel per metric of PANELS that any run has; curves maps run → metric → (step, value)."""
+    shown = [metric for metric in PANELS if any(_has_signal(run.get(metric)) for run in curves.values())]
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // 2)
+    figure, axes = panels("How training went, step by step", 0.8 + 2.8 * rows, columns, rows)
+    for panel, metric in zip(axes, shown, strict=False):
+        for number, (label, run) in enumerate(curves.items()):
+            if _has_signal(run.get(metric)):
+                steps, values = zip(*run[metric], strict=True)
+                dots: dict[str, Any] = {"marker": "o", "markersize": 4} if len(steps) < 12 else {}
+                panel.plot(steps, values, color=series_color(number), label=label, **dots)
+        panel.set_title(PANELS[metric])
+        panel.set_xlabel("step")
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        panel.margins(x=0.02)
+        if "loss" in metric:
+            panel.set_ylim(bottom=0)
+    for unused in axes[len(shown) :]:
+        unused.set_visible(False)
+    handles = {text: line for panel in axes for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        [handles[label] for label in curves if label in handles],
+        [label for label in curves if label in handles],
+        loc="outside lower center",
+        ncols=min(4, max(1, len(handles))),
+    )
+    return figure
+
+
+def _has_signal(curve: Sequence[tuple[int, float]] | None) -> bool:
+    """False for a loss that a run does not have, which is logged as zeros."""
+    return bool(curve) and any(value != 0 for _, value in curve or ())
+
+
+def series_color(number: int) -> str:
+    """Colour of the number-th run: the teacher grey, its students in colours."""
+    return SERIES[0] if number == 0 else SERIES[1:][(number - 1) % (len(SERIES) - 1)]
+
+
+@styled
+def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndarray, labels: tuple[str, str]) -> Figure:
+    """Accuracy (C,) in percent of each class for teacher and student; NaN for a class not seen."""
+    known = np.isfinite(teacher) & np.isfinite(student)
+    better, worse = int((student > teacher)[known].sum()), int((student < teacher)[known].sum())
+    title = f"{better} of {known.sum()} classes gain, {worse} lose"
+    if len(classes) > MOST_NAMED_CLASSES:
+        return _class_scatter(title, teacher, student, labels)
+    order = [place for place in np.argsort(teacher, kind="stable") if known[place]]
+    figure, (axes,) = panels(title, 1.4 + 0.27 * len(order))
+    places = np.arange(len(order))
+    before, after = teacher[order], student[order]
+    colors = [BLUE if gain else VERMILLION for gain in after >= before]
+    axes.hlines(places, before, after, color=colors, linewidth=2.2, alpha=0.5)
+    axes.plot(before, places, color=MUTED, linestyle="none", **MARKER, label=labels[0])
+    axes.plot(after, places, color=BLUE, linestyle="none", **{**MARKER, "marker": "D"}, label=labels[1])
+    axes.set_yticks(places, [classes[place] for place in order])
+    axes.set_xlabel("top-1 of the class (%)")
+    axes.set_xlim(right=102)
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _class_scatter(title: str, teacher: np.ndarray, student: np.ndarray, labels: tuple[str, str]) -> Figure:
+    figure, (axes,) = panels(title, 5.4)
+    axes.axline((0, 0), slope=1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.scatter(teacher, student, s=16, color=BLUE, alpha=0.55, linewidths=0)
+    axes.set_xlabel(f"top-1 of a class, {labels[0]} (%)")
+    axes.set_ylabel(f"{labels[1]} (%)")
+    axes.set_aspect("equal")
+    return figure
+
+
+@styled
+def confusion(classes: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Figure:
+    """Confusion matrices (C, C) of counts, row label and column prediction, coloured by share of the row."""
+    count = len(classes)
+    figure, axes = panels("What is taken for what", 5.0 if len(matrices) > 1 else 6.4, len(matrices))
+    for panel, (label, matrix) in zip(axes, matrices.items(), strict=True):
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        panel.pcolormesh(share, cmap=heat(), vmin=0, vmax=1, rasterized=count > MOST_NAMED_CLASSES)
+        if count <= MOST_COUNTED_CLASSES:
+            _write_counts(panel, matrix, share)
+        panel.set_aspect("equal")
+        panel.invert_yaxis()
+        panel.grid(visible=False)
+        panel.set_title(label)
+        panel.set_xlabel("prediction")
+        panel.set_ylabel("label")
+        panel.spines[["top", "right"]].set_visible(True)
+        panel.spines[:].set_color(GRID)
+        panel.tick_params(length=0)
+        _name_cells(panel, classes)
+    return figure
+
+
+def _write_counts(panel: Axes, matrix: np.ndarray, share: np.ndarray) -> None:
+    for row, column in np.argwhere(matrix > 0):
+        color = "#ffffff" if share[row, column] > 0.55 else INK
+        text = f"{int(matrix[row, column])}"
+        panel.text(column + 0.5, row + 0.54, text, ha="center", va="center", fontsize=7.5, color=color)
+
+
+def _name_cells(panel: Axes, classes: Sequence[str]) -> None:
+    if len(classes) > MOST_NAMED_CLASSES:
+        return
+    places = np.arange(len(classes)) + 0.5
+    turned: dict[str, Any] = (
+        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 2 else {}
+    )
+    panel.set_xticks(places, list(classes), fontsize=8.5, **turned)
+    panel.set_yticks(places, list(classes), fontsize=8.5)
+
+
+@styled
+def experiments(
+    names: Sequence[str],
+    first: Sequence[float | None],
+    last: Sequence[float],
+    bounds: Sequence[tuple[float | None, float | None]],
+) -> Figure:
+    """Top-1 (%) of every experiment's last network with its 95 % interval, and of its teacher where it has one."""
+    best = names[int(np.argmax(last))]
+    figure, (axes,) = panels(f"Best by top-1: {best}", 1.5 + 0.4 * len(names))
+    places = np.arange(len(names))
+    for place, (start, end, (low, high)) in enumerate(zip(first, last, bounds, strict=True)):
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=BLUE, linewidth=6, alpha=0.2, solid_capstyle="butt")
+        if start is not None:
+            axes.plot([start, end], [place, place], color=MUTED, linewidth=1.4)
+            axes.plot(start, place, color=MUTED, **MARKER, label="teacher")
+        axes.annotate(f"{end:.2f}", (end, place), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+    axes.plot(last, places, color=BLUE, linestyle="none", **{**MARKER, "marker": "D"}, label="last network")
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(names) - 0.4, -0.7)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("top-1 on test images (%)")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one entry per label
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,223 @@
+"""Sample pictures for the page: what the teacher is sure of, what it barely keeps, what it rejects, what goes wrong.
+
+The one decision worth knowing: pictures are chosen from the first shards only, up to SCANNED_ROWS predictions, so a
+report of 300M images takes no longer than one of 300k; within these, choice is by confidence alone, never by looks.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from nst.data.images import BadImage, decode, encode_png
+from nst.data.layout import IMAGE_EXTENSIONS
+from nst.data.tars import TarReader
+from nst.errors import NstError
+
+SCANNED_ROWS = 200_000
+SHOWN_PX = 96  # smallest side of a picture on the page, for pictures that are smaller
+LARGEST_PX = 192
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a gallery: data URI, key, what the network says and how sure, what is right (None: unknown)."""
+
+    image: str
+    key: str
+    says: str
+    confidence: float
+    truth: str | None = None
+    before: str | None = None  # what an earlier network said
+
+    @property
+    def right(self) -> bool | None:
+        return None if self.truth is None else self.truth == self.says
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Predictions for N images: place (shard, index), key, label, confidence, copies (0: rejected), true label."""
+
+    classes: Sequence[str]
+    shard: np.ndarray  # (N,) str, file name without ending
+    index: np.ndarray
+    key: np.ndarray
+    label: np.ndarray
+    confidence: np.ndarray
+    copies: np.ndarray
+    truth: np.ndarray  # (N,) UNKNOWN where not known
+    complete: bool  # all shards were read
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+def read_labeled(predictions: Path, selection: Path, truth: Path, limit: int = SCANNED_ROWS) -> Labeled | None:
+    """The predictions of the first shards, at least `limit` where there are as many; None where there are none."""
+    paths = sorted(predictions.glob("*.parquet"))
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "index", "key", "label", "confidence")}
+    copies: list[np.ndarray] = []
+    rows = 0
+    for number, path in enumerate(paths):
+        if rows >= limit:
+            paths = paths[:number]
+            break
+        table = _read(path, ["index", "key", "label", "confidence"])
+        found = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+        found["shard"] = np.full(len(table), path.stem, dtype=object)
+        for name, parts in columns.items():
+            parts.append(found[name])
+        copies.append(_copies(selection / path.name, found["index"]))
+        rows += len(table)
+    if not rows:
+        return None
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    complete = len(paths) == len(list(predictions.glob("*.parquet")))
+    truths = _truths(truth, joined["key"])
+    classes = json.loads(pq.read_metadata(paths[0]).metadata[b"nst"])["classes"]
+    return Labeled(classes, **joined, copies=np.concatenate(copies), truth=truths, complete=complete)
+
+
+def _copies(path: Path, index: np.ndarray) -> np.ndarray:
+    """Copies (N,) of each image of a shard in the selection; 0 where it was not selected."""
+    if not path.exists():
+        return np.zeros(len(index), np.int64)
+    table = _read(path, ["index", "copies"])
+    found = dict(zip(table["index"].to_pylist(), table["copies"].to_pylist(), strict=True))
+    return np.array([found.get(place, 0) for place in index.tolist()], np.int64)
+
+
+def _truths(path: Path, keys: np.ndarray) -> np.ndarray:
+    if not path.exists():
+        return np.full(len(keys), UNKNOWN)
+    table = pq.read_table(path, filters=[("key", "in", keys.tolist())])
+    known = dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
+    return np.array([known.get(key, UNKNOWN) for key in keys.tolist()])
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:  # not read_table, which reads options out of folder names
+            return file.read(columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise NstError(f"cannot read {path}", got=error, next="delete it and repeat the stage that wrote it") from error
+
+
+def choose(labeled: Labeled, among: np.ndarray, count: int, *, most_confident: bool) -> np.ndarray:
+    """Rows (<= count, at least 1) of the most or least confident images among a mask (N,), the classes taking turns."""
+    rows = np.flatnonzero(among)
+    score = labeled.confidence[rows] * (-1 if most_confident else 1)
+    rows = rows[np.lexsort((labeled.key[rows].astype(str), score, labeled.label[rows]))]
+    classes, start, sizes = np.unique(labeled.label[rows], return_index=True, return_counts=True)
+    if len(classes) > count:  # a few classes, evenly over the list, with three pictures each
+        kept = classes[np.linspace(0, len(classes) - 1, max(1, count // 3)).astype(int)]
+        return choose(labeled, among & np.isin(labeled.label, kept), count, most_confident=most_confident)
+    turn = np.arange(len(rows)) - np.repeat(start, sizes)
+    chosen = rows[np.argsort(turn, kind="stable")[:count]]
+    return chosen[np.argsort(labeled.label[chosen], kind="stable")]
+
+
+def images_at(folder: Path, places: Iterable[tuple[str, int, str]]) -> dict[str, str]:
+    """key → data URI of the images at (shard, index, key); those that are not there any more are left out."""
+    wanted: dict[str, list[tuple[int, str]]] = {}
+    for shard, index, key in places:
+        wanted.setdefault(shard, []).append((int(index), key))
+    found: dict[str, str] = {}
+    for shard, members in wanted.items():
+        path = folder / f"{shard}.tar"
+        if not path.exists():
+            continue
+        reader = TarReader(path)
+        here = [(index, key) for index, key in members if index < len(reader) and reader.keys[index] == key]
+        found.update(_images(reader, here))
+    return found
+
+
+def images_named(folder: Path, keys: Iterable[str]) -> dict[str, str]:
+    """key → data URI of the images of these keys, looked for in all shards of a folder."""
+    missing = set(keys)
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.tar")):
+        if not missing:
+            break
+        reader = TarReader(path)
+        here = [(index, key) for index, key in enumerate(reader.keys) if key in missing]
+        found.update(_images(reader, here))
+        missing -= found.keys()
+    return found
+
+
+def _images(reader: TarReader, members: Sequence[tuple[int, str]]) -> dict[str, str]:
+    found = {}
+    for index, key in members:
+        _, content = reader.read(index)
+        extension = next((name for name in IMAGE_EXTENSIONS if name in content), None)
+        uri = data_uri(content[extension]) if extension else None
+        if uri:
+            found[key] = uri
+    reader.close()
+    return found
+
+
+def data_uri(encoded: bytes) -> str | None:
+    """An image for the page: a small one enlarged without blur, a large one reduced; None where it is damaged."""
+    try:
+        pixels = decode(encoded)
+    except BadImage:
+        return None
+    factor = -(-SHOWN_PX // max(pixels.shape[:2]))
+    if factor > 1:
+        kind, data = "png", encode_png(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+    else:
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85)
+        kind, data = "jpeg", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def pictures(labeled: Labeled, rows: np.ndarray, folder: Path, before: np.ndarray | None = None) -> list[Picture]:
+    """Pictures of the chosen rows; `before` (N,) are labels that an earlier network gave."""
+    classes = labeled.classes
+    images = images_at(folder, zip(labeled.shard[rows], labeled.index[rows], labeled.key[rows], strict=True))
+    return [
+        Picture(
+            image=images[labeled.key[row]],
+            key=labeled.key[row],
+            says=classes[labeled.label[row]],
+            confidence=float(labeled.confidence[row]),
+            truth=None if labeled.truth[row] == UNKNOWN else classes[labeled.truth[row]],
+            before=None if before is None else classes[before[row]],
+        )
+        for row in rows
+        if labeled.key[row] in images
+    ]
+
+
+def mistaken(mistakes: Sequence[Mapping[str, Any]], classes: Sequence[str], folder: Path) -> list[Picture]:
+    """Pictures of an evaluation's `mistakes` (confidence, key, label, predicted)."""
+    images = images_named(folder, (mistake["key"] for mistake in mistakes))
+    return [
+        Picture(
+            image=images[mistake["key"]],
+            key=mistake["key"],
+            says=classes[mistake["predicted"]],
+            confidence=mistake["confidence"],
+            truth=classes[mistake["label"]],
+        )
+        for mistake in mistakes
+        if mistake["key"] in images
+    ]

@@ -1,0 +1,111 @@
+"""From sections to report.html: one file with everything in it, that opens offline and prints.
+
+The one decision worth knowing: the page is data (`Page`, `Section`) until the very end, and the template only places
+it; what is said is decided in sections.py, how it looks in page.html and style.css.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from nst.report.gallery import Picture
+from nst.report.style import inline_svg, svg_document
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a table and its rows of cells; `numeric` columns are set to the right.
+
+    Args:
+        kinds: per row a class name for the style, e.g. "published".
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[bool]
+    kinds: Sequence[str] = ()
+    note: str = ""
+    block = "table"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the name of its files, and the sentence under it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    block = "drawing"
+
+    @cached_property
+    def document(self) -> str:
+        return svg_document(self.figure)
+
+    @property
+    def element(self) -> Markup:
+        return Markup(inline_svg(self.document, self.name, self.caption))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures under a heading, with a sentence that says how they were chosen."""
+
+    title: str
+    text: str
+    pictures: Sequence[Picture]
+    block = "gallery"
+
+
+@dataclass
+class Section:
+    """A part of the page; `missing` says why something that belongs here is not here."""
+
+    title: str
+    text: str = ""
+    blocks: list[Table | Drawing | Gallery] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
+
+
+@dataclass(frozen=True)
+class Page:
+    """Title, one sentence, headline numbers (value, name, remark), sections, provenance, and the command to repeat."""
+
+    title: str
+    summary: str
+    numbers: Sequence[tuple[str, str, str]]
+    sections: Sequence[Section]
+    facts: Mapping[str, str]
+    command: str | None
+    configs: Mapping[str, str]  # heading → text of a config.yaml
+
+    def drawings(self) -> list[Drawing]:
+        blocks = (block for section in self.sections for block in section.blocks)
+        return [block for block in blocks if isinstance(block, Drawing)]
+
+
+def render(page: Page) -> str:
+    """The HTML of the page; needs no other file and no network."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template("page.html").render(page=page, style=style)
+
+
+def number(value: Any, form: str = ",d", unknown: str = "–") -> str:
+    """A number as text for a cell; a dash where it is not known."""
+    return unknown if value is None else format(value, form)

@@ -1,0 +1,117 @@
+"""How all figures look, and how they are written: PNG and SVG files, and SVG inside the page.
+
+The one decision worth knowing: inside the page the colours of ink, grid and paper become CSS variables and text stays
+text, so one drawing serves light and dark screens, print, search and screen readers. Files are the same bytes for the
+same data: no dates, no random names.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from nst.runs import atomic_path
+
+P = ParamSpec("P")
+
+INK, MUTED, GRID, PAPER = "#1b1c20", "#63666f", "#dfe1e6", "#fefeff"
+# Okabe and Ito's colours, which people with any common colour blindness tell apart
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
+SERIES = (MUTED, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
+WIDTH = 9.0  # inches: the column of the page at about 100 px each
+DPI = 150
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.facecolor": "none",
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "nst",
+    "savefig.dpi": DPI,
+}
+THEMED = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper", BLUE: "--blue"}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A drawing function that draws in our style, and leaves matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def drawing(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawing
+
+
+def heat() -> LinearSegmentedColormap:
+    """From nothing to blue by opacity, so that it works on light and on dark paper."""
+    red, green, blue = to_rgb(BLUE)
+    return LinearSegmentedColormap.from_list("nst", [(red, green, blue, 0.0), (red, green, blue, 1.0)])
+
+
+def panels(title: str, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with its title, and its axes row by row."""
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.05))
+    figure.suptitle(title, x=0.008, ha="left", fontsize=12, fontweight="bold", color=INK)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(grid.flat)
+
+
+def svg_document(figure: Figure) -> str:
+    """The figure as a whole SVG file on white."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
+    return buffer.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes the figure as a PNG of 150 dpi."""
+    with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
+        figure.savefig(temporary, format="png", metadata={"Software": None}, facecolor="white")
+
+
+def inline_svg(document: str, name: str, description: str) -> str:
+    """An SVG file's drawing as an element for the page: themed colours, no background, ids that start with `name`."""
+    svg = document[document.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the background is drawn first
+    # several drawings share one document: ids must not meet
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for color, variable in THEMED.items():
+        svg = svg.replace(color, f"var({variable})")
+    label = f'class="figure" role="img" aria-label="{html.escape(description)}"'
+    return re.sub(r'^<svg(.*?) width="[^"]*" height="[^"]*"', lambda match: f"<svg {label}{match[1]}", svg, count=1)

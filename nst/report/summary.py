@@ -1,0 +1,137 @@
+"""The head and the foot of the page: one sentence, the numbers that matter, and what is needed to repeat the run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nst.report.page import number
+from nst.report.records import Experiment, Generation
+from nst.report.rows import Row, model_name
+from nst.runs import read_json
+
+Numbers = list[tuple[str, str, str]]  # value, name, remark
+
+
+def sentence(experiment: Experiment, entries: Sequence[Row]) -> str:
+    """What was done and what came out, in one sentence or two."""
+    if not entries:
+        return f"No training of {experiment.name} has finished yet; what is there so far follows."
+    first, last = entries[0], entries[-1]
+    data = experiment.last.config.get("data", {}).get("name")
+    images = f"{number(first['labeled'])} labeled images" + (f" of {data}" if data else "")
+    if len(entries) == 1:
+        more = f" and {number(last['unlabeled'])} unlabeled ones" if last["unlabeled"] else ""
+        return f"{model_name(last)} learned from {images}{more}{_reached(last)}."
+    students = len(entries) - 1
+    kind = "A noised student" if students == 1 else f"{_count(students).capitalize()} generations of noised students"
+    most = max((entry["unlabeled"] or 0 for entry in entries[1:]), default=0)
+    text = f"A teacher ({model_name(first)}) learned from {images}. {kind}, learning also from up to "
+    text += f"{number(most)} unlabeled images with the labels of the network before,"
+    if last["gain"] is None:
+        return f"{text} followed."
+    verb = "gained" if last["gain"] >= 0 else "lost"
+    return f"{text} {verb} {abs(last['gain']):.2f} points of top-1: {_from_to(first, last)}."
+
+
+def _count(count: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[count] if count < len(words) else str(count)
+
+
+def _reached(entry: Row) -> str:
+    if entry["top1"] is None:
+        return ""
+    images = f" on {number(entry['test_images'])} test images" if entry["test_images"] else ""
+    return f" and reached {entry['top1']:.2f} % top-1{images}"
+
+
+def _from_to(first: Row, last: Row) -> str:
+    images = f" on {number(last['test_images'])} test images" if last["test_images"] else ""
+    return f"from {first['top1']:.2f} % to {last['top1']:.2f} %{images}"
+
+
+def headline_numbers(entries: Sequence[Row]) -> Numbers:
+    """The few numbers at the top of the page."""
+    if not entries or entries[-1]["top1"] is None:
+        return []
+    first, last = entries[0], entries[-1]
+    shown: Numbers = []
+    if len(entries) > 1 and first["top1"] is not None:
+        shown.append((f"{first['top1']:.2f} %", "Teacher, top-1", model_name(first)))
+    role = "Last student, top-1" if len(entries) > 1 else "Top-1"
+    shown.append((f"{last['top1']:.2f} %", role, model_name(last)))
+    if len(entries) > 1 and last["gain"] is not None:
+        shown.append((f"{last['gain']:+.2f}", "Gain", "percentage points of top-1"))
+    if last["pseudo_label_accuracy"] is not None:
+        shown.append((f"{last['pseudo_label_accuracy']:.1f} %", "Pseudo-labels right", "that the last student saw"))
+    if len(entries) == 1 and last["ece"] is not None:
+        shown.append((f"{last['ece']:.2f} %", "Calibration error", "expected (ECE), lower is better"))
+    return shown
+
+
+def facts(experiment: Experiment) -> dict[str, str]:
+    """Provenance: when, where, with what, from which data."""
+    last = experiment.last
+    started, config = last.started, last.config
+    machine = started.get("machine", {})
+    packages = started.get("packages", {})
+    trainer = config.get("trainer", {})
+    found = {
+        "Run": str(experiment.directory),
+        "Finished": _finished(last),
+        "Code": started.get("git") or ("not a git checkout" if started else None),
+        "Seed": str(config["seed"]) if "seed" in config else None,
+        "Machine": _joined(machine.get("system"), f"{machine['cpus']} CPUs" if "cpus" in machine else None,
+                           machine.get("accelerator")),
+        "Trainer": _joined(trainer.get("accelerator"), trainer.get("precision"),
+                           f"{trainer['devices']} device(s)" if "devices" in trainer else None),
+        "Python": started.get("python"),
+        "Packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        **{f"{part.capitalize()} images": _images(last, part) for part in ("labeled", "unlabeled", "test")},
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value}
+
+
+def _joined(*parts: str | None) -> str:
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _finished(generation: Generation) -> str | None:
+    mark = generation.directory / "evaluation" / "DONE"
+    mark = mark if mark.exists() else generation.directory / "DONE"
+    if not mark.exists():
+        return None
+    return datetime.fromtimestamp(mark.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _images(generation: Generation, part: str) -> str | None:
+    folder = generation.data_folder(part)
+    if folder is None:
+        return None
+    index = folder / "index.json"
+    if not index.exists():
+        return f"{folder} (not there any more)"
+    return f"{number(read_json(index).get('samples'))} in {folder}"
+
+
+def command(experiment: Experiment, stage: str | None = None, overrides: Sequence[str] | None = None) -> str | None:
+    """The command line that made the run, from its config.yaml or as given; None where it was not recorded."""
+    for folder in (experiment.directory, experiment.last.directory):
+        config = Generation(folder).config
+        if overrides is None and config.get("overrides"):
+            stage, overrides = config.get("stage"), config["overrides"]
+    if overrides is None or stage is None:
+        return None
+    return shlex.join(["nst", stage, *overrides])
+
+
+def configs(experiment: Experiment) -> dict[str, str]:
+    """config.yaml of the first and the last network, for the foot of the page."""
+    shown: dict[Path, Generation] = {entry.directory: entry for entry in (experiment.first, experiment.last)}
+    texts = {entry.label: entry.directory / "config.yaml" for entry in shown.values()}
+    return {
+        f"All options of {label}": path.read_text(encoding="utf-8") for label, path in texts.items() if path.exists()
+    }

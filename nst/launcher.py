@@ -60,13 +60,22 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
 
     try:
         with (
-            mock.patch.object(sys, "argv", ["nst", "--multirun", *overrides]),
+            mock.patch.object(sys, "argv", ["nst", "--multirun", *overrides, f"hydra.sweep.dir='{base}'"]),
             mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"),  # mistakes come to us, who explain them
         ):
             launch()
     except (HydraException, OmegaConfBaseException) as error:
+        _forget(base)
         raise explain(error, overrides) from error
     return _close(jobs)
+
+
+def _forget(base: Path) -> None:
+    """Takes back what Hydra wrote before it looked at the options."""
+    (base / "multirun.yaml").unlink(missing_ok=True)
+    for folder in (base, base.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _close(jobs: Sequence[Job]) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from rich import box
 from rich.table import Table
 
 from nst.config import compose_config, plain
@@ -75,9 +76,9 @@ def _scores(evaluation: Result) -> Result:
 
 def table(results: Sequence[Mapping[str, Any]]) -> Table:
     """The generations side by side, 80 columns at most."""
-    shown = Table(title="Noisy Student Training", title_justify="left")
+    shown = Table(title="Noisy Student Training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain"):
-        shown.add_column(heading, justify="left" if heading == "model" else "right")
+        shown.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in results:
         shown.add_row(
             str(row["generation"]),
@@ -144,7 +145,7 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
     """
     lists = plain(cfg.iterate.generations)
     if lists is None:
-        lists = [[f"student={cfg.teacher.student}"], []]
+        lists = [[f"student={cfg.teacher.student}"] if cfg.teacher.student else [], []]
     if not lists or not all(isinstance(options, list) for options in lists):
         raise NstError(
             "iterate.generations is not a list of lists of options",
@@ -156,7 +157,7 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
     for number, options in enumerate(lists):
         whole = [*given, *options, f"run_dir='{cfg.run_dir}/gen{number}'", f"name='{cfg.name}'"]
         generation = compose_config(whole)
-        generation.overrides = whole
+        generation.overrides, generation.stage = whole, "train"
         composed.append(generation)
     return composed
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from nst.config import build as build_from
@@ -13,8 +12,8 @@ from nst.data.shard_set import ShardSet
 from nst.data.views import Augmentation, Pictures
 from nst.models.efficientnet import Architecture
 from nst.stages.places import predictions_folder, selection_folder, teacher_weights
-from nst.training.loggers import MetricsTable, wandb_logger
-from nst.training.phases import Data, LoggerFactory, Noise, Teacher
+from nst.tracking import Tracking, WandbOptions
+from nst.training.phases import Data, Noise, Teacher
 from nst.training.recipe import ModelNoise, Side
 
 
@@ -61,14 +60,8 @@ def teacher_from(cfg: DictConfig) -> Teacher | None:
     )
 
 
-def loggers_from(cfg: DictConfig, directory: Path) -> LoggerFactory:
+def tracking_from(cfg: DictConfig) -> Tracking:
     """The loggers of one run: the table on disk, and a W&B run of its own."""
     node = plain(cfg.logger)
-
-    def make(folder: Path) -> list[Logger]:
-        loggers: list[Logger] = [MetricsTable(folder / "metrics.csv")] if node["table"] else []
-        if node["wandb"]:
-            loggers.append(wandb_logger(directory, config=plain(cfg), **node["wandb"]))
-        return loggers
-
-    return make
+    wandb = build_from(WandbOptions, node["wandb"]) if node["wandb"] else None
+    return Tracking(Path(cfg.run_dir), table=node["table"], wandb=wandb, config=plain(cfg), stage=str(cfg.stage))

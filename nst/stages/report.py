@@ -20,7 +20,7 @@ from nst.report.pictures import pictures
 from nst.report.records import Experiment, open_runs
 from nst.report.rows import Row, published, rows, write_csv
 from nst.report.style import save_png
-from nst.runs import write_text
+from nst.runs import read_json, write_text
 
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",
@@ -115,3 +115,17 @@ def main(cfg: DictConfig) -> None:
         overrides=list(cfg.overrides) if made_here else None,
     )
     say(f"report: {result['page']}")
+    if cfg.logger.wandb:
+        _publish(cfg, result)
+
+
+def _publish(cfg: DictConfig, report: dict[str, Any]) -> None:
+    """Sends the report to the W&B run that belongs to this directory."""
+    from nst.stages.options import tracking_from  # loads torch, which a report alone does not need
+
+    outcome = Path(cfg.run_dir) / "result.json"
+    rows_ = [dict(row) for entries in report["rows"] for row in entries]
+    with tracking_from(cfg) as tracking:
+        tracking.table = False
+        pictures_ = [path.with_suffix(".png") for path in report["figures"]]
+        tracking.publish(rows_, pictures_, report["page"], read_json(outcome) if outcome.exists() else {})

@@ -21,12 +21,12 @@ from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
 from nst.progress import say
 from nst.runs import Run, final_weights, fingerprint, read_json, sha256_file
-from nst.stages.options import architecture_from, data_from, loggers_from, noise_from, teacher_from
+from nst.stages.options import architecture_from, data_from, noise_from, teacher_from, tracking_from
+from nst.tracking import Tracking
 from nst.training.hardware import Hardware
 from nst.training.phases import (
     Data,
     Finetune,
-    LoggerFactory,
     Noise,
     Setup,
     Teacher,
@@ -48,7 +48,7 @@ def run(
     teacher: Teacher | None,
     finetune: Finetune,
     hardware: Hardware,
-    loggers: LoggerFactory,
+    tracking: Tracking,
     start: Path | None = None,
     seed: int = 0,
     max_bad_fraction: float = 0.01,
@@ -78,7 +78,7 @@ def run(
     with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
-        setup = Setup(run_.directory, architecture, data, teacher, hardware, loggers, seed, max_bad_fraction, label)
+        setup = Setup(run_.directory, architecture, data, teacher, hardware, tracking, seed, max_bad_fraction, label)
         result: dict[str, Any] = {
             "model": architecture.name or "network",
             **_facts(architecture, data, recipe),
@@ -91,6 +91,7 @@ def run(
             result.update(read_json(setup.summary_path(phase)))
             result["weights"] = str(weights.relative_to(run_.directory))
             result["weights_sha256"] = sha256_file(weights)
+        tracking.summarize(result)
         return run_.finish(result)
 
 
@@ -191,23 +192,24 @@ def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
     if teacher is None:
         recipe = replace(recipe, unlabeled_ratio=0)
     checkpoint = cfg.train.checkpoint
-    return run(
-        directory,
-        architecture=architecture_from(cfg),
-        recipe=recipe,
-        noise=noise_from(cfg),
-        data=data_from(cfg, unlabeled=teacher is not None),
-        teacher=teacher,
-        finetune=finetune,
-        hardware=build_from(Hardware, cfg.trainer),
-        loggers=loggers_from(cfg, directory),
-        start=final_weights(checkpoint) if checkpoint else None,
-        seed=cfg.seed,
-        max_bad_fraction=cfg.max_bad_fraction,
-        config=plain(cfg),
-        overwrite=cfg.overwrite,
-        label=label,
-    )
+    with tracking_from(cfg) as tracking:
+        return run(
+            directory,
+            architecture=architecture_from(cfg),
+            recipe=recipe,
+            noise=noise_from(cfg),
+            data=data_from(cfg, unlabeled=teacher is not None),
+            teacher=teacher,
+            finetune=finetune,
+            hardware=build_from(Hardware, cfg.trainer),
+            tracking=tracking,
+            start=final_weights(checkpoint) if checkpoint else None,
+            seed=cfg.seed,
+            max_bad_fraction=cfg.max_bad_fraction,
+            config=plain(cfg),
+            overwrite=cfg.overwrite,
+            label=label,
+        )
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Where metrics go: an append-only table on disk, and W&B.
+"""Where metrics go on disk: an append-only table.
 
 The one decision worth knowing: metrics.csv is long (`step,metric,value`), appended and flushed, never rewritten.
 A checkpoint knows how long the file was, and a resumed run cuts it back to there before it goes on, so the file
@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-
-from nst.runs import fingerprint
 
 HEADER = ("step", "metric", "value")
 TIMING_METRICS = ("images_per_second", "step_time_ms")  # depend on the machine, not on the seed
@@ -63,37 +61,3 @@ def read_rows(path: Path | str) -> list[tuple[int, str, float]]:
     text = Path(path).read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     return [(int(step), name, float(value)) for step, name, value in csv.reader(whole.splitlines()[1:])]
-
-
-def wandb_logger(
-    directory: Path,
-    *,
-    project: str,
-    group: str,
-    mode: str,
-    config: Mapping[str, Any],
-    tags: list[str],
-    entity: str | None = None,
-) -> WandbLogger:
-    """A W&B run of its own for this run directory; the same directory continues the same run.
-
-    Args:
-        mode: "online", "offline" or "disabled".
-    """
-    logger = WandbLogger(
-        name=f"{directory.parent.name}/{directory.name}",
-        id=fingerprint(str(directory.resolve()))[:16],
-        save_dir=str(directory),
-        project=project,
-        group=group,
-        entity=entity,
-        tags=tags,
-        mode=mode,
-        resume="allow",
-        config=dict(config),
-    )
-    run = logger.experiment
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step")
-    run.define_metric("validation/top1", step_metric="trainer/global_step", summary="last")
-    return logger

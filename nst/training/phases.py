@@ -6,14 +6,12 @@ without augmentation at the larger size. The mark that a phase is over is its su
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger
 
 from nst.data.batches import EvaluationBatches, LabeledSamples, UnlabeledSamples
 from nst.data.datamodule import JointDataModule
@@ -25,6 +23,7 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, import_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.runs import sha256_file, write_json
+from nst.tracking import Tracking
 from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, bad_sample_summary
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
@@ -33,7 +32,6 @@ from nst.training.optim import Schedule, scaled_rate
 from nst.training.recipe import ModelNoise, Recipe, Side
 
 VALIDATION_BATCH = 250
-LoggerFactory = Callable[[Path], list[Logger]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ class Setup:
     data: Data
     teacher: Teacher | None
     hardware: Hardware
-    loggers: LoggerFactory
+    tracking: Tracking
     seed: int
     max_bad_fraction: float
     label: str
@@ -174,7 +172,7 @@ def fit(setup: Setup, phase: Phase, start: Path | None) -> None:
             KeepLast(state, setup.directory / "metrics.csv"),
             TrainingBar(setup.label if phase.name == "trained" else f"{setup.label} finetune", data.total_steps),
         ],
-        loggers=setup.loggers(setup.directory),
+        loggers=setup.tracking.loggers(),
         max_epochs=-(-data.total_steps // segment),
         check_val_every_n_epoch=max(1, (phase.recipe.validate_every or data.total_steps) // segment),
         reload_dataloaders_every_n_epochs=1,

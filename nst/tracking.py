@@ -1,0 +1,131 @@
+"""Loggers of a run, opened when first needed and closed with its result: metrics.csv, and a W&B run of its own.
+
+The one decision worth knowing: a W&B run belongs to a run directory. Its id is made from the directory's path, so a
+continued training continues its run, and two jobs of a sweep never share one. Without an account everything is
+written offline, to be sent later by `wandb sync`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from nst.errors import require_choice
+from nst.progress import say
+from nst.runs import fingerprint
+from nst.training.loggers import MetricsTable
+
+MODES = ("auto", "online", "offline", "disabled")
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """The `logger.wandb` options. `mode` auto is online for who is logged in, else offline."""
+
+    project: str = "nst"
+    entity: str | None = None
+    mode: str = "auto"
+    group: str | None = None
+    tags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        require_choice("logger.wandb.mode", self.mode, MODES)
+
+    def resolved_mode(self) -> str:
+        if self.mode != "auto":
+            return self.mode
+        return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+
+
+@dataclass
+class Tracking:
+    """What is logged of one run directory. Use as a context manager: leaving it closes the W&B run.
+
+    Args:
+        directory: the run directory.
+        table: whether metrics.csv is written.
+        wandb: options of the W&B run; None for none.
+        config: the whole configuration, kept with the W&B run.
+        stage: the W&B job type.
+    """
+
+    directory: Path
+    table: bool = True
+    wandb: WandbOptions | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = "train"
+    _loggers: list[Logger] | None = None
+
+    def loggers(self) -> list[Logger]:
+        """For Lightning's Trainer; the same ones for every phase of the run."""
+        if self._loggers is None:
+            self._loggers = [MetricsTable(self.directory / "metrics.csv")] if self.table else []
+            if self.wandb is not None:
+                self._loggers.append(self._wandb_logger(self.wandb))
+        return self._loggers
+
+    def summarize(self, result: Mapping[str, Any]) -> None:
+        """Puts the result's plain values into the summary of the W&B run."""
+        for run in self._runs():
+            run.summary.update({name: value for name, value in result.items() if isinstance(value, (str, int, float))})
+
+    def publish(
+        self, rows: Sequence[Mapping[str, Any]], figures: Sequence[Path], page: Path, result: Mapping[str, Any]
+    ) -> None:
+        """Logs a report: its table, its figures, and the page itself."""
+        self.loggers()
+        columns: list[Any] = list(rows[0]) if rows else []
+        for run in self._runs():
+            table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+            pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+            run.log({"report/generations": table, "report/page": wandb.Html(page.read_text()), **pictures})
+        self.summarize(result)
+
+    def _runs(self) -> list[Any]:
+        return [logger.experiment for logger in self._loggers or [] if isinstance(logger, WandbLogger)]
+
+    def _wandb_logger(self, options: WandbOptions) -> WandbLogger:
+        mode = options.resolved_mode()
+        os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the run is
+        logger = WandbLogger(
+            name=f"{self.directory.parent.name}/{self.directory.name}",
+            id=run_id(self.directory),
+            save_dir=str(self.directory),
+            project=options.project,
+            entity=options.entity,
+            group=options.group,
+            tags=list(options.tags),
+            job_type=self.stage,
+            mode=mode,
+            resume="allow",
+            config=dict(self.config),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        run = logger.experiment
+        run.define_metric("trainer/global_step")
+        for name in ("train/*", "validation/*"):
+            run.define_metric(name, step_metric="trainer/global_step")
+        say(f"W&B ({mode}): {run.url if mode == 'online' else run.dir}")
+        return logger
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for run in self._runs():
+            run.finish(exit_code=0 if kind is None else 1)
+        self._loggers = None
+
+
+def run_id(directory: Path) -> str:
+    """The W&B id that belongs to a run directory."""
+    return fingerprint(str(Path(directory).resolve()))[:16]

@@ -1,0 +1,84 @@
+"""Imports point one way, and nothing but nst/xla knows of torch_xla."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "nst").rglob("*.py"))
+
+# a package may import those named after it, and what lies directly under nst/
+ALLOWED = {
+    "data": {"data"},
+    "models": {"models"},
+    "training": {"training", "models", "data"},
+    "report": {"report", "data"},
+    "stages": {"stages", "training", "models", "data", "report"},
+    "xla": {"xla", "training", "models", "data"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_there_are_modules_to_look_at():
+    assert len(MODULES) > 50
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path):
+    package = path.relative_to(ROOT / "nst").parts[0]
+    if package not in ALLOWED:
+        return
+    packages = {name.split(".")[1] for name in imported(path) if name.startswith("nst.")}
+    assert packages & set(ALLOWED) <= ALLOWED[package]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_nst_xla_imports_torch_xla(path: Path):
+    if path.relative_to(ROOT / "nst").parts[0] != "xla":
+        assert not [name for name in imported(path) if name.split(".")[0] == "torch_xla"]
+
+
+def test_everything_but_nst_xla_works_where_torch_xla_is_not_installed(digits: Path, tmp_path: Path):
+    """A training in a process in which torch_xla cannot be imported."""
+    code = f"""
+import sys
+sys.modules["torch_xla"] = None
+from pathlib import Path
+import importlib, pkgutil, nst
+for module in pkgutil.walk_packages(nst.__path__, "nst."):
+    if not module.name.startswith("nst.xla") and module.name != "nst.__main__":
+        importlib.import_module(module.name)
+from nst.cli import main
+from tests.conftest import TINY
+main(["train", *TINY, "data.root={digits}", "run_dir={tmp_path / "run"}"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "DONE").exists()
+
+
+def test_training_on_a_cpu_does_not_load_torch_xla(digits: Path, tmp_path: Path):
+    """Lightning would import it to print that there is no TPU; that costs seconds at every start."""
+    code = f"""
+import sys
+from nst.cli import dispatch
+from tests.conftest import TINY
+dispatch(["train", *TINY, "data.root={digits}", "run_dir={tmp_path / "run"}"])
+sys.exit("torch_xla" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

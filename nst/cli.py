@@ -53,17 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"nst: {error}", file=sys.stderr)
         code = 1
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(
-            f"nst: {error.strerror}{where}\n  next:  make room (df -h .); the same command continues", file=sys.stderr
-        )
+        print(f"nst: {_file_error(error)}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         print("\nnst: stopped; the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _file_error(error: OSError) -> str:
+    """A full disk, or a path that cannot be used, in a sentence; any other fault is raised again."""
+    if error.errno in NO_ROOM:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}\n  next:  make room (df -h .); the same command continues"
+    if error.filename is None:
+        raise error  # no path that a user could mend
+    return f"{error.strerror}: {error.filename}\n  next:  check the path and who may read and write it"
 
 
 def dispatch(arguments: list[str]) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,11 +105,13 @@ def _leaves(node: Any, name: str = "") -> Iterator[str]:
 
 
 def plain(node: Any) -> Any:
-    """A configuration node as dicts, lists and scalars, interpolations resolved.
+    """A configuration node as dicts, lists and scalars, interpolations resolved; anything else as it is.
 
     Raises:
         NstError: a value is still missing (`???`), or an interpolation leads nowhere.
     """
+    if not OmegaConf.is_config(node):
+        return node
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -119,11 +123,41 @@ def build(cls: type[T], node: DictConfig | Mapping[str, Any], **more: Any) -> T:
     """The dataclass `cls` from a configuration node; `more` wins over the node.
 
     Raises:
-        NstError: an option that the class does not have, or one of the wrong kind.
+        NstError: an option that the class does not have, or a value of another kind than its annotation.
     """
-    values = {**(plain(node) if isinstance(node, DictConfig) else dict(node)), **more}
+    values = {**dict(plain(node)), **more}
     names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
         if name not in names:
             raise NstError(f"{cls.__name__} has no option '{name}'{nearest(name, names)}", valid=", ".join(names))
+    kinds = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if not _fits(value, kinds[name]):
+            raise NstError(f"option '{name}' of {cls.__name__} has a value of the wrong kind",
+                           got=repr(value), valid=_in_words(kinds[name]))  # fmt: skip
     return cls(**values)
+
+
+KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The parts of a union, or the kind alone."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated kind; scalars are checked, of lists and mappings only that they are ones."""
+    for member in _members(kind):
+        outer = typing.get_origin(member) or member
+        if outer is Any or (outer is tuple and isinstance(value, list)):
+            return True
+        if isinstance(value, bool) and outer in (int, float):  # a bool is an int in Python, not to a user
+            continue
+        if isinstance(value, (int, float) if outer is float else outer):
+            return True
+    return False
+
+
+def _in_words(kind: Any) -> str:
+    return " or ".join(KIND_WORDS.get(member, getattr(member, "__name__", str(member))) for member in _members(kind))

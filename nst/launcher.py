@@ -47,7 +47,9 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
         NstError: an option does not exist.
     """
     swept = _swept_names(overrides)
-    base = Path(compose_config([item for item in overrides if _name(item) not in swept]).run_dir)
+    config = compose_config([*(item for item in overrides if _name(item) not in swept), f"stage={stage}"])
+    given = any(_name(item) == "run_dir" for item in overrides)
+    base = Path(config.run_dir) if given else Path("runs") / config.name
     jobs: list[Job] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")

@@ -187,8 +187,8 @@ class Run:
 
     def __enter__(self) -> Run:
         if not is_rank_zero():
-            while not self.collective and not self.done:
-                time.sleep(0.2)
+            if not self.collective:
+                self._wait_for_rank_zero()
             return self
         self.directory.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
@@ -233,10 +233,19 @@ class Run:
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Writes result.json, then DONE; returns the result as it reads back."""
         if not is_rank_zero():
-            return json.loads(json.dumps({"stage": self.stage, **result}, default=_plain))
+            self._wait_for_rank_zero()
+            return self.result()
         write_json(self.directory / "result.json", {"stage": self.stage, **result})
         write_text(self.directory / "DONE", self.fingerprint + "\n")
         return self.result()
+
+    def _wait_for_rank_zero(self) -> None:
+        """Until rank 0 has written DONE; a rank whose launcher (rank 0 itself, on one machine) is gone gives up."""
+        launcher = os.getppid()
+        while not self.done:
+            if os.getppid() != launcher:
+                raise NstError(f"rank 0 stopped before {self.directory} was finished", next="start the job again")
+            time.sleep(0.2)
 
     def _acquire_lock(self) -> None:
         # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
@@ -272,10 +281,14 @@ class Run:
                 valid="the same options and files as before, to continue or reuse it",
                 next="choose another run_dir=..., or overwrite=true to delete that run and start again",
             )
-        for entry in self.directory.iterdir():
-            if entry.name == ".lock":
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        # the marks go first and started.json last: whenever a kill comes, what is left is still seen as the old run
+        marks = [self.directory / "DONE", self.directory / "result.json"]
+        rest = [entry for entry in self.directory.iterdir() if entry.name not in (".lock", "started.json")]
+        for entry in [*marks, *(entry for entry in rest if entry not in marks), self.started_path]:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

@@ -26,6 +26,9 @@ TINY = [
     "student.validate_every=8",
     "student.log_every=2",
     "trainer.workers=0",
+    "data.test_samples=100",
+    "data.unlabeled_samples=240",
+    "shard.samples_per_shard=80",
 ]
 
 

@@ -1,5 +1,6 @@
 """The command line: what it lists, what it runs, and how it says that something is wrong."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -81,6 +82,9 @@ def test_help_is_quick_because_it_imports_no_torch():
         (["shard", "--verify", "shard.output=/nowhere"], ["there is no shard set in /nowhere"]),
         (["report", "run_dir=/nowhere"], ["/nowhere"]),
         (["train", "--verfy"], ["unknown option 'train.verfy'"]),
+        (["train", "student.labeled_batch_size=abc"], ["'labeled_batch_size'", "got:   'abc'", "a whole number"]),
+        (["train", "student.steps=0"], ["student.steps is out of range", "1 or more"]),
+        (["shard", "data.test_samples=abc"], ["'test_samples'", "a whole number or null"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
@@ -95,6 +99,29 @@ def test_mistakes_are_told_in_words_without_a_traceback(
     for text in words:
         assert text in errors
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "something was half written"
+
+
+@pytest.mark.parametrize("kind", [PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError])
+def test_a_path_that_cannot_be_used_is_told_in_a_sentence(kind: type[OSError], capsys, monkeypatch):
+    number = {PermissionError: errno.EACCES, IsADirectoryError: errno.EISDIR, NotADirectoryError: errno.ENOTDIR,
+              FileNotFoundError: errno.ENOENT}[kind]  # fmt: skip
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number), "/some/path")
+
+    monkeypatch.setattr(cli, "run_stage", refuse)
+    code, _, errors = main(capsys, "train")
+    assert code == 1
+    assert errors.startswith(f"nst: {os.strerror(number)}: /some/path")
+
+
+def test_a_fault_that_concerns_no_path_is_not_hidden(monkeypatch):
+    def fault(*_: object, **__: object) -> int:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr(cli, "run_stage", fault)
+    with pytest.raises(ConnectionResetError):
+        cli.main(["train"])
 
 
 def test_no_stage_shows_the_usage_and_fails(capsys: pytest.CaptureFixture[str]):
@@ -126,7 +153,7 @@ def test_the_loop_by_hand_from_shards_to_report(tmp_path: Path):
     common = [option for option in TINY if not option.startswith("experiment=")]
     common = ["experiment=digits_demo", *common]
     steps = [
-        ["shard", "data.test_samples=100", "data.unlabeled_samples=200"],
+        ["shard"],
         ["shard", "--verify"],
         ["train", "name=gen0"],
         ["label", "teacher.run=runs/gen0"],

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import re
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ from nst.models.efficientnet import (
     Architecture,
     EfficientNet,
     block_counts,
-    block_table,
     build,
     freeze_blocks,
     normalize,
@@ -41,6 +41,34 @@ def reference_network(model: str) -> EfficientNet:
     with torch.device("meta"):
         architecture = Architecture(known.width, known.depth, dropout=known.dropout, small_images=small)
         return build(architecture, int(row["classes"])).eval()
+
+
+def block_table(network: EfficientNet) -> list[dict[str, Any]]:
+    """One row per residual block: where it is, its shape, and its stochastic depth rate.
+
+    `rate_by_rule` is the linear rule's, `rate_applied` what the block uses: None where there is no skip.
+    """
+    places = [
+        (stage, block) for stage, blocks in enumerate(network.blocks, start=1) for block in cast(nn.Sequential, blocks)
+    ]
+    return [_block_row(network, index, stage, block) for index, (stage, block) in enumerate(places)]
+
+
+def _block_row(network: EfficientNet, index: int, stage: int, block: Any) -> dict[str, Any]:
+    expands = hasattr(block, "conv_pwl")  # conv_pw expands in an inverted residual, projects in stage 1's blocks
+    first, last = (block.conv_pw, block.conv_pwl) if expands else (block.conv_dw, block.conv_pw)
+    return {
+        "index": index,
+        "stage": stage,
+        "kernel": block.conv_dw.kernel_size[0],
+        "expand": block.conv_dw.in_channels // first.in_channels,
+        "in_channels": first.in_channels,
+        "out_channels": last.out_channels,
+        "stride": block.conv_dw.stride[0],
+        "has_skip": block.has_skip,
+        "rate_by_rule": network.stochastic_depth_rate(index),
+        "rate_applied": block.drop_path.rate if block.has_skip else None,
+    }
 
 
 MODELS = [row["model"] for row in golden_rows("architectures.csv")]
@@ -379,13 +407,16 @@ def test_rematerialisation_changes_neither_gradients_nor_statistics():
     gradients, statistics = [], []
     for checkpointing in (False, True):
         network = tiny(dropout=0.5, stochastic_depth=0.5)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # a recipe's own must survive the second run
         network.set_grad_checkpointing(checkpointing)
         network.set_noise(CLEAN_SECOND_HALF, CLEAN_SECOND_HALF)
         torch.manual_seed(3)
         network(tiny_images()).square().sum().backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
         statistics.append({n: v for n, v in network.named_buffers() if not n.endswith("num_batches_tracked")})
-        assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.01}
+        assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
     for plain, rematerialised in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, rematerialised)
     for name, value in statistics[0].items():
@@ -420,6 +451,16 @@ def test_frozen_blocks_neither_learn_nor_move_their_statistics(count):
     for name, value in network.state_dict().items():
         if name.endswith("running_mean"):
             assert torch.equal(value, before[name]) == name.startswith(frozen), name
+
+
+def test_frozen_blocks_stay_still_under_synchronised_batchnorm_too():
+    network = tiny()
+    freeze_blocks(network, 3)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network).train()
+    norms = [m for part in synchronised.frozen_parts() for m in part.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert len(norms) > 5
+    assert not any(norm.training for norm in norms)
+    assert synchronised.bn2.training
 
 
 def test_freezing_nothing_frees_everything():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from nst.config import compose_config
 from nst.errors import NstError
@@ -61,13 +62,27 @@ def test_a_generation_is_what_one_would_give_to_train():
     assert first.student.steps == second.student.steps == 12
 
 
+def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"generation": number, "model": model, "width": 0.65, "depth": 0.5, "parameters": 480e6, "labeled": 1281167,
+         "unlabeled": 81000000, "top1": 87.4, "ece": 12.34, "gain": 2.4}
+        for number, model in enumerate(("small", "efficientnet_b7"))
+    ]  # fmt: skip
+    Console(width=80).print(iterate.table(rows))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    for text in ("small w0.65 d0.5", "efficientnet_b7", "480.00M", "1281167", "81000000", "87.40", "12.3", "+2.40"):
+        assert text in out
+
+
 def test_without_a_list_the_teacher_is_trained_by_its_recipe_and_the_student_by_its_own():
     options = ["teacher=efficientnet_b7", "student=efficientnet_l0", "data=imagenet"]
     cfg = compose_config(options)
     cfg.overrides = options
     teacher, student = iterate.configurations(cfg)
     assert (teacher.model.name, student.model.name) == ("efficientnet_b7", "efficientnet_l0")
-    assert student.teacher.image_size == 600
+    assert student.teacher.image_size is None, "the teacher of every generation labels at its own test size"
 
 
 def test_generations_that_are_no_list_of_lists_and_unknown_options_in_them_are_explained():

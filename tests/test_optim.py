@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from nst.training.optim import (
     decay_epochs_for_final_rate,
     parameter_groups,
     scaled_rate,
+    schedule_for,
     set_learning_rate,
 )
 
@@ -96,6 +98,21 @@ def test_final_rate_is_the_smooth_rate_one_warm_up_before_the_end() -> None:
     period = decay_epochs_for_final_rate(0.0002, 0.016, total_epochs=200)
     schedule = Schedule(0.016, 1.0, decay_epochs=period, staircase=False)
     assert schedule.learning_rate(195) == pytest.approx(0.0002)
+
+
+def test_a_recipe_reaches_a_final_rate_and_nothing_changes_without_one() -> None:
+    """SVHN in the released code: 0.0002 at the end of 200 epochs; here 10 steps an epoch, batches of 512."""
+    options = {"kind": "exponential", "warmup_epochs": 5, "decay_rate": 0.97, "decay_epochs": 2.4}
+    schedule = schedule_for({**options, "final_rate_per_256": 0.0002}, 0.016, 512, 10.0, 2000, 200)
+    smooth = replace(schedule, staircase=False)
+    assert smooth.base_rate == pytest.approx(0.032)
+    assert smooth.learning_rate(1950) == pytest.approx(0.0004)
+    plain = schedule_for({**options, "final_rate_per_256": None}, 0.016, 512, 10.0, 2000, 200)
+    assert plain == Schedule(0.032, 10.0, total_steps=2000)
+    with pytest.raises(NstError, match="of the exponential decay"):
+        schedule_for({"kind": "cosine", "final_rate_per_256": 0.001}, 0.016, 512, 10.0, 2000, 200)
+    with pytest.raises(NstError, match=r"unknown option of student\.schedule, did you mean 'decay_rate'"):
+        schedule_for({"decay_rat": 0.9}, 0.016, 512, 10.0, 2000, 200)
 
 
 @pytest.mark.parametrize(

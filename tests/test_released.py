@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from tiny_networks import TINY, random_images, timm_b0, trained_tiny
 
 from nst.errors import NstError
+from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES
-from nst.models.released import load_timm, released_config, released_names
+from nst.models.released import load_timm, open_network, released_config, released_names, weights_digest
+from nst.runs import sha256_file
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 
@@ -100,3 +102,50 @@ def test_a_failed_download_is_explained(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(NstError, match=r"cannot download(.|\n)*no route to host"):
         load_timm("tf_efficientnet_b7.ns_jft_in1k", CLASSES)
+
+
+# ---- one door for all weights
+
+
+def test_open_network_takes_a_run_a_file_of_ours_and_a_file_of_timms(tmp_path):
+    ours = trained_tiny()
+    names = tuple("abcdefghij")
+    run = tmp_path / "run"
+    save_network(run / "checkpoints" / "trained.safetensors", ours.state_dict(), NetworkInfo(TINY, names, 24, 16))
+    with pytest.raises(NstError, match="has not finished"):
+        open_network(run, CLASSES)
+    (run / "result.json").write_text('{"weights": "checkpoints/trained.safetensors"}')
+    (run / "DONE").touch()
+    for source in (run, str(run / "checkpoints" / "trained.safetensors")):
+        network, info = open_network(source, CLASSES)
+        assert (info.classes, info.image_size) == (names, 24)
+        assert torch.equal(network(random_images(16)), ours(random_images(16)))
+        assert weights_digest(source) == sha256_file(run / "checkpoints" / "trained.safetensors")
+
+    theirs = timm_b0()
+    (tmp_path / "hub").mkdir()
+    save_file(theirs.state_dict(), tmp_path / "hub" / "model.safetensors")
+    torch.save(theirs.state_dict(), tmp_path / "b0.pth")
+    for source in (tmp_path / "hub", tmp_path / "hub" / "model.safetensors", tmp_path / "b0.pth"):
+        network, info = open_network(source, CLASSES)
+        assert info.classes == CLASSES
+        assert not network.training
+        assert torch.equal(network(random_images(64)), theirs(random_images(64)))
+    assert weights_digest(tmp_path / "hub") == sha256_file(tmp_path / "hub" / "model.safetensors")
+
+
+def test_open_network_takes_timms_name(monkeypatch):
+    theirs = timm_b0()
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: theirs)
+    network, info = open_network("tf_efficientnet_b0.ns_jft_in1k", CLASSES)
+    assert info.extra == {"imported_from": "tf_efficientnet_b0.ns_jft_in1k"}
+    assert torch.equal(network(random_images(64)), theirs(random_images(64)))
+    digests = {weights_digest(f"tf_efficientnet_b{n}.ns_jft_in1k") for n in range(3)}
+    assert len(digests) == 3
+
+
+def test_open_network_explains_what_is_neither(tmp_path):
+    with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
+        open_network("tf_efficientnet_b7.ns_jft_in1", CLASSES)
+    with pytest.raises(NstError, match="there is no run or weights file"):
+        open_network(tmp_path / "nowhere", CLASSES)

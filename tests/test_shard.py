@@ -99,8 +99,11 @@ def test_extra_and_unlabeled_images_join_the_unlabeled_set() -> None:
     assert parts(found, unlabeled_samples=0)["unlabeled"] == []
 
 
-def test_labeled_total_is_shared_out_in_proportion() -> None:
-    assert labels(parts(entries(), labeled_total=12, test_samples=0)["labeled"]) == {"0": 4, "1": 6, "2": 2}
+def test_without_a_word_on_the_test_set_a_tenth_of_every_class_is_held_out() -> None:
+    chosen = parts(entries((20, 31, 2)))
+    assert labels(chosen["test"]) == {"0": 2, "1": 4, "2": 1}
+    assert labels(chosen["labeled"]) == {"0": 18, "1": 27, "2": 1}
+    assert parts(entries((20, 31, 2)), test_samples=0)["test"] == []
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.data())
@@ -121,15 +124,8 @@ def test_shares_sum_up_stay_in_bounds_and_within_one_of_the_exact_part(counts: l
             {"labeled_per_class": 9, "test_samples": 12},
             r"labeled_per_class=9[\s\S]*emu has 8[\s\S]*1 to 8",
         ),
-        (entries(), {}, r"no test split[\s\S]*test_samples=500"),
         (entries(), {"test_samples": 61}, "more test images"),
         (entries((20, 1, 0)), {"test_samples": 0}, "dog has 1, emu has 0"),
-        (
-            entries(),
-            {"labeled_total": 2, "test_samples": 0},
-            r"labeled_total does not fit[\s\S]*3 \(one a class\) to 60",
-        ),
-        (entries((2, 300, 2)), {"labeled_total": 4, "test_samples": 0}, "without a label"),
         (entries(of="test"), {}, "no labeled training images"),
         (entries((), hidden=5), {"labeled_per_class": 1}, "no labeled training images"),
     ],
@@ -140,10 +136,8 @@ def test_a_split_that_cannot_be_made_is_told(found: list[Entry], sizes: dict[str
 
 
 def test_sizes_out_of_range_are_told() -> None:
-    with pytest.raises(NstError, match="labeled_per_class is too small"):
+    with pytest.raises(NstError, match=r"data\.labeled_per_class is too small"):
         Sizes(labeled_per_class=0)
-    with pytest.raises(NstError, match="both given"):
-        Sizes(labeled_per_class=1, labeled_total=1)
 
 
 # ---- stage
@@ -329,6 +323,27 @@ def test_main_shards_verifies_and_indexes_as_the_configuration_says(
     (folder / "index.json").unlink()
     shard.main(compose_config([*options, f"shard.index='{folder}'"]))
     assert ShardSet.open(folder).label_counts == (3, 3, 3)
+
+
+def test_pictures_of_ones_own_need_nothing_but_their_folder(tmp_path: Path) -> None:
+    """Class folders and unlabeled/ beside them, all options at their defaults: three sets, named after the data."""
+    root = pets(tmp_path / "pets")
+    (root / "unlabeled").mkdir()
+    for i in range(7):
+        (root / "unlabeled" / f"{i}.jpg").write_bytes(jpeg(900 + i))
+    cfg = compose_config(["stage=shard", "name=mine", "data=folder", f"data.source.root='{root}'"])
+    assert cfg.data.root == "datasets/folder-None-seed0"  # of the data and not of the run: train finds it again
+    cfg.shard.output = str(tmp_path / "out")
+    result = shard.from_cfg(cfg)
+    assert {name: found["samples"] for name, found in result["sets"].items()} == {
+        "labeled": 27, "unlabeled": 7, "test": 3,
+    }  # fmt: skip
+    assert result["classes"] == list(CLASSES)
+
+
+def test_sizes_of_the_wrong_kind_are_told(tmp_path: Path) -> None:
+    with pytest.raises(NstError, match=r"'labeled_per_class'[\s\S]*'abc'[\s\S]*a whole number or null"):
+        shard.from_cfg(compose_config(["data.labeled_per_class=abc", f"data.root='{tmp_path}'"]))
 
 
 def test_progress_sees_every_image_twice(tmp_path: Path) -> None:

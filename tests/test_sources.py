@@ -198,7 +198,7 @@ def test_imagenet_must_be_whole_and_is_read_by_wnid(tmp_path: Path, monkeypatch:
     ("name", "options", "message"),
     [
         ("cifar", {}, "did you mean 'cifar10'"),
-        ("folder", {}, "needs root"),
+        ("folder", {}, r"needs root[\s\S]*data\.source\.root="),
         ("folder", {"root": "/no/such/folder"}, "no such folder"),
         ("tar", {"root": "/no/such.tar"}, "cannot read"),
         ("digits", {"root": "x"}, "no option root"),
@@ -210,8 +210,21 @@ def test_mistakes_are_told(name: str, options: dict[str, Any], message: str) -> 
         open_source(name, **options)
 
 
+def test_unlabeled_beside_class_folders_is_no_class(tmp_path: Path) -> None:
+    write_files(tmp_path, ["cat/1.png", "dog/1.png", "unlabeled/1.png", "unlabeled/deep/2.png"])
+    source = open_source("folder", root=tmp_path)
+    assert source.classes == ("cat", "dog")
+    found = {entry.key: (entry.label, entry.split) for entry in source.entries}
+    assert found == {
+        "cat-1": (0, None),
+        "dog-1": (1, None),
+        "unlabeled-1": (None, "unlabeled"),
+        "unlabeled-deep-2": (None, "unlabeled"),
+    }
+
+
 def test_missing_data_is_told_with_the_option_that_fetches_it(tmp_path: Path) -> None:
-    with pytest.raises(NstError, match="download=true"):
+    with pytest.raises(NstError, match=r"data\.source\.download=true"):
         _ = open_source("cifar10", root=tmp_path).entries
     (tmp_path / "empty").mkdir()
     with pytest.raises(NstError, match="holds no images"):

@@ -67,7 +67,7 @@ class Crash(Exception):
     """Stands for the process dying: nothing after it runs."""
 
 
-@pytest.mark.parametrize("step", [1, 6, 8, 11])
+@pytest.mark.parametrize("step", [1, 3, 6, 8, 11])
 def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics(
     tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
@@ -298,6 +298,41 @@ def test_fine_tuning_keeps_both_networks_and_freezes_the_shallow_one(tiny: Compo
     assert result["finetuned"]["steps"] == 6  # one pass of 50 labeled images in batches of 8
 
 
+def test_fine_tuning_keeps_the_noise_of_the_network_as_it_is_configured(tiny: Compose):
+    from nst.config import build, plain
+    from nst.stages.options import architecture_from, noise_from
+    from nst.training.phases import Finetune, phases
+    from nst.training.recipe import Recipe
+
+    cfg = tiny(*FINETUNE, "noise.labeled.dropout=false")
+    student = plain(cfg.student)
+    finetune = build(Finetune, student.pop("finetune"))
+    first, second = phases(architecture_from(cfg), build(Recipe, student), noise_from(cfg), finetune, 50)
+    assert (first.image_size, first.test_size, second.image_size, second.test_size) == (12, 12, 16, 16)
+    assert second.noise.model.labeled.augment == "none"
+    assert not second.noise.model.labeled.dropout
+    assert second.recipe.unlabeled_ratio == 0
+
+
+def test_fine_tuning_that_dies_before_its_first_checkpoint_leaves_no_row_twice(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "whole"))
+    original = Classifier.training_step
+
+    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.first_step and self.trainer.global_step == 3:
+            raise Crash
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Classifier, "training_step", dies)
+        train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
+    train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
+    assert weights(tmp_path / "whole", "finetuned") == weights(tmp_path / "killed", "finetuned")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+
+
 def test_fine_tuning_that_dies_continues_after_training(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "whole"))
     saves = []
@@ -329,6 +364,63 @@ def test_predictions_of_another_teacher_are_refused(tiny: Compose, teacher: Path
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.parametrize("targets", ["soft", "hard"])
+def test_a_selection_of_another_teacher_is_refused_unless_reassigned(
+    tiny: Compose, teacher: Path, tmp_path: Path, targets: str
+):
+    train.from_cfg(tiny("seed=5", run_dir=tmp_path / "other"))
+    label.from_cfg(tiny(f"teacher.run={tmp_path / 'other'}"))
+    options = [f"teacher.run={tmp_path / 'other'}", f"teacher.selection={teacher / 'selection'}",
+               f"teacher.targets={targets}"]  # fmt: skip
+    with pytest.raises(NstError, match="another teacher"):
+        train.from_cfg(tiny(*options, run_dir=tmp_path / "student"))
+    assert not (tmp_path / "student").exists()
+    assert train.from_cfg(tiny(*options, "teacher.reassign=true", run_dir=tmp_path / "student"))["steps"] == 12
+
+
+def test_a_selection_made_of_other_shards_of_the_same_name_is_refused(tiny: Compose, teacher: Path, tmp_path: Path):
+    from nst.data.sources import open_source
+    from nst.stages import shard
+
+    shard.run(open_source("digits"), tmp_path / "data", labeled_per_class=5, test_samples=100, unlabeled_samples=240,
+              samples_per_shard=80, seed=1)  # fmt: skip
+    with pytest.raises(NstError, match="was made of other shards"):
+        train.from_cfg(tiny(f"teacher.run={teacher}", f"data.unlabeled={tmp_path / 'data/unlabeled'}"))
+
+
+def test_labeling_again_makes_the_old_selection_and_the_old_student_stale(tiny: Compose, teacher: Path, tmp_path: Path):
+    own = tmp_path / "gen0"
+    shutil.copytree(teacher, own)
+    student = tiny(f"teacher.run={own}", run_dir=tmp_path / "student")
+    train.from_cfg(student)
+    label.from_cfg(tiny(f"teacher.run={own}", "teacher.image_size=16", "overwrite=true"))
+    with pytest.raises(NstError, match="made from other predictions"):
+        train.from_cfg(student)
+
+
+def test_too_many_bad_images_stop_the_training_and_few_are_named_in_the_result(
+    tiny: Compose, digits: Path, tmp_path: Path
+):
+    from nst.data.shard_set import ShardSet, write_shards
+    from nst.data.sources import Sample
+    from nst.data.tars import TarReader
+
+    shards = ShardSet.open(digits / "labeled")
+    samples = []
+    for position, (key, fields) in enumerate(TarReader(shards.path(0))):
+        image = b"" if position == 7 else fields["png"]
+        samples.append(Sample(key, image, "png", int(fields["cls"])))
+    write_shards(tmp_path / "bad", "labeled", samples, classes=shards.classes, labeled=True, name="bad")
+    options = [f"data.labeled={tmp_path / 'bad'}"]
+    with pytest.raises(NstError, match="1 of 50 images cannot be decoded") as caught:
+        train.from_cfg(tiny(*options))
+    assert "max_bad_fraction" in str(caught.value)
+    result = train.from_cfg(tiny(*options, "max_bad_fraction=0.1", run_dir=tmp_path / "tolerant"))
+    assert result["bad_samples"]["count"] == 1
+    assert samples[7].key in result["bad_samples"]["names"][0]
+    assert samples[7].key in train.summary_line(result)
+
+
 def test_a_teacher_of_other_classes_is_refused(tiny: Compose, teacher: Path, digits: Path, tmp_path: Path):
     shutil.copytree(digits, tmp_path / "renamed")
     for part in ("labeled", "unlabeled", "test"):
@@ -343,11 +435,11 @@ def test_a_teacher_of_other_classes_is_refused(tiny: Compose, teacher: Path, dig
 
 def test_weights_of_another_network_are_refused(tiny: Compose, teacher: Path):
     with pytest.raises(NstError, match=r"another network|tensors"):
-        train.from_cfg(tiny("model.width=0.5", f"train.checkpoint={teacher}"))
+        train.from_cfg(tiny("model.width=0.5", f"model.checkpoint={teacher}"))
 
 
 def test_training_can_start_from_weights(tiny: Compose, teacher: Path, tmp_path: Path):
-    train.from_cfg(tiny(f"train.checkpoint={teacher}"))
+    train.from_cfg(tiny(f"model.checkpoint={teacher}"))
     assert weights(tmp_path / "run") != weights(teacher)
 
 

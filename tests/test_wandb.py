@@ -10,8 +10,8 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from nst.stages import iterate, train
-from nst.tracking import WandbOptions, run_id
 from nst.training.loggers import read_rows
+from nst.training.tracking import WandbOptions, run_id
 
 Compose = Callable[..., Any]
 HEADER_BYTES, BLOCK_BYTES = 7, 32768

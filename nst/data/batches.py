@@ -154,11 +154,12 @@ class UnlabeledSamples:
         if self.clean_view is not None:
             sample["clean_image"] = self.clean_view(image, rng)
         elif entry is not None:
-            if found != index:
-                # the image behind this pseudo-label can no longer be read: another image must not get its label
+            if key != entry.key[row]:
+                # not the image that was labeled (it no longer decodes, or the shard changed): it must not get the label
                 raise NstError(
-                    f"a selected image of {self.shards.path(shard)} can no longer be decoded",
-                    got=bad[-1],
+                    f"a selected image of {self.shards.path(shard)} is not what was labeled",
+                    got=bad[-1] if found != index else f"{key} at {index}",
+                    valid=f"{entry.key[row]} at {index}",
                     next="restore the shard, or label and select again",
                 )
             sample["target"] = np.asarray(entry.target(row))

@@ -88,8 +88,9 @@ def label_by_folder(
         NstError: an image outside class folders, classes only the test split knows, or a file listed twice.
     """
     has_splits = all(map(split_of, names))
-    splits = [split_of(name) if has_splits else None for name in names]
-    inner = [name.partition("/")[2] if has_splits else name for name in names]
+    # `unlabeled` beside class folders is no class: the way most people would lay out pictures of their own
+    splits = [split if has_splits or split == "unlabeled" else None for split in map(split_of, names)]
+    inner = [name.partition("/")[2] if split else name for name, split in zip(names, splits, strict=True)]
     with_labels = {
         split
         for split in set(splits) - {"unlabeled"}
@@ -117,7 +118,7 @@ def _folders_are_classes(names: Sequence[str], labeled: bool | None, source: str
             f"source {source}: an image lies outside the class folders",
             got=outside,
             valid="<class>/x.jpg, or train/<class>/x.jpg",
-            next="move it, or take all images without labels: labeled=false",
+            next="move it, or take all images without labels: data.source.labeled=false",
         )
     return labeled
 

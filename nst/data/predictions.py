@@ -182,6 +182,11 @@ class Predictions:
         _check_agreement(shards)
         return cls(folder, shards)
 
+    @property
+    def digest(self) -> str:
+        """Identity of all rows: what a selection was made from, and what a student learns from."""
+        return fingerprint({shard.name: shard.digest for shard in self.shards.values()})
+
     def read(self, shard_name: str) -> dict[str, np.ndarray]:
         """Columns of one shard: index, key, label, confidence (N,); probs (N, C) float16, NaN if not kept."""
         table = read_table(self.shard(shard_name).path)

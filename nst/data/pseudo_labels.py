@@ -118,6 +118,12 @@ class PseudoLabels:
             return None
         predictions = Predictions.open(folder)
         predictions.require(classes=self.classes, teacher=None if self.reassign else self.summary["teacher"])
+        if not self.reassign and predictions.digest != self.summary["predictions"]:
+            raise NstError(
+                f"the selection {self.folder} was made from other predictions than {folder} holds now",
+                got="the images were labeled again since",
+                next="select again: nst select overwrite=true",
+            )
         lowest = min((c["lowest_confidence"] for c in self.summary["per_class"] if c["selected"]), default=1.0)
         if self.targets == "soft" and not self.reassign and lowest < predictions.keep:
             raise _not_kept(folder, predictions.keep, f"selected images of confidence {lowest:.4f}")

@@ -93,7 +93,7 @@ def load_index(folder: Path) -> ShardSet:
             f"{folder} has no index.json",
             got=f"{tars} tars" if tars else "no tars",
             valid="a folder that nst shard has written to its end",
-            next=f"for tars from elsewhere: nst shard index={folder}" if tars else "make shards: nst shard",
+            next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
         )
     try:
         index = read_json(path)
@@ -103,7 +103,7 @@ def load_index(folder: Path) -> ShardSet:
         classes, counts = tuple(index["classes"]), tuple(index["label_counts"])
         found = ShardSet(folder, index["name"], index["split"], classes, index["labeled"], shards, counts)
     except (ValueError, KeyError, TypeError) as error:
-        raise NstError(f"{path} cannot be read", got=repr(error), next=f"nst shard index={folder}") from error
+        raise NstError(f"{path} cannot be read", got=repr(error), next=f"nst shard shard.index={folder}") from error
     if found.samples == 0:
         raise NstError(f"{folder} is an empty shard set", next="make it again: nst shard")
     return found

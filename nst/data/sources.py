@@ -117,7 +117,7 @@ def _torchvision_arrays(name: str, class_name: str, splits: Sequence[str], by_fl
                 raise NstError(
                     f"{name} ({split}) is not in {_path(root)}",
                     got=error,
-                    next="name the folder that holds it: root=..., or fetch it: download=true",
+                    next="name the folder that holds it: data.source.root=..., or fetch it: data.source.download=true",
                 ) from error
 
         return Source(name, fingerprint([name]), lambda: _concatenated(load, splits), lossless=True)
@@ -154,7 +154,7 @@ def _concatenated(load: Callable[[str], Any], splits: Sequence[str]) -> Contents
 
 
 def folder(root: str | Path, labeled: bool | None = None) -> Source:
-    """Image files under `root`: `[train|val|test/]<class>/x.jpg`, or unlabeled in any arrangement.
+    """Image files under `root`: `[train|val|test/]<class>/x.jpg`, `unlabeled/`, or unlabeled in any arrangement.
 
     Args:
         root: the folder.
@@ -186,7 +186,7 @@ def imagenet(root: str | Path = "datasets/imagenet", download: bool = False) -> 
                 f"{path} is not the whole of ImageNet",
                 got=f"{len(contents.classes)} classes, {found}",
                 valid=f"{IMAGENET_CLASSES} classes, {IMAGENET_IMAGES}",
-                next="for a part of it, or another data set of the same form, use source=folder",
+                next="for a part of it, or other data of the same form: data=folder data.source.root=<folder>",
             )
         return contents
 
@@ -204,13 +204,13 @@ def _unpack_imagenet(path: Path) -> None:
             f"no ImageNet in {path}",
             got=error,
             valid="folders train/<wnid> and val/<wnid>, or the official ILSVRC2012 archives",
-            next="name the folder that holds it: root=...",
+            next="name the folder that holds it: data.source.root=...",
         ) from error
 
 
 def _folder_source(name: str, root: Path, labeled: bool | None, only: tuple[str, ...] | None = None) -> Source:
     if not root.is_dir():
-        raise NstError(f"no such folder: {root}", next="name the folder that holds the images: root=...")
+        raise NstError(f"no such folder: {root}", next="name the folder that holds the images: data.source.root=...")
     files = [file for part in only for file in _list_files(root, part)] if only else _list_files(root)
     names = [file for file, _ in files]
 
@@ -293,7 +293,7 @@ def open_source(name: str, **options: Any) -> Source:
         )
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
     if missing:
-        raise NstError(f"source {name} needs {missing[0]}", next=f"{missing[0]}=<folder or file>")
+        raise NstError(f"source {name} needs {missing[0]}", next=f"data.source.{missing[0]}=<folder or file>")
     return SOURCES[name](**given)
 
 

@@ -16,6 +16,7 @@ from nst.data.layout import Entry
 from nst.errors import NstError
 
 Positions = list[int]
+HELD_OUT = 10  # one image in ten is for the test where neither source nor option say more
 
 
 @dataclass(frozen=True)
@@ -24,40 +25,28 @@ class Sizes:
 
     Args:
         labeled_per_class: labels kept, exactly, in every class; None: all.
-        labeled_total: instead, labels kept in all, shared out in proportion to the classes.
         test_samples: images held out, in proportion to the classes, from the source's own test (else val)
-            split if it has one; None: all of that split. 0: no test set.
+            split if it has one; None: all of that split, or, without one, a tenth of every class and at least one
+            image of each. 0: no test set.
         unlabeled_samples: at most so many unlabeled images; None: all that are left.
 
     Raises:
-        NstError: a negative number, or both ways to say how many labels.
+        NstError: a number out of range.
     """
 
     labeled_per_class: int | None = None
-    labeled_total: int | None = None
     test_samples: int | None = None
     unlabeled_samples: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in {
             "labeled_per_class": 1,
-            "labeled_total": 1,
             "test_samples": 0,
             "unlabeled_samples": 0,
         }.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise NstError(f"{name} is too small", got=value, valid=f"{least} or more, or null")
-        if self.labeled_per_class is not None and self.labeled_total is not None:
-            raise NstError(
-                "labeled_per_class and labeled_total are both given",
-                got=f"{self.labeled_per_class} and {self.labeled_total}",
-                valid="one of them",
-            )
-
-    @property
-    def all_labels(self) -> bool:
-        return self.labeled_per_class is None and self.labeled_total is None
+                raise NstError(f"data.{name} is too small", got=value, valid=f"{least} or more, or null")
 
 
 def split(
@@ -71,7 +60,7 @@ def split(
         classes: names of the labels.
 
     Raises:
-        NstError: more images asked for than are there, a class too small to split, no word on the test set.
+        NstError: more images asked for than are there, a class too small to split.
     """
     positions = ranked(entries, positions, seed, "split")
     pool = [p for p in positions if entries[p].split in (None, "train") and entries[p].label is not None]
@@ -80,20 +69,16 @@ def split(
         _refuse_labels(sizes, bool(classes))
         return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": []}
     own_test = _own_test(entries, positions)
-    _check_classes(entries, pool, classes, at_least=1 if own_test and sizes.all_labels else 2)
-    if own_test:
-        test = own_test if sizes.test_samples is None else _take_test(entries, own_test, classes, sizes.test_samples)
-    elif sizes.test_samples is None:
-        raise NstError(
-            "this source has no test split of its own",
-            got=f"{len(pool)} labeled images",
-            next="hold images out: test_samples=500, or do without: test_samples=0",
-        )
+    _check_classes(entries, pool, classes, at_least=1 if own_test and sizes.labeled_per_class is None else 2)
+    if sizes.test_samples is not None:
+        test = _take_test(entries, own_test or pool, classes, sizes.test_samples)
     else:
-        test = _take_test(entries, pool, classes, sizes.test_samples)
+        test = own_test or _tenth(entries, pool, classes)
     taken = set(test)
     rest = [p for p in pool if p not in taken]
-    labeled = rest if sizes.all_labels else _take_labeled(entries, rest, classes, sizes)
+    labeled = rest
+    if sizes.labeled_per_class is not None:
+        labeled = _take_labeled(entries, rest, classes, sizes.labeled_per_class)
     chosen = set(labeled)
     unlabeled = [p for p in rest if p not in chosen] + hidden
     parts = {"labeled": labeled, "unlabeled": _first(unlabeled, sizes, entries, seed), "test": test}
@@ -138,13 +123,13 @@ def _first(positions: Positions, sizes: Sizes, entries: Sequence[Entry], seed: i
 
 
 def _refuse_labels(sizes: Sizes, has_classes: bool) -> None:
-    asked = [name for name in ("labeled_per_class", "labeled_total", "test_samples") if getattr(sizes, name)]
+    asked = [name for name in ("labeled_per_class", "test_samples") if getattr(sizes, name)]
     if asked or has_classes:
         raise NstError(
             "there are no labeled training images to choose from",
-            got=", ".join(f"{name}={getattr(sizes, name)}" for name in asked) or "a test split only",
+            got=", ".join(f"data.{name}={getattr(sizes, name)}" for name in asked) or "a test split only",
             valid="class folders, or train/<class> beside test/<class>",
-            next="for images without labels leave these options at null",
+            next="for images without labels: data.labeled_per_class=null data.test_samples=null",
         )
 
 
@@ -170,7 +155,7 @@ def _take_test(entries: Sequence[Entry], pool: Positions, classes: Sequence[str]
     if samples > len(pool):
         raise NstError(
             "more test images asked for than there are",
-            got=f"test_samples={samples}",
+            got=f"data.test_samples={samples}",
             valid=f"0 to {len(pool)}",
         )
     groups = _by_class(entries, pool, len(classes))
@@ -178,27 +163,22 @@ def _take_test(entries: Sequence[Entry], pool: Positions, classes: Sequence[str]
     return [position for group, part in zip(groups, parts, strict=True) for position in group[:part]]
 
 
-def _take_labeled(entries: Sequence[Entry], rest: Positions, classes: Sequence[str], sizes: Sizes) -> Positions:
+def _tenth(entries: Sequence[Entry], pool: Positions, classes: Sequence[str]) -> Positions:
+    """A tenth of every class, rounded up: no class goes untested."""
+    groups = _by_class(entries, pool, len(classes))
+    return [position for group in groups for position in group[: -(-len(group) // HELD_OUT)]]
+
+
+def _take_labeled(entries: Sequence[Entry], rest: Positions, classes: Sequence[str], per_class: int) -> Positions:
     groups = _by_class(entries, rest, len(classes))
-    if sizes.labeled_per_class is not None:
-        wanted = [sizes.labeled_per_class] * len(classes)
-    else:
-        assert sizes.labeled_total is not None
-        if not len(classes) <= sizes.labeled_total <= len(rest):
-            valid = f"{len(classes)} (one a class) to {len(rest)}"
-            raise NstError("labeled_total does not fit", got=sizes.labeled_total, valid=valid)
-        wanted = shares([len(group) for group in groups], sizes.labeled_total)
-    few = {name: len(group) for name, group, number in zip(classes, groups, wanted, strict=True) if len(group) < number}
+    few = {name: len(group) for name, group in zip(classes, groups, strict=True) if len(group) < per_class}
     if few:
         raise NstError(
-            f"labeled_per_class={sizes.labeled_per_class} is more than some classes have beside the test set",
+            f"data.labeled_per_class={per_class} is more than some classes have beside the test set",
             got=_listed(few),
             valid=f"1 to {min(few.values())}",
         )
-    if 0 in wanted:
-        none = [name for name, number in zip(classes, wanted, strict=True) if number == 0]
-        raise NstError("labeled_total leaves classes without a label", got=", ".join(none[:8]), next="ask for more")
-    return [position for group, number in zip(groups, wanted, strict=True) for position in group[:number]]
+    return [position for group in groups for position in group[:per_class]]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

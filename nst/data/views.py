@@ -17,27 +17,40 @@ class Pictures:
         flip: whether a mirrored picture shows the same class; not so for digits.
         cutout: width in px of the small-image pipeline's fixed cutout; 0 is off.
         pad: px by which a small image is padded before its random crop.
+        resize: of the clean view of large pictures: "antialias", "fast" or "official" [C]. Small ones are resized
+            alike for learning and evaluation.
     """
 
     small: bool = False
     flip: bool = True
     cutout: int = 0
     pad: int = 4
+    resize: str = "antialias"
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The strength of augmentation: RandAugment's variant, operations and magnitude, and the crop's smallest area."""
+    """The strength of augmentation: RandAugment's variant, operations and magnitude, and how crops are made.
+
+    Args:
+        min_area: smallest share of the picture that a random crop takes.
+        crop_sampler: "torchvision", or "official": [C]'s distribution of crops.
+        crop_resize: "fast", "antialias", or "official": [C]'s bicubic of TensorFlow 1.
+    """
 
     variant: str = "fixed"
     num_ops: int = 2
     magnitude: float = 27
     min_area: float = 0.08
+    crop_sampler: str = "torchvision"
+    crop_resize: str = "fast"
 
 
 def clean_view(image_size: int, pictures: Pictures) -> CenterView:
     """The centre view (whole image when small) at `image_size` px."""
-    return CenterView(image_size, crop="none" if pictures.small else "center")
+    if pictures.small:
+        return CenterView(image_size, crop="none")
+    return CenterView(image_size, crop="center", resize=pictures.resize)
 
 
 def training_view(kind: str, image_size: int, pictures: Pictures, strength: Augmentation) -> Augment | CenterView:
@@ -57,4 +70,6 @@ def training_view(kind: str, image_size: int, pictures: Pictures, strength: Augm
         # [C] cuts out as part of the strong pipeline only; crop and flip stay the standard ones
         cutout=pictures.cutout if randaugment else 0,
         pad=pictures.pad,
+        resize=strength.crop_resize,
+        sampler=strength.crop_sampler,
     )

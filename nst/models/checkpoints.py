@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from nst.models.efficientnet import (
     block_counts,
     build,
 )
-from nst.runs import atomic_path, fingerprint, sha256_file
+from nst.runs import atomic_path, sha256_file
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
@@ -46,7 +46,6 @@ class NetworkInfo:
         classes: names in the order of the logits.
         image_size: px at which it is evaluated and labels.
         train_size: px at which it was trained.
-        generation: 0 for the first teacher, None where it does not apply.
         extra: anything else worth keeping, JSON-able.
     """
 
@@ -54,7 +53,6 @@ class NetworkInfo:
     classes: tuple[str, ...]
     image_size: int
     train_size: int
-    generation: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -70,11 +68,6 @@ class NetworkInfo:
         record.pop("num_classes")
         architecture = Architecture(**record.pop("architecture"))
         return cls(architecture=architecture, classes=tuple(record.pop("classes")), **record)
-
-
-def class_digest(classes: Sequence[str]) -> str:
-    """sha256 of the class names in their order: equal digests, comparable logits."""
-    return fingerprint(list(classes))
 
 
 def save_network(path: Path | str, state_dict: Mapping[str, Tensor], info: NetworkInfo) -> str:
@@ -102,16 +95,12 @@ def read_info(path: Path | str) -> NetworkInfo:
         NstError: no such file, not a whole safetensors file, or not one of ours.
     """
     path = existing_file(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
+    text = _description(path)
     if text is None:
         raise NstError(
             f"{path} holds weights but does not say of which network",
             valid="a file written by `nst train`",
-            next="released weights in timm's layout are imported by nst.models.released.load_timm",
+            next="nst evaluate model.checkpoint=<it> reads released weights in timm's layout",
         )
     try:
         return NetworkInfo.from_json(text)
@@ -122,6 +111,23 @@ def read_info(path: Path | str) -> NetworkInfo:
             valid=f"format {FORMAT}",
             next="read it with the version of nst that wrote it",
         ) from error
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says of itself which network it holds, as those of `save_network` do.
+
+    Raises:
+        NstError: a .safetensors file that is not whole.
+    """
+    return path.suffix == ".safetensors" and _description(path) is not None
+
+
+def _description(path: Path) -> str | None:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(METADATA_KEY)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
 
 
 def load_network(path: Path | str) -> tuple[EfficientNet, NetworkInfo]:

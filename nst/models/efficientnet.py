@@ -20,6 +20,7 @@ from timm.layers import get_act_layer
 from timm.models import efficientnet as timm_efficientnet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from nst.errors import NstError
@@ -154,7 +155,7 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         super().train(mode)
         for part in self.frozen_parts():
             for module in part.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):  # SyncBatchNorm too
                     module.eval()
         return self
 
@@ -173,14 +174,14 @@ def _recompute_contexts(block: nn.Module) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _still_statistics(block: nn.Module) -> Iterator[None]:
     """Keeps the second run from moving BatchNorm's statistics by the same batch again, as timm's does."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [(module, module.momentum) for module in block.modules() if isinstance(module, _BatchNorm)]
     try:
-        for module in norms:
+        for module, _ in norms:
             module.momentum = 0.0
         yield
     finally:
-        for module in norms:
-            module.momentum = BATCH_NORM_MOMENTUM
+        for module, momentum in norms:
+            module.momentum = momentum
 
 
 def _stages(architecture: Architecture) -> list[list[str]]:
@@ -219,34 +220,6 @@ def build(
         )
     rate = architecture.dropout if dropout is None else dropout
     return EfficientNet(architecture, num_classes, dropout=rate, stochastic_depth=stochastic_depth)
-
-
-def block_table(network: EfficientNet) -> list[dict[str, Any]]:
-    """One row per residual block: where it is, its shape, and its stochastic depth rate.
-
-    `rate_by_rule` is the linear rule's, `rate_applied` what the block uses: None where there is no skip.
-    """
-    places = [
-        (stage, block) for stage, blocks in enumerate(network.blocks, start=1) for block in cast(nn.Sequential, blocks)
-    ]
-    return [_block_row(network, index, stage, block) for index, (stage, block) in enumerate(places)]
-
-
-def _block_row(network: EfficientNet, index: int, stage: int, block: Any) -> dict[str, Any]:
-    expands = hasattr(block, "conv_pwl")  # conv_pw expands in an inverted residual, projects in stage 1's blocks
-    first, last = (block.conv_pw, block.conv_pwl) if expands else (block.conv_dw, block.conv_pw)
-    return {
-        "index": index,
-        "stage": stage,
-        "kernel": block.conv_dw.kernel_size[0],
-        "expand": block.conv_dw.in_channels // first.in_channels,
-        "in_channels": first.in_channels,
-        "out_channels": last.out_channels,
-        "stride": block.conv_dw.stride[0],
-        "has_skip": block.has_skip,
-        "rate_by_rule": network.stochastic_depth_rate(index),
-        "rate_applied": block.drop_path.rate if block.has_skip else None,
-    }
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -19,10 +19,68 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from nst.errors import NstError, nearest
-from nst.models.checkpoints import NetworkInfo, copy_weights, existing_file, outline, read_weights, recognize
+from nst.models.checkpoints import (
+    NetworkInfo,
+    copy_weights,
+    existing_file,
+    is_ours,
+    load_network,
+    outline,
+    read_weights,
+    recognize,
+)
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+from nst.runs import final_weights, fingerprint, sha256_file
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def open_network(source: str | Path, classes: Sequence[str]) -> tuple[EfficientNet, NetworkInfo]:
+    """The network that `source` stands for, in eval mode on the CPU, and what is known of it.
+
+    Args:
+        source: a run directory, a file of ours, or a file, hub folder or name of timm's.
+        classes: names of timm's classes in the order of the logits; our files bring their own.
+
+    Raises:
+        NstError: nothing there, an unfinished run, or as `load_network` and `load_timm`.
+    """
+    place = locate(source)
+    if isinstance(place, Path) and is_ours(place):
+        return load_network(place)
+    return load_timm(place, classes)
+
+
+def weights_digest(source: str | Path) -> str:
+    """What identifies the weights of a `source` of `open_network`: sha256 of the file, or a hash of timm's name."""
+    place = locate(source)
+    return sha256_file(place) if isinstance(place, Path) else fingerprint(["timm", place])
+
+
+def locate(source: str | Path) -> Path | str:
+    """The file that `source` stands for, or timm's name.
+
+    Raises:
+        NstError: there is nothing of that name, or the run has not finished.
+    """
+    path = Path(source)
+    if path.is_dir() and any((path / name).is_file() for name in HUB_FILES):
+        return _file_in(path)
+    if path.exists() or not str(source).startswith("tf_efficientnet"):
+        return final_weights(path)
+    return require_released(str(source))
+
+
+def require_released(name: str) -> str:
+    """`name`, if it is one of `released_names`; NstError, which names the nearest, if not."""
+    released = released_names()
+    if name in released:
+        return name
+    raise NstError(
+        f"{name} is neither a file nor a released network{nearest(name, released)}",
+        valid=", ".join(known for known in released if ".ns_jft" in known),
+    )
 
 
 def load_timm(
@@ -45,19 +103,15 @@ def load_timm(
             normalisation.
     """
     source = str(name_or_path)
-    released = released_names()
-    if source in released:
+    if source in released_names():
         config = _require_imagenet_normalization(source, released_config(source))
         state = _download(source)
-    elif Path(source).exists() or Path(source).suffix in WEIGHT_SUFFIXES:
+    else:
+        if not Path(source).exists() and Path(source).suffix not in WEIGHT_SUFFIXES:
+            require_released(source)
         path = _file_in(Path(source))
         config = _require_imagenet_normalization(source, _timm_config(path))
         state = read_weights(path)
-    else:
-        raise NstError(
-            f"{source} is neither a file nor a released network{nearest(source, released)}",
-            valid=", ".join(name for name in released if ".ns_jft" in name),
-        )
     architecture = architecture or recognize(state)
     if architecture is None:
         raise NstError(f"{source} is no network we know", got=outline(state), valid=", ".join(ARCHITECTURES))
@@ -83,7 +137,7 @@ def _require_imagenet_normalization(source: str, config: dict[str, Any]) -> dict
 
 def _file_in(path: Path) -> Path:
     """The file itself, or the one in a folder as the hub lays it out."""
-    inside = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
+    inside = [path / name for name in HUB_FILES]
     return next((file for file in inside if file.is_file()), None) or existing_file(path)
 
 

@@ -6,7 +6,7 @@ The network is evaluated as it is used: averaged weights, eval mode, clean centr
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from nst.data.datamodule import evaluation_loader
 from nst.data.shard_set import ShardSet
 from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
-from nst.models.checkpoints import load_network, read_info
 from nst.models.efficientnet import EfficientNet, normalize
+from nst.models.released import open_network, weights_digest
 from nst.progress import Bar, say
-from nst.runs import Run, final_weights, sha256_file
+from nst.runs import Run
+from nst.stages.options import test_set
 from nst.training.callbacks import bad_sample_summary, check_bad_share
-from nst.training.classifier import reduced
+from nst.training.classifier import reduced, union
 from nst.training.hardware import Hardware
-from nst.training.metrics import Evaluation, accuracy_by_class
+from nst.training.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
 
 MISTAKES_KEPT = 48
 
@@ -40,7 +41,7 @@ class EvalOptions:
 
     Args:
         image_size: px of the clean view; None is the network's own test size.
-        confusion: keep the confusion matrix in the result.
+        confusion: keep the confusion matrix in the result (up to 1,000 classes).
     """
 
     batch_size: int = 256
@@ -82,7 +83,7 @@ class Evaluator(pl.LightningModule):
 def run(
     output: Path,
     *,
-    weights: Path,
+    weights: Path | str,
     test: ShardSet,
     pictures: Pictures,
     hardware: Hardware,
@@ -94,10 +95,13 @@ def run(
 ) -> dict[str, Any]:
     """Evaluates the network of `weights` on `test`; returns the result that is also written to `output`.
 
+    Args:
+        weights: a run directory, a file of ours, or a file or name of timm's (see `open_network`).
+
     Raises:
         NstError: other classes than the network's, no labels, or too many bad images.
     """
-    info = read_info(weights)
+    network, info = open_network(weights, test.classes)
     if info.classes != test.classes or not test.labeled:
         raise NstError(
             f"the test set {test.folder} does not fit the network",
@@ -105,43 +109,54 @@ def run(
             valid=f"labeled images of the {len(info.classes)} classes that {weights} knows, in the same order",
         )
     size = options.image_size or info.image_size
-    inputs = {"weights": sha256_file(weights), "test": test.digest, "image_size": size, "pictures": pictures,
+    inputs = {"weights": weights_digest(weights), "test": test.digest, "image_size": size, "pictures": pictures,
               "options": options}  # fmt: skip
     with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
-        network, _ = load_network(weights)
         batches = EvaluationBatches(test, clean_view(size, pictures), batch_size=options.batch_size)
         trainer = hardware.trainer(output)
         with Bar(label, test.samples, quiet=not trainer.is_global_zero) as bar:
             module = Evaluator(hardware.place(network), bar)
             loader = evaluation_loader(
-                batches, hardware.loader, rank=trainer.global_rank, world_size=trainer.world_size
+                batches,
+                hardware.loader,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+                pin_memory=hardware.pin_memory,
             )
             trainer.test(module, loader, verbose=False)
-        check_bad_share(module.bad, test.samples, max_bad_fraction)
-        return run_.finish(_result(module, trainer, weights, size, test, options))
+        bad = union(module.bad, trainer)
+        check_bad_share(bad, test.samples, max_bad_fraction)
+        return run_.finish(_result(module, trainer, weights, size, test, options, bad))
 
 
 def _result(
-    module: Evaluator, trainer: pl.Trainer, weights: Path, size: int, test: ShardSet, options: EvalOptions
+    module: Evaluator,
+    trainer: pl.Trainer,
+    weights: Path | str,
+    size: int,
+    test: ShardSet,
+    options: EvalOptions,
+    bad: Sequence[str],
 ) -> dict[str, Any]:
     scores = reduced(module.scores, trainer)
     result: dict[str, Any] = {
-        "weights": sha256_file(weights),
+        "weights": weights_digest(weights),
         "test": str(test.folder),
         "image_size": size,
         **scores.compute(),
         # per bin of confidence: images, summed confidence, right ones
         "calibration": scores.state()["calibration"].tolist(),
-        "bad_samples": bad_sample_summary(module.bad),
+        "bad_samples": bad_sample_summary(bad),
     }
-    if options.confusion:
+    if options.confusion and len(test.classes) <= MAX_CONFUSION_CLASSES:
         result["classes"] = list(test.classes)
         result["confusion"] = scores.confusion.tolist()
         result["top1_by_class"] = accuracy_by_class(scores.confusion).tolist()
+    mistakes = union(module.mistakes, trainer)[: -MISTAKES_KEPT - 1 : -1]
     names = ("confidence", "key", "label", "predicted")
-    result["mistakes"] = [dict(zip(names, entry, strict=True)) for entry in sorted(module.mistakes, reverse=True)]
+    result["mistakes"] = [dict(zip(names, entry, strict=True)) for entry in mistakes]
     return result
 
 
@@ -160,14 +175,13 @@ def from_cfg(cfg: DictConfig, *, label: str = "evaluate") -> dict[str, Any]:
     checkpoint = cfg.model.checkpoint
     if checkpoint is None:
         raise NstError("nothing to evaluate", next="nst evaluate model.checkpoint=<run directory or weights>")
-    weights = final_weights(checkpoint)
     output = cfg.evaluate.output
     if output is None:
         output = Path(checkpoint) / "evaluation" if Path(checkpoint).is_dir() else Path(cfg.run_dir)
     return run(
         Path(output),
-        weights=weights,
-        test=ShardSet.open(cfg.data.test),
+        weights=checkpoint,
+        test=test_set(cfg),
         pictures=build_from(Pictures, cfg.data.pictures),
         hardware=build_from(Hardware, cfg.trainer),
         options=build_from(EvalOptions, cfg.eval),

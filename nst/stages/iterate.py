@@ -22,7 +22,9 @@ from rich.table import Table
 from nst.config import compose_config, plain
 from nst.errors import NstError
 from nst.progress import console, say
+from nst.report.rows import model_name
 from nst.runs import is_rank_zero, write_json, write_text
+from nst.stages.options import test_set
 
 Result = dict[str, Any]
 
@@ -76,7 +78,9 @@ def _scores(evaluation: Result) -> Result:
 
 def table(results: Sequence[Mapping[str, Any]]) -> Table:
     """The generations side by side, 80 columns at most."""
-    shown = Table(title="Noisy Student Training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(
+        title="Noisy Student Training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for heading in ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain"):
         shown.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for row in results:
@@ -88,25 +92,17 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
             str(row["unlabeled"] or "-"),
             f"{row['top1']:.2f}",
             f"{row['ece']:.1f}",
-            "teacher" if row["generation"] == 0 else f"{row['gain']:+.2f}",
+            "-" if row["generation"] == 0 else f"{row['gain']:+.2f}",
         )
     return shown
-
-
-def model_name(row: Mapping[str, Any]) -> str:
-    """`small w.35 d.5`: the network with its scaling where the name does not say it."""
-    if row["model"].startswith("efficientnet"):
-        return row["model"]
-    return f"{row['model']} w{row['width']:g} d{row['depth']:g}"
 
 
 def main(cfg: DictConfig) -> None:
     """Composes every generation's configuration, runs Algorithm 1, writes the table and the report."""
     directory = Path(cfg.run_dir)
     generations = configurations(cfg)
-    if is_rank_zero():
-        write_text(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     make_shards(cfg)
+    test_set(cfg)  # a missing one is told now, not after the teacher has trained
 
     results = run(
         directory,
@@ -118,6 +114,7 @@ def main(cfg: DictConfig) -> None:
     )
     if not is_rank_zero():
         return
+    write_text(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     last = {name: results[-1][name] for name in ("top1", "top5", "ece", "gain")}
     write_json(
         directory / "result.json",
@@ -163,12 +160,19 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
 
 
 def make_shards(cfg: DictConfig) -> None:
-    """Makes the shard sets from data.source when there are none yet."""
-    if all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
+    """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
+    ours = (Path(cfg.shard.output) / "started.json").exists()  # whole: skipped; killed: continued
+    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
         return
     from nst.stages import shard
 
     say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
+    if not (Path(cfg.data.unlabeled) / "index.json").exists():
+        raise NstError(
+            f"there are no unlabeled images in {cfg.shard.output}",
+            got="all images became labeled ones",
+            next="add a folder unlabeled/ beside the class folders, or set data.labeled_per_class=10",
+        )
 
 
 def _train(cfg: DictConfig, number: int, teacher: Path | None, directory: Path) -> Result:

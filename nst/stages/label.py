@@ -23,7 +23,7 @@ from nst.data.shard_set import ShardSet
 from nst.data.views import Pictures, clean_view
 from nst.models.checkpoints import NetworkInfo, load_network, read_info
 from nst.progress import Bar, say
-from nst.runs import Run, read_json, sha256_file, write_json
+from nst.runs import Run, fingerprint, is_rank_zero, read_json, sha256_file, write_json
 from nst.stages.places import predictions_folder, teacher_weights
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.hardware import Hardware
@@ -65,11 +65,12 @@ def run(
         "pictures": pictures,
         "batch_size": batch_size,
         "keep": keep,
+        "precision": str(hardware.precision),
     }
     with Run(output, "label", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
-        writer = _ShardFiles(output, unlabeled, info, digest, size, keep)
+        writer = _ShardFiles(output, unlabeled, info, digest, size, keep, inputs)
         todo = [number for number in range(len(unlabeled.shards)) if not writer.written(number)]
         view = clean_view(size, pictures)
         batches = EvaluationBatches(unlabeled, view, batch_size=batch_size, only=todo)
@@ -85,7 +86,8 @@ def run(
             "labeled_images": unlabeled.samples - len(bad),
             "bad_samples": {"count": len(bad), "names": bad[:SHOWN_NAMES]},
         }
-        write_json(output / "predictions.json", summary)
+        if is_rank_zero():
+            write_json(output / "predictions.json", summary)
         return run_.finish(summary)
 
 
@@ -122,10 +124,18 @@ class _ShardFiles:
     """The Parquet files of one labeling, and which samples of each shard were bad."""
 
     def __init__(
-        self, folder: Path, unlabeled: ShardSet, info: NetworkInfo, digest: str, image_size: int, keep: float
+        self,
+        folder: Path,
+        unlabeled: ShardSet,
+        info: NetworkInfo,
+        digest: str,
+        image_size: int,
+        keep: float,
+        inputs: Mapping[str, Any],
     ) -> None:
         self.folder, self.unlabeled, self.keep = folder, unlabeled, keep
-        self.metadata = PredictionMetadata(digest, info.classes, image_size, "", "")
+        extra = {"inputs": fingerprint(inputs)}
+        self.metadata = PredictionMetadata(digest, info.classes, image_size, "", "", extra)
 
     def path(self, number: int) -> Path:
         return self.folder / parquet_name(self.unlabeled.shards[number].name)

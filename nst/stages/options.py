@@ -10,11 +10,12 @@ from nst.config import build as build_from
 from nst.config import plain
 from nst.data.shard_set import ShardSet
 from nst.data.views import Augmentation, Pictures
+from nst.errors import NstError
 from nst.models.efficientnet import Architecture
 from nst.stages.places import predictions_folder, selection_folder, teacher_weights
-from nst.tracking import Tracking, WandbOptions
 from nst.training.phases import Data, Noise, Teacher
 from nst.training.recipe import ModelNoise, Side
+from nst.training.tracking import Tracking, WandbOptions
 
 
 def architecture_from(cfg: DictConfig) -> Architecture:
@@ -25,23 +26,46 @@ def architecture_from(cfg: DictConfig) -> Architecture:
 
 def noise_from(cfg: DictConfig) -> Noise:
     node = plain(cfg.noise)
+    crop = {name: node[name] for name in ("min_area", "crop_sampler", "crop_resize")}
     model = ModelNoise(
         dropout=node["dropout"],
         stochastic_depth=node["stochastic_depth"],
         labeled=build_from(Side, node["labeled"]),
         unlabeled=build_from(Side, node["unlabeled"]),
     )
-    return Noise(build_from(Augmentation, node["randaugment"], min_area=node["min_area"]), model)
+    return Noise(build_from(Augmentation, node["randaugment"], **crop), model)
 
 
 def data_from(cfg: DictConfig, *, unlabeled: bool) -> Data:
     node = cfg.data
     return Data(
         labeled=ShardSet.open(node.labeled),
-        validation=ShardSet.open(node.test) if node.test else None,
+        validation=ShardSet.open(node.test) if has_test_set(cfg) else None,
         unlabeled=ShardSet.open(node.unlabeled) if unlabeled else None,
         pictures=build_from(Pictures, node.pictures),
     )
+
+
+def has_test_set(cfg: DictConfig) -> bool:
+    """False where none is wanted: data.test=null, or data.test_samples=0 and so no shards of it."""
+    folder = cfg.data.test
+    return folder is not None and (cfg.data.test_samples != 0 or Path(folder).exists())
+
+
+def test_set(cfg: DictConfig) -> ShardSet:
+    """The shards that an evaluation needs.
+
+    Raises:
+        NstError: there is no test set.
+    """
+    if not has_test_set(cfg):
+        raise NstError(
+            f"nst {cfg.stage} needs a test set",
+            got=f"data.test={cfg.data.test or 'null'}, data.test_samples={cfg.data.test_samples}",
+            valid="a folder of labeled shards",
+            next=f"nst {cfg.stage} data.test=<folder of shards>, or make one: nst shard data.test_samples=<number>",
+        )
+    return ShardSet.open(cfg.data.test)
 
 
 def teacher_from(cfg: DictConfig) -> Teacher | None:
@@ -57,6 +81,7 @@ def teacher_from(cfg: DictConfig) -> Teacher | None:
         predictions=predictions_folder(cfg),
         selection=selection_folder(cfg),
         image_size=node.image_size,
+        reassign=node.reassign,
     )
 
 

@@ -34,7 +34,7 @@ from nst.data.balance import (
 from nst.data.predictions import FORMAT, Predictions, PredictionShard, parquet_name
 from nst.errors import NstError, require_choice
 from nst.progress import say
-from nst.runs import Run, atomic_path, fingerprint, sha256_file, write_json
+from nst.runs import Run, atomic_path, sha256_file, write_json
 from nst.stages.places import predictions_folder, selection_folder
 
 ROWS_PER_BATCH = 1_000_000
@@ -80,7 +80,7 @@ def run(
     inputs = {
         **options,
         "teacher": opened.teacher,
-        "predictions": fingerprint({shard.name: shard.digest for shard in opened.shards.values()}),
+        "predictions": opened.digest,
         "truth": sha256_file(truth) if truth else None,
     }
     with Run(output, "select", inputs, config=config, overwrite=overwrite) as stage:
@@ -90,7 +90,13 @@ def run(
             selection = Selection(opened, database, **options)
             selection.plan()
             shards = selection.write(Path(output))
-            summary = {"format": FORMAT, **options, **selection.summary(), "shards": shards}
+            summary = {
+                "format": FORMAT,
+                "predictions": opened.digest,
+                **options,
+                **selection.summary(),
+                "shards": shards,
+            }
             if truth:
                 summary["accuracy"] = accuracy(database, Path(output), Path(truth), opened.classes)
         write_json(Path(output) / "selection.json", summary)

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
-from nst.config import plain
+from nst.config import build, plain
 from nst.data.images import BadImage, decode
 from nst.data.shard_set import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
@@ -53,7 +53,6 @@ def run(
     output: Path | str,
     *,
     labeled_per_class: int | None = None,
-    labeled_total: int | None = None,
     test_samples: int | None = None,
     unlabeled_samples: int | None = None,
     seed: int = 0,
@@ -72,7 +71,7 @@ def run(
     and ends with the same bytes.
 
     Args:
-        labeled_per_class, labeled_total, test_samples, unlabeled_samples: see splits.Sizes.
+        labeled_per_class, test_samples, unlabeled_samples: see splits.Sizes.
         samples_per_shard, max_shard_bytes: a shard ends with whichever comes first.
         check_images: decode every image first and leave out those that fail.
         max_bad_fraction: a larger part of bad images stops the run.
@@ -84,7 +83,7 @@ def run(
             holds something else.
     """
     output = Path(output)
-    sizes = Sizes(labeled_per_class, labeled_total, test_samples, unlabeled_samples)
+    sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples)
     if not 0 <= max_bad_fraction <= 1 or workers < 1:
         raise NstError("options out of range", got=f"{max_bad_fraction=}, {workers=}", valid="0 to 1; 1 or more")
     layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
@@ -185,7 +184,7 @@ def _refuse_foreign_shards(output: Path) -> None:
         raise NstError(
             f"{output} holds shards that nst shard did not write there",
             got=", ".join(f"{name}/index.json" for name in found),
-            next="choose another output folder",
+            next="choose another folder: shard.output=<folder>",
         )
 
 
@@ -253,9 +252,7 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     return run(
         open_source(**data["source"]),
         options.output,
-        labeled_per_class=data["labeled_per_class"],
-        test_samples=data["test_samples"],
-        unlabeled_samples=data["unlabeled_samples"],
+        **asdict(build(Sizes, {entry.name: data[entry.name] for entry in fields(Sizes)})),
         seed=cfg.seed,
         samples_per_shard=options.samples_per_shard,
         check_images=options.check_images,

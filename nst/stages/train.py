@@ -19,10 +19,11 @@ from nst.config import plain
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
+from nst.models.released import weights_digest
 from nst.progress import say
-from nst.runs import Run, final_weights, fingerprint, read_json, sha256_file
+from nst.runs import Run, fingerprint, read_json, sha256_file
 from nst.stages.options import architecture_from, data_from, noise_from, teacher_from, tracking_from
-from nst.tracking import Tracking
+from nst.training.callbacks import bad_sample_summary
 from nst.training.hardware import Hardware
 from nst.training.phases import (
     Data,
@@ -36,6 +37,7 @@ from nst.training.phases import (
     pseudo_labels,
 )
 from nst.training.recipe import Recipe
+from nst.training.tracking import Tracking
 
 
 def run(
@@ -49,7 +51,7 @@ def run(
     finetune: Finetune,
     hardware: Hardware,
     tracking: Tracking,
-    start: Path | None = None,
+    start: Path | str | None = None,
     seed: int = 0,
     max_bad_fraction: float = 0.01,
     config: Mapping[str, Any] | None = None,
@@ -83,14 +85,18 @@ def run(
             "model": architecture.name or "network",
             **_facts(architecture, data, recipe),
         }
-        weights = start
+        weights, bad = start, set[str]()
         for phase in steps:
             if not setup.summary_path(phase).exists():
                 fit(setup, phase, weights)
-            weights = setup.weights_path(phase)
-            result.update(read_json(setup.summary_path(phase)))
-            result["weights"] = str(weights.relative_to(run_.directory))
-            result["weights_sha256"] = sha256_file(weights)
+            kept = weights = setup.weights_path(phase)
+            summary = read_json(setup.summary_path(phase))
+            bad.update(summary.pop("bad_samples"))
+            del summary["metrics_bytes"]
+            result.update(summary)
+            result["weights"] = str(kept.relative_to(run_.directory))
+            result["weights_sha256"] = sha256_file(kept)
+        result["bad_samples"] = bad_sample_summary(bad)
         tracking.summarize(result)
         return run_.finish(result)
 
@@ -114,7 +120,7 @@ def _inputs(
     data: Data,
     teacher: Teacher | None,
     finetune: Finetune,
-    start: Path | None,
+    start: Path | str | None,
     **more: Any,
 ) -> dict[str, Any]:
     """All that the result depends on; files by their content. Checks on the way that it fits together.
@@ -130,11 +136,17 @@ def _inputs(
         "pictures": asdict(data.pictures),
         "labeled": data.labeled.digest,
         "validation": data.validation.digest if data.validation else None,
-        "start": sha256_file(start) if start else None,
+        "start": weights_digest(start) if start else None,
         **more,
     }
     _check_labeled(data)
     if teacher is not None:
+        if not recipe.unlabeled_ratio:
+            raise NstError(
+                "a teacher, but no unlabeled image in any batch",
+                got="student.unlabeled_ratio=0",
+                next="leave out teacher.run, or set student.unlabeled_ratio=1 or more",
+            )
         if data.unlabeled is None:
             raise NstError("a teacher without unlabeled images", next="set data.unlabeled, or leave out teacher.run")
         _check_classes(teacher, data)
@@ -144,6 +156,7 @@ def _inputs(
             "weights": sha256_file(teacher.weights),
             "unlabeled": data.unlabeled.digest,
             "selection": fingerprint(labels.summary) if labels else None,
+            "predictions": labels.predictions.digest if labels and labels.predictions else None,
         }
     return inputs
 
@@ -191,7 +204,6 @@ def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
     teacher = teacher_from(cfg)
     if teacher is None:
         recipe = replace(recipe, unlabeled_ratio=0)
-    checkpoint = cfg.train.checkpoint
     with tracking_from(cfg) as tracking:
         return run(
             directory,
@@ -203,7 +215,7 @@ def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
             finetune=finetune,
             hardware=build_from(Hardware, cfg.trainer),
             tracking=tracking,
-            start=final_weights(checkpoint) if checkpoint else None,
+            start=cfg.model.checkpoint,
             seed=cfg.seed,
             max_bad_fraction=cfg.max_bad_fraction,
             config=plain(cfg),
@@ -216,4 +228,7 @@ def summary_line(result: Mapping[str, Any]) -> str:
     """One line about a training: its model, data and validation accuracy."""
     accuracy = f", top-1 {result['top1']:.2f} %" if "top1" in result else ""
     size = f"{result['parameters'] / 1e6:.2f}M parameters"
-    return f"{result['model']} ({size}), {result['labeled_samples']} labeled images, {result['steps']} steps{accuracy}"
+    skipped = result["bad_samples"]
+    note = f"; {skipped['count']} images could not be decoded: {skipped['names'][0]} ..." if skipped["count"] else ""
+    steps = f"{result['labeled_samples']} labeled images, {result['steps']} steps"
+    return f"{result['model']} ({size}), {steps}{accuracy}{note}"

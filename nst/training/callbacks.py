@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from nst.errors import NstError
 from nst.progress import Bar
 from nst.runs import atomic_path
-from nst.training.classifier import Classifier
+from nst.training.classifier import Classifier, union
 from nst.training.loggers import MetricsTable
 
 SHOWN_NAMES = 20
@@ -80,12 +81,14 @@ class BadSampleLimit(Callback):
     def __init__(self, samples: int, limit: float) -> None:
         self.samples, self.limit = samples, limit
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # at the end of a segment, before its checkpoint, and on all ranks at once: none waits for one that stopped
         assert isinstance(module, Classifier)
+        module.bad_samples = set(union(module.bad_samples, trainer))
         check_bad_share(module.bad_samples, self.samples, self.limit)
 
 
-def check_bad_share(bad: set[str], samples: int, limit: float) -> None:
+def check_bad_share(bad: Collection[str], samples: int, limit: float) -> None:
     """Raises NstError when more than `limit` of `samples` are bad."""
     if len(bad) > limit * samples:
         raise NstError(
@@ -96,6 +99,6 @@ def check_bad_share(bad: set[str], samples: int, limit: float) -> None:
         )
 
 
-def bad_sample_summary(bad: set[str]) -> dict[str, Any]:
+def bad_sample_summary(bad: Collection[str]) -> dict[str, Any]:
     """How the result tells of bad samples: count, and the first names."""
     return {"count": len(bad), "names": sorted(bad)[:SHOWN_NAMES]}

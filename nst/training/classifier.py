@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -49,8 +50,6 @@ class Classifier(pl.LightningModule):
         compile: run forward and backward of the network through torch.compile.
     """
 
-    sums: Tensor  # of a step's scalars since the last log, in the order of TRAIN_METRICS
-
     def __init__(
         self,
         network: EfficientNet,
@@ -76,11 +75,16 @@ class Classifier(pl.LightningModule):
         self._forward = (torch.compile(network) if compile else network,)
         self.num_classes = network.num_classes
         self.evaluation = Evaluation(self.num_classes)
-        self.register_buffer("sums", torch.zeros(len(TRAIN_METRICS)), persistent=False)
+        # of a step's scalars since the last log, in the order of TRAIN_METRICS; not a buffer, which DDP would make
+        # equal to rank 0's before every forward
+        self.sums = torch.zeros(len(TRAIN_METRICS))
         self.summed_steps = self.images_seen = 0
         self.since = time.perf_counter()
         self.bad_samples: set[str] = set()
         self.latest: dict[str, float] = {}
+        # DDP need not send round what no gradient reaches; the average follows from the weights on every rank
+        names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
+        self._ddp_params_and_buffers_to_ignore = [name for name in names if name.startswith(("ema.", "teacher."))]
         if recipe.frozen_blocks:
             freeze_blocks(network, recipe.frozen_blocks)
 
@@ -182,7 +186,7 @@ class Classifier(pl.LightningModule):
         self.start_sums()
 
     def start_sums(self) -> None:
-        self.sums.zero_()
+        self.sums = torch.zeros(len(TRAIN_METRICS), device=self.device)
         self.summed_steps = self.images_seen = 0
         self.since = time.perf_counter()
 
@@ -234,3 +238,12 @@ def reduced(evaluation: Evaluation, trainer: pl.Trainer) -> Evaluation:
         for sums in evaluation.state().values():
             sums.copy_(trainer.strategy.reduce(sums, reduce_op="sum"))
     return evaluation
+
+
+def union(values: Iterable[Any], trainer: pl.Trainer) -> list[Any]:
+    """The values of all ranks together, each once, sorted."""
+    if trainer.world_size == 1:
+        return sorted(set(values))
+    gathered: list[list[Any]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, list(values))
+    return sorted({value for part in gathered for value in part})

@@ -30,6 +30,7 @@ class Hardware:
     Args:
         channels_last: memory format of images and weights; five times faster depthwise convolutions on a CPU.
         sync_batchnorm: BatchNorm over all devices' images, as one device would see them (GPUs only).
+        deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway.
         compile: run the network through torch.compile.
         workers, prefetch: see `LoaderOptions`.
     """
@@ -42,6 +43,7 @@ class Hardware:
     channels_last: bool = True
     compile: bool = False
     sync_batchnorm: bool = False
+    deterministic: Any = False
     workers: int = 1
     prefetch: int = 4
 
@@ -82,6 +84,7 @@ class Hardware:
                 strategy=self.strategy,
                 precision=self.precision,
                 sync_batchnorm=self.sync_batchnorm,
+                deterministic=self.deterministic,
                 callbacks=list(callbacks),
                 logger=list(loggers) or False,
                 enable_checkpointing=any(isinstance(item, pl.callbacks.Checkpoint) for item in callbacks),

@@ -36,6 +36,7 @@ class Labeler(pl.LightningModule):
         if any(module.training for module in network.modules()):
             raise NstError("a teacher labels in eval mode", got="a network in train mode", next="network.eval()")
         self.network = network.requires_grad_(False)
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no shard left to label
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities (B, C) float32."""

@@ -102,7 +102,9 @@ def joint_loss(labeled: Tensor, unlabeled: Tensor, unlabeled_ratio: float, avera
         NstError: unknown `average`.
     """
     if average not in AVERAGES:
-        raise NstError(f"unknown loss.average{nearest(average, AVERAGES)}", got=average, valid=", ".join(AVERAGES))
+        raise NstError(
+            f"unknown student.loss_average{nearest(average, AVERAGES)}", got=average, valid=", ".join(AVERAGES)
+        )
     total = labeled + unlabeled_ratio * unlabeled
     return total / (1.0 + unlabeled_ratio) if average == "joint" else total
 

@@ -10,8 +10,6 @@ collapsed or diverged must not score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -48,17 +46,12 @@ def calibration_bins(confidence: Tensor, correct: Tensor, valid: Tensor | None =
 
 
 def calibration_error(sums: Tensor) -> Tensor:
-    """ECE from `calibration_bins` sums: (3, bins) -> (), as a fraction."""
+    """ECE from `calibration_bins` sums: (3, bins) -> (), as a fraction.
+
+    Sum over bins of n_b / N * |accuracy_b - mean confidence_b| (Guo et al. 2017, equation 3).
+    """
     count, confidence, correct = sums
     return (correct - confidence).abs().sum() / count.sum()
-
-
-def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> Tensor:
-    """Expected calibration error as a fraction: confidence (B,), correct (B,) -> () float64.
-
-    ECE = sum over bins of n_b / N * |accuracy_b - mean confidence_b| (Guo et al. 2017, equation 3).
-    """
-    return calibration_error(calibration_bins(confidence, correct, bins=bins))
 
 
 def accuracy_by_class(confusion: Tensor) -> Tensor:
@@ -118,21 +111,8 @@ class Evaluation:
             self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
 
     def state(self) -> dict[str, Tensor]:
-        """The sums themselves: reduce each over ranks by addition, in place or through `merge`."""
+        """The sums themselves: reduce each over ranks by addition, in place."""
         return self._sums
-
-    def merge(self, state: Mapping[str, Tensor]) -> None:
-        """Adds the state of another rank or shard.
-
-        Raises:
-            NstError: it counts other things or other classes.
-        """
-        ours = {name: tuple(sums.shape) for name, sums in self._sums.items()}
-        theirs = {name: tuple(sums.shape) for name, sums in state.items()}
-        if ours != theirs:
-            raise NstError("evaluations of different kinds cannot be merged", got=theirs, valid=ours)
-        for name, sums in self._sums.items():
-            sums += state[name].to(sums.device)
 
     @property
     def confusion(self) -> Tensor:
@@ -142,7 +122,7 @@ class Evaluation:
             NstError: it was not kept.
         """
         if "confusion" not in self._sums:
-            raise NstError("this evaluation kept no confusion matrix", next="Evaluation(..., confusion=True)")
+            raise NstError("this evaluation kept no confusion matrix", next="eval.confusion=false")
         return self._sums["confusion"]
 
     def compute(self) -> dict[str, float]:
@@ -153,7 +133,7 @@ class Evaluation:
         """
         samples = int(self._sums["count"])
         if samples == 0:
-            raise NstError("nothing was evaluated", got="0 samples", next="check the data with `nst doctor`")
+            raise NstError("nothing was evaluated", got="0 samples", next="check the data: nst shard --verify")
         return {
             "top1": 100.0 * int(self._sums["top1"]) / samples,
             "top5": 100.0 * int(self._sums["top5"]) / samples,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from nst.errors import NstError, nearest
+from nst.errors import NstError, nearest, require_choice
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Schedule:
             raise NstError(
                 "a cosine schedule must end after its warm-up",
                 got=f"total_steps={self.total_steps}, warm-up of {self.warmup_steps} steps",
-                next="train for more steps, or lower warmup_epochs",
+                next="train for more steps, or lower student.schedule.warmup_epochs",
             )
 
     @property
@@ -128,10 +128,46 @@ def decay_epochs_for_final_rate(
         NstError: the final rate is not below the base, or there is nothing after warm-up.
     """
     if not 0.0 < final_rate_per_256 < rate_per_256:
-        raise NstError("final_lr must lie below the base rate", got=final_rate_per_256, valid=f"0 to {rate_per_256}")
+        raise NstError("student.schedule.final_rate_per_256 must lie below the base rate", got=final_rate_per_256,
+                       valid=f"above 0, below {rate_per_256}")  # fmt: skip
     if total_epochs <= warmup_epochs:
         raise NstError("no epoch left after warm-up", got=total_epochs, valid=f"more than {warmup_epochs} epochs")
     return (total_epochs - warmup_epochs) / (math.log(final_rate_per_256 / rate_per_256) / math.log(decay_rate))
+
+
+def schedule_for(
+    recipe_schedule: Mapping[str, Any],
+    rate_per_256: float,
+    labeled_batch_size: int,
+    steps_per_epoch: float,
+    total_steps: int,
+    epochs: float,
+) -> Schedule:
+    """A recipe's schedule for a labeled set; `final_rate_per_256` among its options sets `decay_epochs`.
+
+    Args:
+        recipe_schedule: options of `Schedule`, and `final_rate_per_256` (None: not used).
+        epochs: length of the training in epochs of the labeled set.
+
+    Raises:
+        NstError: an option that no schedule has, a final rate without exponential decay, or as `Schedule`.
+    """
+    options = dict(recipe_schedule)
+    final = options.pop("final_rate_per_256", None)
+    known = [entry.name for entry in fields(Schedule)]
+    for name in options:
+        require_choice("option of student.schedule", name, known)
+    if final is not None:
+        if options.get("kind", "exponential") != "exponential":
+            raise NstError(
+                "student.schedule.final_rate_per_256 is of the exponential decay",
+                got=f"kind={options['kind']}",
+                next="student.schedule.kind=exponential, or student.schedule.final_rate_per_256=null",
+            )
+        shape = {name: options[name] for name in ("warmup_epochs", "decay_rate") if name in options}
+        options["decay_epochs"] = decay_epochs_for_final_rate(final, rate_per_256, epochs, **shape)
+    rate = scaled_rate(rate_per_256, labeled_batch_size)
+    return Schedule(base_rate=rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps, **options)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -150,7 +186,9 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         # by identity: a parameter shared between modules is updated once
         group.update((id(p), p) for p in module.parameters(recurse=False) if p.requires_grad)
     if not decayed and not undecayed:
-        raise NstError("the network has no trainable parameter", next="freeze fewer layers")
+        raise NstError(
+            "the network has no trainable parameter", next="freeze fewer layers: student.finetune.frozen_blocks=0"
+        )
     groups = ((decayed, weight_decay), (undecayed, 0.0))
     return [{"params": list(members.values()), "weight_decay": decay} for members, decay in groups if members]
 

@@ -20,16 +20,17 @@ from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
 from nst.errors import NstError
-from nst.models.checkpoints import NetworkInfo, import_weights, load_network, read_info, save_network
+from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, build
-from nst.runs import sha256_file, write_json
-from nst.tracking import Tracking
-from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, bad_sample_summary
+from nst.models.released import open_network
+from nst.runs import read_json, sha256_file, write_json
+from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
 from nst.training.loggers import TIMING_METRICS, MetricsTable
-from nst.training.optim import Schedule, scaled_rate
+from nst.training.optim import Schedule, schedule_for
 from nst.training.recipe import ModelNoise, Recipe, Side
+from nst.training.tracking import Tracking
 
 VALIDATION_BATCH = 250
 
@@ -54,6 +55,7 @@ class Teacher:
         predictions, selection: folders of `nst label` and `nst select`. An online teacher without a selection sees
             every unlabeled image once a pass.
         image_size: px of the online teacher's clean view; None is its own test size.
+        reassign: keep another teacher's selection and give its images this teacher's labels [C].
     """
 
     weights: Path
@@ -63,6 +65,7 @@ class Teacher:
     predictions: Path | None = None
     selection: Path | None = None
     image_size: int | None = None
+    reassign: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ("offline", "online"):
@@ -125,7 +128,7 @@ def phases(
     first = Phase("trained", recipe, noise, architecture.train_size, size)
     if not finetune.epochs:
         return [first]
-    clean = Side(augment="none")
+    clean = replace(noise.model.labeled, augment="none")
     quiet = Noise(noise.augmentation, replace(noise.model, labeled=clean))
     steps = recipe.total_steps(labeled_samples)
     larger = finetune.image_size
@@ -152,11 +155,15 @@ class Setup:
     def summary_path(self, phase: Phase) -> Path:
         return self.directory / "checkpoints" / f"{phase.name}.json"
 
+    @property
+    def metrics_path(self) -> Path:
+        return self.directory / "metrics.csv"
+
     def state_path(self, phase: Phase) -> Path:
         return self.directory / "checkpoints" / f"{phase.name}_last.ckpt"
 
 
-def fit(setup: Setup, phase: Phase, start: Path | None) -> None:
+def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     """One phase: trains from `start` (or the phase's last checkpoint), then writes the averaged network."""
     module = classifier(setup, phase, start)
     data = datamodule(setup, phase)
@@ -164,28 +171,37 @@ def fit(setup: Setup, phase: Phase, start: Path | None) -> None:
         setup.data.unlabeled.samples if data.unlabeled and setup.data.unlabeled else 0
     )
     segment = phase.recipe.segment_steps(setup.data.labeled.samples)
+    segments = -(-data.total_steps // segment)
     state = setup.state_path(phase)
     trainer = setup.hardware.trainer(
         setup.directory,
         callbacks=[
             BadSampleLimit(samples, setup.max_bad_fraction),
-            KeepLast(state, setup.directory / "metrics.csv"),
+            KeepLast(state, setup.metrics_path),
             TrainingBar(setup.label if phase.name == "trained" else f"{setup.label} finetune", data.total_steps),
         ],
         loggers=setup.tracking.loggers(),
-        max_epochs=-(-data.total_steps // segment),
-        check_val_every_n_epoch=max(1, (phase.recipe.validate_every or data.total_steps) // segment),
+        max_epochs=segments,
+        check_val_every_n_epoch=phase.recipe.segments_per_validation(setup.data.labeled.samples) or segments + 1,
         reload_dataloaders_every_n_epochs=1,
     )
-    if not state.exists() and trainer.is_global_zero and not phase.first_step:
-        MetricsTable(setup.directory / "metrics.csv").cut_to(0)  # rows of an attempt that reached no checkpoint
+    if not state.exists() and trainer.is_global_zero:
+        # rows of an attempt of this phase that reached no checkpoint
+        MetricsTable(setup.metrics_path).cut_to(_bytes_before(setup, phase))
     trainer.fit(module, data, ckpt_path=str(state) if state.exists() else None)
     if setup.data.validation is not None and module.validated_step != data.total_steps:
         trainer.validate(module, data, verbose=False)
     _export(setup, phase, module, trainer, data.total_steps)
 
 
-def classifier(setup: Setup, phase: Phase, start: Path | None) -> Classifier:
+def _bytes_before(setup: Setup, phase: Phase) -> int:
+    """Length of metrics.csv when the phase before had ended."""
+    if not phase.first_step:
+        return 0
+    return read_json(setup.directory / "checkpoints" / "trained.json")["metrics_bytes"]
+
+
+def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifier:
     """The module of a phase, with fresh weights (by seed) or those of `start`."""
     torch.manual_seed(setup.seed)
     model_noise = phase.noise.model
@@ -196,7 +212,7 @@ def classifier(setup: Setup, phase: Phase, start: Path | None) -> Classifier:
         stochastic_depth=model_noise.stochastic_depth,
     )
     if start is not None:
-        import_weights(network, start)
+        copy_weights(network, open_network(start, setup.data.labeled.classes)[0].state_dict(), str(start))
     recipe = phase.recipe
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -223,11 +239,14 @@ def learning_rates(recipe: Recipe, labeled_samples: int) -> Schedule:
     Raises:
         NstError: warm-up, length and kind make no schedule.
     """
-    return Schedule(
-        base_rate=scaled_rate(recipe.optimizer["rate_per_256"], recipe.labeled_batch_size),
-        steps_per_epoch=recipe.steps_per_epoch(labeled_samples),
-        total_steps=recipe.total_steps(labeled_samples),
-        **recipe.schedule,
+    total, per_epoch = recipe.total_steps(labeled_samples), recipe.steps_per_epoch(labeled_samples)
+    return schedule_for(
+        recipe.schedule,
+        recipe.optimizer["rate_per_256"],
+        recipe.labeled_batch_size,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        epochs=total / per_epoch,
     )
 
 
@@ -281,18 +300,43 @@ def pseudo_labels(teacher: Teacher, shards: ShardSet) -> PseudoLabels | None:
         teacher.selection,
         None if online else teacher.predictions,
         targets="hard" if online else teacher.targets,
+        reassign=teacher.reassign and not online,
     )
-    names = [shard.name for shard in shards.shards]
-    if labels.shards != names:
+    _check_same_shards(labels, shards, teacher.selection)
+    _check_same_teacher(labels, teacher)
+    return labels
+
+
+def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) -> None:
+    made_of = [(shard["name"], shard["sha256"]) for shard in labels.summary["shards"]]
+    if made_of != [(shard.name, shard.sha256) for shard in shards.shards]:
         raise NstError(
-            f"the selection {teacher.selection} was made of other shards",
-            got=f"{len(labels.shards)} shards: {', '.join(labels.shards[:3])} ...",
-            valid=f"the {len(names)} shards of {shards.folder}",
+            f"the selection {selection} was made of other shards",
+            got=f"{len(made_of)} shards that differ in name or content",
+            valid=f"the {len(shards.shards)} shards of {shards.folder}",
+            next="point data.unlabeled at the shards that were labeled, or label and select again",
+        )
+
+
+def _check_same_teacher(labels: PseudoLabels, teacher: Teacher) -> None:
+    """An online teacher, or one that reassigns, may learn from another's selection; classes must agree always."""
+    classes, digest = read_info(teacher.weights).classes, sha256_file(teacher.weights)
+    if tuple(labels.classes) != tuple(classes):
+        raise NstError(
+            f"the selection {labels.folder} has other classes than its teacher",
+            got=f"{len(labels.classes)} classes: {', '.join(labels.classes[:4])} ...",
+            valid=f"the {len(classes)} classes of {teacher.weights}, in the same order",
             next="nst label and nst select again",
         )
     if labels.predictions is not None:
-        labels.predictions.require(classes=read_info(teacher.weights).classes, teacher=sha256_file(teacher.weights))
-    return labels
+        labels.predictions.require(classes=classes, teacher=digest)
+    if teacher.mode == "offline" and not teacher.reassign and labels.summary["teacher"] != digest:
+        raise NstError(
+            f"the selection {labels.folder} is of another teacher",
+            got=labels.summary["teacher"][:12],
+            valid=digest[:12],
+            next="nst label and nst select with this teacher, or teacher.reassign=true to keep the selection",
+        )
 
 
 def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer, steps: int) -> None:
@@ -308,7 +352,8 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
         last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}
         summary: dict[str, Any] = {
             phase.name: {"steps": steps, **last},
-            "bad_samples": bad_sample_summary(module.bad_samples),
+            "bad_samples": sorted(module.bad_samples),
+            "metrics_bytes": setup.metrics_path.stat().st_size if setup.metrics_path.exists() else 0,
         }
         for name in ("top1", "top5", "ece"):
             if f"validation/{name}" in last:

@@ -5,13 +5,15 @@ A teacher is a student of generation 0, so both follow the same recipe; the teac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from nst.errors import NstError
+from nst.errors import NstError, require_choice
+from nst.training.losses import AVERAGES
 
 AUGMENTATIONS = ("randaugment", "standard", "none")
 
@@ -86,6 +88,9 @@ class Recipe:
         frozen_blocks: stem and this many first blocks do not learn (FixRes fine-tuning).
         validate_every: steps between validations; None validates at the end only.
         checkpoint_every: steps between checkpoints, at most.
+
+    Raises:
+        NstError: a number that makes no training, named with its option.
     """
 
     labeled_batch_size: int = 2048
@@ -105,6 +110,15 @@ class Recipe:
     checkpoint_every: int = 1000
     log_every: int = 10
 
+    def __post_init__(self) -> None:
+        for name, (fits, valid) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise NstError(f"student.{name} is out of range", got=value, valid=valid)
+        require_choice("student.loss_average", self.loss_average, AVERAGES)
+        _check_numbers("student.optimizer", self.optimizer)
+        _check_numbers("student.schedule", self.schedule)
+
     def steps_per_epoch(self, labeled_samples: int) -> float:
         return labeled_samples / self.labeled_batch_size
 
@@ -113,12 +127,47 @@ class Recipe:
         return max(1, self.steps or int(self.epochs * self.steps_per_epoch(labeled_samples)))
 
     def segment_steps(self, labeled_samples: int) -> int:
-        """Steps between two checkpoints: the largest divisor of `validate_every` that is at most `checkpoint_every`.
+        """Steps between two checkpoints, which are one epoch to Lightning: at most `checkpoint_every`.
 
-        Validation happens only where a checkpoint is due anyway, so both always tell of the same weights.
+        Validations lie on such boundaries, so that both always tell of the same weights: `validate_every` is cut
+        into the fewest segments that are short enough, of equal length. Rounding that length up puts validations
+        up to `segments_per_validation - 1` steps further apart than asked for (7 in segments of at most 3: 9).
         """
         total = self.total_steps(labeled_samples)
-        every = min(self.validate_every or total, total)
-        if self.validate_every is None or every == total:
+        every = self.validate_every
+        if every is None or every >= total:
             return min(self.checkpoint_every, total)
-        return next(steps for steps in range(min(self.checkpoint_every, every), 0, -1) if every % steps == 0)
+        return math.ceil(every / math.ceil(every / self.checkpoint_every))
+
+    def segments_per_validation(self, labeled_samples: int) -> int | None:
+        """Segments between two validations; None: no validation but the one at the end."""
+        every = self.validate_every
+        if every is None or every >= self.total_steps(labeled_samples):
+            return None
+        return math.ceil(every / self.checkpoint_every)
+
+
+def _at_least(least: float) -> tuple[Callable[[float], bool], str]:
+    return lambda value: value >= least, f"{least:g} or more"
+
+
+# of Recipe's numbers; None, where the annotation allows it, is always in range
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("labeled_batch_size", "steps", "validate_every", "checkpoint_every", "log_every"), _at_least(1)),
+    **dict.fromkeys(("unlabeled_ratio", "weight_decay", "frozen_blocks"), _at_least(0)),
+    "epochs": (lambda value: value > 0, "above 0"),
+    "gradient_clip": (lambda value: value > 0, "above 0, or null"),
+    "label_smoothing": (lambda value: 0 <= value < 1, "0 to below 1 (paper: 0.1)"),
+    "ema_decay": (lambda value: 0 <= value < 1, "0 to below 1 (paper: 0.9999)"),
+    "batchnorm_momentum": (lambda value: 0 < value <= 1, "above 0, up to 1"),
+}
+NAMES = ("name", "kind")  # what is text in the optimizer's and the schedule's options
+
+
+def _check_numbers(group: str, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in NAMES and isinstance(value, str):
+            raise NstError(f"{group}.{name} is not a number", got=repr(value), valid="a number")
+    rate = options.get("rate_per_256")
+    if rate is not None and not rate > 0:
+        raise NstError(f"{group}.rate_per_256 is out of range", got=rate, valid="above 0")

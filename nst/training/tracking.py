@@ -14,8 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import wandb
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from nst.errors import require_choice
 from nst.progress import say
@@ -41,6 +40,8 @@ class WandbOptions:
     def resolved_mode(self) -> str:
         if self.mode != "auto":
             return self.mode
+        import wandb  # as everywhere here where it is needed: a training without W&B does not wait for it
+
         return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
 
 
@@ -80,6 +81,8 @@ class Tracking:
         self, rows: Sequence[Mapping[str, Any]], figures: Sequence[Path], page: Path, result: Mapping[str, Any]
     ) -> None:
         """Logs a report: its table, its figures, and the page itself."""
+        import wandb
+
         self.loggers()
         columns: list[Any] = list(rows[0]) if rows else []
         for run in self._runs():
@@ -89,9 +92,14 @@ class Tracking:
         self.summarize(result)
 
     def _runs(self) -> list[Any]:
+        from lightning.pytorch.loggers import WandbLogger
+
         return [logger.experiment for logger in self._loggers or [] if isinstance(logger, WandbLogger)]
 
-    def _wandb_logger(self, options: WandbOptions) -> WandbLogger:
+    def _wandb_logger(self, options: WandbOptions) -> Logger:
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
         mode = options.resolved_mode()
         os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the run is
         logger = WandbLogger(

@@ -1,0 +1,213 @@
+"""Configuration to typed arguments: what is refused, and that every option a message or comment names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from nst.config import build, compose_config, group_choices, groups, option_names, plain
+from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.errors import NstError
+from nst.models.efficientnet import ARCHITECTURES, block_counts
+from nst.stages import options
+from nst.training.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_plain_leaves_alone_what_is_no_configuration():
+    assert plain(None) is None
+    assert plain(3) == 3
+    assert plain({"a": [1]}) == {"a": [1]}
+    assert plain(OmegaConf.create({"a": 1, "b": "${a}"})) == {"a": 1, "b": 1}
+
+
+# ---- kinds and ranges
+
+
+def recipe(*overrides: str) -> Recipe:
+    student = plain(compose_config(overrides).student)
+    student.pop("finetune")
+    return build(Recipe, student)
+
+
+@pytest.mark.parametrize("student", group_choices("student"))
+def test_every_recipe_on_disk_is_in_range(student: str):
+    assert recipe(f"student={student}").total_steps(50_000) >= 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("student.labeled_batch_size=abc", r"'labeled_batch_size' of Recipe[\s\S]*'abc'[\s\S]*a whole number"),
+        ("student.labeled_batch_size=2.5", r"wrong kind[\s\S]*2\.5"),
+        ("student.labeled_batch_size=true", r"wrong kind[\s\S]*True"),
+        ("student.labeled_batch_size=null", r"wrong kind[\s\S]*None"),
+        ("student.steps=many", r"a whole number or null"),
+        ("student.epochs=abc", r"valid: a number"),
+        ("student.loss_average=3", r"valid: text"),
+        ("student.loss_average=mean", r"unknown student\.loss_average"),
+        ("student.labeled_batch_size=0", r"student\.labeled_batch_size is out of range[\s\S]*1 or more"),
+        ("student.steps=0", r"student\.steps is out of range"),
+        ("student.epochs=0", r"student\.epochs is out of range"),
+        ("student.log_every=0", r"student\.log_every is out of range"),
+        ("student.checkpoint_every=0", r"student\.checkpoint_every is out of range"),
+        ("student.validate_every=0", r"student\.validate_every is out of range"),
+        ("student.unlabeled_ratio=-1", r"student\.unlabeled_ratio is out of range"),
+        ("student.label_smoothing=1", r"student\.label_smoothing is out of range"),
+        ("student.ema_decay=1", r"student\.ema_decay is out of range"),
+        ("student.batchnorm_momentum=0", r"student\.batchnorm_momentum is out of range"),
+        ("student.gradient_clip=0", r"student\.gradient_clip is out of range"),
+        ("student.optimizer.rate_per_256=abc", r"student\.optimizer\.rate_per_256 is not a number"),
+        ("student.optimizer.rate_per_256=0", r"student\.optimizer\.rate_per_256 is out of range"),
+        ("student.schedule.warmup_epochs=abc", r"student\.schedule\.warmup_epochs is not a number"),
+    ],
+)
+def test_values_of_the_wrong_kind_or_range_are_told_with_their_option(override: str, words: str):
+    with pytest.raises(NstError, match=words):
+        recipe(override)
+
+
+def test_a_whole_number_serves_where_a_number_is_asked_for_and_lists_where_sequences_are():
+    assert build(Augmentation, {"magnitude": 9}).magnitude == 9
+    assert recipe("student.epochs=2", "student.gradient_clip=1").epochs == 2
+    with pytest.raises(NstError, match=r"Pictures has no option 'smal', did you mean 'small'"):
+        build(Pictures, {"smal": True})
+
+
+# ---- validations and checkpoints
+
+
+@pytest.mark.parametrize(
+    ("validate_every", "checkpoint_every", "segment", "per_validation"),
+    [
+        (8, 4, 4, 2),
+        (100, 50, 50, 2),
+        (100, 60, 50, 2),  # two equal segments, not 60 + 40
+        (97, 10, 10, 10),  # a prime: every 100 steps, not a checkpoint at every single one
+        (7, 3, 3, 3),
+        (5, 1000, 5, 1),
+        (None, 50, 50, None),
+        (None, 5000, 1000, None),
+        (1000, 50, 50, None),  # as long as the training: the end is validated anyway
+        (4000, 300, 300, None),
+    ],
+)
+def test_validation_is_as_close_to_schedule_as_checkpoints_allow(
+    validate_every: int | None, checkpoint_every: int, segment: int, per_validation: int | None
+):
+    plan = Recipe(steps=1000, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    assert plan.segment_steps(50_000) == segment
+    assert plan.segments_per_validation(50_000) == per_validation
+
+
+def test_validations_are_never_early_and_late_by_less_than_a_step_per_segment():
+    for every in range(1, 60):
+        for most in range(1, 20):
+            plan = Recipe(steps=1000, validate_every=every, checkpoint_every=most)
+            segment, count = plan.segment_steps(50_000), plan.segments_per_validation(50_000)
+            assert segment <= most
+            assert count is not None
+            assert every <= segment * count < every + count
+
+
+# ---- recipes on disk
+
+
+@pytest.mark.parametrize(("name", "stages"), [("l0", 4), ("l1", 4), ("l2", 4)])
+def test_fixres_freezes_the_shallow_half_of_the_large_networks(name: str, stages: int):
+    finetune = plain(compose_config([f"student=efficientnet_{name}"]).student.finetune)
+    counts = block_counts(ARCHITECTURES[f"efficientnet_{name}"])
+    assert finetune["frozen_blocks"] == sum(counts[:stages])
+    assert 0.4 < finetune["frozen_blocks"] / sum(counts) < 0.6
+
+
+@pytest.mark.parametrize("teacher", group_choices("teacher"))
+def test_no_teacher_file_pins_a_picture_size_that_all_generations_would_inherit(teacher: str):
+    assert compose_config([f"teacher={teacher}"]).teacher.image_size is None
+
+
+def test_released_codes_crops_and_resizing_are_options():
+    cfg = compose_config(["data=imagenet", "noise.crop_sampler=official", "noise.crop_resize=official",
+                          "data.pictures.resize=official"])  # fmt: skip
+    strength = options.noise_from(cfg).augmentation
+    pictures = build(Pictures, cfg.data.pictures)
+    view = training_view("randaugment", 64, pictures, strength)
+    assert (view.sampler, view.resize) == ("official", "official")
+    assert clean_view(64, pictures).resize == "official"
+    default = options.noise_from(compose_config([])).augmentation
+    assert (default.crop_sampler, default.crop_resize) == ("torchvision", "fast")
+    with pytest.raises(NstError, match="unknown sampler"):
+        training_view("standard", 64, Pictures(), Augmentation(crop_sampler="mine"))
+    small = Pictures(small=True, resize="official")
+    assert clean_view(32, small).resize == "antialias", "small pictures are resized alike for learning and evaluation"
+
+
+# ---- a test set or none
+
+
+def test_training_does_without_a_test_set_and_evaluation_says_what_it_needs(digits: Path):
+    cfg = compose_config(["stage=evaluate", f"data.root={digits}"])
+    assert options.test_set(cfg).samples == 100
+    for none in ("data.test=null", f"data.root={digits / 'nowhere'}"):
+        cfg = compose_config(["stage=evaluate", f"data.root={digits}", none, "data.test_samples=0"])
+        cfg.data.labeled = str(digits / "labeled")
+        assert options.data_from(cfg, unlabeled=False).validation is None
+        with pytest.raises(NstError, match=r"nst evaluate needs a test set[\s\S]*next:  nst evaluate data\.test="):
+            options.test_set(cfg)
+
+
+# ---- what messages name
+
+
+HINT = re.compile(
+    r"(?<![\w.])((?:shard|data|student|teacher|noise|select|trainer|label|eval|evaluate|report|iterate|train|model"
+    r"|logger)\.[a-z0-9_.]+)="
+)
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Every string literal of nst/ and every comment of conf/, with the file it is in."""
+    for path in (ROOT / "nst").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.name, node.value
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield path.name, line.partition("#")[2]
+
+
+def known_options() -> set[str]:
+    """Options of the default configuration, and those of sources and loggers that only some choices have."""
+    more: set[str] = set()
+    for group, choice in (("data", "folder"), ("data", "cifar10"), ("data", "imagenet"), ("logger", "wandb")):
+        node: Any = OmegaConf.to_container(compose_config([f"{group}={choice}"]), resolve=False)
+        for name, value in node[group].items():
+            more |= {f"{group}.{name}.{inner}" for inner in value} if isinstance(value, dict) else set()
+    return {*option_names(), *more}
+
+
+def test_every_option_that_a_message_or_comment_names_exists():
+    known = known_options()
+    found = [(file, name) for file, text in texts() for name in HINT.findall(text)]
+    assert len(found) > 25
+    assert not [(file, name) for file, name in found if name not in known]
+
+
+def test_every_stage_that_a_message_names_exists():
+    from nst.cli import STAGES
+
+    assert len(groups()) > 8
+    named = [
+        (file, stage)
+        for file, text in texts()
+        for stage in re.findall(r"(?:next:|^|`|, |: |with )nst ([a-z]+)(?= [a-z]+\.|`|$|,| overwrite)", text)
+    ]
+    assert len(named) > 15
+    assert not [(file, stage) for file, stage in named if stage not in STAGES and stage != "again"]

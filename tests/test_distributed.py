@@ -1,0 +1,73 @@
+"""Two ranks on one machine (DDP over gloo): every stage, each sample once, one writer, nobody waits for ever."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from nst.training.loggers import read_rows
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parent.parent
+TWO_RANKS = ["trainer=gpu_ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
+             "trainer.sync_batchnorm=false", "trainer.deterministic=false", "trainer.workers=0"]  # fmt: skip
+SELECT = ["select.min_confidence=0", "select.allow_empty_classes=true"]
+
+
+def nst(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "nst", *arguments], capture_output=True, text=True, env=environment, check=False,
+        timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ranks") / "run"
+    tiny = [option for option in TINY if not option.startswith("trainer.")]
+    generations = "iterate.generations=[['model.width=0.25'],['model.width=0.25']]"
+    done = nst("iterate", *tiny, *TWO_RANKS, *SELECT, f"data.root={digits}", f"run_dir={directory}", generations)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_iterate_runs_through_on_two_ranks(run: Path):
+    result = json.loads((run / "result.json").read_text())
+    assert len(result["generations"]) == 2
+    assert (run / "report.html").exists()
+
+
+def test_two_ranks_label_every_image_once(run: Path, digits: Path):
+    keys = []
+    for path in sorted((run / "gen0/predictions").glob("*.parquet")):
+        keys += pq.read_table(path, columns=["key"])["key"].to_pylist()
+    assert len(keys) == len(set(keys)) == 240
+
+
+def test_two_ranks_evaluate_every_image_once(run: Path):
+    result = json.loads((run / "gen1/evaluation/result.json").read_text())
+    assert result["samples"] == 100
+    assert sum(map(sum, result["confusion"])) == 100
+    wrong = 100 - round(result["top1"])
+    assert len(result["mistakes"]) == min(wrong, 48)
+
+
+def test_one_rank_writes_the_metrics(run: Path):
+    rows = read_rows(run / "gen1/metrics.csv")
+    assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: Path):
+    tiny = [option for option in TINY if not option.startswith("trainer.")]
+    generations = "iterate.generations=[['model.width=0.25'],['model.width=0.25']]"
+    done = nst("iterate", *tiny, *TWO_RANKS, "select.min_confidence=0.999", f"data.root={digits}",
+               f"run_dir={tmp_path / 'run'}", generations)  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    left = subprocess.run(["pgrep", "-f", str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    assert left.stdout == ""

@@ -1,0 +1,200 @@
+"""What README, CONTRIBUTING and docs/ say is true: commands compose, links lead somewhere, the Dockerfile fits."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+
+from nst.cli import STAGES, _flag_as_option, dispatch
+from nst.config import compose_config, groups, plain
+from nst.data.shard_set import ShardSet
+from nst.stages.iterate import configurations
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
+README = (ROOT / "README.md").read_text()
+NO_OVERRIDES = {"-m", "--multirun", "--cfg", "--help", "-h"}
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The commands in the page's bash blocks, one a line, placeholders like <folder> filled in."""
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(re.sub(r"<[^<>]+>", "placeholder", line), comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words.pop(0)
+            if words:
+                yield shlex.join(words)
+
+
+COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
+OURS = [(page, command) for page, command in COMMANDS if re.match(r"(bin/\w+|nst)( |$)", command)]
+
+
+def jobs(overrides: list[str]) -> Iterator[list[str]]:
+    """Every combination of the swept options, as `-m` runs them."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    yield from map(
+        list,
+        itertools.product(
+            *(
+                [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
+                if item.is_sweep_override()
+                else [item.input_line or ""]
+                for item in parsed
+            )
+        ),
+    )
+
+
+def check_stage(stage: str, options: list[str]) -> int:
+    """Composes and resolves all that `nst <stage> <options>` would run; how many configurations that were."""
+    assert stage in STAGES
+    overrides = [_flag_as_option(stage, item) for item in options if item not in NO_OVERRIDES]
+    sweeps = "-m" in options or "--multirun" in options
+    composed = 0
+    for job in jobs(overrides) if sweeps else [overrides]:
+        config = compose_config([*job, f"stage={stage}"])
+        config.overrides = job
+        for part in [config, *(configurations(config) if stage == "iterate" else [])]:
+            assert plain(part)
+            composed += 1
+    return composed
+
+
+def test_there_are_pages_and_commands_to_check():
+    assert {"README.md", "CONTRIBUTING.md", "own_data.md", "reading_results.md", "architecture.md"} <= {
+        page.name for page in PAGES
+    }
+    stages = {shlex.split(command)[1] for _, command in OURS if command.startswith(("bin/nst ", "nst "))}
+    assert stages == set(STAGES), "every stage is shown at work"
+    assert {"bin/demo", "bin/test"} <= {command for _, command in OURS}
+
+
+@pytest.mark.parametrize(("page", "command"), OURS)
+def test_documented_command_composes(page: str, command: str):
+    program, *options = shlex.split(command)
+    if program == "bin/demo":
+        program, options = "nst", ["iterate", "experiment=digits_demo", *options]
+    if program in ("nst", "bin/nst"):
+        if options and options[0].startswith("-"):
+            assert options[0] in ("--help", "-h", "--version")
+        else:
+            assert check_stage(options[0], options[1:]) > 0
+        return
+    assert (ROOT / program).stat().st_mode & 0o111, f"{program} is not there to be run"
+    assert all((ROOT / path).exists() for path in options if path.startswith("tests/"))
+
+
+def test_a_sweep_is_checked_job_by_job_and_a_wrong_one_is_noticed():
+    assert check_stage("train", ["-m", "noise=full,none", "seed=0,1"]) == 4
+    with pytest.raises(Exception, match="unknwon"):
+        check_stage("train", ["-m", "noise=full,unknwon"])
+    with pytest.raises(Exception, match=r"model\.widht"):
+        check_stage("iterate", ["iterate.generations=[['model.widht=1']]"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_named_in_the_text_exist(page: Path):
+    """`group=choice` and `a.b=value` between backticks."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for option in re.findall(r"`([a-z][\w.]*=[^`\n]*)`", text):
+        name, _, value = re.sub(r"<[^<>]+>|…", "placeholder", option).partition("=")
+        if name not in groups():
+            assert compose_config(["data=folder", f"{name}={value or 'placeholder'}"]), option
+        elif value:
+            assert compose_config([f"{name}={value}"]), option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_images_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_path_of_somebodys_machine(page: Path):
+    found = re.findall(r"(?<![\w.:/])/(?:home|root|work|mnt|media|Users|tmp|data|scratch|var)/\S*", page.read_text())
+    assert not found
+
+
+def test_readme_is_short_and_starts_with_the_demo():
+    lines = README.splitlines()
+    assert len(lines) < 200
+    picture = "docs/images/digits_generations.png"
+    parts = (picture, "<!-- demo table -->", "<!-- /demo table -->", "bin/demo", "bin/test", "## What it does")
+    places = [README.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_readme_lists_every_configuration_group():
+    table = README.partition("| group |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == groups()
+
+
+def test_paths_of_the_repository_named_in_the_text_exist():
+    named = {
+        path
+        for page in PAGES
+        for path in re.findall(r"`((?:nst|conf|bin|tests|docker|docs)/[\w./]*)`", page.read_text())
+    }
+    assert len(named) > 10
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_own_pictures_are_split_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page's first two commands, run on the folders that it draws."""
+    for number in range(12):
+        for folder in ("train/daisy", "train/rose", "test/daisy", "test/rose", "unlabeled/any", "unlabeled"):
+            file = tmp_path / "placeholder" / folder / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (24, 20), (20 * number, 90, len(folder))).save(file)
+    monkeypatch.chdir(tmp_path)
+    shown = [shlex.split(command)[1:] for command in commands(ROOT / "docs" / "own_data.md") if " shard " in command]
+    make, verify = (words for words in shown if "data=folder" in words)
+    assert dispatch(make) == 0
+    assert dispatch(verify) == 0
+    sets = {name: ShardSet.open(f"datasets/mine/{name}") for name in ("labeled", "unlabeled", "test")}
+    assert {name: shards.samples for name, shards in sets.items()} == {"labeled": 24, "unlabeled": 24, "test": 24}
+    assert sets["labeled"].classes == ("daisy", "rose")
+    assert not sets["unlabeled"].labeled
+
+
+def stages_of_dockerfile() -> dict[str, str]:
+    """Instructions of every named stage, continuation lines joined, comments left out."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
+    parts = re.split(r"^FROM +(\S+) +AS +(\w+)$", text, flags=re.MULTILINE)
+    return {name: f"FROM {base}{body}" for base, name, body in zip(*[iter(parts[1:])] * 3, strict=True)}
+
+
+@pytest.mark.parametrize(("target", "base"), [("cpu", "python:3.11-slim"), ("gpu", "nvidia/cuda:")])
+def test_container_target_installs_by_bin_install_and_is_not_root(target: str, base: str):
+    stage = stages_of_dockerfile()[target]
+    assert stage.startswith(f"FROM {base}")
+    assert re.search(r"^RUN .*\bbin/install$", stage, re.MULTILINE)
+    assert re.findall(r"^USER (\S+)$", stage, re.MULTILINE) == ["nst"]
+    assert stage.index("bin/install") < stage.index("\nUSER ")
+    assert 'ENTRYPOINT ["bin/nst"]' in stage
+
+
+def test_container_copies_what_the_installation_needs():
+    copied = re.findall(r"^COPY (?!--from)(.+) /\S*$", DOCKERFILE, re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert names >= {"pyproject.toml", "requirements.lock", "bin", "conf", "nst"}
+    assert {"README.md", "LICENSE"} <= names, "pyproject.toml names them"
+    assert all((ROOT / name).exists() for name in names)

@@ -155,10 +155,10 @@ def test_the_loop_by_hand_from_shards_to_report(tmp_path: Path):
     steps = [
         ["shard"],
         ["shard", "--verify"],
-        ["train", "name=gen0"],
+        ["train", "run_dir=runs/gen0"],
         ["label", "teacher.run=runs/gen0"],
         ["select", "teacher.run=runs/gen0", "select.min_confidence=0", "select.allow_empty_classes=true"],
-        ["train", "name=gen1", "teacher.run=runs/gen0"],
+        ["train", "run_dir=runs/gen1", "teacher.run=runs/gen0"],
         ["evaluate", "model.checkpoint=runs/gen1"],
     ]
     for stage, *options in steps:

@@ -94,6 +94,16 @@ def test_generations_that_are_no_list_of_lists_and_unknown_options_in_them_are_e
         iterate.configurations(cfg)
 
 
+def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digits: Path, tmp_path: Path):
+    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}",
+               "iterate.generations=[[],['student.schedule.warmup_epochs=99']]"]  # fmt: skip
+    cfg = compose_config(options)
+    cfg.overrides = options
+    with pytest.raises(NstError, match="a cosine schedule must end after its warm-up"):
+        iterate.main(cfg)
+    assert not (tmp_path / "run").exists()
+
+
 # ---- kill -9
 
 

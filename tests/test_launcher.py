@@ -1,6 +1,8 @@
 """Sweeps: one process, run directory and W&B run per job; a failed job does not stop the others."""
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,15 @@ from tests.conftest import TINY
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    return tmp_path
+    yield tmp_path
+    for logger in logging.root.manager.loggerDict.values():  # Hydra silences every logger of the process
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 def test_noise_ablation_runs_each_job_in_a_process_and_directory_of_its_own(

@@ -161,7 +161,7 @@ def test_open_tells_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(NstError, match="cannot be read"):
         ShardSet.open(tmp_path)
     index.unlink()
-    with pytest.raises(NstError, match=r"1 tars|2 tars[\s\S]*nst shard index="):
+    with pytest.raises(NstError, match=r"1 tars|2 tars[\s\S]*nst shard shard.index="):
         ShardSet.open(tmp_path)
 
 

@@ -102,7 +102,7 @@ def main(cfg: DictConfig) -> None:
     directory = Path(cfg.run_dir)
     generations = configurations(cfg)
     make_shards(cfg)
-    test_set(cfg)  # a missing one is told now, not after the teacher has trained
+    check(cfg, generations)
 
     results = run(
         directory,
@@ -132,6 +132,15 @@ def main(cfg: DictConfig) -> None:
         from nst.stages import report
 
         report.main(cfg)
+
+
+def check(cfg: DictConfig, generations: Sequence[DictConfig]) -> None:
+    """What a later generation would refuse is told now, not after the teacher has trained for days."""
+    from nst.stages import train
+
+    test_set(cfg)
+    for generation in generations:
+        train.check(generation)
 
 
 def configurations(cfg: DictConfig) -> list[DictConfig]:

@@ -13,8 +13,9 @@ from nst.data.views import Augmentation, Pictures
 from nst.errors import NstError
 from nst.models.efficientnet import Architecture
 from nst.stages.places import predictions_folder, selection_folder, teacher_weights
-from nst.training.phases import Data, Noise, Teacher
-from nst.training.recipe import ModelNoise, Side
+from nst.training.phases import Data, Finetune, Noise
+from nst.training.recipe import ModelNoise, Recipe, Side
+from nst.training.teachers import Teacher
 from nst.training.tracking import Tracking, WandbOptions
 
 
@@ -22,6 +23,13 @@ def architecture_from(cfg: DictConfig) -> Architecture:
     node = plain(cfg.model)
     node.pop("checkpoint")
     return build_from(Architecture, node)
+
+
+def recipes_from(cfg: DictConfig) -> tuple[Recipe, Finetune]:
+    """How the network learns, and how it is fine-tuned after."""
+    node = plain(cfg.student)
+    finetune = build_from(Finetune, node.pop("finetune"))
+    return build_from(Recipe, node), finetune
 
 
 def noise_from(cfg: DictConfig) -> Noise:

@@ -22,7 +22,7 @@ from nst.models.efficientnet import Architecture, build
 from nst.models.released import weights_digest
 from nst.progress import say
 from nst.runs import Run, fingerprint, read_json, sha256_file
-from nst.stages.options import architecture_from, data_from, noise_from, teacher_from, tracking_from
+from nst.stages.options import architecture_from, data_from, noise_from, recipes_from, teacher_from, tracking_from
 from nst.training.callbacks import bad_sample_summary
 from nst.training.hardware import Hardware
 from nst.training.phases import (
@@ -30,13 +30,12 @@ from nst.training.phases import (
     Finetune,
     Noise,
     Setup,
-    Teacher,
     fit,
     learning_rates,
     phases,
-    pseudo_labels,
 )
 from nst.training.recipe import Recipe
+from nst.training.teachers import Teacher, pseudo_labels
 from nst.training.tracking import Tracking
 
 
@@ -198,9 +197,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
     directory = Path(cfg.run_dir)
-    student = plain(cfg.student)
-    finetune = build_from(Finetune, student.pop("finetune"))
-    recipe = build_from(Recipe, student)
+    recipe, finetune = recipes_from(cfg)
     teacher = teacher_from(cfg)
     if teacher is None:
         recipe = replace(recipe, unlabeled_ratio=0)
@@ -222,6 +219,20 @@ def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
             overwrite=cfg.overwrite,
             label=label,
         )
+
+
+def check(cfg: DictConfig) -> None:
+    """Tells now what a training of this configuration would refuse at its start, its teacher apart.
+
+    Raises:
+        NstError: options or labeled data that do not fit together.
+    """
+    (recipe, finetune), architecture, data = recipes_from(cfg), architecture_from(cfg), data_from(cfg, unlabeled=False)
+    build_from(Hardware, cfg.trainer)
+    _check_labeled(data)
+    _facts(architecture, data, recipe)  # builds the network, without memory
+    for phase in phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples):
+        learning_rates(phase.recipe, data.labeled.samples)
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

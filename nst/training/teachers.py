@@ -1,0 +1,99 @@
+"""Where a student's labels come from: its teacher, the teacher's predictions, and the selection made from them.
+
+The one decision worth knowing: nothing is taken on trust. Weights, predictions, selection and shards are compared by
+hash before a student starts, because a student of mixed-up labels trains without complaint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst.data.pseudo_labels import PseudoLabels
+from nst.data.shard_set import ShardSet
+from nst.errors import NstError
+from nst.models.checkpoints import read_info
+from nst.runs import sha256_file
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How the unlabeled images get their labels.
+
+    Args:
+        weights: the teacher's network file.
+        mode: "offline" reads stored predictions, "online" runs the teacher inside the step.
+        predictions, selection: folders of `nst label` and `nst select`. An online teacher without a selection sees
+            every unlabeled image once a pass.
+        image_size: px of the online teacher's clean view; None is its own test size.
+        reassign: keep another teacher's selection and give its images this teacher's labels [C].
+    """
+
+    weights: Path
+    mode: str = "offline"
+    targets: str = "soft"
+    temperature: float = 1.0
+    predictions: Path | None = None
+    selection: Path | None = None
+    image_size: int | None = None
+    reassign: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("offline", "online"):
+            raise NstError("unknown teacher.mode", got=self.mode, valid="offline, online")
+        if self.targets not in ("soft", "hard"):
+            raise NstError("unknown teacher.targets", got=self.targets, valid="soft, hard")
+
+
+def pseudo_labels(teacher: Teacher, shards: ShardSet) -> PseudoLabels | None:
+    """The selection this teacher's student learns from, after a look that all belongs together.
+
+    Raises:
+        NstError: predictions of other shards, of another teacher, or of other classes.
+    """
+    if teacher.selection is None or (teacher.mode == "online" and not teacher.selection.exists()):
+        if teacher.mode == "offline":
+            raise NstError("an offline teacher needs a selection", next="nst label, nst select, or teacher=online")
+        return None
+    online = teacher.mode == "online"
+    labels = PseudoLabels(
+        teacher.selection,
+        None if online else teacher.predictions,
+        targets="hard" if online else teacher.targets,
+        reassign=teacher.reassign and not online,
+    )
+    _check_same_shards(labels, shards, teacher.selection)
+    _check_same_teacher(labels, teacher)
+    return labels
+
+
+def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) -> None:
+    made_of = [(shard["name"], shard["sha256"]) for shard in labels.summary["shards"]]
+    if made_of != [(shard.name, shard.sha256) for shard in shards.shards]:
+        raise NstError(
+            f"the selection {selection} was made of other shards",
+            got=f"{len(made_of)} shards that differ in name or content",
+            valid=f"the {len(shards.shards)} shards of {shards.folder}",
+            next="point data.unlabeled at the shards that were labeled, or label and select again",
+        )
+
+
+def _check_same_teacher(labels: PseudoLabels, teacher: Teacher) -> None:
+    """An online teacher, or one that reassigns, may learn from another's selection; classes must agree always."""
+    classes, digest = read_info(teacher.weights).classes, sha256_file(teacher.weights)
+    if tuple(labels.classes) != tuple(classes):
+        raise NstError(
+            f"the selection {labels.folder} has other classes than its teacher",
+            got=f"{len(labels.classes)} classes: {', '.join(labels.classes[:4])} ...",
+            valid=f"the {len(classes)} classes of {teacher.weights}, in the same order",
+            next="nst label and nst select again",
+        )
+    if labels.predictions is not None:
+        labels.predictions.require(classes=classes, teacher=digest)
+    if teacher.mode == "offline" and not teacher.reassign and labels.summary["teacher"] != digest:
+        raise NstError(
+            f"the selection {labels.folder} is of another teacher",
+            got=labels.summary["teacher"][:12],
+            valid=digest[:12],
+            next="nst label and nst select with this teacher, or teacher.reassign=true to keep the selection",
+        )

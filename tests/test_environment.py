@@ -73,3 +73,11 @@ def test_lock_has_exact_versions_and_no_addresses():
 @pytest.mark.parametrize("name", ["torch", "lightning", "timm", "hydra-core", "duckdb"])
 def test_the_tests_run_on_the_locked_versions(name):
     assert metadata.version(name).split("+")[0] == LOCK[name]
+
+
+def test_an_installed_package_holds_every_module_and_the_configuration():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "nst").rglob("__init__.py")}
+    assert set(setuptools["packages"]) == {".".join(folder.parts) for folder in folders} | {"nst.conf"}
+    assert setuptools["package-dir"]["nst.conf"] == "conf"
+    assert setuptools["package-data"]["nst.conf"] == ["**/*.yaml"]

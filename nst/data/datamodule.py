@@ -73,7 +73,6 @@ class Loader:
             # a loader draws its workers' base seed from the global generator unless given its own
             generator=torch.Generator(),
         )
-        self.steps = steps
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -10,26 +10,39 @@ collapsed or diverged must not score.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nst.errors import NstError
 
+EQUAL_BINS = 15  # confidence bins of the expected calibration error
 MAX_CONFUSION_CLASSES = 1000
 
 
-def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether the label is among the k largest logits: (B, C), (B,) -> (B,) bool; k is capped to C."""
+def label_rank(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes are ahead of the label: (B, C), (B,) -> (B,) int64; 0 is right, below 5 is top-5.
+
+    Ties go to the lower class; a NaN is ahead of everything, and a label whose logit is NaN is last.
+    """
     labels = labels.long().unsqueeze(1)
     own = logits.gather(1, labels)
     classes = torch.arange(logits.shape[1], device=logits.device)
     # Counting instead of sorting: cheaper on accelerators, and ties and NaN have a defined place.
-    ahead = ~(logits <= own) | ((logits == own) & (classes < labels))
-    return ahead.sum(dim=1) < min(k, logits.shape[1])
+    return (~(logits <= own) | ((logits == own) & (classes < labels))).sum(dim=1)
 
 
-def calibration_bins(confidence: Tensor, correct: Tensor, valid: Tensor | None = None, bins: int = 15) -> Tensor:
+def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the label is among the k largest logits: (B, C), (B,) -> (B,) bool; k is capped to C."""
+    return label_rank(logits, labels) < min(k, logits.shape[1])
+
+
+def calibration_bins(
+    confidence: Tensor, correct: Tensor, valid: Tensor | None = None, bins: int = EQUAL_BINS
+) -> Tensor:
     """Sums per confidence bin: (B,), (B,) -> (3, bins) float64 with count, summed confidence, number correct.
 
     Bin i of equal width is (i/bins, (i+1)/bins] (Guo et al. 2017, section 3); 0 belongs to the first.
@@ -59,12 +72,31 @@ def accuracy_by_class(confusion: Tensor) -> Tensor:
     return 100.0 * confusion.diagonal().double() / confusion.sum(dim=1)
 
 
-class Evaluation:
-    """Running sums of one evaluation on one device.
+class RunningSums:
+    """Tensors that only grow by addition: on the host until they are moved, no value read before they are computed.
+
+    Args:
+        sums: by name, each of one dimension or more.
+    """
+
+    def __init__(self, **sums: Tensor) -> None:
+        self._sums = sums
+
+    def moved(self, send: Callable[[Tensor], Tensor]) -> Self:
+        """The same with its sums where `send` puts them: the device of the batches."""
+        self._sums = {name: send(values) for name, values in self._sums.items()}
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums themselves: reduce each over ranks by addition, in place."""
+        return self._sums
+
+
+class Evaluation(RunningSums):
+    """Running sums of one evaluation, on the host until they are moved.
 
     Args:
         num_classes: C.
-        device: where the batches are.
         bins: confidence bins of the calibration error.
         confusion: keep the (C, C) matrix of label by prediction; default up to 1000 classes.
     """
@@ -72,24 +104,22 @@ class Evaluation:
     def __init__(
         self,
         num_classes: int,
-        device: torch.device | str = "cpu",
         *,
-        bins: int = 15,
+        bins: int = EQUAL_BINS,
         confusion: bool | None = None,
     ) -> None:
         self.num_classes = num_classes
         self.bins = bins
         keep = num_classes <= MAX_CONFUSION_CLASSES if confusion is None else confusion
         # Whole numbers in int64 and the rest in float64: float32 sums stop counting at 16.7 million images.
-        self._sums = {
-            "count": torch.zeros((), dtype=torch.int64, device=device),
-            "top1": torch.zeros((), dtype=torch.int64, device=device),
-            "top5": torch.zeros((), dtype=torch.int64, device=device),
-            "loss": torch.zeros((), dtype=torch.float64, device=device),
-            "calibration": torch.zeros((3, bins), dtype=torch.float64, device=device),
+        sums = {
+            "counts": torch.zeros(3, dtype=torch.int64),  # images, top-1 right, top-5 right
+            "loss": torch.zeros(1, dtype=torch.float64),
+            "calibration": torch.zeros((3, bins), dtype=torch.float64),
         }
         if keep:
-            self._sums["confusion"] = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
+            sums["confusion"] = torch.zeros((num_classes, num_classes), dtype=torch.int64)
+        super().__init__(**sums)
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> None:
@@ -101,18 +131,13 @@ class Evaluation:
         top1 = topk_correct(logits, labels, 1)
         loss = cross_entropy(logits, labels, reduction="none").double()
         confidence = logits.softmax(dim=1).amax(dim=1)
-        self._sums["count"] += valid.sum()
-        self._sums["top1"] += (top1 & valid).sum()
-        self._sums["top5"] += (topk_correct(logits, labels, 5) & valid).sum()
+        right = torch.stack([valid, top1 & valid, topk_correct(logits, labels, 5) & valid])
+        self._sums["counts"] += right.sum(dim=1)
         self._sums["loss"] += torch.where(valid, loss, 0.0).sum()
         self._sums["calibration"] += calibration_bins(confidence, top1, valid, self.bins)
         if "confusion" in self._sums:
             cell = labels * self.num_classes + logits.argmax(dim=1)
             self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums themselves: reduce each over ranks by addition, in place."""
-        return self._sums
 
     @property
     def confusion(self) -> Tensor:
@@ -131,13 +156,13 @@ class Evaluation:
         Raises:
             NstError: no sample was counted.
         """
-        samples = int(self._sums["count"])
+        samples, top1, top5 = self._sums["counts"].tolist()
         if samples == 0:
             raise NstError("nothing was evaluated", got="0 samples", next="check the data: nst shard --verify")
         return {
-            "top1": 100.0 * int(self._sums["top1"]) / samples,
-            "top5": 100.0 * int(self._sums["top5"]) / samples,
+            "top1": 100.0 * top1 / samples,
+            "top5": 100.0 * top5 / samples,
             "loss": float(self._sums["loss"]) / samples,
-            "ece": 100.0 * float(calibration_error(self._sums["calibration"])),
+            "ece": 100.0 * float(calibration_error(self._sums["calibration"].cpu())),
             "samples": float(samples),
         }

@@ -1,0 +1,218 @@
+"""What the evaluations of robustness left on disk: which networks can be compared on a suite, and their shown answers.
+
+The one decision worth knowing: networks stand side by side only where they were shown the same pictures, that is
+under the same conditions but for the size at which they are shown. What differs is left out by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nst.errors import NstError
+from nst.report.records import Experiment, Generation, read_document
+
+Block = dict[str, Any]  # what a result says of a suite
+# the first whole one gives the numbers of a network's row
+CORRUPTION_SUITES = ("imagenet_c", "imagenet_c_299", "cifar_c", "c_onthefly")
+PERTURBATION_SUITES = ("imagenet_p", "imagenet_p_299", "cifar_p", "p_onthefly")
+NETWORKS_OWN = ("shown_at",)  # conditions in which networks that are compared may differ
+CORRUPTION_NUMBERS = {
+    "corruption_error": "mean_error",
+    "mce": "mce",
+    "corruption_error_to_baseline": "error_to_baseline",
+}
+PERTURBATION_NUMBERS = {
+    "flip_rate": "mean_flip_probability",
+    "mfr": "mfr",
+    "flip_rate_to_baseline": "flips_to_baseline",
+}
+COLUMNS = ("corruption_suite", *CORRUPTION_NUMBERS, "perturbation_suite", *PERTURBATION_NUMBERS)
+
+
+def headline(blocks: Mapping[str, Block]) -> dict[str, Any]:
+    """Numbers of one network's row, by COLUMNS, and the suites they are of; without those that are not known."""
+    found: dict[str, Any] = {}
+    for kind, suites, numbers in (
+        ("corruption_suite", CORRUPTION_SUITES, CORRUPTION_NUMBERS),
+        ("perturbation_suite", PERTURBATION_SUITES, PERTURBATION_NUMBERS),
+    ):
+        main = next(iter(numbers.values()))
+        suite = next((name for name in suites if blocks.get(name, {}).get(main) is not None), None)
+        if suite is not None:
+            found |= {kind: suite, **{name: blocks[suite].get(key) for name, key in numbers.items()}}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def blocks_of(generation: Generation) -> dict[str, Block]:
+    """The suites of a generation by name; empty where none was evaluated."""
+    return (generation.evaluation or {}).get("robustness", {})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of one shown picture, or of each shown frame of a clip.
+
+    Args:
+        part, place: the part of the suite, and which of its shown samples.
+        caption: what the picture shows, e.g. "fog 3"; a perturbation's name; empty for photographs.
+        label: None where it is not known.
+        frames: numbers of a clip's frames that have a picture; (0,) of an image.
+        predicted, confidence: of the picture, or of these frames.
+        flips: changes of the answer over all frames of the clip.
+    """
+
+    part: str
+    place: int
+    key: str
+    caption: str
+    label: str | None
+    frames: tuple[int, ...]
+    predicted: tuple[str, ...]
+    confidence: tuple[float, ...]
+    flips: int
+
+    @property
+    def right(self) -> bool:
+        return self.predicted[0] == self.label
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network on one suite; `place` is its own among the generations."""
+
+    place: int
+    label: str
+    named: str  # the label inside a sentence
+    suite: str
+    block: Block
+    folder: Path
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """Of all shown pictures, part by part."""
+        found = []
+        for path in sorted((self.folder / "parts").glob("*.json")):
+            part = read_document(path) or {}
+            frames = part.get("sheet", {}).get("frames") or [0]
+            for place, entry in enumerate(part.get("shown", [])):
+                found.append(_answer(path.stem, place, entry, frames))
+        return found
+
+    def tiles(self, answer: Answer) -> list[np.ndarray]:
+        """Pictures (S, S, 3) uint8 of an answer, one per shown frame; empty where the sheet is not there any more."""
+        sheet = (read_document(self.folder / "parts" / f"{answer.part}.json") or {}).get("sheet", {})
+        path = self.folder / "parts" / sheet.get("file", "-")
+        if not path.exists():
+            return []
+        pixels, side, columns = _pixels(path), sheet["tile"], sheet["columns"]
+        count = len(sheet["frames"] or [0])
+        places = [divmod(answer.place * count + number, columns) for number in range(count)]
+        return [pixels[row * side : (row + 1) * side, left * side : (left + 1) * side] for row, left in places]
+
+
+def _answer(part: str, place: int, entry: Mapping[str, Any], frames: Sequence[int]) -> Answer:
+    predicted, confidence = entry["predicted"], entry["confidence"]
+    earlier = predicted[:1] * len(predicted) if "noise" in entry["caption"] else predicted  # as flips are counted
+    return Answer(
+        part,
+        place,
+        entry["key"],
+        entry["caption"],
+        entry["label"],
+        tuple(frames),
+        tuple(predicted[frame] for frame in frames),
+        tuple(confidence[frame] for frame in frames),
+        sum(before != after for before, after in zip(earlier, predicted[1:], strict=False)),
+    )
+
+
+def _pixels(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError as error:
+        raise NstError(
+            f"cannot read {path}", got=error, next="delete that suite's folder and evaluate again"
+        ) from error
+
+
+def networks_of(experiment: Experiment, suite: str) -> tuple[list[Measured], list[str]]:
+    """The networks that can be compared on a suite, in order; and a sentence for each that cannot."""
+    shown: list[Measured] = []
+    apart = []
+    for place, generation in enumerate(experiment.generations):
+        block = blocks_of(generation).get(suite)
+        if block is None:
+            continue
+        folder = generation.directory / "evaluation" / "robustness" / suite
+        network = Measured(place, generation.label, generation.named, suite, block, folder)
+        differ = _differences(shown[0].block["conditions"], block["conditions"]) if shown else []
+        if differ:
+            apart.append(f"{generation.label} was measured on {suite} under other conditions: {', '.join(differ)}.")
+        else:
+            shown.append(network)
+    return shown, apart
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = sorted(first.keys() | other.keys())
+    return [name for name in names if name not in NETWORKS_OWN and first.get(name) != other.get(name)]
+
+
+def answered_by_both(first: Measured, last: Measured) -> list[tuple[Answer, Answer]]:
+    """Answers of two networks to the same shown pictures."""
+    others = {(answer.part, answer.key, answer.caption): answer for answer in last.answers}
+    found = [(answer, others.get((answer.part, answer.key, answer.caption))) for answer in first.answers]
+    return [(before, after) for before, after in found if after is not None]
+
+
+def suites_of(experiment: Experiment) -> list[str]:
+    """Names of all suites that any generation has, in the order of the evaluation."""
+    return list(dict.fromkeys(suite for generation in experiment.generations for suite in blocks_of(generation)))
+
+
+def corruption_values(networks: Sequence[Measured]) -> tuple[list[str], dict[str, list[float | None]], bool]:
+    """Corruptions, and per network CE where all have it for all of these, else the mean error over measured severities.
+
+    Returns names, label → values in percent, and whether they are CE.
+    """
+    names = list(dict.fromkeys(name for network in networks for name in network.block["errors"]))
+    normalised = all(network.block.get("ce", {}).get(name) is not None for network in networks for name in names)
+    key = "ce" if normalised else "errors"
+    values = {n.label: [_value(n.block[key].get(name)) for name in names] for n in networks}
+    return names, values, normalised
+
+
+def _value(given: float | Sequence[float | None] | None) -> float | None:
+    """A number as it is; of several the mean of those known."""
+    if not isinstance(given, Sequence):
+        return given
+    known = [value for value in given if value is not None]
+    return fmean(known) if known else None
+
+
+def severity_means(network: Measured, names: Sequence[str]) -> list[float | None]:
+    """Mean error (%) over corruptions of the same severities: clean, then by severity; None where not measured."""
+    rows = [network.block["errors"][name] for name in names]
+    return [network.block["clean_error"], *(_value(column) for column in zip(*rows, strict=True))]
+
+
+def whole_rows(networks: Sequence[Measured], names: Sequence[str]) -> list[str]:
+    """Those of the corruptions that every network has at all severities at which any was measured."""
+    rows = {name: [network.block["errors"].get(name, ()) for network in networks] for name in names}
+    held = {name: {place for row in found for place, error in enumerate(row) if error is not None}
+            for name, found in rows.items()}  # fmt: skip
+    most = set().union(*held.values())
+    return [
+        name
+        for name, found in rows.items()
+        if all(len(row) and row[place] is not None for row in found for place in most)
+    ]

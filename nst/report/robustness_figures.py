@@ -1,0 +1,176 @@
+"""Figures of robustness: errors per corruption, over severities, flips per perturbation, attacks, film strips.
+
+One function per figure, from plain data; the paper's figure 2 and tables 4 to 6 are of this kind. Networks come
+teacher first.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nst.report.figures import MARKER
+from nst.report.style import INK, MUTED, VERMILLION, WIDTH, panels, styled
+
+Values = Sequence[float | None]
+Colors = Mapping[str, str]  # of each network, by label
+STRIP_LEFT = 1.15  # inches for the names at the left of a strip
+STRIP_PX = 96  # smallest side of a frame as it is embedded: small pictures stay sharp
+LETTER, LINES = 0.074, 2  # inches; of a class name under a frame
+LEFT_LETTERS = int(STRIP_LEFT / LETTER)
+
+
+@styled
+def bars(title: str, names: Sequence[str], networks: Mapping[str, Values], axis: str, colors: Colors) -> Figure:
+    """A group of bars per condition, a bar per network; with two or more conditions their means as lines."""
+    figure, (axes,) = panels(title, 4.0)
+    places, width = np.arange(len(names)), 0.8 / len(networks)
+    for number, (label, values) in enumerate(networks.items()):
+        heights = np.array(values, float)
+        left = places - 0.4 + width * number
+        axes.bar(left, heights, width * 0.92, align="edge", color=colors[label], label=label)
+        if len(names) > 1 and np.isfinite(heights).all():
+            axes.axhline(heights.mean(), color=colors[label], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_xticks(places, [readable(name) for name in names], rotation=38, ha="right", rotation_mode="anchor")
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="x", visible=False)
+    axes.set_ylabel(axis)
+    _legend(figure, axes)
+    return figure
+
+
+@styled
+def severity_curves(groups: Mapping[str, Mapping[str, Values]], colors: Colors) -> Figure:
+    """A panel per group of corruptions, a curve per network: error (%) of clean images, then at severity 1 to 5."""
+    figure, axes = panels("Errors by severity", 3.3, len(groups), sharey=True)
+    for panel, (name, networks) in zip(axes, groups.items(), strict=True):
+        for label, values in networks.items():
+            errors = np.array(values, float)
+            known = np.flatnonzero(np.isfinite(errors))
+            panel.plot(known, errors[known], color=colors[label], label=label, **{**MARKER, "markersize": 5})
+        panel.set_title(name)
+        panel.set_xticks(range(6))
+        panel.set_xlim(-0.4, 5.4)
+        panel.set_xlabel("severity (0: clean)")
+    axes[0].set_ylim(bottom=0)  # of all, and not before the last is drawn
+    axes[0].set_ylabel("top-1 error (%)")
+    _legend(figure, axes[0])
+    return figure
+
+
+@dataclass(frozen=True)
+class AttackData:
+    """An attack's panel: its name, epsilons in 1/255, and top-1 (%) by network."""
+
+    name: str
+    epsilons: Sequence[float]
+    top1: Mapping[str, Sequence[float]]
+
+
+@styled
+def attacks(found: Sequence[AttackData], colors: Colors) -> Figure:
+    """Top-1 (%) over epsilon, a panel per attack."""
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = panels(_attack_title(found), 0.9 + 2.9 * rows, columns, rows, sharey=True)
+    for place, (panel, data) in enumerate(zip(axes, found, strict=False)):
+        for label, values in data.top1.items():
+            panel.plot(data.epsilons, values, color=colors[label], label=label, **{**MARKER, "markersize": 5})
+        panel.set_title(data.name)
+        panel.set_xlabel("ε (1/255)")
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 4, 8, 10]))
+        if place % columns == 0:
+            panel.set_ylabel("top-1 under attack (%)")
+    axes[0].set_ylim(bottom=0)
+    for unused in axes[len(found) :]:
+        unused.set_visible(False)
+    _legend(figure, axes[0])
+    return figure
+
+
+def _attack_title(found: Sequence[AttackData]) -> str:
+    """Teacher and last student at the largest epsilon of the last attack."""
+    data = found[-1]
+    labels = list(data.top1)
+    last = data.top1[labels[-1]][-1]
+    before = f"{data.top1[labels[0]][-1]:.1f} → " if len(labels) > 1 else ""
+    return f"Top-1 under attack, {data.name} at ε = {data.epsilons[-1]:g}: {before}{last:.1f} %"
+
+
+@dataclass(frozen=True)
+class StripData:
+    """Frames (S, S, 3) of one clip and what each network says of each, teacher first."""
+
+    name: str
+    label: str | None
+    frames: Sequence[np.ndarray]
+    numbers: Sequence[int]
+    predicted: Mapping[str, Sequence[str]]
+
+
+@styled
+def strips(title: str, clips: Sequence[StripData]) -> Figure:
+    """Film strips, one below the other, with the networks' answers under each frame; wrong ones in colour, with ×."""
+    columns = max(len(clip.frames) for clip in clips)
+    side = (WIDTH - STRIP_LEFT - 0.1) / columns
+    said = [f"{text} ×" for clip in clips for texts in clip.predicted.values() for text in texts]
+    line = 0.15 * max(len(_wrapped(text, int(side / LETTER))) for text in said)
+    each = 0.2 + side + sum(line + 0.06 for _ in clips[0].predicted) + 0.2
+    height = 0.5 + each * len(clips)
+    figure, (axes,) = panels(title, height)
+    figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))  # one canvas, in inches from the upper left
+    axes.axis("off")
+    for place, clip in enumerate(clips):
+        _strip(axes, clip, top=0.5 + each * place, side=side, line=line)
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
+    return figure
+
+
+def _strip(axes: Axes, clip: StripData, *, top: float, side: float, line: float) -> None:
+    """One strip, `top` inches below the upper edge."""
+    truth = "\n".join(_wrapped(f"is {clip.label}", LEFT_LETTERS)) if clip.label else ""
+    frames_top = top + 0.2
+    _say(axes, 0.08, frames_top + side / 2, f"{readable(clip.name)}\n{truth}".strip(), weight="bold")
+    for column, (frame, number) in enumerate(zip(clip.frames, clip.numbers, strict=True)):
+        left = STRIP_LEFT + side * column
+        factor = -(-STRIP_PX // len(frame))
+        enlarged = frame.repeat(factor, axis=0).repeat(factor, axis=1)
+        axes.imshow(enlarged, extent=(left, left + 0.95 * side, frames_top + 0.95 * side, frames_top),
+                    interpolation="none")  # fmt: skip
+        _say(axes, left + 0.475 * side, top + 0.12, f"{number + 1}", ha="center", color=MUTED)
+    for row, (label, said) in enumerate(clip.predicted.items()):
+        middle = frames_top + side + line / 2 + (line + 0.06) * row
+        _say(axes, 0.08, middle, label, color=MUTED)
+        for column, text in enumerate(said):
+            wrong = clip.label is not None and text != clip.label
+            name = "\n".join(_wrapped(f"{text} ×" if wrong else text, int(side / LETTER)))
+            _say(axes, STRIP_LEFT + side * (column + 0.475), middle, name, ha="center",
+                 color=VERMILLION if wrong else INK)  # fmt: skip
+
+
+def _say(axes: Axes, left: float, top: float, text: str, ha: str = "left", **options: Any) -> None:
+    axes.text(left, top, text, ha=ha, va="center", fontsize=7.5, **options)
+
+
+def _wrapped(text: str, letters: int) -> list[str]:
+    return textwrap.wrap(text, letters, max_lines=LINES, placeholder="…") or [""]
+
+
+def readable(name: str) -> str:
+    """A corruption's or perturbation's name for people."""
+    return name.replace("_", " ").replace("jpeg", "JPEG")
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))

@@ -1,0 +1,1 @@
+"""Robustness: corruptions, perturbation sequences, released test sets, attacks, and their scores."""

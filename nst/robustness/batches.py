@@ -1,0 +1,90 @@
+"""Batches of an image set, like those of `nst.data.batches.EvaluationBatches`: padded, so shapes never change.
+
+The one decision worth knowing: a clip is never split. Its frames lie one after another in `images`, so the
+network sees ordinary images, and `(N * T, ...)` answers are N clips again by a reshape.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nst.data.batches import Batch, View, images_to_tensor
+from nst.data.images import BadImage
+from nst.robustness.readers import ImageSet, Sample
+
+
+class ImageSetBatches(Dataset):
+    """`batches[i]` → the i-th batch in the order of the set; behind the last one, an empty one.
+
+    Keys: "images" uint8 (N * T, 3, H, W) with T = 1 of sets without clips; "labels" int64 (N,) or (N, M), -1 for
+    none; "valid" bool (N,); "place" int64 (N,) in the set, and "cells" (N,) of sets that have them, -1 for padding.
+    Of the V valid ones, which come first, for the host: "index" int64 array (V,), the same places; "true_labels"
+    (V,) or (V, M); "keys" a list of V str. "bad": what could not be read, which is padding, as is what the last
+    batch lacks.
+
+    Args:
+        view: what the network sees of an image or frame; it must not be random.
+        batch_size: N, images or clips.
+    """
+
+    def __init__(self, images: ImageSet, view: View, *, batch_size: int) -> None:
+        self.images, self.view, self.batch_size = images, view, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows: list[tuple[int, Sample]] = []
+        bad: list[str] = []
+        start = number * self.batch_size
+        for index in range(start, min(start + self.batch_size, len(self.images))):
+            try:
+                rows.append((index, self.images[index]))
+            except BadImage as error:
+                bad.append(str(error))
+        return self._padded(rows, bad)
+
+    def pictures(self, index: int) -> np.ndarray:
+        """What the network sees of a sample: its frames, or the one picture, (T, H, W, 3).
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+        return np.stack([self._seen(frame) for frame in _frames(self.images[index].image)])
+
+    def _padded(self, rows: list[tuple[int, Sample]], bad: list[str]) -> Batch:
+        missing = self.batch_size - len(rows)
+        shown = [self._seen(frame) for _, sample in rows for frame in _frames(sample.image)]
+        blank = np.zeros_like(shown[0]) if shown else self._seen(np.zeros((8, 8, 3), np.uint8))
+        index = np.array([index for index, _ in rows], np.int64)
+        labels = self.images.labels[index]
+        batch: Batch = {
+            "images": images_to_tensor(shown + [blank] * (missing * self.images.frames)),
+            "labels": _filled(labels, self.batch_size),
+            "valid": torch.arange(self.batch_size) < len(rows),
+            "place": _filled(index, self.batch_size),
+            "index": index,
+            "true_labels": labels,
+            "keys": [sample.key for _, sample in rows],
+            "bad": bad,
+        }
+        if self.images.cells is not None:
+            batch["cells"] = _filled(self.images.cells[index], self.batch_size)
+        return batch
+
+    def _seen(self, image: np.ndarray) -> np.ndarray:
+        return self.view(image, np.random.default_rng(0))  # a clean view draws nothing
+
+
+def _filled(values: np.ndarray, count: int) -> torch.Tensor:
+    """Rows (V, ...) and -1 behind them: (count, ...)."""
+    filled = np.full((count, *values.shape[1:]), -1, np.int64)
+    filled[: len(values)] = values
+    return torch.from_numpy(filled)
+
+
+def _frames(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) or (T, H, W, 3) -> (T, H, W, 3)."""
+    return image.reshape(-1, *image.shape[-3:])

@@ -1,0 +1,115 @@
+"""Corrupted images and perturbation sequences of any image set, made when they are read: sets like the released ones.
+
+The one decision worth knowing: the corrupted set is *image-major*. All variants of one image follow each other, and
+a reader keeps the picture that it decoded last, so a loader worker decodes each image once for all of its 75.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nst.data.batches import View
+from nst.robustness.corruptions import Corruptions, corruption_generator
+from nst.robustness.perturbations import Perturbations, perturbation_generator
+from nst.robustness.readers import ImageSet
+from nst.robustness.scores import CorruptionErrors
+from nst.runs import fingerprint
+
+Variant = tuple[str, int]  # corruption and severity
+CLEAN: Variant = ("clean", 0)
+
+
+def corrupted(
+    images: ImageSet, view: View, corruptions: Corruptions, variants: Sequence[Variant], errors: CorruptionErrors,
+    seed: int,
+) -> ImageSet:  # fmt: skip
+    """Every variant of every image: sample V * i + v is variant v of image i.
+
+    Args:
+        view: the clean picture that is corrupted.
+        variants: V; `CLEAN` leaves the picture as it is, and has cell -1.
+        errors: numbers the cells.
+    """
+    cells = [-1 if variant == CLEAN else errors.cell(*variant) for variant in variants]
+    return ImageSet(
+        f"{images.name} corrupted",
+        [key for key in images.keys for _ in variants],
+        np.repeat(images.classes, len(variants)),
+        CorruptedReads(images, view, corruptions, variants, seed),
+        fingerprint([images.digest, list(variants), seed]),
+        cells=np.tile(np.array(cells, np.int64), len(images)),
+    )
+
+
+class CorruptedReads:
+    """Reads variant `row % V` of image `row // V`."""
+
+    def __init__(
+        self, images: ImageSet, view: View, corruptions: Corruptions, variants: Sequence[Variant], seed: int
+    ) -> None:
+        self.images, self.view, self.corruptions = images, view, corruptions
+        self.variants, self.seed = variants, seed
+        self._last: tuple[int, np.ndarray] | None = None  # number of the image that was read last, and its picture
+
+    def __call__(self, row: int) -> np.ndarray:
+        number, place = divmod(row, len(self.variants))
+        clean = self._clean(number)
+        if self.variants[place] == CLEAN:
+            return clean
+        name, severity = self.variants[place]
+        rng = corruption_generator(self.seed, name, severity, self.images.keys[number])
+        return self.corruptions(clean, name, severity, rng)
+
+    def _clean(self, number: int) -> np.ndarray:
+        if self._last is None or self._last[0] != number:
+            self._last = number, self.view(self.images.pixels(number), np.random.default_rng(0))
+        return self._last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+
+def perturbed(
+    images: ImageSet, view: View | None, perturbations: Perturbations, name: str, difficulty: int, seed: int
+) -> ImageSet:
+    """One perturbation sequence of every image, as clips.
+
+    Args:
+        view: of small images, which are perturbed as the network sees them; None perturbs the whole photograph and
+            crops afterwards, as the benchmark does.
+    """
+    return ImageSet(
+        f"{images.name} {name}",
+        images.keys,
+        images.classes,
+        PerturbedReads(images, view, perturbations, name, difficulty, seed),
+        fingerprint([images.digest, name, difficulty, seed]),
+        frames=perturbations.frame_count(name),
+    )
+
+
+class PerturbedReads:
+    """Reads the sequence of image `row`."""
+
+    def __init__(
+        self, images: ImageSet, view: View | None, perturbations: Perturbations, name: str, difficulty: int, seed: int
+    ) -> None:
+        self.images, self.view, self.perturbations = images, view, perturbations
+        self.name, self.difficulty, self.seed = name, difficulty, seed
+
+    def __call__(self, row: int) -> np.ndarray:
+        key, image = self.images.keys[row], self.images.pixels(row)
+        picture = self.view(image, np.random.default_rng(0)) if self.view else self.perturbations.base(image)
+        rng = perturbation_generator(self.seed, self.name, self.difficulty, key)
+        return self.perturbations(picture, self.name, rng, difficulty=self.difficulty)
+
+
+def whole_images(variants: int, batch_size: int) -> int:
+    """Pictures per batch of a corrupted set, near `batch_size`: all variants of a few images, or an equal part of
+    one image's where it has more of them than that."""
+    if variants > batch_size:
+        return -(-variants // -(-variants // batch_size))
+    return variants * max(1, round(batch_size / variants))

@@ -1,0 +1,154 @@
+"""What a robustness evaluation measures: the options of the `eval` group beyond the clean scores.
+
+The one decision worth knowing: what is not asked for is not measured, and everything that moves a number is here,
+so that a result can state its conditions by repeating them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nst.errors import NstError, require_choice
+from nst.robustness.attacks import Attack, AttackScores
+from nst.robustness.baselines import CORRUPTIONS, DIFFICULTIES, PERTURBATIONS
+from nst.robustness.corruptions import NAMES as CORRUPTION_NAMES
+from nst.robustness.perturbations import NAMES as PERTURBATION_NAMES
+from nst.robustness.severities import SEVERITIES
+
+JPEG_TABLES = (224, 299)  # the benchmarks whose released files are JPEGs of quality 85
+RELEASED_QUALITY = 85
+RELEASED = (
+    *("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch", "imagenet_real", "imagenet_c"),
+    *("imagenet_c_299", "imagenet_p", "imagenet_p_299", "cifar_c", "cifar_p"),
+)
+ATTACK_OPTIONS = ("epsilons", "steps", "step_size", "random_start")
+
+
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """Suites and their conditions.
+
+    Args:
+        corruptions: made on the fly: "benchmark" (15), "all" (19), names, or None for none.
+        severities: of 1 to 5.
+        perturbations: sequences made on the fly: "benchmark" (10), "all" (14), names, or None.
+        difficulties: of perturbation sequences, 1 to 3; 1 gives the headline numbers.
+        attacks: by name, each with `epsilons` (in 1/255) and perhaps `steps`, `step_size`, `random_start`
+            (see `Attack`); None leaves one out.
+        side: px of the pictures that are corrupted and perturbed; None is the evaluation's image size. They are
+            then shown to the network at that image size.
+        jpeg_quality: of a last round trip of corrupted pictures through JPEG; "auto" is 85 where the table is that
+            of 224 or 299 px, as in the released files, else none.
+        frost_folder: of frost photographs; None: procedural ones.
+        imagenet_val, ..., cifar_p: folders of the released sets (`nst.robustness.sets`); None: not evaluated.
+        real_labels: the authors' real.json; None takes timm's copy.
+        resize_to: px to which the released corruptions and perturbations are resized; None shows them as stored.
+        max_images: of each set, every class in proportion; None is all.
+        max_clips: the same of perturbation sequences; None is `max_images`.
+        seed: of the subset and of everything drawn.
+        baseline: run whose own robustness results ours are divided by.
+        every: steps between two of these evaluations within a training; None is none.
+    """
+
+    corruptions: str | Sequence[str] | None = None
+    severities: Sequence[int] = SEVERITIES
+    perturbations: str | Sequence[str] | None = None
+    difficulties: Sequence[int] = (1,)
+    attacks: Mapping[str, Mapping[str, Any] | None] | None = None
+    side: int | None = None
+    jpeg_quality: int | str | None = "auto"
+    frost_folder: str | None = None
+    imagenet_val: str | None = None
+    imagenet_a: str | None = None
+    imagenet_r: str | None = None
+    imagenet_v2: str | None = None
+    imagenet_sketch: str | None = None
+    imagenet_real: str | None = None
+    imagenet_c: str | None = None
+    imagenet_c_299: str | None = None
+    imagenet_p: str | None = None
+    imagenet_p_299: str | None = None
+    cifar_c: str | None = None
+    cifar_p: str | None = None
+    real_labels: str | None = None
+    resize_to: int | None = None
+    max_images: int | None = None
+    max_clips: int | None = None
+    seed: int = 0
+    baseline: str | None = None
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.corruption_names:
+            require_choice("corruption in eval.corruptions", name, ("benchmark", "all", *CORRUPTION_NAMES))
+        for name in self.perturbation_names:
+            require_choice("perturbation in eval.perturbations", name, ("benchmark", "all", *PERTURBATION_NAMES))
+        _check_levels("severities", self.severities, SEVERITIES)
+        _check_levels("difficulties", self.difficulties, DIFFICULTIES)
+        for name in ("side", "resize_to", "max_images", "max_clips", "every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise NstError(f"eval.{name} is out of range", got=value, valid="1 or more, or null")
+        if isinstance(self.jpeg_quality, str):
+            require_choice("eval.jpeg_quality", self.jpeg_quality, ["auto"])
+        self.attack_methods()
+
+    @property
+    def corruption_names(self) -> tuple[str, ...]:
+        return _names(self.corruptions, benchmark=CORRUPTIONS, all=CORRUPTION_NAMES)
+
+    @property
+    def perturbation_names(self) -> tuple[str, ...]:
+        return _names(self.perturbations, benchmark=PERTURBATIONS, all=PERTURBATION_NAMES)
+
+    def attack_methods(self) -> dict[str, tuple[Attack, tuple[float, ...]]]:
+        """Attack and epsilons by name.
+
+        Raises:
+            NstError: an option that an attack does not have, or no epsilons.
+        """
+        found = {}
+        for name, given in (self.attacks or {}).items():
+            if not name.isidentifier() or name in RobustnessOptions.__dataclass_fields__:
+                raise NstError("an attack needs a name of its own", got=name, valid="such as fgsm, pgd or pgd_40")
+            if given is None:
+                continue
+            settings = dict(given)
+            for option in settings:
+                require_choice(f"option of eval.attacks.{name}", option, ATTACK_OPTIONS)
+            if not settings.get("epsilons"):
+                raise NstError(f"eval.attacks.{name} has no epsilons", got=settings, valid="{epsilons: [0, 2, 16]}")
+            epsilons = tuple(settings.pop("epsilons"))
+            found[name] = Attack(**settings), epsilons
+            AttackScores(*found[name])  # which knows what epsilons can be
+        return found
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        """Names of the released sets whose folders are given."""
+        return tuple(name for name in RELEASED if getattr(self, name) is not None)
+
+    def quality(self, table: int) -> int | None:
+        """JPEG quality for pictures corrupted by the table of a benchmark."""
+        if isinstance(self.jpeg_quality, str):
+            return RELEASED_QUALITY if table in JPEG_TABLES else None
+        return self.jpeg_quality
+
+    @property
+    def on_the_fly(self) -> bool:
+        """Whether anything needs clean images of ours."""
+        return bool(self.corruption_names or self.perturbation_names or self.attack_methods())
+
+
+def _names(given: str | Sequence[str] | None, **groups: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a group, one name, or a list of names, each once."""
+    if isinstance(given, str):
+        return groups.get(given, (given,))
+    return tuple(dict.fromkeys(given or ()))
+
+
+def _check_levels(option: str, given: Sequence[int], valid: Sequence[int]) -> None:
+    if not given or not set(given) <= set(valid):
+        raise NstError(f"eval.{option} is out of range", got=list(given), valid=f"one or more of {list(valid)}")

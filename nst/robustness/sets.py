@@ -1,0 +1,276 @@
+"""The released robustness sets by name, from folders as they are published (paper section 3.2).
+
+    imagenet_val, _a, _r, _sketch   <wnid>/x.JPEG            imagenet_v2   0/x.jpeg ... 999/x.jpeg
+    imagenet_real                   validation images, flat or not, with several labels each
+    imagenet_c                      [<group>/]<corruption>/<1..5>/<wnid>/x.JPEG, of 224 or 299 px
+    imagenet_p                      [<group>/]<perturbation>[_2|_3]/<wnid>/x.mp4
+    cifar_c, cifar_p                <name>.npy, labels.npy
+
+Every opener takes the network's class list and gives a `ImageSet`; `find_corruptions` and `find_perturbations`
+tell what a folder holds. ImageNet-A and -R are to be evaluated on their own 200 classes: `subset_positions`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from nst.errors import NstError, require_choice
+from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
+from nst.robustness.classes import (
+    SUBSETS,
+    cifar_positions,
+    imagenet_positions,
+    imagenet_wnids,
+    subset_wnids,
+)
+from nst.robustness.readers import (
+    ArrayRows,
+    ClipFiles,
+    ImageFiles,
+    ImageSet,
+    class_folders,
+    open_array,
+    require_folder,
+    size_in_bytes,
+)
+from nst.runs import fingerprint
+
+SETS = ("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch")
+REAL_NAME, REAL_IMAGES = "ILSVRC2012_val_", 50_000  # eight digits follow: from 1, the place among the ReaL labels
+FRAMES, TRANSLATE_FRAMES = 31, 41  # of a clip of ImageNet-P
+
+
+# ---- one folder, one set ---------------------------------------------------------------------------------------
+
+
+def imagenet_folders(name: str, root: str | Path, classes: Sequence[str]) -> ImageSet:
+    """The set of SETS of that name.
+
+    Args:
+        root: the folder that holds the class folders, or the one around it.
+        classes: of the network, in the order of its logits, as `imagenet_positions` takes them.
+
+    Raises:
+        NstError: unknown set, no such folder or no images, or a class folder that set or network have not.
+    """
+    require_choice("set", name, SETS)
+    wnids, positions = imagenet_wnids(), imagenet_positions(classes)
+    known: Collection[str] = subset_wnids(name) if name in SUBSETS else wnids
+    if name == "imagenet_v2":  # numbered in the published order; as text, 10 would come before 2
+        known = [str(index) for index in range(len(wnids))]
+        positions = {folder: positions[wnid] for folder, wnid in zip(known, wnids, strict=True) if wnid in positions}
+    paths, keys, labels, digest = class_folders(name, _path(root), positions, known)
+    return ImageSet(name, keys, labels, ImageFiles(paths), digest)
+
+
+def imagenet_real(root: str | Path, classes: Sequence[str], labels: str | Path | None = None) -> ImageSet:
+    """ImageNet's validation images with their ReaL labels, (N, M) padded with -1; images without any are left out.
+
+    Args:
+        root: folder of ILSVRC2012_val_*.JPEG; folders within it do not matter.
+        classes: of the network; all 1,000.
+        labels: the authors' real.json; None takes timm's copy of it.
+
+    Raises:
+        NstError: no such folder, none of these images in it, or not that file of labels.
+    """
+    root = require_folder("imagenet_real", _path(root))
+    sets = _real_labels(None if labels is None else _path(labels), classes)
+    files = {path.stem: path for pattern in ("", "*/") for path in root.glob(f"{pattern}{REAL_NAME}*.*")}
+    rows = {stem: int(number) - 1 for stem in sorted(files) if (number := stem.removeprefix(REAL_NAME)).isdecimal()}
+    keys = [stem for stem, row in rows.items() if 0 <= row < REAL_IMAGES and sets[row, 0] >= 0]
+    if not keys:
+        raise NstError(f"imagenet_real: no images in {root}", valid=f"{REAL_NAME}00000001.JPEG, ...")
+    paths, label = [files[key] for key in keys], sets[[rows[key] for key in keys]]
+    digest = fingerprint(["imagenet_real", label, [(path.name, size_in_bytes(path)) for path in paths]])
+    return ImageSet("imagenet_real", keys, label, ImageFiles([str(path) for path in paths]), digest)
+
+
+def _real_labels(path: Path | None, classes: Sequence[str]) -> np.ndarray:
+    """Positions (50000, M) in the network's class list, padded behind with -1."""
+    positions = imagenet_positions(classes)
+    file = resources.files("timm.data") / "_info" / "imagenet_real_labels.json" if path is None else path
+    try:
+        published = json.loads(file.read_text(encoding="utf-8"))
+        index = np.array([positions[wnid] for wnid in imagenet_wnids()])
+        sets = np.full((REAL_IMAGES, max(map(len, published))), -1, np.int64)
+        for row, labels in zip(range(REAL_IMAGES), published, strict=True):
+            sets[row, : len(labels)] = index[labels]
+    except KeyError as error:
+        raise NstError(f"the network does not know the class {error}", valid="all 1,000 of ImageNet") from error
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise NstError(
+            f"cannot read the ReaL labels {file}", got=error, valid="real.json: a list of 50,000 lists of classes"
+        ) from error
+    return sets
+
+
+# ---- ImageNet-C and -P -------------------------------------------------------------------------------------------
+
+
+def find_corruptions(root: str | Path) -> dict[str, tuple[int, ...]]:
+    """Which severities of which corruptions a copy of ImageNet-C or CIFAR-C holds, extra ones included."""
+    root = require_folder("corruptions", _path(root))
+    names = [name for group in CORRUPTION_GROUPS.values() for name in group]
+    severities = range(1, NUM_SEVERITIES + 1)
+    found = {}
+    for name in names:
+        if (root / f"{name}.npy").is_file():
+            found[name] = tuple(severities)
+        elif (folder := _located(root, name)) is not None:
+            found[name] = tuple(severity for severity in severities if (folder / str(severity)).is_dir())
+    return {name: held for name, held in found.items() if held}
+
+
+def find_perturbations(root: str | Path) -> dict[str, tuple[int, ...]]:
+    """Which difficulties of which perturbations can be computed from a copy of ImageNet-P or CIFAR-P."""
+    root = require_folder("perturbations", _path(root))
+    names = dict.fromkeys((*PERTURBATIONS, *EXTRA_PERTURBATIONS))
+    found = {name: tuple(level for level in DIFFICULTIES if _has(root, stored_name(name, level))) for name in names}
+    return {name: difficulties for name, difficulties in found.items() if difficulties}
+
+
+def stored_name(perturbation: str, difficulty: int = 1) -> str:
+    """Folder or file of a perturbation: noise has one of its own per difficulty, the others share their frames."""
+    return f"{perturbation}_{difficulty}" if "noise" in perturbation and difficulty > 1 else perturbation
+
+
+def imagenet_c(root: str | Path, corruption: str, severity: int, classes: Sequence[str]) -> ImageSet:
+    """One corruption at one severity of ImageNet-C; keys are the same in all of them.
+
+    Raises:
+        NstError: as `imagenet_folders`, or the copy does not hold it.
+    """
+    folder = _located(require_folder("imagenet_c", _path(root)), corruption)
+    if folder is None or not (folder / str(severity)).is_dir():
+        raise _absent(f"imagenet_c: no {corruption} of severity {severity} in {root}", find_corruptions(root))
+    name = f"imagenet_c/{corruption}/{severity}"
+    paths, keys, labels, digest = class_folders(
+        name, folder / str(severity), imagenet_positions(classes), imagenet_wnids()
+    )
+    return ImageSet(name, keys, labels, ImageFiles(paths), digest)
+
+
+def imagenet_p(
+    root: str | Path, perturbation: str, classes: Sequence[str], difficulty: int = 1, frames: int | None = None
+) -> ImageSet:
+    """Clips (T, H, W, 3) of one perturbation of ImageNet-P.
+
+    Args:
+        difficulty: chooses the folder of a noise; of others the frames are the same.
+        frames: T; None is 31, and 41 for `translate`. A clip of another length is a BadImage.
+
+    Raises:
+        NstError: as `imagenet_folders`, or the copy does not hold it.
+    """
+    stored = stored_name(perturbation, difficulty)
+    folder = _located(require_folder("imagenet_p", _path(root)), stored)
+    if folder is None:
+        raise _absent(f"imagenet_p: no {stored} in {root}", find_perturbations(root))
+    name = f"imagenet_p/{stored}"
+    paths, keys, labels, digest = class_folders(
+        name, folder, imagenet_positions(classes), imagenet_wnids(), lambda file: file.lower().endswith(".mp4")
+    )
+    frames = frames or (TRANSLATE_FRAMES if perturbation == "translate" else FRAMES)
+    return ImageSet(name, keys, labels, ClipFiles(paths, frames), digest, frames)
+
+
+def _located(root: Path, name: str) -> Path | None:
+    """`root/<name>` or `root/<group>/<name>`, whichever is a folder."""
+    return next((path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()), None)
+
+
+def _has(root: Path, name: str) -> bool:
+    return (root / f"{name}.npy").is_file() or _located(root, name) is not None
+
+
+def _absent(what: str, found: dict[str, tuple[int, ...]]) -> NstError:
+    held = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in found.items())
+    return NstError(what, got=held or "none of them", next="give the folder that holds the folders of their names")
+
+
+# ---- CIFAR-C and -P ----------------------------------------------------------------------------------------------
+
+
+def cifar_c(root: str | Path, corruption: str, severity: int, classes: Sequence[str]) -> ImageSet:
+    """One corruption at one severity of CIFAR-10-C or -100-C: its fifth of <corruption>.npy.
+
+    Args:
+        classes: of the network, as `cifar_positions` takes them; 10 or 100.
+
+    Raises:
+        NstError: no such file, or arrays that are not CIFAR-C's.
+    """
+    root = require_folder("cifar_c", _path(root))
+    require_choice("severity", str(severity), map(str, range(1, NUM_SEVERITIES + 1)))
+    images, labels = _array(root / f"{corruption}.npy", 4), _labels(root / "labels.npy", classes)
+    count, rest = divmod(len(images), NUM_SEVERITIES)
+    if rest or len(labels) != len(images):
+        raise NstError(
+            f"cifar_c: {corruption}.npy is not five severities of labels.npy",
+            got=f"{len(images)} images, {len(labels)} labels",
+            valid="50,000 each",
+        )
+    start = (severity - 1) * count
+    name, path = f"cifar_c/{corruption}/{severity}", root / f"{corruption}.npy"
+    return _cifar_set(name, path, labels[start : start + count], start=start)
+
+
+def cifar_p(root: str | Path, perturbation: str, classes: Sequence[str], difficulty: int = 1) -> ImageSet:
+    """Clips (T, 32, 32, 3) of one perturbation of CIFAR-10-P or -100-P; labels are -1 without a labels.npy.
+
+    Raises:
+        NstError: no such file, or arrays that are not CIFAR-P's.
+    """
+    root = require_folder("cifar_p", _path(root))
+    path = root / f"{stored_name(perturbation, difficulty)}.npy"
+    count, frames = _array(path, 5).shape[:2]
+    has_labels = (root / "labels.npy").is_file()
+    labels = _labels(root / "labels.npy", classes) if has_labels else np.full(count, -1, np.int64)
+    if len(labels) != count:
+        raise NstError(f"cifar_p: {path.name} does not fit labels.npy", got=f"{count} clips, {len(labels)} labels")
+    return _cifar_set(f"cifar_p/{path.stem}", path, labels, frames=frames)
+
+
+def _cifar_set(name: str, path: Path, labels: np.ndarray, *, start: int = 0, frames: int = 1) -> ImageSet:
+    keys = [f"{number:05d}" for number in range(len(labels))]
+    digest = fingerprint([name, path.stat().st_size, labels])
+    return ImageSet(name, keys, labels, ArrayRows(str(path), start), digest, frames)
+
+
+def _array(path: Path, dimensions: int) -> np.ndarray:
+    """Checked, mapped uint8 array (..., H, W, 3)."""
+    if not path.is_file():
+        raise _absent(f"no file {path}", find_corruptions(path.parent) | find_perturbations(path.parent))
+    array = open_array(str(path))
+    if array.dtype != np.uint8 or array.ndim != dimensions or array.shape[-1] != 3:
+        raise NstError(
+            f"{path} holds no pictures",
+            got=f"{array.dtype} {array.shape}",
+            valid="uint8 (N, 32, 32, 3)" if dimensions == 4 else "uint8 (N, T, 32, 32, 3)",
+        )
+    return array
+
+
+def _labels(path: Path, classes: Sequence[str]) -> np.ndarray:
+    """Labels as positions in the network's class list, (N,) int64."""
+    positions = np.array(cifar_positions(classes), np.int64)
+    if not path.is_file():
+        raise NstError(f"no file {path}", valid="labels.npy beside the images")
+    published = np.array(open_array(str(path)), np.int64)
+    if published.ndim != 1 or published.min() < 0 or published.max() >= len(positions):
+        raise NstError(
+            f"{path} does not fit a network of {len(positions)} classes",
+            got=f"labels {published.min()} to {published.max()}, shape {published.shape}",
+            next="CIFAR-10-C goes with ten classes, CIFAR-100-C with a hundred",
+        )
+    return positions[published]
+
+
+def _path(path: str | Path) -> Path:
+    return Path(path).expanduser()

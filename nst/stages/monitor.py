@@ -1,0 +1,94 @@
+"""Robustness within a training (`eval.every`): what `nst train` passes to `nst.training.monitor`.
+
+    <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
+
+The one decision worth knowing: suites, images and seeds are those of `nst evaluate` with the same options, so the
+curve over the steps ends where the evaluation of the finished network stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from nst.errors import NstError
+from nst.robustness.results import summary
+from nst.robustness.suites import Subject
+from nst.stages import robustness as suites
+from nst.stages.options import evaluation_from
+from nst.training.hardware import Machine
+from nst.training.monitor import Monitor
+from nst.training.phases import Data
+
+
+def monitor_from(cfg: DictConfig, data: Data, hardware: Machine, *, label: str) -> Monitor | None:
+    """What `eval.every` asks for; None where it asks for nothing.
+
+    Raises:
+        NstError: as `require_monitoring` and `nst.stages.robustness.plan`.
+    """
+    options, robustness = evaluation_from(cfg)
+    if robustness is None or robustness.every is None:
+        return None
+    require_monitoring(cfg)
+    size = options.image_size or cfg.model.test_size
+    images = suites.clean_images(data.validation, robustness, data.labeled.classes)
+    subject = Subject(data.labeled.classes, size, data.pictures, options.batch_size, robustness, images)
+    suites.plan(subject)  # a mistake is told before the training, and not at step `every`
+    measure = MeasuredSuites(subject, options.image_size, hardware, cfg.max_bad_fraction, label)
+    return Monitor(robustness.every, measure)
+
+
+def require_monitoring(cfg: DictConfig) -> None:
+    """Raises NstError where `eval.every` asks for what this trainer cannot do."""
+    _, robustness = evaluation_from(cfg)
+    if robustness is None or robustness.every is None or cfg.trainer.accelerator != "xla":
+        return
+    # each suite has shapes of its own: compilations in the midst of a training, which may compile once
+    raise NstError(
+        "eval.every does not work on XLA trainers",
+        got=f"eval.every={robustness.every} with accelerator=xla",
+        valid="trainer=cpu, gpu or gpu_ddp",
+        next="leave out eval.every, and evaluate afterwards: nst evaluate eval=robustness model.checkpoint=<run>",
+    )
+
+
+@dataclass(frozen=True)
+class MeasuredSuites:
+    """Measures a network on the suites of `subject`, at the evaluation's size or the network's present one."""
+
+    subject: Subject
+    image_size: int | None
+    hardware: Machine
+    max_bad_fraction: float
+    label: str
+
+    def __call__(self, network: nn.Module, image_size: int, folder: Path) -> Mapping[str, float]:
+        """Flat numbers, such as `robustness/c_onthefly/mean_error`."""
+        subject = replace(self.subject, image_size=self.image_size or image_size)
+        measured = suites.run(
+            folder,
+            subject,
+            network,
+            weights=state_digest(network),
+            hardware=self.hardware,
+            max_bad_fraction=self.max_bad_fraction,
+            overwrite=True,  # a resumed training may come to this step with weights that differ in their last bits
+            label=f"{self.label} step {int(folder.name)}",
+        )
+        return summary(suites.scores(measured, subject, None))
+
+
+def state_digest(network: nn.Module) -> str:
+    """sha256 of a network's parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,265 @@
+"""The robustness part of `nst evaluate`: suites one after the other, each a run directory that can be continued.
+
+    evaluation/robustness/<suite>/parts/<part>.json   what one part came to: the mark that it is done
+    evaluation/robustness/<suite>/result.json, DONE   what the suite measured
+
+The one decision worth knowing: one part at a time, by all ranks together; a killed evaluation begins the part anew
+in which it was. A suite that is done is skipped, so suites can be added to an evaluation later.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from nst.data.batches import Batch
+from nst.data.datamodule import data_part, evaluation_loader, own_rows
+from nst.data.shard_set import ShardSet
+from nst.errors import NstError
+from nst.progress import Bar, say
+from nst.robustness import results
+from nst.robustness.batches import ImageSetBatches
+from nst.robustness.classes import readable_names
+from nst.robustness.made_suites import made_suites
+from nst.robustness.options import RobustnessOptions
+from nst.robustness.pictures import Answer, entries, write_sheet
+from nst.robustness.readers import ImageSet, shard_images
+from nst.robustness.released_suites import released_suites
+from nst.robustness.results import Block
+from nst.robustness.scorers import Scorer
+from nst.robustness.sets import imagenet_folders
+from nst.robustness.suites import Pass, Subject, Suite
+from nst.runs import Run, as_json, atomic_path, is_rank_zero, read_json, write_json
+from nst.training.callbacks import StopWhenTold, check_bad_share
+from nst.training.classifier import reduced, union
+from nst.training.hardware import Machine, state_to_device
+
+
+class PassEvaluator(pl.LightningModule):
+    """Counts a network's answers over one pass, and keeps those that are to be shown.
+
+    Args:
+        shown: numbers of the samples whose answers are kept.
+        frames: pictures of a sample.
+        advance: told how many pictures the network has seen.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        scorer: Scorer,
+        shown: Sequence[int],
+        frames: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        super().__init__()
+        self.network, self.scorer = network.eval(), scorer
+        self.shown, self.frames, self.advance = np.array(shown, np.int64), frames, advance
+        self.bad: set[str] = set()
+        self.answers: list[Answer] = []
+
+    def on_test_start(self) -> None:
+        self.scorer.moved(partial(state_to_device, trainer=self.trainer))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
+        return self.scorer.add(self.network, batch)
+
+    def on_test_batch_end(self, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        # by what is wanted and not by what this batch has of it: where reading takes all hosts, all must read
+        if outputs is not None and len(self.shown):
+            self._note_answers(own_rows(outputs, self.trainer), batch)
+        self.bad.update(batch["bad"])
+        self.advance(len(batch["keys"]) * self.frames)
+
+    def _note_answers(self, outputs: torch.Tensor, batch: Batch) -> None:
+        answers = outputs.unflatten(0, (-1, self.frames)).numpy()
+        for place in np.flatnonzero(np.isin(batch["index"], self.shown)):
+            confidence, predicted = answers[place].T
+            number = int(batch["index"][place])
+            self.answers.append((number, tuple(confidence.tolist()), tuple(predicted.astype(int).tolist())))
+
+
+def clean_images(test: ShardSet | None, options: RobustnessOptions, classes: Sequence[str]) -> ImageSet | None:
+    """What is corrupted, perturbed and attacked: the test set, or ImageNet's validation images."""
+    if not options.on_the_fly:
+        return None
+    if test:
+        return shard_images(test)
+    if options.imagenet_val:
+        return imagenet_folders("imagenet_val", options.imagenet_val, classes)
+    say("no corruptions, sequences or attacks on the fly: neither data.test nor eval.imagenet_val is given")
+    return None
+
+
+def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
+    """The suites that are asked for, and the conditions of each by name.
+
+    Raises:
+        NstError: nothing to evaluate, a set that does not fit, or a baseline that was measured under other conditions.
+    """
+    suites = [*released_suites(subject), *made_suites(subject)]
+    if not suites:
+        raise NstError(
+            "there is nothing to evaluate robustness on",
+            got="no folder of a released set, and no test set to corrupt, perturb or attack",
+            next="give one, such as eval.imagenet_a=<folder>, or data.test=<shards>",
+        )
+    conditions = {suite.name: as_json(suite.conditions()) for suite in suites}
+    _check_baseline(subject.options.baseline, conditions)  # now, and not after hours
+    return suites, conditions
+
+
+def run(
+    folder: Path,
+    subject: Subject,
+    network: torch.nn.Module,
+    *,
+    weights: str,
+    hardware: Machine,
+    max_bad_fraction: float = 0.01,
+    overwrite: bool = False,
+    label: str = "evaluate",
+) -> dict[str, Block]:
+    """Evaluates in turn all suites that are asked for; what each has measured, by name.
+
+    Args:
+        weights: what identifies the network's.
+
+    Raises:
+        NstError: as `plan`, too many bad images, or (`Preempted`) the process was told to stop.
+    """
+    suites, conditions = plan(subject)
+    found = {}
+    for suite in suites:
+        inputs = {"weights": weights, "precision": str(hardware.precision), **conditions[suite.name]}
+        with Run(folder / suite.name, "evaluate", inputs, overwrite=overwrite, collective=True) as run_:
+            if not run_.done:
+                parts = _evaluate(run_.directory, suite, network, subject, hardware, max_bad_fraction, label)
+                measured = suite.measured(parts) if is_rank_zero() else {}
+                run_.finish({"conditions": conditions[suite.name], **measured})
+            found[suite.name] = run_.result()
+            del found[suite.name]["stage"]
+    return found
+
+
+def _evaluate(
+    directory: Path,
+    suite: Suite,
+    network: torch.nn.Module,
+    subject: Subject,
+    hardware: Machine,
+    max_bad_fraction: float,
+    label: str,
+) -> dict[str, Any]:
+    """What every part of a suite has kept, after evaluating those that have no file yet."""
+    names = suite.parts()
+    paths = {name: directory / "parts" / f"{name}.json" for name in names}
+    missing = [name for name in names if not paths[name].exists()]
+    total = suite.pictures()
+    done = total * (len(names) - len(missing)) // len(names)
+    with Bar(f"{label} {suite.name}", total, start=done, quiet=not is_rank_zero()) as bar:
+        for name in missing:
+            kept = evaluate_pass(suite.open(name), network, subject, hardware, paths[name], bar, max_bad_fraction)
+            if is_rank_zero():
+                write_json(paths[name], kept)
+        bar.update(total)
+    return {name: read_json(paths[name])["kept"] for name in names} if is_rank_zero() else {}
+
+
+def evaluate_pass(
+    pass_: Pass,
+    network: torch.nn.Module,
+    subject: Subject,
+    hardware: Machine,
+    path: Path,
+    bar: Bar,
+    max_bad_fraction: float,
+) -> dict[str, Any]:
+    """One pass by all ranks: what its file keeps. Pictures are written beside `path`."""
+    batches = ImageSetBatches(pass_.images, pass_.view, batch_size=hardware.whole(pass_.batch_size))
+    trainer = hardware.trainer(path.parent, callbacks=[StopWhenTold()])
+    rank, world_size = data_part(trainer)
+    scorer = pass_.scorer()
+    module = PassEvaluator(
+        network, scorer, pass_.shown, pass_.images.frames, lambda pictures: bar.update(bar.step + pictures * world_size)
+    )
+    loader = evaluation_loader(
+        batches, hardware.loader, rank=rank, world_size=world_size, pin_memory=hardware.pin_memory
+    )
+    trainer.test(module, loader, verbose=False)
+    bad, answers = union(module.bad, trainer), union(module.answers, trainer)
+    reduced(scorer, trainer)
+    check_bad_share(bad, len(set(pass_.images.keys)), max_bad_fraction)
+    if not trainer.is_global_zero:
+        return {}
+    kept: dict[str, Any] = {"kept": scorer.kept(), "bad": bad}
+    if answers:
+        captions = dict(zip(pass_.shown, pass_.captions, strict=True))
+        kept["sheet"] = write_sheet(path.with_suffix(""), batches, [number for number, *_ in answers])
+        kept["shown"] = entries(answers, batches, captions, readable_names(subject.classes))
+    return kept
+
+
+# ---- the result --------------------------------------------------------------------------------------------------
+
+
+def scores(measured: Mapping[str, Block], subject: Subject, clean_error: float | None) -> dict[str, Block]:
+    """The blocks of the result: measurements, and what follows from them.
+
+    Args:
+        clean_error: top-1 error in percent on the test set.
+    """
+    imagenet = len(subject.classes) == 1000
+    others = baseline_blocks(subject.options.baseline)
+    validation = measured.get("imagenet_val")
+    found = {}
+    for name, block in measured.items():
+        clean = 100.0 - validation["top1"] if validation and name.startswith("imagenet") else clean_error
+        found[name] = results.scored(
+            name, block, clean_error=clean, imagenet=imagenet, baseline=others.get(name) if others else None
+        )
+    return found
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows of `results.table`, unrounded."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, results.COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def baseline_blocks(baseline: str | None) -> dict[str, Block] | None:
+    """The robustness results of a run directory or an evaluation's folder; None without a baseline.
+
+    Raises:
+        NstError: there are none.
+    """
+    if baseline is None:
+        return None
+    for path in (Path(baseline) / "evaluation" / "result.json", Path(baseline) / "result.json"):
+        if path.exists() and (found := read_json(path).get("robustness")):
+            return found
+    raise NstError(
+        f"the baseline {baseline} has no robustness results",
+        valid="a run directory that nst evaluate eval=robustness has been through, or the folder it wrote",
+        next=f"nst evaluate eval=robustness model.checkpoint={baseline}",
+    )
+
+
+def _check_baseline(baseline: str | None, conditions: Mapping[str, Mapping[str, Any]]) -> None:
+    others = baseline_blocks(baseline)
+    if others is None:
+        return
+    shared = conditions.keys() & others.keys()
+    if not shared:
+        raise NstError(f"the baseline {baseline} has other suites", got=", ".join(others), valid=", ".join(conditions))
+    for name in sorted(shared):
+        results.require_comparable(name, conditions[name], others[name]["conditions"])

@@ -1,0 +1,622 @@
+"""`nst evaluate eval=robustness` as a whole: tiny networks on digits and on released sets that the tests write."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_networks import TINY as NETWORK
+
+from nst.data.shard_set import ShardSet
+from nst.data.transforms import CenterView
+from nst.errors import NstError, Preempted
+from nst.models.checkpoints import NetworkInfo, load_network, save_network
+from nst.models.efficientnet import EfficientNet, build, normalize
+from nst.robustness.attacks import Attack, attack
+from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
+from nst.robustness.classes import CIFAR10, imagenet_wnids, subset_positions, subset_wnids
+from nst.robustness.corruptions import Corruptions, corruption_generator
+from nst.robustness.perturbations import Perturbations, perturbation_generator
+from nst.robustness.readers import shard_images
+from nst.robustness.scores import clip_distances, top_classes
+from nst.robustness.sets import imagenet_p
+from nst.runs import read_json
+from nst.stages import evaluate, robustness, train
+from nst.stages.evaluate import _joined
+from tests.helpers import encode, noise
+
+Compose = Callable[..., Any]
+WNIDS = imagenet_wnids()
+SMALL = ["eval=robustness", "eval.max_images=20", "eval.max_clips=10", "eval.attacks=null"]
+FEW = [*SMALL, "eval.corruptions=[fog,contrast]", "eval.severities=[2,5]", "eval.perturbations=[brightness,shot_noise]"]
+
+
+@pytest.fixture(scope="module")
+def learned(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that knows some of the digits, so that corruptions and attacks cost it something."""
+    from nst.config import compose_config
+    from tests.conftest import TINY
+
+    run = tmp_path_factory.mktemp("learned") / "run"
+    longer = ["student.steps=80", "student.labeled_batch_size=32", "student.checkpoint_every=80",
+              "student.validate_every=null", "noise=none"]  # fmt: skip
+    result = train.from_cfg(compose_config([*TINY, *longer, f"data.root={digits}", f"run_dir={run}"]))
+    assert result["top1"] > 30
+    return run
+
+
+def network_of(classes: Sequence[str], path: Path, seed: int = 0, size: int = 16) -> Path:
+    """A file of a small network whose answers vary with the picture: its statistics are those of pictures."""
+    torch.manual_seed(seed)
+    network = build(NETWORK, len(classes)).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    pictures = np.stack([blocks(16, number) if number % 2 else plain(16, number) for number in range(64)])
+    network(normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
+    save_network(path, network.state_dict(), NetworkInfo(NETWORK, tuple(classes), size, size))
+    return path
+
+
+def blocks(size: int, seed: int) -> np.ndarray:
+    """A picture of coloured blocks."""
+    return cv2.resize(noise(8, 8, seed), (size, size), interpolation=cv2.INTER_NEAREST)
+
+
+def plain(size: int, seed: int) -> np.ndarray:
+    """A picture of one colour."""
+    return np.ascontiguousarray(np.broadcast_to(noise(1, 1, seed), (size, size, 3)))
+
+
+def chosen_images(digits: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Keys, pictures (N, 12, 12, 3) as the network sees them, and labels of the stratified 20 test images."""
+    images = shard_images(ShardSet.open(digits / "test")).subset(20)
+    view = CenterView(12, crop="none")
+    return list(images.keys), np.stack([view(images.pixels(i)) for i in range(len(images))]), images.labels
+
+
+def answers(network: EfficientNet, pictures: np.ndarray) -> torch.Tensor:
+    """Logits of pictures (N, H, W, 3)."""
+    with torch.no_grad():
+        return network(normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
+
+
+def error(network: EfficientNet, pictures: np.ndarray, labels: np.ndarray) -> float:
+    return 100 * float((answers(network, pictures).argmax(1).numpy() != labels).mean())
+
+
+def rows_of(output: Path) -> list[dict[str, str]]:
+    with open(output / "robustness.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def passes(monkeypatch: pytest.MonkeyPatch, die_at: int | None = None) -> list[str]:
+    """Names of the parts that are evaluated from now on; the one of number `die_at` is not finished."""
+    seen: list[str] = []
+    original = robustness.evaluate_pass
+
+    def counted(pass_: Any, network: Any, subject: Any, hardware: Any, path: Path, *rest: Any) -> Any:
+        found = original(pass_, network, subject, hardware, path, *rest)
+        seen.append(f"{path.parent.parent.name}/{path.stem}")
+        if len(seen) == die_at:
+            raise Crash
+        return found
+
+    monkeypatch.setattr(robustness, "evaluate_pass", counted)
+    return seen
+
+
+class Crash(Exception):
+    """Stands for the process dying."""
+
+
+# ---- made on the fly -------------------------------------------------------------------------------------------
+
+
+def test_corruptions_and_sequences_of_a_test_set_get_into_result_and_table(
+    tiny: Compose, learned: Path, tmp_path: Path
+):
+    output = tmp_path / "evaluation"
+    result = evaluate.from_cfg(tiny(*SMALL, f"model.checkpoint={learned}", f"evaluate.output={output}"))
+    assert result == read_json(output / "result.json")
+    assert result["samples"] == 100  # the clean scores are of all images
+    flat = {name: value for name, value in result.items() if name.startswith("robustness/")}
+    assert {"robustness/c_onthefly/mean_error", "robustness/c_onthefly/top1", "robustness/c_onthefly/clean_error",
+            "robustness/c_onthefly/error/frost", "robustness/p_onthefly/flip_rate",
+            "robustness/p_onthefly/top5_distance", "robustness/p_onthefly/flip/translate"} <= flat.keys()  # fmt: skip
+    assert not [name for name in flat if "mce" in name or "mfr" in name or "/ce/" in name]
+    block = result["robustness"]["c_onthefly"]
+    assert not {"mce", "ce", "baseline", "baseline_source"} & block.keys()
+    rows = rows_of(output)
+    errors = [float(row["value"]) for row in rows if row["metric"] == "error"]
+    assert len(errors) == 75
+    assert flat["robustness/c_onthefly/mean_error"] == pytest.approx(np.mean(errors))
+    assert len([row for row in rows if row["metric"] == "flip_probability"]) == 10
+    conditions = block["conditions"]
+    assert (conditions["images"], conditions["side"], conditions["table"]) == (20, 12, 32)
+    assert conditions["jpeg_quality"] is None
+    assert "procedural" in conditions["frost"] or "grown" in conditions["frost"]
+
+
+def test_errors_and_flips_are_those_of_a_plain_loop(tiny: Compose, digits: Path, learned: Path, tmp_path: Path):
+    result = evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"))
+    network, _ = load_network(learned / "checkpoints/trained.safetensors")
+    keys, pictures, labels = chosen_images(digits)
+    block = result["robustness"]["c_onthefly"]
+    assert block["clean_error"] == pytest.approx(error(network, pictures, labels))
+    corruptions = Corruptions(12)
+    for name in ("fog", "contrast"):
+        for severity in (2, 5):
+            spoilt = np.stack([corruptions(picture, name, severity, corruption_generator(0, name, severity, key))
+                               for key, picture in zip(keys, pictures, strict=True)])  # fmt: skip
+            assert block["errors"][name][severity - 1] == pytest.approx(error(network, spoilt, labels))
+        assert block["errors"][name][0] is None
+    assert block["errors"]["contrast"][4] > block["clean_error"]  # so the comparison has something to compare
+    assert result["robustness/c_onthefly/subset_error"] == pytest.approx(
+        np.mean([e for row in block["errors"].values() for e in row if e is not None])
+    )
+    assert "robustness/c_onthefly/mean_error" not in result
+
+    images = shard_images(ShardSet.open(digits / "test")).subset(10)
+    chosen = [keys.index(key) for key in images.keys]
+    sequences = Perturbations(12)
+    for name in ("brightness", "shot_noise"):
+        clips = [sequences(pictures[i], name, perturbation_generator(0, name, 1, keys[i])) for i in chosen]
+        top5 = torch.stack([top_classes(answers(network, clip)) for clip in clips])
+        flips, distances = clip_distances(top5, noise=name == "shot_noise")
+        found = result["robustness"]["p_onthefly"]["sequences"][name]["1"]
+        assert found["flip_probability"] == pytest.approx(100 * flips.float().mean().item())
+        assert found["top5_distance"] == pytest.approx(distances.float().mean().item())
+
+
+def test_results_do_not_depend_on_batches_or_workers(tiny: Compose, learned: Path, tmp_path: Path):
+    found = []
+    for number, options in enumerate((["eval.batch_size=7", "trainer.workers=2"], ["eval.batch_size=256"])):
+        output = tmp_path / str(number)
+        result = evaluate.from_cfg(tiny(*FEW, *options, f"model.checkpoint={learned}", f"evaluate.output={output}"))
+        found.append({name: value for name, value in result.items() if name.startswith("robustness/")})
+    assert found[0] == found[1]
+
+
+def test_max_images_takes_every_class_in_proportion(tiny: Compose, digits: Path, learned: Path, tmp_path: Path):
+    labels = shard_images(ShardSet.open(digits / "test"))
+    by_key = dict(zip(labels.keys, labels.labels.tolist(), strict=True))
+    options = [*SMALL, "eval.corruptions=[brightness]", "eval.severities=[1]", "eval.perturbations=null"]
+    result = evaluate.from_cfg(tiny(*options, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"))
+    part = read_json(tmp_path / "e/robustness/c_onthefly/parts/images-000000.json")
+    assert result["robustness"]["c_onthefly"]["conditions"]["images"] == 20
+    keys, _, chosen = chosen_images(digits)
+    assert part["kept"]["counts"]["clean.counts"][0] == len(keys) == 20
+    everywhere = Counter(by_key.values())
+    for label, count in Counter(chosen.tolist()).items():
+        assert abs(count - everywhere[label] / 5) < 1
+    assert {entry["key"] for entry in part["shown"]} <= set(keys)
+
+
+# ---- continued, extended, compared -----------------------------------------------------------------------------
+
+
+def test_a_killed_evaluation_goes_on_behind_its_finished_parts(
+    tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'whole'}"))
+    monkeypatch.setattr("nst.robustness.made_suites.image_blocks", blocks_of_eight)
+    cfg = tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'killed'}")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        seen = passes(patch, die_at=5)
+        evaluate.from_cfg(cfg)
+    first = ["images-000000", "images-000008", "images-000016"]
+    assert seen == [f"c_onthefly/{part}" for part in first] + ["p_onthefly/brightness", "p_onthefly/shot_noise"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "_clean_scores", lambda *_: pytest.fail("the clean images again"))
+        seen = passes(patch)
+        again = evaluate.from_cfg(cfg)
+    assert seen == ["p_onthefly/shot_noise"]  # the one that was not written
+    assert {k: v for k, v in again.items() if k.startswith("robustness/")} == {
+        k: v for k, v in whole.items() if k.startswith("robustness/")
+    }
+    with monkeypatch.context() as patch:
+        seen = passes(patch)
+        patch.setattr(evaluate, "write_json", lambda *_: pytest.fail("nothing has changed"))
+        assert evaluate.from_cfg(cfg) == again
+    assert seen == []
+
+
+def blocks_of_eight(images: Any) -> dict[str, range]:
+    return {f"images-{start:06d}": range(start, min(start + 8, len(images))) for start in range(0, len(images), 8)}
+
+
+def test_sigterm_ends_an_evaluation_in_words_and_the_same_command_continues(
+    tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cfg = tiny(*FEW, "eval.batch_size=40", f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}")
+    before = signal.getsignal(signal.SIGTERM)
+    original = robustness.PassEvaluator.test_step
+    count = []
+
+    def told(self: Any, batch: Any, batch_idx: int) -> Any:
+        count.append(batch_idx)
+        if len(count) == 4:  # within the second suite
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match="same command continues") as caught:
+        patch.setattr(robustness.PassEvaluator, "test_step", told)
+        evaluate.from_cfg(cfg)
+    assert caught.value.exit_code == 143
+    assert len(count) == 4
+    assert signal.getsignal(signal.SIGTERM) == before
+    seen = passes(monkeypatch)
+    assert "robustness/p_onthefly/flip/brightness" in evaluate.from_cfg(cfg)
+    assert [name for name in seen if name.startswith("c_")] == []
+
+
+def test_suites_can_be_added_later_and_stay_in_the_result(
+    tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    common = [f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"]
+    clean = evaluate.from_cfg(tiny(*common))
+    assert not (tmp_path / "e" / "robustness.csv").exists()
+    first = evaluate.from_cfg(tiny(*FEW, "eval.perturbations=null", *common))
+    assert {name: value for name, value in first.items() if not name.startswith("robustness")} == clean
+    seen = passes(monkeypatch)
+    both = evaluate.from_cfg(tiny(*FEW, *common))
+    assert seen == ["p_onthefly/brightness", "p_onthefly/shot_noise"]
+    assert both["robustness"]["c_onthefly"] == first["robustness"]["c_onthefly"]
+    third = evaluate.from_cfg(tiny(*FEW, "eval.corruptions=null", "eval.perturbations=null",
+                                   "eval.attacks={fgsm: {epsilons: [0, 8]}}", *common))  # fmt: skip
+    assert list(third["robustness"]) == ["c_onthefly", "p_onthefly", "fgsm"]
+    assert {row["suite"] for row in rows_of(tmp_path / "e")} == {"c_onthefly", "p_onthefly", "fgsm"}
+    assert evaluate.from_cfg(tiny(*common)) == third  # the clean stage alone takes nothing away
+
+
+def test_a_suite_under_other_conditions_is_refused_and_overwrite_measures_it_anew(
+    tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    common = [*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"]
+    evaluate.from_cfg(tiny(*common))
+    with pytest.raises(NstError, match=r"holds an evaluate run(.|\n)*seed: 0 before, 1 now(.|\n)*overwrite=true"):
+        evaluate.from_cfg(tiny(*common, "eval.seed=1"))
+    seen = passes(monkeypatch)
+    result = evaluate.from_cfg(tiny(*common, "eval.perturbations=null", "eval.seed=1", "overwrite=true"))
+    assert seen == ["c_onthefly/images-000000"]
+    assert result["robustness"]["c_onthefly"]["conditions"]["seed"] == 1
+    assert result["robustness"]["p_onthefly"]["conditions"]["seed"] == 0
+
+
+def test_a_baseline_divides_and_must_have_been_measured_alike(tiny: Compose, learned: Path, tmp_path: Path):
+    every = [option for option in SMALL if option != "eval.attacks=null"]
+    options = [*every, "eval.attacks={fgsm: {epsilons: [0, 4]}, pgd: null}", "eval.max_images=10", "eval.max_clips=4"]
+    teacher = tmp_path / "teacher"
+    shutil.copytree(learned, teacher)
+    base = evaluate.from_cfg(tiny(*options, f"model.checkpoint={teacher}"))
+    other = network_of([str(i) for i in range(10)], tmp_path / "student.safetensors")
+    student = [f"model.checkpoint={other}", f"evaluate.output={tmp_path / 'e'}", "eval.image_size=16", "eval.side=12"]
+    for place in (teacher, teacher / "evaluation"):
+        result = evaluate.from_cfg(tiny(*options, *student, f"eval.baseline={place}", "overwrite=true"))
+    ours, theirs = (found["robustness"]["c_onthefly"]["errors"] for found in (result, base))
+    ratios = [100 * sum(ours[name]) / sum(theirs[name]) for name in CORRUPTIONS]
+    assert result["robustness/c_onthefly/error_to_baseline"] == pytest.approx(np.mean(ratios))
+    assert (
+        "robustness/p_onthefly/flips_to_baseline" in result
+        or min(base["robustness"]["p_onthefly"]["flip_probability"].values()) == 0
+    )
+    with pytest.raises(NstError, match=r"c_onthefly was measured under other conditions\n  got:   .*images: 10 there"):
+        evaluate.from_cfg(tiny(*options, *student, "eval.max_images=30", f"eval.baseline={teacher}"))
+    with pytest.raises(NstError, match=r"no robustness results(.|\n)*nst evaluate eval=robustness"):
+        evaluate.from_cfg(tiny(*options, *student, f"eval.baseline={learned}"))
+    other_suites = ["eval.corruptions=null", "eval.perturbations=null", "eval.attacks.fgsm=null",
+                    "+eval.attacks.pgd_3={epsilons: [1], steps: 3}"]  # fmt: skip
+    with pytest.raises(NstError, match=r"has other suites(.|\n)*c_onthefly(.|\n)*pgd_3"):
+        evaluate.from_cfg(tiny(*options, *student, *other_suites, f"eval.baseline={teacher}"))
+
+
+def test_a_network_is_its_own_baseline_at_100(tiny: Compose, learned: Path, tmp_path: Path):
+    shutil.copytree(learned, tmp_path / "run")
+    common = [*SMALL, "eval.perturbations=null", f"model.checkpoint={tmp_path / 'run'}"]
+    evaluate.from_cfg(tiny(*common))
+    result = evaluate.from_cfg(tiny(*common, f"eval.baseline={tmp_path / 'run'}"))
+    assert result["robustness/c_onthefly/error_to_baseline"] == pytest.approx(100)
+
+
+# ---- attacks ---------------------------------------------------------------------------------------------------
+
+
+def test_attacks_go_through_the_stage_as_they_are_defined(tiny: Compose, digits: Path, learned: Path, tmp_path: Path):
+    attacks = ("eval.attacks={fgsm: {epsilons: [0, 2, 32]}, pgd: {epsilons: [0, 32], steps: 10}, "
+               "pgd_start: {epsilons: [32], steps: 2, step_size: 8, random_start: true}}")  # fmt: skip
+    result = evaluate.from_cfg(tiny(*SMALL, "eval.corruptions=null", "eval.perturbations=null", attacks,
+                                    f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"))  # fmt: skip
+    network, _ = load_network(learned / "checkpoints/trained.safetensors")
+    _, pictures, labels = chosen_images(digits)
+    images, truth = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
+    for name, method, epsilon in (("fgsm", Attack(), 2), ("fgsm", Attack(), 32), ("pgd", Attack(steps=10), 32)):
+        spoilt = attack(network, images, truth, epsilon, method)
+        with torch.no_grad():
+            expected = 100 * (network(normalize(255 * spoilt)).argmax(1) == truth).float().mean().item()
+        assert result[f"robustness/{name}/top1_at_{epsilon}"] == pytest.approx(expected)
+    clean = 100 - error(network, pictures, labels)
+    assert result["robustness/fgsm/top1_at_0"] == result["robustness/pgd/top1_at_0"] == pytest.approx(clean)
+    assert result["robustness/pgd/top1_at_32"] <= result["robustness/fgsm/top1_at_32"] < clean
+    pgd, start = result["robustness"]["pgd"], result["robustness"]["pgd_start"]
+    assert (pgd["steps"], pgd["step_sizes"], pgd["random_start"]) == (10, [1, 3.2], False)
+    assert (start["steps"], start["step_sizes"], start["random_start"], start["label"]) == (2, [8], True, "true")
+    rows = {(row["suite"], row["level"]): float(row["value"]) for row in rows_of(tmp_path / "e")}
+    assert rows["fgsm", "2"] == result["robustness/fgsm/top1_at_2"]
+
+
+# ---- released sets ---------------------------------------------------------------------------------------------
+
+
+def picture(path: Path, size: int = 24, seed: int = 0) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = blocks(size, seed)
+    path.write_bytes(encode(pixels, "PNG"))
+    return pixels
+
+
+def answered(root: Path, name: str, network: EfficientNet, view: CenterView, seed: int, size: int) -> None:
+    """A picture in the folder of the class that the network sees in it, or, two times of three, in another one's."""
+    pixels = blocks(size, seed)
+    seen = int(answers(network, view(pixels)[None]).argmax())
+    picture(root / WNIDS[(seen + seed % 3) % 1000] / name, size, seed)
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return network_of(WNIDS, tmp_path_factory.mktemp("imagenet") / "network.safetensors")
+
+
+@pytest.fixture
+def released(tiny: Compose, imagenet: Path, tmp_path: Path) -> Compose:
+    """`released(*options)` evaluates a network of ImageNet's classes on released sets alone."""
+
+    def run(*options: str) -> dict[str, Any]:
+        nothing = ["eval=robustness", "eval.corruptions=null", "eval.perturbations=null", "eval.attacks=null"]
+        common = ["eval.batch_size=10", "data.test=null", "data.pictures.small=false", f"model.checkpoint={imagenet}"]
+        return evaluate.from_cfg(tiny(*nothing, *common, f"evaluate.output={tmp_path / 'e'}", *options))
+
+    return run
+
+
+def test_photographs_are_restricted_where_the_set_is_and_1000_way_besides(
+    released: Compose, imagenet: Path, tmp_path: Path
+):
+    network, _ = load_network(imagenet)
+    positions = torch.tensor(subset_positions("imagenet_a", WNIDS))
+    logits = answers(network, np.stack([CenterView(16)(blocks(40, number)) for number in range(23)]))
+    within = positions[logits[:, positions].argmax(1)]
+    wnids = subset_wnids("imagenet_a")
+    # one in three is where the network sees it
+    truth = torch.tensor([int(within[i]) if i % 3 == 0 else WNIDS.index(wnids[7 * i]) for i in range(23)])
+    for number, place in enumerate(truth.tolist()):
+        picture(tmp_path / "a" / WNIDS[place] / f"{number}.jpg", 40, number)
+    result = released(f"eval.imagenet_a={tmp_path / 'a'}")
+    restricted = 100 * (within == truth).float().mean().item()
+    assert restricted > 30
+    assert result["robustness/imagenet_a/top1"] == pytest.approx(restricted)
+    anywhere = 100 * (logits.argmax(1) == truth).float().mean().item()
+    assert anywhere < restricted
+    assert result["robustness/imagenet_a/top1_all_classes"] == pytest.approx(anywhere)
+    assert {"robustness/imagenet_a/top5", "robustness/imagenet_a/aurra"} <= result.keys()
+    assert result["test"] is None
+    assert "top1" not in result
+    part = read_json(tmp_path / "e/robustness/imagenet_a/parts/all.json")
+    assert len(part["shown"]) == 23
+    assert {"confidence", "predicted", "label"} <= part["shown"][0].keys()
+
+
+def test_every_photograph_set_is_reachable_and_adds_to_one_result(released: Compose, tmp_path: Path):
+    for number, wnid in enumerate(WNIDS[:6]):
+        picture(tmp_path / "val" / wnid / f"ILSVRC2012_val_0000000{number + 1}.JPEG", 32, number)
+        picture(tmp_path / "sketch" / wnid / "a.JPEG", 32, number)
+        picture(tmp_path / "v2" / str(number) / "a.jpeg", 32, number)
+    for wnid in subset_wnids("imagenet_r")[:3]:
+        picture(tmp_path / "r" / wnid / "a.jpg", 32)
+    folders = {"imagenet_val": "val", "imagenet_sketch": "sketch", "imagenet_v2": "v2", "imagenet_r": "r",
+               "imagenet_real": "val"}  # fmt: skip
+    result = released(*[f"eval.{name}={tmp_path / folder}" for name, folder in folders.items()])
+    assert set(result["robustness"]) == set(folders)
+    for name in folders:
+        assert 0 <= result[f"robustness/{name}/top1"] <= 100
+    assert "robustness/imagenet_r/top1_all_classes" in result
+    assert "robustness/imagenet_v2/top1_all_classes" not in result
+    assert {row["suite"] for row in rows_of(tmp_path / "e")} == set(folders)
+
+
+def write_imagenet_c(root: Path, checkpoint: Path, corruptions: Sequence[str], severities: Any = range(1, 6)) -> None:
+    """Four pictures a cell, of which the network knows some."""
+    network, _ = load_network(checkpoint)
+    for corruption in corruptions:
+        for severity in severities:
+            start = 20 * CORRUPTIONS.index(corruption) + 4 * severity if corruption in CORRUPTIONS else 900
+            for number in range(4):
+                folder, name = root / corruption / str(severity), f"ILSVRC2012_val_0000000{number}.JPEG"
+                answered(folder, name, network, CenterView(16, crop="none"), start + number, 224)
+
+
+def test_a_partial_copy_of_imagenet_c_names_what_is_missing_and_has_no_mce(
+    released: Compose, imagenet: Path, tmp_path: Path
+):
+    write_imagenet_c(tmp_path / "c" / "blur", imagenet, ["defocus_blur", "zoom_blur"])
+    write_imagenet_c(tmp_path / "c" / "weather", imagenet, ["fog"], [1, 2, 4])
+    write_imagenet_c(tmp_path / "c" / "extra", imagenet, ["saturate"])
+    result = released(f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16")
+    block = result["robustness"]["imagenet_c"]
+    assert {"gaussian_noise", "fog/3", "fog/5"} <= set(block["missing"])
+    assert not {"defocus_blur", "fog/1", "saturate"} & set(block["missing"])
+    assert block["mce"] is None
+    assert not [name for name in result if name.endswith(("/mce", "/relative_mce", "/mean_error"))]
+    assert {"robustness/imagenet_c/subset_error", "robustness/imagenet_c/ce/zoom_blur"} <= result.keys()
+    assert "robustness/imagenet_c/ce/fog" not in result
+    assert block["conditions"]["held"]["fog"] == [1, 2, 4]
+    assert (block["conditions"]["side"], block["conditions"]["images"]) == (224, 4)
+
+
+def test_a_half_unpacked_cell_is_missing_and_is_not_taken_for_whole_later(
+    released: Compose, imagenet: Path, tmp_path: Path
+):
+    write_imagenet_c(tmp_path / "c", imagenet, ["defocus_blur", "fog"])
+    cell = tmp_path / "c" / "fog" / "3"
+    (late,) = cell.rglob("*3.JPEG")
+    content = late.read_bytes()
+    late.unlink()
+    options = [f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16"]
+    result = released(*options)
+    block = result["robustness"]["imagenet_c"]
+    assert "fog/3" in block["missing"]
+    assert not {"fog/2", "defocus_blur"} & set(block["missing"])
+    assert block["errors"]["fog"][2] is None
+    assert "robustness/imagenet_c/ce/fog" not in result
+    late.write_bytes(content)
+    with pytest.raises(NstError, match="other inputs"):
+        released(*options)
+    again = released(*options, "overwrite=true")
+    assert "robustness/imagenet_c/ce/fog" in again
+
+
+def test_a_whole_imagenet_c_has_mce_by_alexnet_and_the_relative_one_with_clean_images(
+    released: Compose, imagenet: Path, tmp_path: Path
+):
+    write_imagenet_c(tmp_path / "c", imagenet, CORRUPTIONS)
+    result = released(f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16")
+    block = result["robustness"]["imagenet_c"]
+    ratios = [100 * sum(block["errors"][name]) / sum(ALEXNET.corruption_errors[name]) for name in CORRUPTIONS]
+    assert block["missing"] == []
+    assert len(set(ratios)) > 5
+    assert result["robustness/imagenet_c/mce"] == pytest.approx(np.mean(ratios))
+    assert result["robustness/imagenet_c/mean_error"] == pytest.approx(100 - result["robustness/imagenet_c/top1"])
+    assert "robustness/imagenet_c/relative_mce" not in result  # the clean error is not known
+    assert "AlexNet" in block["baseline"]
+    assert "torchvision" in block["baseline_source"]
+    network, _ = load_network(imagenet)
+    for number in range(9):
+        answered(tmp_path / "val", f"{number}.JPEG", network, CenterView(16), number, 32)
+    later = released(f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16", f"eval.imagenet_val={tmp_path / 'val'}")
+    clean = 100 - later["robustness/imagenet_val/top1"]
+    assert clean == pytest.approx(100 * 6 / 9)
+    assert later["robustness/imagenet_c/clean_error"] == pytest.approx(clean)
+    relative = [
+        100 * (sum(block["errors"][name]) - 5 * clean) / (sum(ALEXNET.corruption_errors[name]) - 5 * 43.5)
+        for name in CORRUPTIONS
+    ]
+    assert later["robustness/imagenet_c/relative_mce"] == pytest.approx(np.mean(relative))
+
+
+def test_clips_of_imagenet_p_flip_as_their_frames_say(released: Compose, imagenet: Path, tmp_path: Path):
+    for number, wnid in enumerate(WNIDS[20:22]):
+        path = tmp_path / "p" / "brightness" / wnid / "a.mp4"
+        path.parent.mkdir(parents=True)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 1.0, (224, 224))
+        for frame in range(31):
+            writer.write(plain(224, 50 * number + frame // 4))
+        writer.release()
+    result = released(f"eval.imagenet_p={tmp_path / 'p'}", "eval.difficulties=[1,2]", "eval.resize_to=16")
+
+    network, _ = load_network(imagenet)
+    view = CenterView(16, crop="none")
+    clips = [np.stack([view(frame) for frame in sample.image])
+             for sample in imagenet_p(tmp_path / "p", "brightness", WNIDS).samples([])]  # fmt: skip
+    top5 = torch.stack([top_classes(answers(network, clip)) for clip in clips])
+    for difficulty in (1, 2):
+        flips, _ = clip_distances(top5, noise=False, difficulty=difficulty)
+        found = result["robustness"]["imagenet_p"]["sequences"]["brightness"][str(difficulty)]
+        assert found["flip_probability"] == pytest.approx(100 * flips.float().mean().item())
+    block = result["robustness"]["imagenet_p"]
+    assert set(block["missing"]) == set(PERTURBATIONS) - {"brightness"}
+    assert "robustness/imagenet_p/mfr" not in result
+    assert result["robustness/imagenet_p/subset_flip_rate"] > 0
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> Path:
+    """CIFAR-10-C of 10 images a severity, all corruptions, and two sequences of CIFAR-10-P."""
+    folder = tmp_path / "cifar"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in CORRUPTIONS:
+        np.save(folder / f"{name}.npy", rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8))
+    np.save(folder / "labels.npy", np.tile(np.arange(10), 5))
+    (tmp_path / "cifar_p").mkdir()
+    for name in ("spatter", "gaussian_noise", "gaussian_noise_2"):
+        np.save(tmp_path / "cifar_p" / f"{name}.npy", rng.integers(0, 256, (4, 31, 32, 32, 3), dtype=np.uint8))
+    return folder
+
+
+def test_cifar_c_and_p_go_through_the_stage_unnormalised(tiny: Compose, cifar: Path, tmp_path: Path):
+    path = network_of(CIFAR10, tmp_path / "network.safetensors", size=32)
+    options = ["eval=robustness", "eval.corruptions=null", "eval.perturbations=null", "eval.attacks=null",
+               "eval.batch_size=50", "eval.difficulties=[1,2]", "data.test=null", f"model.checkpoint={path}",
+               f"eval.cifar_c={cifar}",
+               f"eval.cifar_p={tmp_path / 'cifar_p'}", f"evaluate.output={tmp_path / 'e'}"]  # fmt: skip
+    result = evaluate.from_cfg(tiny(*options))
+    network, _ = load_network(path)
+    expected = [error(network, np.load(cifar / "fog.npy")[10 * s : 10 * s + 10], np.arange(10)) for s in range(5)]
+    assert result["robustness"]["cifar_c"]["errors"]["fog"] == pytest.approx(expected)
+    assert "robustness/cifar_c/mean_error" in result
+    assert not [name for name in result if name.endswith(("mce", "mfr"))]
+    assert set(result["robustness"]["cifar_p"]["sequences"]["gaussian_noise"]) == {"1", "2"}
+    assert "spatter" not in result["robustness"]["cifar_p"]["missing"]
+    assert "robustness/cifar_p/flip/gaussian_noise" in result
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------
+
+
+def test_bad_files_count_and_too_many_stop(released: Compose, tmp_path: Path):
+    for number, wnid in enumerate(subset_wnids("imagenet_a")[:20]):
+        picture(tmp_path / "a" / wnid / "x.jpg", 24, number)
+    (tmp_path / "a" / subset_wnids("imagenet_a")[3] / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(NstError, match=r"1 of 20 images cannot be decoded(.|\n)*max_bad_fraction"):
+        released(f"eval.imagenet_a={tmp_path / 'a'}")
+    result = released(f"eval.imagenet_a={tmp_path / 'a'}", "max_bad_fraction=0.1")
+    assert result["robustness"]["imagenet_a"]["samples"] == 19
+    (bad,) = read_json(tmp_path / "e/robustness/imagenet_a/parts/all.json")["bad"]
+    assert subset_wnids("imagenet_a")[3] in bad
+
+
+def test_mistakes_are_told_before_anything_is_measured(
+    released: Compose, tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(robustness, "evaluate_pass", lambda *_: pytest.fail("measured"))
+    write_imagenet_c(tmp_path / "c", network_of(WNIDS, tmp_path / "n.safetensors"), ["fog"])
+    with pytest.raises(NstError, match="nothing to evaluate robustness on"):
+        released()
+    with pytest.raises(
+        NstError, match=r"no test set at nowhere(.|\n)*data\.test=null measures the released sets alone"
+    ):
+        released(f"eval.imagenet_c={tmp_path / 'c'}", "data.test=nowhere")
+    with pytest.raises(NstError, match=r"224 x 224 px|299 x 299 px"):
+        released(f"eval.imagenet_c_299={tmp_path / 'c'}")
+    with pytest.raises(NstError, match=r"no such folder"):
+        released(f"eval.imagenet_p={tmp_path / 'nowhere'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NstError, match=r"no corruption in(.|\n)*gaussian_noise"):
+        released(f"eval.imagenet_c={tmp_path / 'empty'}")
+    # a later suite's mistake comes before the first suite's work
+    with pytest.raises(NstError, match=r"network's classes are not ImageNet's"):
+        evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"eval.imagenet_a={tmp_path / 'c'}",
+                               f"evaluate.output={tmp_path / 'd'}"))  # fmt: skip
+    with pytest.raises(NstError, match=r"did you mean 'contrast'"):
+        evaluate.from_cfg(tiny("eval=robustness", "eval.corruptions=[contrst]", f"model.checkpoint={learned}"))
+
+
+def test_numbers_of_suites_measured_before_are_replaced_and_others_kept() -> None:
+    block = {"kind": "attack", "epsilons": [1], "top1": [50.0], "attack": "fgsm"}
+    before = {"top1": 1.0, "robustness/fgsm/top1_at_2": 3.0, "robustness/pgd/top1_at_1": 50.0,
+              "robustness": {"fgsm": {**block, "epsilons": [2]}, "pgd": block}}  # fmt: skip
+    after = _joined(before, {"fgsm": block})
+    assert json.loads(json.dumps(after)) == {
+        "top1": 1.0, "robustness/fgsm/top1_at_1": 50.0, "robustness/pgd/top1_at_1": 50.0,
+        "robustness": {"fgsm": block, "pgd": block}}  # fmt: skip

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from unittest import mock
 
 import lightning.pytorch as pl
@@ -23,14 +23,57 @@ from nst.errors import NstError
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
+class Machine(Protocol):
+    """Where and how computation happens; never changes what is computed beyond rounding.
+
+    `Hardware` is torch's own: CPU, one GPU, many GPUs. `nst.xla` has another for TPUs.
+    """
+
+    @property
+    def precision(self) -> Any: ...
+    @property
+    def compile(self) -> bool: ...
+    @property
+    def loader(self) -> LoaderOptions: ...
+    @property
+    def pin_memory(self) -> bool: ...
+    @property
+    def local_groups(self) -> int:
+        """Devices that one process feeds: the parts of its batch."""
+        ...
+
+    @property
+    def groups(self) -> int:
+        """Parts of the batch that a step of the Classifier sees."""
+        ...
+
+    @property
+    def device_numbers(self) -> bool:
+        """See `Classifier`."""
+        ...
+
+    def whole(self, batch_size: int) -> int:
+        """The next batch size that divides by the devices of a process."""
+        ...
+
+    def place(self, network: Network) -> Network: ...
+    def trainer(
+        self, directory: Path, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (), **options: Any
+    ) -> pl.Trainer: ...
+    def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """What a training's result says about this machine."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how computation happens; never changes what is computed beyond rounding.
+    """CPU or GPUs through torch's own backends.
 
     Args:
         channels_last: memory format of images and weights; five times faster depthwise convolutions on a CPU.
         sync_batchnorm: BatchNorm over all devices' images, as one device would see them (GPUs only).
-        deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway.
+        deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway. False lets
+            a GPU choose the fastest ones.
         compile: run the network through torch.compile.
         workers, prefetch: see `LoaderOptions`.
     """
@@ -59,6 +102,24 @@ class Hardware:
     def pin_memory(self) -> bool:
         return self.accelerator == "gpu"
 
+    @property
+    def local_groups(self) -> int:
+        return 1
+
+    @property
+    def groups(self) -> int:
+        return 1
+
+    @property
+    def device_numbers(self) -> bool:
+        return False
+
+    def whole(self, batch_size: int) -> int:
+        return batch_size
+
+    def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
+        return {}
+
     def place(self, network: Network) -> Network:
         """The network in this hardware's memory format."""
         if self.channels_last:
@@ -73,27 +134,49 @@ class Hardware:
         loggers: Sequence[Logger] = (),
         **options: Any,
     ) -> pl.Trainer:
-        """A Trainer without Lightning's own bars, checkpoints and samplers: we bring ours."""
-        quiet_lightning()
-        with _without_xla():
-            return pl.Trainer(
-                default_root_dir=directory,
-                accelerator=self.accelerator,
-                devices=self.devices,
-                num_nodes=self.num_nodes,
-                strategy=self.strategy,
-                precision=self.precision,
-                sync_batchnorm=self.sync_batchnorm,
-                deterministic=self.deterministic,
-                callbacks=list(callbacks),
-                logger=list(loggers) or False,
-                enable_checkpointing=any(isinstance(item, pl.callbacks.Checkpoint) for item in callbacks),
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-                num_sanity_val_steps=0,
-                **options,
-            )
+        return bare_trainer(
+            directory,
+            callbacks,
+            loggers,
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            strategy=self.strategy,
+            precision=self.precision,
+            sync_batchnorm=self.sync_batchnorm,
+            deterministic=self.deterministic,
+            # shapes never change, so cuDNN may try its convolutions once and keep the fastest; which one wins is chance
+            benchmark=self.accelerator == "gpu" and not self.deterministic,
+            **options,
+        )
+
+
+def bare_trainer(
+    directory: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger], **options: Any
+) -> pl.Trainer:
+    """A Trainer without Lightning's own bars, checkpoints and samplers: we bring ours."""
+    quiet_lightning()
+    with _without_xla():
+        return pl.Trainer(
+            default_root_dir=directory,
+            callbacks=list(callbacks),
+            logger=list(loggers) or False,
+            enable_checkpointing=any(isinstance(item, pl.callbacks.Checkpoint) for item in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **options,
+        )
+
+
+def state_to_device(tensor: torch.Tensor, trainer: pl.Trainer) -> torch.Tensor:
+    """State that steps add to, made on the host, to where the steps run.
+
+    Made there, its first value would be a constant of a compiled step, and the second step another graph (XLA).
+    """
+    strategy = trainer.strategy
+    return strategy.state_to_device(tensor) if hasattr(strategy, "state_to_device") else tensor.to(strategy.root_device)
 
 
 @contextlib.contextmanager

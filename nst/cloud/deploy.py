@@ -1,0 +1,99 @@
+"""The code onto a TPU's workers, and its environment.
+
+The one decision worth knowing: what travels is a git bundle of the committed HEAD (or a fetch from a repository), not
+a copy of the folder. So every worker has exactly one known commit, which run directories record, files that left the
+repository leave the workers too, and the environment there stays in place.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst.cloud import remote
+from nst.cloud.faults import CloudError
+from nst.cloud.gcloud import Shell, Tpu
+from nst.cloud.workers import KEEP_ALIVE, Workers, numbers
+from nst.errors import NstError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COMMIT = "0" * 40  # what a dry run assumes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the workers fetch from: a bundle that is copied there first, or a URL."""
+
+    place: str  # as the worker's shell reads it
+    ref: str = "HEAD"
+    bundle: Path | None = None
+
+    @classmethod
+    def repository(cls, url: str, ref: str) -> Source:
+        return cls(shlex.quote(url), ref)
+
+
+def git(shell: Shell, *arguments: str, assume: str = "") -> str:
+    """Output of git in this repository.
+
+    Raises:
+        NstError: git refused.
+    """
+    done = shell.run(["git", "-C", str(ROOT), *arguments], assume)
+    if done.code:
+        raise NstError(
+            "the code to set up is the HEAD of a git repository, and here is none to read",
+            got=done.err.strip() or None,
+            next="--repo <url> for the workers to clone from",
+        )
+    return done.out.rstrip()  # a status line may begin with a space
+
+
+def committed(shell: Shell, folder: Path) -> Source:
+    """A bundle of HEAD in `folder`; what is not committed is named, and stays here."""
+    changed = git(shell, "status", "--porcelain").splitlines()
+    if changed:
+        names = ", ".join(line[3:] for line in changed[:5]) + (", ..." if len(changed) > 5 else "")
+        shell.say(f"warning: {len(changed)} uncommitted changes stay here, the TPU gets HEAD: {names}")
+    if git(shell, "rev-parse", "--is-shallow-repository", assume="false") == "true":
+        raise NstError("a shallow clone cannot be copied", next="git fetch --unshallow, or --repo <url>")
+    bundle = folder / "nst.bundle"
+    git(shell, "bundle", "create", "--quiet", str(bundle), "HEAD")
+    return Source('"$HOME/nst.bundle"', bundle=bundle)
+
+
+def setup(tpu: Tpu, source: Source) -> str:
+    """Code and environment on every worker, from `source`; returns the commit.
+
+    Raises:
+        NstError: an installation failed, a job is running, or workers ended up with different commits.
+        CloudError: workers did not answer.
+    """
+    workers = Workers(tpu)
+    if source.bundle is not None:
+        flags = [flag.replace("--ssh-flag", "--scp-flag") for flag in KEEP_ALIVE]
+        tpu.call("tpu-vm", "scp", str(source.bundle), f"{tpu.name}:nst.bundle", "--worker=all", *flags)
+    tpu.shell.say(
+        f"installing on {workers.count} worker{'s' if workers.count > 1 else ''}: the first time takes minutes"
+    )
+    answers = workers.all(remote.setup(source.place, source.ref), assume=f"ready {COMMIT}")
+    for said, what, next in (
+        ("busy", "a job is running: {rest}", f"bin/tpu stop {tpu.name}"),
+        ("failed", "the installation failed", f"bin/tpu logs {tpu.name} --setup --worker {{first}}"),
+    ):
+        found = {number: text for number, text in answers.items() if text.split(" ")[0] == said}
+        if found:
+            first = min(found)
+            rest = found[first].partition(" ")[2]
+            raise NstError(
+                f"{numbers(found)}: {what.format(rest=rest)}",
+                got=rest if said == "failed" else None,
+                next=next.format(first=first),
+            )
+    commits = {text.partition(" ")[2] for text in answers.values()}
+    if len(commits) > 1:
+        raise CloudError("commits", "the workers fetched different commits", got=commits, next="--ref <commit>")
+    commit = commits.pop()
+    tpu.shell.say(f"{tpu.name}: {numbers(answers)} ready, commit {commit[:12]}")
+    return commit

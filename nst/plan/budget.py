@@ -1,0 +1,214 @@
+"""What a training step and a whole stage cost on a cluster: work, memory of a core, traffic, time.
+
+The one decision worth knowing: hours follow from a *stated* utilisation, the share of the peak that real training
+reaches. Nobody knows it before the first step; everything else here is counted. Memory of activations is counted by
+one of two laws. Compiled (TPU), a kernel gives a convolution's output as it is stored, and BatchNorm, activation and
+gate are computed again where they are needed. Not compiled (GPU, CPU), what autograd saves is kept. Against the TPU
+compiler on B0, B3 and L2 the first is within a fifth per image; `plan.compile` asks the compiler itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nst.errors import NstError
+from nst.plan.hardware import Cluster
+from nst.plan.network import NetworkCost
+from nst.training.optim import build_optimizer
+from nst.training.recipe import Recipe
+from nst.training.tensor_rate import prime
+
+FLOAT32 = 4  # bytes; of weights, their averages, optimiser state, and what BatchNorm computes in
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """In how many bytes a step computes.
+
+    Args:
+        activation: of a stored activation: 2 under bf16 or fp16 autocast, else 4.
+        gradient: of a weight's gradient on its way between devices.
+    """
+
+    activation: int = FLOAT32
+    gradient: int = FLOAT32
+
+    @classmethod
+    def of(cls, precision: str, gradient_dtype: str = "float32") -> Numerics:
+        """From the trainer's `precision` and, on XLA, `gradient_dtype`."""
+        mixed = str(precision).endswith("16-mixed")
+        return cls(2 if mixed else FLOAT32, 2 if mixed and gradient_dtype == "bfloat16" else FLOAT32)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training phase of one generation, as far as it costs something.
+
+    Args:
+        cost: the network at the phase's image size.
+        teacher: an online teacher at its own image size; None: labels are read.
+    """
+
+    generation: int
+    stage: str  # train | finetune
+    model: str
+    cost: NetworkCost
+    recipe: Recipe
+    labeled_samples: int
+    remat: bool = False
+    teacher: NetworkCost | None = None
+
+    @property
+    def batch(self) -> int:
+        """Images of a step, labeled and unlabeled."""
+        return self.recipe.labeled_batch_size * (1 + self.recipe.unlabeled_ratio)
+
+    @property
+    def unlabeled(self) -> int:
+        return self.recipe.labeled_batch_size * self.recipe.unlabeled_ratio
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.total_steps(self.labeled_samples)
+
+    @property
+    def flops(self) -> int:
+        """Of a step, on all cores together."""
+        own = self.batch * self.cost.training_flops(self.recipe.frozen_blocks, remat=self.remat)
+        return own + (self.unlabeled * self.teacher.inference_flops if self.teacher else 0)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one core during a training step."""
+
+    parameters: int
+    optimizer: int
+    ema: int
+    gradients: int
+    activations: int
+    batch: int
+    teacher: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step on a cluster; times from the utilisation."""
+
+    images: int
+    images_per_core: int
+    flops: int
+    flops_per_core: int
+    all_reduce_bytes: int
+    seconds: float
+    images_per_second: float
+    images_per_second_and_host: float
+
+
+def images_per_core(training: Training, cluster: Cluster) -> int:
+    """Images of a step on each core.
+
+    Raises:
+        NstError: the labeled batch cannot be divided evenly.
+    """
+    size, replicas = training.recipe.labeled_batch_size, cluster.replicas
+    if size % replicas:
+        raise NstError(
+            "the labeled batch does not divide by the number of cores",
+            got=f"labeled_batch_size={size} on {replicas} cores of {cluster.name}",
+            valid=f"a multiple of {replicas}",
+            next=f"student.labeled_batch_size={-(-size // replicas) * replicas}, or another plan.hardware",
+        )
+    return training.batch // replicas
+
+
+def step(training: Training, cluster: Cluster, numerics: Numerics, utilization: float) -> Step:
+    """Raises NstError if the batch does not divide by the cores, or as `seconds`."""
+    time = seconds(training.flops, cluster, utilization)
+    rate = training.batch / time
+    return Step(
+        images=training.batch,
+        images_per_core=images_per_core(training, cluster),
+        flops=training.flops,
+        flops_per_core=training.flops // cluster.replicas,
+        all_reduce_bytes=all_reduce_bytes(training, numerics) if cluster.replicas > 1 else 0,
+        seconds=time,
+        images_per_second=rate,
+        images_per_second_and_host=rate / cluster.hosts,
+    )
+
+
+def seconds(flops: float, cluster: Cluster, utilization: float) -> float:
+    """Time of that work on all cores at a share of their peak.
+
+    Raises:
+        NstError: the share is none.
+    """
+    if not 0 < utilization <= 1:
+        raise NstError("plan.utilization is a share of the peak", got=utilization, valid="above 0, up to 1")
+    return flops / (utilization * cluster.peak)
+
+
+def trainable(training: Training) -> int:
+    """Parameters that learn."""
+    return sum(part.parameters for part in training.cost.learning(training.recipe.frozen_blocks))
+
+
+def all_reduce_bytes(training: Training, numerics: Numerics) -> int:
+    """What every core adds to the others' in a step: gradients, and BatchNorm's sums forward and backward."""
+    learning = training.cost.learning(training.recipe.frozen_blocks)
+    statistics = sum(part.statistics for part in learning)
+    return trainable(training) * numerics.gradient + 2 * statistics * FLOAT32
+
+
+def memory(training: Training, cluster: Cluster, numerics: Numerics, *, remat: bool) -> Memory:
+    """Of one core; every core holds all weights.
+
+    Args:
+        remat: keep only what enters each block, and compute the rest again.
+    """
+    cost, images = training.cost, images_per_core(training, cluster)
+    targets = 0 if training.teacher else FLOAT32 * cost.num_classes
+    clean = 3 * training.teacher.image_size**2 if training.teacher else 0
+    share = training.unlabeled / training.batch
+    return Memory(
+        parameters=cost.parameters * FLOAT32,
+        optimizer=trainable(training) * optimizer_slots(training.recipe) * FLOAT32,
+        ema=(cost.parameters + cost.statistics) * FLOAT32,
+        gradients=trainable(training) * FLOAT32,
+        activations=images * activation_bytes(training, numerics, compiled=cluster.chip.tpu, remat=remat),
+        batch=round(images * (3 * cost.image_size**2 + share * (targets + clean))),
+        teacher=training.teacher.parameters * FLOAT32 if training.teacher else 0,
+    )
+
+
+def optimizer_slots(recipe: Recipe) -> int:
+    """Numbers that the optimiser keeps for every weight: asked of a real one, over a single weight."""
+    options: dict[str, Any] = {k: v for k, v in recipe.optimizer.items() if k not in ("name", "rate_per_256")}
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer(recipe.optimizer["name"], [{"params": [weight]}], 0.1, **options)
+    prime(optimizer)
+    return sum(value.numel() for name, value in optimizer.state[weight].items() if name != "step")
+
+
+def activation_bytes(training: Training, numerics: Numerics, *, compiled: bool, remat: bool) -> int:
+    """Of one image, at the moment of the step when most is alive."""
+    parts = training.cost.learning(training.recipe.frozen_blocks)
+    inner = [part for part in parts if part.block]
+    outer = [part for part in parts if not part.block]
+    if compiled:
+        # what enters a block is a sum in float32; in the block that is worked on, values and gradients are too
+        kept = FLOAT32 * sum(part.inputs for part in inner)
+        kept += numerics.activation * sum(part.outputs for part in (outer if remat else parts))
+        return kept + 2 * FLOAT32 * max(part.outputs for part in parts)
+    if not remat:
+        return numerics.activation * sum(part.saved for part in parts)
+    kept = sum(part.inputs for part in inner) + sum(part.saved for part in outer)
+    return numerics.activation * (kept + 2 * max((part.saved for part in inner), default=0))

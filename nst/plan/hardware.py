@@ -1,0 +1,111 @@
+"""Chips that a run may be planned for: peak speed, memory, and how many make a host.
+
+The one decision worth knowing: the unit is the *core*, by which we mean what the runtime shows as one device and what
+holds one copy of the network. On TPU v2 and v3 that is half a chip, on v4 and v5p a whole one (its two halves work as
+one), on v5e, v6e and GPUs a whole one too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from nst.errors import NstError, nearest
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of accelerator.
+
+    Args:
+        peak: multiplications and additions in bfloat16 (float32 on a CPU) per second and core.
+        memory: bytes a core; None where it is the host's.
+        cores_per_chip: see the module.
+        cores_per_host: of a pod's hosts.
+        dimensions: of the chips' mesh by which a slice is named; 0: a slice is named by its number of cores.
+    """
+
+    name: str
+    peak: float
+    memory: float | None
+    cores_per_chip: int = 1
+    cores_per_host: int = 4
+    dimensions: int = 0
+
+    @property
+    def tpu(self) -> bool:
+        return self.dimensions > 0
+
+
+# TPU: peak and memory per chip from docs.cloud.google.com/tpu/docs/v2, .../v3, .../v4, .../v5e, .../v5p, .../v6e
+# ("Peak compute per chip (bf16)", "HBM capacity"), divided by the cores of a chip; hosts of a pod have 4 chips.
+# GPU: peak of dense bfloat16 and memory from NVIDIA's data sheets "A100 80GB SXM", "H100 SXM", "H200 SXM"; 8 a host.
+# CPU: two 8-wide fused multiply-adds a cycle (AVX2) at 3 GHz: 2 * 8 * 2 * 3e9.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v2", 45e12 / 2, 16 * GIB / 2, cores_per_chip=2, cores_per_host=8, dimensions=2),
+        Chip("v3", 123e12 / 2, 32 * GIB / 2, cores_per_chip=2, cores_per_host=8, dimensions=2),
+        Chip("v4", 275e12, 32 * GIB, dimensions=3),
+        Chip("v5e", 197e12, 16 * GIB, dimensions=2),
+        Chip("v5p", 459e12, 95 * GIB, dimensions=3),
+        Chip("v6e", 918e12, 32 * GIB, dimensions=2),
+        Chip("a100", 312e12, 80e9, cores_per_host=8),
+        Chip("h100", 989e12, 80e9, cores_per_host=8),
+        Chip("h200", 989e12, 141e9, cores_per_host=8),
+        Chip("cpu", 96e9, None, cores_per_host=1024),
+    )
+}
+EXAMPLES = "v3:32x32, v4:4x4x4, v5e:16x16, v5p:2x2x1, v6e:4x4, a100:8, h100:8, h200:8, cpu:2"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A number of chips: `v3:32x32` is 1,024 of them and 2,048 cores."""
+
+    name: str
+    chip: Chip
+    chips: int
+
+    @property
+    def cores(self) -> int:
+        return self.chips * self.chip.cores_per_chip
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the network, among which a batch is divided; the cores of a CPU share one."""
+        return 1 if self.chip.name == "cpu" else self.cores
+
+    @property
+    def hosts(self) -> int:
+        return math.ceil(self.cores / self.chip.cores_per_host)
+
+    @property
+    def peak(self) -> float:
+        """Of all cores together, per second."""
+        return self.cores * self.chip.peak
+
+
+def cluster(name: str) -> Cluster:
+    """The cluster of a name: a TPU's chip and mesh (`v3:32x32`), or another chip and its number (`h100:8`).
+
+    Raises:
+        NstError: an unknown chip, or a number or mesh that it does not come in.
+    """
+    kind, _, size = name.partition(":")
+    if kind not in CHIPS:
+        raise NstError(f"unknown plan.hardware{nearest(kind, CHIPS)}", got=name, valid=EXAMPLES)
+    chip = CHIPS[kind]
+    shape = "x".join(["N"] * max(chip.dimensions, 1))
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size) or size.count("x") + 1 != max(chip.dimensions, 1):
+        what = "the mesh of a TPU slice, in chips" if chip.tpu else "the number of devices"
+        raise NstError(f"plan.hardware lacks {what}", got=name, valid=f"{kind}:{shape}, such as {_example(kind)}")
+    chips = math.prod(int(side) for side in size.split("x"))
+    return Cluster(name, chip, chips)
+
+
+def _example(kind: str) -> str:
+    return next((text for text in EXAMPLES.split(", ") if text.startswith(f"{kind}:")), f"{kind}:8x8")

@@ -1,0 +1,297 @@
+"""`nst plan`: what `nst iterate` with the same options would need, before anyone spends money.
+
+Parameters, work, memory of a core, traffic, reading, storage, and hours at a stated utilisation, with the paper's cost
+beside them; no shard, weight or accelerator has to be there. With `plan.compile=true` the TPU compiler is asked about
+the real train step of the last generation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from nst.config import build as build_from
+from nst.errors import NstError
+from nst.models.efficientnet import Architecture
+from nst.plan import budget
+from nst.plan.budget import Numerics, Training
+from nst.plan.hardware import Cluster, cluster
+from nst.plan.images import Counts, Images, Split, find_images
+from nst.plan.network import NetworkCost, measure
+from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
+from nst.plan.tables import tables
+from nst.progress import console, say
+from nst.runs import write_json
+from nst.stages.iterate import configurations, starts_from_a_run
+from nst.stages.options import architecture_from, noise_from, recipes_from
+from nst.training.phases import Phase, phases
+
+T = TypeVar("T")
+HOUR, DAY = 3600, 86400
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A network that is trained, and how its successor learns from it.
+
+    Args:
+        online: its teacher labels within the step.
+        teacher_size: px at which its teacher labels; None: the teacher's own test size.
+        trained: False for a finished run, whose training is no part of the plan.
+    """
+
+    number: int
+    architecture: Architecture
+    phases: Sequence[Phase]
+    remat: bool = False
+    online: bool = False
+    teacher_size: int | None = None
+    targets: str = "soft"
+    trained: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.architecture.name or "network"
+
+
+def run(
+    generations: Sequence[Generation],
+    *,
+    name: str,
+    images: Images,
+    hardware: Cluster,
+    numerics: Numerics,
+    utilization: float,
+) -> dict[str, Any]:
+    """The plan as a mapping of plain values: bytes, FLOP, seconds and hours; `nst.plan.tables` shows it.
+
+    Args:
+        utilization: share of the peak that computing reaches, in training and in labeling.
+
+    Raises:
+        NstError: a batch does not divide by the cores, or a utilisation that is none.
+    """
+    planned = [generation for generation in generations if generation.trained]
+    trainings = [entry for generation in planned for entry in _trainings(generation, generations, images)]
+    rows = _stages(generations, trainings, images)
+    for row in rows:
+        row["hours"] = budget.seconds(row["flops"], hardware, utilization) / HOUR
+    main = next(entry for entry in reversed(trainings) if entry.stage == "train")
+    step = budget.step(main, hardware, numerics, utilization)
+    for training in trainings:
+        budget.images_per_core(training, hardware)
+    return {
+        "name": name,
+        "cluster": _cluster(hardware),
+        "utilization": utilization,
+        "images": asdict(images),
+        "network": _network(main),
+        "step": asdict(step),
+        "bytes_per_second_and_host": _bytes_per_step(main, images) / step.seconds / hardware.hosts,
+        "memory": _memory(main, hardware, numerics),
+        "compiled": None,
+        "stages": rows,
+        "total": {name: sum(row[name] for row in rows) for name in ("flops", "hours")},
+        "storage": _storage(images),
+        "paper": _paper(utilization) if _of_the_paper(generations) else None,
+    }
+
+
+def _trainings(generation: Generation, generations: Sequence[Generation], images: Images) -> list[Training]:
+    """The phases of a generation, with what each costs."""
+    teacher = _teacher(generation, generations, images) if generation.online else None
+    return [
+        Training(
+            generation=generation.number,
+            stage="train" if phase.name == "trained" else "finetune",
+            model=generation.name,
+            cost=measure(generation.architecture, images.classes, phase.image_size),
+            recipe=phase.recipe,
+            labeled_samples=images.labeled,
+            remat=generation.remat,
+            teacher=teacher if phase.recipe.unlabeled_ratio else None,
+        )
+        for phase in generation.phases
+    ]
+
+
+def _teacher(student: Generation, generations: Sequence[Generation], images: Images) -> NetworkCost:
+    """The generation before as it labels: at the size it was last evaluated at, unless the student says another."""
+    teacher = generations[student.number - 1]
+    size = student.teacher_size or teacher.phases[-1].test_size
+    return measure(teacher.architecture, images.classes, size)
+
+
+def _stages(generations: Sequence[Generation], trainings: Sequence[Training], images: Images) -> list[dict[str, Any]]:
+    """A row per stage that computes: training, fine-tuning, and labeling where the next one reads stored labels."""
+    rows = []
+    for generation in generations:
+        for training in (entry for entry in trainings if entry.generation == generation.number):
+            own = {"steps": training.steps, "images": training.steps * training.batch}
+            rows.append(
+                _row(generation, training.stage, training.cost, {**own, "flops": training.steps * training.flops})
+            )
+        for student in generations[generation.number + 1 : generation.number + 2]:
+            if not student.online:
+                labeler = _teacher(student, generations, images)
+                work = {"steps": None, "images": images.unlabeled, "flops": images.unlabeled * labeler.inference_flops}
+                rows.append(_row(generation, "label", labeler, work))
+    return rows
+
+
+def _row(generation: Generation, stage: str, cost: NetworkCost, work: Mapping[str, Any]) -> dict[str, Any]:
+    size = {"model": generation.name, "image_size": cost.image_size}
+    return {"generation": generation.number, "stage": stage, **size, **work}
+
+
+def _cluster(hardware: Cluster) -> dict[str, Any]:
+    names = ("name", "chips", "cores", "hosts", "peak")
+    return {**{name: getattr(hardware, name) for name in names}, "memory_per_core": hardware.chip.memory}
+
+
+def _network(training: Training) -> dict[str, Any]:
+    names = ("generation", "model", "remat")
+    counted = {name: getattr(training.cost, name) for name in ("image_size", "parameters", "macs")}
+    return {**{name: getattr(training, name) for name in names}, **counted}
+
+
+def _memory(training: Training, hardware: Cluster, numerics: Numerics) -> dict[str, Any]:
+    kept, remat = (budget.memory(training, hardware, numerics, remat=choice) for choice in (False, True))
+    return {
+        "kept": {**asdict(kept), "total": kept.total},
+        "remat": {**asdict(remat), "total": remat.total},
+        "chosen": "remat" if training.remat else "kept",
+    }
+
+
+def _bytes_per_step(training: Training, images: Images) -> float:
+    return images.bytes_read(training.recipe.labeled_batch_size, training.unlabeled)
+
+
+def _storage(images: Images) -> dict[str, Any]:
+    counts = {"labeled shards": images.labeled, "selection": images.selected, "packed selection": images.copies}
+    sizes = images.storage()
+    return {name: {"images": counts.get(name, images.unlabeled), "bytes": size} for name, size in sizes.items()}
+
+
+def _of_the_paper(generations: Sequence[Generation]) -> bool:
+    compared = {model for model, base, _ in TIME_RATIOS} | {base for _, base, _ in TIME_RATIOS}
+    return any(generation.name in compared for generation in generations)
+
+
+def _paper(utilization: float) -> dict[str, Any]:
+    return {
+        "days": DAYS,
+        "our_days": budget.seconds(l2_flops(), cluster(POD), utilization) / DAY,
+        "utilization": implied_utilization(),
+        "time_ratios": [asdict(ratio) for ratio in time_ratios()],
+    }
+
+
+def main(cfg: DictConfig) -> dict[str, Any]:
+    """Reads the configuration, prints the plan, and writes it where plan.output says."""
+    plan = from_cfg(cfg)
+    for table in tables(plan):
+        console.print(table)
+    if cfg.plan.hardware is None:
+        say(f"hardware by trainer.accelerator={cfg.trainer.accelerator}; plan.hardware=v3:32x32 plans for another")
+    if cfg.plan.output is not None:
+        write_json(Path(cfg.plan.output), plan)
+        say(f"plan: {cfg.plan.output}")
+    return plan
+
+
+def from_cfg(cfg: DictConfig) -> dict[str, Any]:
+    """`run` with the arguments that the configuration asks for."""
+    options = cfg.plan
+    images = find_images(_part(Split, cfg.data), _part(Counts, options), cfg.select.images_per_class)
+    hardware = cluster(options.hardware or default_hardware(cfg))
+    generations = [
+        _generation(number, each, images, trained=number > 0 or not starts_from_a_run(cfg))
+        for number, each in enumerate(configurations(cfg))
+    ]
+    precision = (cfg.trainer.precision, cfg.trainer.get("gradient_dtype", "float32"))
+    plan = run(
+        generations,
+        name=cfg.name,
+        images=images,
+        hardware=hardware,
+        numerics=Numerics.of(*precision),
+        utilization=options.utilization,
+    )
+    if options.compile:
+        plan["compiled"] = compiled(generations, images, hardware, precision)
+    return plan
+
+
+def _part(kind: type[T], node: DictConfig) -> T:
+    """A dataclass from those options of a node that it has."""
+    return build_from(kind, {entry.name: node[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+
+
+def _generation(number: int, cfg: DictConfig, images: Images, *, trained: bool = True) -> Generation:
+    recipe, finetune = recipes_from(cfg)
+    if number == 0:
+        recipe = replace(recipe, unlabeled_ratio=0)
+    architecture = architecture_from(cfg)
+    return Generation(
+        number=number,
+        architecture=architecture,
+        phases=phases(architecture, recipe, noise_from(cfg), finetune, images.labeled),
+        remat=cfg.model.remat,
+        online=number > 0 and cfg.teacher.mode == "online",
+        teacher_size=cfg.teacher.image_size,
+        targets=cfg.teacher.targets,
+        trained=trained,
+    )
+
+
+def default_hardware(cfg: DictConfig) -> str:
+    """What stands for a trainer whose machine is not named: one host of it, or the paper's pod."""
+    trainer = cfg.trainer
+    if trainer.accelerator == "gpu":
+        devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 8
+        return f"h100:{devices * trainer.num_nodes}"
+    if trainer.accelerator == "xla" and trainer.device == "tpu":
+        return POD if trainer.many_hosts else "v3:2x2"
+    return f"cpu:{os.cpu_count() or 1}"
+
+
+def compiled(
+    generations: Sequence[Generation], images: Images, hardware: Cluster, precision: tuple[str, str]
+) -> dict[str, Any]:
+    """What the TPU compiler says of the last generation's train step.
+
+    Raises:
+        NstError: the hardware is no TPU, or as `nst.xla.aot.compile_step`.
+    """
+    if not hardware.chip.tpu:
+        raise NstError(
+            "plan.compile asks the TPU compiler",
+            got=f"plan.hardware={hardware.name}",
+            valid="a TPU slice, such as v3:32x32 or v5e:16x16",
+        )
+    from nst.xla.aot import compile_step
+    from nst.xla.program import TrainStep
+
+    last = generations[-1]
+    teacher = (generations[-2].architecture, _teacher(last, generations, images).image_size) if last.online else None
+    step = TrainStep(
+        architecture=last.architecture,
+        phase=last.phases[0],
+        classes=images.classes,
+        labeled_samples=images.labeled,
+        cores=hardware.cores,
+        remat=last.remat,
+        precision=precision[0],
+        gradient_dtype=precision[1],
+        targets=last.targets,
+        teacher=teacher,
+    )
+    found = compile_step(step, hardware.name)
+    return {**asdict(found), "peak": found.peak}

@@ -1,0 +1,105 @@
+"""What must stand in the environment before torch_xla is loaded, and what to say when it cannot work.
+
+The one decision worth knowing: nothing here imports torch_xla at the top, because it reads its settings once, when
+it is first imported, and keeps them for the life of the process.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+
+from nst.errors import NstError, require_choice
+
+DEVICES = ("cpu", "tpu")
+# compile in seconds instead of minutes, and run slower: for tests and small networks on a CPU
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def require_torch_xla() -> None:
+    """Raises NstError where torch_xla is not installed, or was built for another torch."""
+    if importlib.util.find_spec("torch_xla") is None:
+        raise NstError(
+            "this trainer needs torch_xla, which is not installed",
+            next="bin/install on Linux brings it; or trainer=cpu, trainer=gpu",
+        )
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torch_xla")}
+    # their C++ interface changes with every minor version: others fail at import, with a missing symbol
+    if len({tuple(version.split(".")[:2]) for version in versions.values()}) > 1:
+        raise NstError(
+            "torch_xla was built for another torch",
+            got=", ".join(f"{name} {version}" for name, version in versions.items()),
+            valid="the same major and minor version of both",
+            next="bin/install brings the pair that requirements.lock names",
+        )
+
+
+def configure(device: str, virtual_devices: int, *, fast_compile: bool) -> None:
+    """Sets the environment for this process's one torch_xla runtime.
+
+    Args:
+        device: "cpu" or "tpu".
+        virtual_devices: parts that a CPU is divided into; 1 and more. A TPU's cores are found by themselves.
+        fast_compile: `FAST_COMPILE`, on a CPU.
+
+    Raises:
+        NstError: an unknown device, no TPU, or torch_xla already runs with other settings.
+    """
+    require_choice("trainer.device", device, DEVICES)
+    if virtual_devices < 1:
+        raise NstError("trainer.virtual_devices is out of range", got=virtual_devices, valid="1 or more")
+    wanted = {"PJRT_DEVICE": device.upper()}
+    if device == "cpu":
+        # the last two keep torch_xla from asking the cloud's metadata server, which takes seconds without a network
+        wanted |= {"CPU_NUM_DEVICES": str(virtual_devices), "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v3-8"}
+        if fast_compile:
+            os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
+    else:
+        _require_tpu()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "torch_xla" in sys.modules:
+        differ = [f"{name}={os.environ.get(name)}" for name, value in wanted.items() if os.environ.get(name) != value]
+        if differ:
+            raise NstError(
+                "torch_xla runs already in this process, with other settings",
+                got=", ".join(differ),
+                valid=", ".join(f"{name}={value}" for name, value in wanted.items()),
+                next="use one trainer for all generations of a run",
+            )
+    os.environ.update(wanted)
+
+
+def _require_tpu() -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        raise NstError("the TPU library libtpu is not installed", next="NST_EXTRAS=tpu bin/install")
+    from torch_xla._internal import tpu
+
+    if tpu.num_available_chips() == 0:
+        raise NstError(
+            "no TPU was found in this machine",
+            got="trainer.device=tpu",
+            next="bin/tpu create makes one; trainer=xla_cpu runs the same program on virtual devices",
+        )
+
+
+def announce_host(device: str, many_hosts: bool) -> None:
+    """Tells the stages which of a pod's hosts this is, before any of them starts: host 0 writes.
+
+    Raises:
+        NstError: the pod's metadata do not tell.
+    """
+    if device != "tpu" or not many_hosts or "NODE_RANK" in os.environ:
+        return
+    require_torch_xla()
+    from torch_xla._internal import tpu
+
+    try:
+        os.environ["NODE_RANK"] = str(tpu.worker_id())
+    except (OSError, ValueError, KeyError) as error:
+        raise NstError(
+            "the TPU's metadata do not tell which host of the pod this is",
+            got=str(error) or type(error).__name__,
+            next="start with bin/tpu run, or set NODE_RANK=<number of this host>; trainer=tpu for a single host",
+        ) from error

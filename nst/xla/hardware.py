@@ -1,0 +1,122 @@
+"""The trainers xla_cpu, tpu and tpu_pod: the same program on a CPU's virtual devices, one TPU host, or a whole pod."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from nst.config import build
+from nst.data.datamodule import LoaderOptions
+from nst.models.efficientnet import EfficientNet
+from nst.training.hardware import Network, bare_trainer
+from nst.xla.environment import configure
+
+
+@dataclass(frozen=True)
+class XlaHardware:
+    """Devices of PyTorch/XLA, all in one SPMD program.
+
+    Args:
+        device: "cpu" or "tpu".
+        virtual_devices: parts of a CPU; a TPU's cores are found by themselves.
+        many_hosts: this is one of a pod's hosts.
+        precision: "32-true" or "bf16-mixed" (autocast).
+        gradient_dtype: of the gradients' sum over the devices under bf16-mixed (`nst.xla.precision`).
+        fast_compile: compile quickly, run slowly: for small networks on a CPU.
+        guard: see `nst.xla.guard.GuardOptions`.
+        workers, prefetch: see `LoaderOptions`.
+
+    Raises:
+        NstError: there is no such device here.
+    """
+
+    accelerator: str = "xla"
+    device: str = "cpu"
+    virtual_devices: int = 1
+    many_hosts: bool = False
+    precision: str = "32-true"
+    gradient_dtype: str = "float32"
+    fast_compile: bool = False
+    guard: Mapping[str, Any] = field(default_factory=dict)
+    workers: int = 1
+    prefetch: int = 4
+
+    def __post_init__(self) -> None:
+        configure(self.device, self.virtual_devices, fast_compile=self.fast_compile)
+        # only now may torch_xla be loaded
+        from nst.xla.guard import GuardOptions
+        from nst.xla.precision import XlaPrecision
+        from nst.xla.strategy import data_mesh
+
+        XlaPrecision(self.precision, self.gradient_dtype)
+        build(GuardOptions, self.guard)
+        data_mesh()
+
+    compile = False
+    pin_memory = False
+    device_numbers = True
+
+    @property
+    def loader(self) -> LoaderOptions:
+        return LoaderOptions(self.workers, self.prefetch)
+
+    @property
+    def local_groups(self) -> int:
+        return self.groups // self._hosts().count
+
+    @property
+    def groups(self) -> int:
+        from nst.xla.strategy import data_mesh
+
+        return data_mesh().size()
+
+    def whole(self, batch_size: int) -> int:
+        devices = self.local_groups
+        return -(-batch_size // devices) * devices
+
+    def place(self, network: Network) -> Network:
+        """The network with XLA's rematerialisation and torch's statistics; layouts are the compiler's business."""
+        from nst.xla.batch_norm import unbias_statistics
+        from nst.xla.remat import rematerialize
+
+        if isinstance(network, EfficientNet):
+            network.checkpoint = rematerialize
+        unbias_statistics(network)
+        return network
+
+    def _hosts(self) -> Any:
+        from nst.xla.hosts import Hosts
+
+        return Hosts.current()
+
+    def trainer(
+        self, directory: Path, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (), **options: Any
+    ) -> pl.Trainer:
+        from nst.xla.guard import Guard, GuardOptions
+        from nst.xla.precision import XlaPrecision
+        from nst.xla.strategy import SpmdStrategy
+
+        strategy = SpmdStrategy(XlaPrecision(self.precision, self.gradient_dtype), self._hosts())
+        return bare_trainer(
+            directory,
+            [Guard(build(GuardOptions, self.guard)), *callbacks],
+            loggers,
+            strategy=strategy,
+            devices=1,
+            inference_mode=False,  # tensors made in inference mode cannot be moved to XLA and changed there
+            **options,
+        )
+
+    def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Devices and hosts, and what the Guard counted."""
+        from nst.xla.guard import Guard
+
+        guards = [callback for callback in trainer.callbacks if isinstance(callback, Guard)]  # type: ignore[attr-defined]
+        counted = guards[0].facts()
+        return {"device": self.device, "devices": self.groups, "hosts": self._hosts().count, "guard": counted}

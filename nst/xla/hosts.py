@@ -1,0 +1,58 @@
+"""What the processes of a pod, one per host, tell each other outside the compiled program.
+
+The compiled program reduces gradients and statistics over all devices by itself. What is left are small matters
+between hosts: waiting for each other, agreeing to stop, collecting names. They go through a gloo process group.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+import torch_xla.runtime as xr
+
+# longer than the slowest thing that one host does alone: compiling, or writing a checkpoint of the largest network
+PATIENCE = datetime.timedelta(minutes=60)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """This process's number among the processes of the job, and how many there are."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def current(cls) -> Hosts:
+        """As the runtime knows them; initialises it."""
+        return cls(xr.process_index(), xr.process_count())
+
+    def connect(self) -> None:
+        """Starts the process group, once; nothing on a single host."""
+        if self.count > 1 and not dist.is_initialized():
+            import torch_xla.distributed.xla_backend  # noqa: F401 (registers xla://, which finds host 0's address)
+
+            dist.init_process_group(
+                "gloo", init_method="xla://", rank=self.index, world_size=self.count, timeout=PATIENCE
+            )
+
+    def barrier(self) -> None:
+        if self.count > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on one of the hosts at least; all must ask."""
+        return any(self.gather(flag))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all hosts, by number."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        return self.gather(value)[source]

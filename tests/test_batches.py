@@ -1,18 +1,39 @@
 """Joint batches: labeled first, exact by step, static in shape, and honest about samples that cannot be decoded."""
 
+import ctypes
+import io
+import os
+import platform
+import resource
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
+from helpers import noise
+from torch.utils.data import Dataset
 
-from nst.data.batches import EvaluationBatches, LabeledSamples, TrainingBatches, UnlabeledSamples
-from nst.data.datamodule import Loader, LoaderOptions, _Steps, evaluation_loader
-from nst.data.shard_set import ShardSet, write_shards
+from nst.data.batches import (
+    EvaluationBatches,
+    Images,
+    ImageStack,
+    LabeledSamples,
+    TrainingBatches,
+    UnlabeledSamples,
+    images_to_tensor,
+)
+from nst.data.datamodule import Loader, LoaderOptions, _Steps, evaluation_loader, keep_freed_memory
+from nst.data.images import decode
+from nst.data.joint import joint_order, take_apart
+from nst.data.shards import ShardSet, index_tars, write_shards
 from nst.data.sources import Sample, open_source
+from nst.data.transforms import Augment
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
 from nst.errors import NstError
+from nst.training.phases import validation_batch_size
 
 PICTURES = Pictures(small=True, flip=False, pad=2)
 
@@ -114,6 +135,33 @@ def test_a_mistake_found_by_a_worker_arrives_as_it_was_said(tmp_path: Path):
     assert "nst shard --verify" in str(caught.value)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_each_group_of_the_joint_batch_has_labeled_images_first_and_can_be_taken_apart(groups: int):
+    order = torch.tensor(joint_order(8, 16, groups))
+    for group in order.unflatten(0, (groups, -1)).tolist():
+        assert [number < 8 for number in group] == [True] * (8 // groups) + [False] * (16 // groups)
+    labeled, unlabeled = take_apart(order, 8, groups)
+    assert labeled.tolist() == list(range(8))
+    assert unlabeled.tolist() == list(range(8, 24))
+
+
+def test_groups_that_cannot_be_equal_are_an_error():
+    with pytest.raises(ValueError, match="8 labeled and 12 unlabeled images do not make 8 equal groups"):
+        joint_order(8, 12, 8)
+
+
+def test_groups_change_where_images_lie_and_not_which(digits: Path):
+    def batches(groups: int) -> TrainingBatches:
+        labeled = LabeledSamples(ShardSet.open(digits / "labeled"), clean_view(12, PICTURES), 0)
+        unlabeled = UnlabeledSamples(ShardSet.open(digits / "unlabeled"), clean_view(12, PICTURES), 0)
+        return TrainingBatches(labeled, unlabeled, labeled_batch_size=4, unlabeled_batch_size=8, groups=groups)
+
+    plain, grouped = batches(1)[3], batches(4)[3]
+    for one, other in zip(take_apart(plain["images"], 4), take_apart(grouped["images"], 4, 4), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(plain["labels"], grouped["labels"])
+
+
 def test_evaluation_reads_every_sample_once_and_pads_the_last_batch_of_a_shard(digits: Path):
     shards = ShardSet.open(digits / "unlabeled")
     batches = EvaluationBatches(shards, clean_view(12, PICTURES), batch_size=32)
@@ -121,13 +169,19 @@ def test_evaluation_reads_every_sample_once_and_pads_the_last_batch_of_a_shard(d
     keys, places = [], []
     for batch in (batches[number] for number in range(len(batches))):
         assert batch["images"].shape == (32, 3, 12, 12)
-        assert len(set(batch["shard"][batch["valid"]].tolist())) == 1
+        assert len(set(batch["shard"].tolist())) == 1
         keys += batch["keys"]
-        places += list(
-            zip(batch["shard"][batch["valid"]].tolist(), batch["index"][batch["valid"]].tolist(), strict=True)
-        )
+        places += list(zip(batch["shard"].tolist(), batch["index"].tolist(), strict=True))
     assert len(set(keys)) == 240
     assert places == [(shard, index) for shard in range(3) for index in range(80)]
+
+
+@pytest.mark.parametrize(("set_name", "size"), [("labeled", 50), ("unlabeled", 80)])
+def test_validation_of_a_small_set_computes_no_padding(digits: Path, set_name: str, size: int):
+    shards = ShardSet.open(digits / set_name)
+    batches = EvaluationBatches(shards, clean_view(12, PICTURES), batch_size=validation_batch_size(shards))
+    assert len(batches) == len(shards.shards)
+    assert all(batches[number]["valid"].tolist() == [True] * size for number in range(len(batches)))
 
 
 def test_evaluation_marks_bad_images_invalid(tmp_path: Path):
@@ -136,6 +190,8 @@ def test_evaluation_marks_bad_images_invalid(tmp_path: Path):
     assert int(batch["valid"].sum()) == 10
     assert len(batch["bad"]) == 2
     assert batch["labels"][batch["valid"]].min() >= 0
+    assert batch["labels"][:10].tolist() == batch["true_labels"].tolist()
+    assert batch["valid"].tolist() == [True] * 10 + [False] * 6  # the valid ones come first
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -160,3 +216,75 @@ def test_a_shard_cut_short_counts_its_missing_samples_as_bad(digits: Path, tmp_p
     batch = EvaluationBatches(shards, clean_view(12, PICTURES), batch_size=100)[0]
     assert int(batch["valid"].sum()) > 0
     assert int(batch["valid"].sum()) + len(batch["bad"]) == shards.shards[0].samples
+
+
+class Observed(Dataset):
+    """What a batch's memory is like in the process that makes it."""
+
+    def __init__(self, batches: TrainingBatches):
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> dict:
+        batch = self.batches[step]
+        return {"shared": batch["images"].is_shared() and batch["clean_images"].is_shared()}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_workers_images_are_made_in_the_memory_that_they_travel_in(digits: Path, workers: int):
+    seen = list(Loader(Observed(joint(digits)), _Steps(0, 2), LoaderOptions(workers=workers)))
+    assert [batch["shared"] for batch in seen] == [workers == 1] * 2
+
+
+def test_images_lie_where_they_were_put():
+    images = [np.full((2, 3, 3), number, np.uint8) for number in range(4)]
+    stack = ImageStack(4)
+    for place in (2, 0, 3, 1):
+        stack.put(place, images[place])
+    assert stack.tensor().shape == (4, 3, 2, 3)
+    assert stack.tensor()[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert torch.equal(stack.tensor(), images_to_tensor(images))
+
+
+def test_captions_beside_the_images_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = next(iter(open_source("digits"))).image
+    with tarfile.open(tmp_path / "set-000000.tar", "w") as tar:
+        for name, content in (("0.png", image), ("0.txt", b"a caption"), ("0.json", b"{}"), ("0.cls", b"3")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    shards, read, sizes = index_tars(tmp_path), os.pread, []
+    monkeypatch.setattr(os, "pread", lambda *arguments: sizes.append(arguments[1]) or read(*arguments))
+    key, pixels, label = Images(shards).read(0, 0)
+    assert (key, pixels.shape, label) == ("0", (8, 8, 3), 3)
+    assert sorted(sizes) == sorted([len(image), 1])
+
+
+class Faults(Dataset):
+    """Pages of memory that a worker is given for every picture, once it has seen some."""
+
+    def __getitem__(self, number: int) -> dict:
+        def faults() -> int:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        pictures = [noise(300 + 17 * size, 450 - 13 * size) for size in range(8)]
+        files = [simplejpeg.encode_jpeg(pixels, colorspace="RGB") for pixels in pictures]
+        del pictures
+        view, rng = Augment(224), np.random.default_rng(0)
+        counts = []
+        for turn in range(80):
+            start = faults()
+            view(decode(files[5 * turn % 8]), rng)
+            counts.append(faults() - start)
+        return {"pages": sum(counts[40:]) / 40}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the option is glibc's")
+def test_a_worker_keeps_the_memory_of_a_picture_for_the_next():
+    glibc = ctypes.CDLL(None)
+    for option in (-1, -3):
+        glibc.mallopt(option, 128 * 1024)  # as glibc starts; a process that freed something large keeps more anyway
+    try:
+        (seen,) = Loader(Faults(), _Steps(0, 1), LoaderOptions(workers=1))
+    finally:
+        keep_freed_memory()
+    assert seen["pages"] < 5  # else a hundred and more: cleared anew for every picture

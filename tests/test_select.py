@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nst.config import compose_config
 from nst.data.balance import SCHEMA
-from nst.data.predictions import PredictionMetadata, _footer, parquet_name
+from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.errors import NstError
 from nst.runs import read_json
@@ -42,10 +42,17 @@ def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, 
             }
         )
         metadata = PredictionMetadata(teacher, [f"class {c}" for c in range(classes)], 64, name, f"{number:064d}")
-        footer = _footer(metadata, 0.3, rows=str(hash(table["confidence"].to_numpy().tobytes())))
+        footer = footer_of(metadata, 0.3, rows=str(hash(table["confidence"].to_numpy().tobytes())))
         table = table.replace_schema_metadata({b"nst": json.dumps(footer).encode()})
         pq.write_table(table, folder / parquet_name(name))
     return finish(folder)
+
+
+def write_truth(folder, count=4):
+    """A file that says that all images are of class 0."""
+    path = folder / "truth.parquet"
+    pq.write_table(pa.table({"key": [f"image{i:06d}" for i in range(count)], "label": [0] * count}), path)
+    return path
 
 
 def read_copies(folder):
@@ -153,21 +160,23 @@ def worlds(draw):
 @settings(max_examples=15, deadline=None)
 @given(
     world=worlds(), quota=st.integers(1, 60), minimum=st.sampled_from([0.0, 0.3, 0.777]),
-    cap=st.sampled_from([None, 2])
+    maximum=st.sampled_from([None, 0.9]), cap=st.sampled_from([None, 2])
 )  # fmt: skip
-def test_exact_properties(tmp_path_factory, world, quota, minimum, cap):
+def test_exact_properties(tmp_path_factory, world, quota, minimum, maximum, cap):
     classes, label, confidence, rng = world
     tmp = tmp_path_factory.mktemp("world")
-    options = {"images_per_class": quota, "min_confidence": minimum, "max_copies": cap}
+    options = {"images_per_class": quota, "min_confidence": minimum, "max_confidence": maximum, "max_copies": cap}
     options |= {"allow_empty_classes": True, "memory_limit": "1GB"}
     folder = write_folder(tmp / "a", label, confidence, classes=classes)
     select.run(folder, tmp / "out", threads=1, **options)
     copies = copies_by_image(tmp / "out", len(label))
     for c in range(classes):
-        rows = (label == c) & (confidence.astype(np.float64) >= minimum)
+        rows = (
+            (label == c) & (confidence.astype(np.float64) >= minimum) & (confidence.astype(np.float64) < (maximum or 2))
+        )
         n = rows.sum()
         ours = copies[rows]
-        assert copies[label == c].sum() == ours.sum()  # nothing below the minimum
+        assert copies[label == c].sum() == ours.sum()  # nothing outside the limits
         assert ours.sum() == min(quota, n * (cap or quota))
         assert ours.max(initial=0) - ours.min(initial=quota) <= 1
         if (ours == 0).any() and (ours > 0).any():
@@ -185,6 +194,42 @@ def test_extra_copies_depend_on_the_seed_and_on_nothing_else(tmp_path):
     np.testing.assert_array_equal(first, again)
     assert (first != other).sum() > 20
     np.testing.assert_array_equal(first > 0, other > 0)  # who is confident is not drawn
+
+
+@pytest.mark.parametrize("method", ["exact", "official"])
+def test_bins_of_confidence_share_the_images_out(tmp_path, method):
+    """Figure 4: ten selections of limits [0, 0.1), ..., [0.9, 1] meet every image once."""
+    label, confidence = golden("small")
+    folder = write_folder(tmp_path / "predictions", label, confidence)
+    met = np.zeros(len(label), np.int64)
+    for tenth in range(10):
+        limits = {"min_confidence": tenth / 10, "max_confidence": (tenth + 1) / 10 if tenth < 9 else None}
+        output = tmp_path / f"{tenth}"
+        # of as many images as there are every one is taken, however often
+        select.run(folder, output, method=method, images_per_class=10**4, allow_empty_classes=True, **limits)
+        met += copies_by_image(output, len(label)) > 0
+    np.testing.assert_array_equal(met, 1)
+
+
+@pytest.mark.parametrize("method", ["exact", "official"])
+def test_fraction_draws_uniformly_among_the_selected(tmp_path, method):
+    """Table 8: smaller shares lie within larger ones, copies stay as they are."""
+    label, confidence = np.repeat(np.arange(4), 1000), np.linspace(0.2, 1, 4000, dtype=np.float32)
+    folder = write_folder(tmp_path / "predictions", label, confidence, classes=4)
+    options = {"method": method, "images_per_class": 1500, "min_confidence": 0.0}
+    chosen = {}
+    for fraction in (1.0, 0.5, 0.25):
+        result = select.run(folder, tmp_path / f"{fraction}", fraction=fraction, **options)
+        chosen[fraction] = copies_by_image(tmp_path / f"{fraction}", len(label))
+        assert result["totals"]["copies"] == chosen[fraction].sum()
+    for fraction, larger in ((0.5, 1.0), (0.25, 0.5)):
+        kept = chosen[fraction] > 0
+        np.testing.assert_array_equal(chosen[fraction][kept], chosen[larger][kept])
+        share = kept.sum() / 4000
+        assert share == pytest.approx(fraction, abs=4 * (fraction * (1 - fraction) / 4000) ** 0.5)
+        # no matter how confident, and whether an extra copy has been drawn
+        assert confidence[kept].mean() == pytest.approx(confidence.mean(), abs=0.03)
+        assert chosen[1.0][kept].mean() == pytest.approx(1.5, abs=0.06)
 
 
 def test_class_total_is_exact_even_if_keys_repeat(tmp_path):
@@ -267,6 +312,8 @@ def test_empty_classes_are_named_with_what_they_have(tmp_path):
     [
         ({"method": "exakt"}, "did you mean 'exact'"),
         ({"min_confidence": 30}, "0 to 1"),
+        ({"min_confidence": 0.5, "max_confidence": 0.5}, "above 0.5, up to 1"),
+        ({"fraction": 0}, "above 0, up to 1"),
         ({"min_confidence": 0.305, "method": "official"}, "multiples of 0.01"),
         ({"images_per_class": 0}, "images_per_class"),
         ({"max_copies": 0}, "max_copies"),
@@ -276,7 +323,7 @@ def test_empty_classes_are_named_with_what_they_have(tmp_path):
 def test_invalid_options_are_refused(tmp_path, options, says):
     folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
     with pytest.raises(NstError, match=says):
-        select.run(folder, tmp_path / "s", **options)
+        select.run(folder, tmp_path / "s", truth=write_truth(tmp_path), **options)
 
 
 def test_finished_selection_is_reused_and_a_killed_one_repeated(tmp_path, monkeypatch):
@@ -351,10 +398,10 @@ def test_lack_of_memory_is_said_in_plain_words(tmp_path, monkeypatch):
     def exhausted(*_):
         raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block\nstack")
 
-    monkeypatch.setattr(select, "plan_exact", exhausted)
+    monkeypatch.setattr(select, "accuracy", exhausted)
     folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
     with pytest.raises(NstError, match=r"could not allocate block(.|\n)*memory_limit"):
-        select.run(folder, tmp_path / "s")
+        select.run(folder, tmp_path / "s", truth=write_truth(tmp_path))
 
 
 def test_main_passes_the_configuration_on(tmp_path):

@@ -1,13 +1,22 @@
-"""The order of samples: a pure function of (seed, name, position) in which every sample comes once a pass."""
+"""The order of samples: a pure function of (seed, name, position) in which every sample comes once a pass; read by real
+loader processes from real shards, by any number of them, from any step on, and in any division over ranks."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nst.data import batches as batching
+from nst.data.batches import LabeledSamples, TrainingBatches, UnlabeledSamples
+from nst.data.datamodule import Loader, LoaderOptions, _Steps
+from nst.data.images import decode, encode_png
+from nst.data.shards import ShardSet, write_shards
+from nst.data.sources import Sample
 from nst.data.stream import Stream, generator
+from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
 
 SIZES = [7, 0, 13, 1, 30, 5]
@@ -91,3 +100,98 @@ def test_generators_are_equal_for_equal_keys_and_independent_otherwise():
     others = [generator(0, "labeled", 2, "key"), generator(1, "labeled", 1, "key"), generator(0, "labeled", 1, "kez")]
     for other in others:
         assert abs(np.corrcoef(draws, other.random(1000))[0, 1]) < 0.15
+
+
+# ---- read from shards
+
+
+LABELED, UNLABELED, BATCH = 36, 84, 12  # three and seven steps a pass, at equal batch sizes
+
+
+def numbered(folder: Path, count: int, *, labeled: bool) -> ShardSet:
+    """Images whose colour is their number, so that a batch tells which images are in it."""
+    samples = [
+        Sample(f"s{number}", encode_png(np.full((8, 8, 3), number, np.uint8)), "png", number % 2)
+        for number in range(count)
+    ]
+    return write_shards(
+        folder, "x", samples, classes=("a", "b"), labeled=labeled, name="numbered", samples_per_shard=10
+    )
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, ShardSet]:
+    root = tmp_path_factory.mktemp("numbered")
+    return numbered(root / "labeled", LABELED, labeled=True), numbered(root / "unlabeled", UNLABELED, labeled=False)
+
+
+def part(sets: tuple[ShardSet, ShardSet], seed: int, rank: int, world_size: int) -> TrainingBatches:
+    view = clean_view(8, Pictures(small=True))
+    share = BATCH // world_size
+    return TrainingBatches(
+        LabeledSamples(sets[0], view, seed),
+        UnlabeledSamples(sets[1], view, seed),
+        labeled_batch_size=share,
+        unlabeled_batch_size=share,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def read(
+    sets: tuple[ShardSet, ShardSet], start: int, stop: int, *, world_size: int = 1, workers: int = 0, seed: int = 0
+) -> list[tuple[list[int], list[int]]]:
+    """Numbers of the labeled and unlabeled images of each step, over all ranks, as loaders bring them."""
+    options = LoaderOptions(workers=workers, prefetch=2)
+    loaders = [Loader(part(sets, seed, rank, world_size), _Steps(start, stop), options) for rank in range(world_size)]
+    steps = []
+    for batches in zip(*loaders, strict=True):
+        colours = [batch["images"][:, 0, 0, 0].tolist() for batch in batches]
+        share = BATCH // world_size
+        steps.append(([n for rank in colours for n in rank[:share]], [n for rank in colours for n in rank[share:]]))
+    return steps
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_loader_processes_reads_the_same_order(sets: tuple[ShardSet, ShardSet], workers: int):
+    assert read(sets, 0, 9, workers=workers) == read(sets, 0, 9)
+
+
+def test_loader_processes_bring_every_image_once_a_pass(sets: tuple[ShardSet, ShardSet]):
+    steps = read(sets, 0, 21, workers=2)
+    assert Counter(n for labeled, _ in steps for n in labeled) == Counter(7 * list(range(LABELED)))
+    assert Counter(n for _, unlabeled in steps for n in unlabeled) == Counter(3 * list(range(UNLABELED)))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1), (2, 3)])
+def test_another_number_of_ranks_goes_on_with_the_pass_without_repeating_or_losing_an_image(
+    sets: tuple[ShardSet, ShardSet], before: int, after: int
+):
+    """Stopped after two of seven steps, continued by other ranks with other numbers of loader processes."""
+    steps = [
+        *read(sets, 0, 2, world_size=before, workers=1),
+        *read(sets, 2, 7, world_size=after, workers=2),
+    ]
+    assert Counter(n for _, unlabeled in steps for n in unlabeled) == Counter(range(UNLABELED))
+    assert Counter(n for labeled, _ in steps[:3] for n in labeled) == Counter(range(LABELED))
+    assert steps == read(sets, 0, 7)
+
+
+def test_another_seed_is_another_order(sets: tuple[ShardSet, ShardSet]):
+    assert read(sets, 0, 3) != read(sets, 0, 3, seed=1)
+
+
+def test_continuing_in_the_middle_of_a_pass_decodes_nothing_before_it(
+    sets: tuple[ShardSet, ShardSet], monkeypatch: pytest.MonkeyPatch
+):
+    decoded: list[int] = []
+
+    def noting(data: bytes) -> np.ndarray:
+        decoded.append(int(decode(data)[0, 0, 0]))
+        return decode(data)
+
+    whole = read(sets, 0, 6)
+    monkeypatch.setattr(batching, "decode", noting)
+    assert read(sets, 5, 6) == whole[5:]
+    labeled, unlabeled = whole[5]
+    assert decoded == [*labeled, *unlabeled]

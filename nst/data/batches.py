@@ -10,6 +10,7 @@ and reported in the batch under "bad", so shapes stay static and nothing is lost
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from nst.data.images import BadImage, decode, image_extension
-from nst.data.pseudo_labels import PseudoLabels, PseudoLabelShard
+from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
+from nst.data.joint import joint_order
+from nst.data.pseudo_labels import PseudoLabelShard, StudentLabels
 from nst.data.shards import ShardSet, TarReader
 from nst.data.stream import WINDOW_SHARDS, Stream, generator
 from nst.errors import NstError
@@ -28,6 +30,14 @@ from nst.errors import NstError
 View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch = dict[str, Any]
 _OPEN_SHARDS = 32
+_READ = (*IMAGE_EXTENSIONS, "cls")  # of a sample's files; captions and the like stay on the disk
+
+
+class Batches(Protocol):
+    """Batches by number; those behind the last one are all padding."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int) -> Batch: ...
 
 
 class Images:
@@ -42,7 +52,7 @@ class Images:
 
     def reader(self, shard: int) -> TarReader:
         if shard not in self._readers:
-            self._readers[shard] = TarReader(self.shards.path(shard))
+            self._readers[shard] = self.shards.reader(shard)
             if len(self._readers) > _OPEN_SHARDS:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(shard)
@@ -57,10 +67,10 @@ class Images:
         reader = self.reader(shard)
         if index >= len(reader):
             raise BadImage(f"{self.shards.shards[shard].name}#{index}: missing, the shard is cut short")
-        key, fields = reader.read(index)
+        key, fields = reader.read(index, only=_READ)
         extension = image_extension(fields)
         if extension is None:
-            raise BadImage(f"{key}: no image among its fields {sorted(fields)}")
+            raise BadImage(f"{key}: no image among its fields {sorted(reader.extensions(index))}")
         try:
             image = decode(fields[extension])
             label = int(fields["cls"]) if "cls" in fields else None
@@ -80,7 +90,7 @@ class Images:
         raise NstError(
             f"no image of shard {self.shards.path(shard)} can be decoded",
             got=bad[-1],
-            next=f"nst shard --verify shard.output={self.shards.folder.parent}",
+            next=f"nst shard --verify shard.output={self.shards.folder}",
         )
 
 
@@ -111,7 +121,7 @@ class LabeledSamples:
                 f"sample {key} of {self.shards.folder} has no usable label",
                 got=label,
                 valid=f"<key>.cls with 0 ... {len(self.shards.classes) - 1}",
-                next=f"nst shard --verify shard.output={self.shards.folder.parent}",
+                next=f"nst shard --verify shard.output={self.shards.folder}",
             )
         rng = generator(self.seed, "labeled", pass_number, key)
         return {"image": self.view(image, rng), "label": np.asarray(label, dtype=np.int64)}
@@ -129,7 +139,7 @@ class UnlabeledSamples:
     shards: ShardSet
     view: View
     seed: int
-    pseudo_labels: PseudoLabels | None = None
+    pseudo_labels: StudentLabels | None = None
     clean_view: View | None = None
 
     def __post_init__(self) -> None:
@@ -171,6 +181,9 @@ class TrainingBatches(Dataset):
 
     Keys: "images" uint8 (B + U, 3, H, W), labeled first; "labels" int64 (B,); "targets" float32 (U, C) or int64
     (U,); "clean_images" uint8 (U, 3, h, w); "bad": names of samples that had to be replaced.
+
+    Args:
+        groups: "images" is laid out in this many equal parts, labeled first in each (`nst.data.joint`).
     """
 
     def __init__(
@@ -182,33 +195,44 @@ class TrainingBatches(Dataset):
         unlabeled_batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        groups: int = 1,
     ) -> None:
         self.sides = [(labeled, labeled_batch_size)]
         if unlabeled is not None and unlabeled_batch_size:
             self.sides.append((unlabeled, unlabeled_batch_size))
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.groups = rank, world_size, groups
 
     def __getitem__(self, step: int) -> Batch:
         bad: list[str] = []
+        sizes = [size for _, size in self.sides]
+        order = joint_order(sizes[0], sum(sizes[1:]), self.groups)
+        images, clean = ImageStack(len(order)), ImageStack(sum(sizes[1:]))
         collected: dict[str, list[np.ndarray]] = {}
+        places = iter(np.argsort(order).tolist())
         for samples, size in self.sides:
-            for entry in samples.stream.batch(step, size, rank=self.rank, world_size=self.world_size):
-                for name, value in samples.sample(*entry, bad).items():
+            entries = samples.stream.batch(step, size, rank=self.rank, world_size=self.world_size)
+            for row, entry in enumerate(entries):
+                sample = samples.sample(*entry, bad)
+                images.put(next(places), sample.pop("image"))
+                if "clean_image" in sample:
+                    clean.put(row, sample.pop("clean_image"))
+                for name, value in sample.items():
                     collected.setdefault(name, []).append(value)
-        batch: Batch = {"images": images_to_tensor(collected["image"]), "bad": bad}
+        batch: Batch = {"images": images.tensor(), "bad": bad}
         batch["labels"] = torch.from_numpy(np.stack(collected["label"]))
         if "target" in collected:
             batch["targets"] = torch.from_numpy(np.stack(collected["target"]))
-        if "clean_image" in collected:
-            batch["clean_images"] = images_to_tensor(collected["clean_image"])
+        if clean.pixels is not None:
+            batch["clean_images"] = clean.tensor()
         return batch
 
 
 class EvaluationBatches(Dataset):
     """`batches[i]` → the i-th batch of clean views in storage order; a shard's last batch is padded.
 
-    Keys: "images" uint8 (B, 3, H, W), "labels" int64 (B,) (-1 where there is none), "valid" bool (B,), "shard" and
-    "index" int64 (B,), "keys" and "bad" lists of str. A bad image and the padding are not valid.
+    Keys: "images" uint8 (B, 3, H, W), "labels" int64 (B,) (-1 where there is none), "valid" bool (B,). Of the V valid
+    ones, which come first, for the host (no tensors, so they are not moved to a device): "shard" and "index" int64
+    arrays (V,), "true_labels" (V,), "keys" a list of V str. "bad": names of the images that could not be decoded.
 
     A batch never spans two shards, so what is computed for a shard does not depend on the others: labeling can
     be continued shard by shard and gives the same bytes.
@@ -253,20 +277,56 @@ class EvaluationBatches(Dataset):
             np.zeros_like(rows[0][0]) if rows else self.view(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))
         )
 
-        def column(position: int, padding: int) -> torch.Tensor:
-            return torch.tensor([row[position] for row in rows] + [padding] * missing, dtype=torch.int64)
+        def column(position: int) -> np.ndarray:
+            return np.array([row[position] for row in rows], dtype=np.int64)
 
         return {
             "images": images_to_tensor([row[0] for row in rows] + [blank] * missing),
-            "labels": column(1, -1),
+            "labels": torch.from_numpy(np.concatenate([column(1), np.full(missing, -1, dtype=np.int64)])),
             "valid": torch.tensor([True] * len(rows) + [False] * missing),
-            "shard": column(2, -1),
-            "index": column(3, -1),
+            "shard": column(2),
+            "index": column(3),
+            "true_labels": column(1),
             "keys": [row[4] for row in rows],
             "bad": bad,
         }
 
 
+class ImageStack:
+    """N images of one size as one tensor, each copied once: to its place in the memory that the batch travels in.
+
+    A loader's worker hands its batches over in shared memory. What is made elsewhere is copied there whole.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pixels: torch.Tensor | None = None
+        self._places = np.empty(0, np.uint8)
+
+    def put(self, place: int, image: np.ndarray) -> None:
+        """Image (H, W, 3) uint8, the same size for all."""
+        if self.pixels is None:
+            self.pixels = _shared_bytes((self.count, *image.shape))
+            self._places = self.pixels.numpy()
+        self._places[place] = image
+
+    def tensor(self) -> torch.Tensor:
+        """(N, 3, H, W) uint8, in channels_last memory; what was not put is undefined."""
+        assert self.pixels is not None
+        return self.pixels.permute(0, 3, 1, 2)
+
+
+def _shared_bytes(shape: tuple[int, ...]) -> torch.Tensor:
+    """An uninitialised uint8 tensor; in a loader's worker, of shared memory, as torch's own collate makes it."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+
 def images_to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """N × (H, W, 3) uint8 → (N, 3, H, W) uint8, in channels_last memory (no copy beyond the stack)."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    """N × (H, W, 3) uint8 → (N, 3, H, W) uint8, in channels_last memory."""
+    stack = ImageStack(len(images))
+    for place, image in enumerate(images):
+        stack.put(place, image)
+    return stack.tensor()

@@ -7,6 +7,7 @@ killed one would have read, without replaying any.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,11 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nst.data.batches import Batch, EvaluationBatches, Samples, TrainingBatches
+from nst.data.batches import Batch, Batches, EvaluationBatches, Samples, TrainingBatches
 from nst.errors import NstError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT_BYTES = 32 * 2**20  # blocks up to this come from the heap; the most that glibc takes
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,19 @@ def quiet_worker(_: int) -> None:
     """One thread per worker: the workers are the parallelism."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory of a picture for the next one.
+
+    glibc returns blocks of this size to the kernel, unless larger ones were freed before, and the kernel then clears
+    new pages for every picture: a tenth of a worker's time. Other C libraries have no such option and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 4 * _KEPT_BYTES)
 
 
 class Loader:
@@ -101,16 +118,36 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+def data_part(trainer: pl.Trainer) -> tuple[int, int]:
+    """Which part of the data this process reads: its number, and how many parts there are.
+
+    Under DDP these are rank and world size. A strategy that runs one program over many processes (SPMD) hides its
+    processes from Lightning, and names the part itself.
+    """
+    return getattr(trainer.strategy, "data_part", (trainer.global_rank, trainer.world_size))
+
+
+def own_rows(values: torch.Tensor, trainer: pl.Trainer) -> torch.Tensor:
+    """What a step computed for this process's rows of the batch, on the host."""
+    strategy = trainer.strategy
+    return strategy.own_rows(values) if hasattr(strategy, "own_rows") else values.cpu()
+
+
 def evaluation_loader(
-    batches: EvaluationBatches,
+    batches: Batches,
     options: LoaderOptions,
     *,
     rank: int = 0,
     world_size: int = 1,
+    rounds: int | None = None,
     pin_memory: bool = False,
 ) -> Loader:
-    """Batches rank, rank + world_size, ...; every rank gets the same number, empty ones (all invalid) included."""
-    rounds = -(-len(batches) // world_size)
+    """Batches rank, rank + world_size, ...; every rank gets the same number, empty ones (all invalid) included.
+
+    Args:
+        rounds: how many; None: as many as there are batches for one of the ranks.
+    """
+    rounds = -(-len(batches) // world_size) if rounds is None else rounds
     return Loader(batches, _Steps(rank, rounds * world_size, stride=world_size), options, pin_memory=pin_memory)
 
 
@@ -123,6 +160,7 @@ class JointDataModule(pl.LightningDataModule):
         total_steps: length of the training.
         segment_steps: steps between two checkpoints. One segment is what Lightning calls an epoch: it resumes most
             reliably at the end of one.
+        groups: parts of this rank's joint batch (`nst.data.joint`): the devices that one process feeds.
 
     Raises:
         NstError: the batch does not divide by the number of ranks.
@@ -140,22 +178,25 @@ class JointDataModule(pl.LightningDataModule):
         segment_steps: int,
         loader: LoaderOptions,
         pin_memory: bool = False,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.labeled, self.unlabeled, self.validation = labeled, unlabeled, validation
         self.labeled_batch_size, self.unlabeled_ratio = labeled_batch_size, unlabeled_ratio
         self.total_steps, self.segment_steps = total_steps, segment_steps
-        self.loader, self.pin_memory = loader, pin_memory
+        self.loader, self.pin_memory, self.groups = loader, pin_memory, groups
 
     def train_dataloader(self) -> Loader:
         rank, world_size = self._place()
-        share, rest = divmod(self.labeled_batch_size, world_size)
-        if rest:
+        devices = world_size * self.groups
+        if self.labeled_batch_size % devices:
             raise NstError(
                 "the labeled batch does not divide by the number of devices",
-                got=f"labeled_batch_size={self.labeled_batch_size} on {world_size} devices",
-                valid=f"a multiple of {world_size}",
+                got=f"labeled_batch_size={self.labeled_batch_size} on {devices} devices",
+                valid=f"a multiple of {devices}",
+                next=f"student.labeled_batch_size={-(-self.labeled_batch_size // devices) * devices}",
             )
+        share = self.labeled_batch_size // world_size
         batches = TrainingBatches(
             self.labeled,
             self.unlabeled,
@@ -163,6 +204,7 @@ class JointDataModule(pl.LightningDataModule):
             unlabeled_batch_size=share * self.unlabeled_ratio,
             rank=rank,
             world_size=world_size,
+            groups=self.groups,
         )
         start = self.trainer.global_step if self.trainer else 0
         begin = start - start % self.segment_steps
@@ -178,4 +220,4 @@ class JointDataModule(pl.LightningDataModule):
         )
 
     def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return data_part(self.trainer) if self.trainer else (0, 1)

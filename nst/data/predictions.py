@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def write_predictions(
             ),
         }
     )
-    footer = _footer(metadata, keep, rows=_digest(index, keys, label, confidence, stored[~mask]))
+    footer = footer_of(metadata, keep, rows=_digest(index, keys, label, confidence, stored[~mask]))
     with atomic_path(path) as temporary:
         pq.write_table(
             table.replace_schema_metadata({b"nst": json.dumps(footer).encode()}),
@@ -119,7 +119,8 @@ def _check_predictions(index: np.ndarray, probs: np.ndarray, metadata: Predictio
         )
 
 
-def _footer(metadata: PredictionMetadata, keep: float, rows: str) -> dict[str, Any]:
+def footer_of(metadata: PredictionMetadata, keep: float, rows: str) -> dict[str, Any]:
+    """What a file says of itself; `rows`: digest of what it holds."""
     return {
         "format": FORMAT,
         "teacher": metadata.teacher_sha256,
@@ -178,7 +179,10 @@ class Predictions:
                 next="nst label (a killed run continues where it stopped)",
             )
         with ThreadPoolExecutor(16) as pool:  # on a network file system a footer costs a round trip
-            shards = list(pool.map(_read_footer, files))
+            seen: dict[tuple[str, ...], tuple[str, ...]] = {}
+            # equal class lists become one: thousands of names for each of many shards would fill the memory
+            shards = [replace(shard, classes=seen.setdefault(shard.classes, shard.classes))
+                      for shard in pool.map(_read_footer, files)]  # fmt: skip
         _check_agreement(shards)
         return cls(folder, shards)
 

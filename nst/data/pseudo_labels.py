@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,17 @@ from nst.errors import NstError, nearest, require_choice
 from nst.runs import read_json
 
 TARGETS = ("soft", "hard")
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """The selected images (R,) of one shard, each once."""
+
+    index: np.ndarray  # uint32, position in the shard, increasing
+    key: np.ndarray  # str
+    label: np.ndarray  # uint16
+    copies: np.ndarray  # uint32, > 0
+    probs: np.ndarray | None  # (R, C) float16 as stored; None with hard targets
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,18 @@ class PseudoLabelShard:
         return self.distributions[self.row[entry]]
 
 
+class StudentLabels(Protocol):
+    """Where the student's entries come from: a selection beside its shards, or shards that were packed with it."""
+
+    classes: list[str]
+    counts: list[int]  # entries per shard
+    summary: dict[str, Any]
+    folder: Path | str
+    predictions: Predictions | None
+
+    def entries(self, shard_name: str) -> PseudoLabelShard: ...
+
+
 class PseudoLabels:
     """A selection joined with predictions, shard by shard: what the student learns from unlabeled images.
 
@@ -76,10 +99,12 @@ class PseudoLabels:
         reassign: bool = False,
     ) -> None:
         require_choice("targets", targets, TARGETS)
-        self.folder, self.targets, self.reassign = Path(selection), targets, reassign
-        self.summary = _read_selection(self.folder)
+        self.folder: Path | str = Path(selection)
+        self.targets, self.reassign = targets, reassign
+        self.summary = _read_selection(Path(selection))
         self.classes: list[str] = self.summary["classes"]
         self.shards: list[str] = [shard["name"] for shard in self.summary["shards"]]
+        self.names = set(self.shards)
         self.counts: list[int] = [shard["copies"] for shard in self.summary["shards"]]  # entries per shard
         self.predictions = self._open_predictions(predictions)
 
@@ -92,24 +117,36 @@ class PseudoLabels:
         Raises:
             NstError: the shard is not in the selection, or its predictions do not match or were not stored.
         """
-        if shard_name not in self.shards:
-            raise NstError(f"shard {shard_name!r} is not in {self.folder}{nearest(shard_name, self.shards)}")
-        columns = ["index", "key", "label", "copies"]
-        table = read_table(self.folder / parquet_name(shard_name), columns)
-        index, key, label, copies = (table[name].to_numpy() for name in columns)
-        distributions = None
-        if self.predictions is not None:
-            label, distributions = self._join(shard_name, index, key, label)
-        row = np.repeat(np.arange(len(index)), copies)
-        first_entry = np.cumsum(copies) - copies
+        images = self.images(shard_name)
+        row = np.repeat(np.arange(len(images.index)), images.copies)
+        first_entry = np.cumsum(images.copies) - images.copies
         return PseudoLabelShard(
-            index=index[row],
+            index=images.index[row],
             copy=(np.arange(len(row)) - first_entry[row]).astype(np.uint32),
-            key=key[row],
-            label=label[row],
+            key=images.key[row],
+            label=images.label[row],
             row=row,
-            distributions=distributions,
+            distributions=None if images.probs is None else renormalized(images.probs),
         )
+
+    def images(self, shard_name: str) -> SelectedImages:
+        """The selected images of one shard; raises as `entries`."""
+        columns = ["index", "key", "label", "copies"]
+        table = read_table(self._file(shard_name), columns)
+        index, key, label, copies = (table[name].to_numpy() for name in columns)
+        probs = None
+        if self.predictions is not None:
+            label, probs = self._join(shard_name, index, key, label)
+        return SelectedImages(index, key, label, copies, probs)
+
+    def copies(self, shard_name: str) -> np.ndarray:
+        """Of every selected image of one shard, as `images` has it."""
+        return read_table(self._file(shard_name), ["copies"])["copies"].to_numpy()
+
+    def _file(self, shard_name: str) -> Path:
+        if shard_name not in self.names:
+            raise NstError(f"shard {shard_name!r} is not in {self.folder}{nearest(shard_name, self.shards)}")
+        return Path(self.folder) / parquet_name(shard_name)
 
     def _open_predictions(self, folder: Path | str | None) -> Predictions | None:
         if folder is None or (self.targets == "hard" and not self.reassign):
@@ -132,32 +169,52 @@ class PseudoLabels:
     def _join(
         self, shard_name: str, index: np.ndarray, key: np.ndarray, label: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Labels (R,) and, for soft targets, distributions (R, C) of the selected rows."""
+        """Labels (R,) and, for soft targets, the stored probabilities (R, C) of the selected rows."""
         assert self.predictions is not None
-        found = self.predictions.read(shard_name)
-        at = np.searchsorted(found["index"], index)
-        inside = at < len(found["index"])
-        same = np.zeros(len(index), bool)
-        same[inside] = (found["index"][at[inside]] == index[inside]) & (found["key"][at[inside]] == key[inside])
-        if not same.all():
-            raise NstError(
-                f"selection {self.folder} and predictions {self.predictions.folder} name different images",
-                got=f"sample {index[~same][0]} ({key[~same][0]}) of {shard_name} is selected, not predicted",
-                next="select again from these predictions: nst select overwrite=true",
-            )
+        found = joined(self.predictions, shard_name, index, key, what=f"the selection {self.folder}")
         if self.reassign:
-            label = found["label"][at]
-        return label, self._soft(shard_name, found["probs"][at]) if self.targets == "soft" else None
+            label = found["label"]
+        return label, kept_probs(self.predictions, shard_name, found) if self.targets == "soft" else None
 
-    def _soft(self, shard_name: str, probs: np.ndarray) -> np.ndarray:
-        assert self.predictions is not None
-        missing = np.isnan(probs[:, 0])
-        if missing.any():
-            what = f"{int(missing.sum())} selected images of {shard_name}"
-            raise _not_kept(self.predictions.folder, self.predictions.keep, what)
-        wide = probs.astype(np.float32)
-        # float16 keeps 11 bits: a thousand rounded probabilities sum to 1 only within a few 1e-4
-        return wide / wide.sum(axis=1, keepdims=True)
+
+def joined(
+    predictions: Predictions, shard_name: str, index: np.ndarray, key: np.ndarray, *, what: str
+) -> dict[str, np.ndarray]:
+    """The predictions of these images (R,) of one shard, by position and key.
+
+    Raises:
+        NstError: one of them was not predicted.
+    """
+    found = predictions.read(shard_name)
+    at = np.searchsorted(found["index"], index)
+    inside = at < len(found["index"])
+    same = np.zeros(len(index), bool)
+    same[inside] = (found["index"][at[inside]] == index[inside]) & (found["key"][at[inside]] == key[inside])
+    if not same.all():
+        raise NstError(
+            f"{what} and predictions {predictions.folder} name different images",
+            got=f"sample {index[~same][0]} ({key[~same][0]}) of {shard_name} is selected, not predicted",
+            next="select again from these predictions: nst select overwrite=true",
+        )
+    return {name: column[at] for name, column in found.items()}
+
+
+def kept_probs(predictions: Predictions, shard_name: str, found: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities (R, C) float16 as stored; NstError where some were not."""
+    missing = np.isnan(found["probs"][:, 0])
+    if missing.any():
+        what = f"{int(missing.sum())} selected images of {shard_name}"
+        raise _not_kept(predictions.folder, predictions.keep, what)
+    return found["probs"]
+
+
+def renormalized(probs: np.ndarray) -> np.ndarray:
+    """Stored probabilities (R, C) float16 as distributions float32.
+
+    float16 keeps 11 bits: a thousand rounded probabilities sum to 1 only within a few 1e-4.
+    """
+    wide = probs.astype(np.float32)
+    return wide / wide.sum(axis=1, keepdims=True)
 
 
 def _not_kept(folder: Path | str, keep: float, got: str) -> NstError:

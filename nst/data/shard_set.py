@@ -1,65 +1,80 @@
 """Shard sets: WebDataset tars with an index.json that says what is in them.
 
-The one decision worth knowing: equal input gives equal bytes (fixed headers, no times, no paths), so the
-sha256 in the index identifies the data for every later stage. index.json is written last: a folder that has
-one is complete.
-
     <prefix>-000000.tar   <key>.jpg|png + <key>.cls (labeled; the class number as text)
     index.json            shards with samples, bytes and sha256; classes, source, seed, what was skipped
+
+The one decision worth knowing: index.json is the set, and the tars are only where its bytes are. They may lie elsewhere
+(the folder may be an address, and an index may name another folder or address as `shards_at`), and images that were
+excluded (`nst.data.exclusion`) are positions listed beside the shard's name, which readers pass over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from nst.data.sources import Sample
+from nst.data.remote import Remote
+from nst.data.tars import TarReader
+from nst.data.transfer import is_remote, join
 from nst.errors import NstError
-from nst.runs import atomic_path, read_json, write_json
+from nst.runs import read_json
 
 FORMAT = 1
-SAMPLES_PER_SHARD = 1000
-MAX_SHARD_BYTES = 512 << 20  # of image bytes; also what writing one shard holds in memory
 SHOWN_PROBLEMS = 20
-SHOWN_SKIPPED = 100
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One tar of a set: file name, number of samples, size in bytes, sha256."""
+    """One tar of a set: file name, number of samples, size in bytes, sha256.
+
+    `excluded` are the positions in the tar of samples that do not belong to the set; `samples` leaves them out.
+    """
 
     name: str
     samples: int
     bytes: int
     sha256: str
+    excluded: tuple[int, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Its entry in index.json, where nothing excluded is no word."""
+        return {name: value for name, value in asdict(self).items() if name != "excluded" or value}
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A folder of shards as its index.json describes it."""
+    """A folder of shards as its index.json describes it.
 
-    folder: Path
+    Args:
+        folder: path or address of the folder with the index.json.
+        shards_at: where the shards lie, if elsewhere.
+        whole_digest: digest before anything was excluded.
+        remote: how shards that are not on this machine get here.
+    """
+
+    folder: Path | str
     name: str
     split: str
     classes: tuple[str, ...]
     labeled: bool
     shards: tuple[ShardInfo, ...]
     label_counts: tuple[int, ...]
+    shards_at: Path | str | None = None
+    whole_digest: str | None = None
+    remote: Remote = field(default_factory=Remote, compare=False)
 
     @classmethod
-    def open(cls, folder: Path | str) -> ShardSet:
-        """The set in `folder`, after a look at the size of every shard.
+    def open(cls, folder: Path | str, remote: Remote | None = None) -> ShardSet:
+        """The set in `folder`, after a look at the size of every shard on this machine.
 
         Raises:
             NstError: no folder, no index, an empty set, or shards that are missing or of another size.
         """
-        shards = load_index(Path(folder))
+        shards = load_index(folder, remote)
         if problems := size_problems(shards):
             raise listed_problems(
                 f"{folder} is not as its index says",
@@ -73,35 +88,60 @@ class ShardSet:
         return sum(shard.samples for shard in self.shards)
 
     @property
+    def excluded(self) -> int:
+        return sum(len(shard.excluded) for shard in self.shards)
+
+    @property
     def digest(self) -> str:
-        """sha256 over the shards' sha256 and the classes: the identity of the data."""
-        text = "\n".join([*(shard.sha256 for shard in self.shards), "classes", *self.classes])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 over the shards' sha256, what is excluded of them, and the classes: the identity of the data."""
+        lines = [shard.sha256 + "".join(f" -{position}" for position in shard.excluded) for shard in self.shards]
+        return hashlib.sha256("\n".join([*lines, "classes", *self.classes]).encode()).hexdigest()
+
+    @property
+    def place(self) -> Path | str:
+        """Folder or address of the shards."""
+        return self.folder if self.shards_at is None else self.shards_at
 
     def path(self, position: int) -> Path:
-        return self.folder / self.shards[position].name
+        """The file of a shard on this machine, fetched if it lies elsewhere.
+
+        Raises:
+            NstError: a remote shard stays unreachable.
+        """
+        shard, place = self.shards[position], self.place
+        if is_remote(place):
+            return self.remote.shard(join(place, shard.name), shard.name, shard.bytes, shard.sha256)
+        return Path(place) / shard.name
+
+    def reader(self, position: int) -> TarReader:
+        """The samples of a shard, without the excluded ones.
+
+        Raises:
+            NstError: the shard cannot be reached or read.
+        """
+        while True:
+            path = self.path(position)
+            try:
+                reader = TarReader(path, self.shards[position].excluded)
+                reader.open()
+                return reader
+            except NstError:
+                # another process may have taken it out of the cache just now
+                if path.exists() or not is_remote(self.place):
+                    raise
 
 
-def load_index(folder: Path) -> ShardSet:
-    """The set as its index.json says, without a look at the shards."""
-    if not folder.is_dir():
-        raise NstError(f"no such shard folder: {folder}", next="make one: nst shard")
-    path = folder / "index.json"
-    if not path.exists():
-        tars = len(list(folder.glob("*.tar")))
-        raise NstError(
-            f"{folder} has no index.json",
-            got=f"{tars} tars" if tars else "no tars",
-            valid="a folder that nst shard has written to its end",
-            next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
-        )
+def load_index(folder: Path | str, remote: Remote | None = None) -> ShardSet:
+    """The set as its index.json says, without a look at the shards.
+
+    Raises:
+        NstError: no folder or index, or one that cannot be read.
+    """
+    remote = remote or Remote()
+    folder = folder if is_remote(folder) else Path(folder)
+    path = join(folder, "index.json") if is_remote(folder) else Path(folder) / "index.json"
     try:
-        index = read_json(path)
-        if index["format"] != FORMAT:
-            raise NstError(f"{path} is of another format", got=index["format"], valid=FORMAT)
-        shards = tuple(ShardInfo(**shard) for shard in index["shards"])
-        classes, counts = tuple(index["classes"]), tuple(index["label_counts"])
-        found = ShardSet(folder, index["name"], index["split"], classes, index["labeled"], shards, counts)
+        found = _parse_index(read_index(folder, remote), folder, remote)
     except (ValueError, KeyError, TypeError) as error:
         raise NstError(f"{path} cannot be read", got=repr(error), next=f"nst shard shard.index={folder}") from error
     if found.samples == 0:
@@ -109,8 +149,50 @@ def load_index(folder: Path) -> ShardSet:
     return found
 
 
+def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
+    """The content of index.json.
+
+    Raises:
+        NstError: there is none.
+        ValueError: it is no JSON.
+    """
+    if is_remote(folder):
+        return json.loads(remote.read(join(folder, "index.json")))
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NstError(f"no such shard folder: {folder}", next="make one: nst shard")
+    if not (folder / "index.json").exists():
+        tars = len(list(folder.glob("*.tar")))
+        raise NstError(
+            f"{folder} has no index.json",
+            got=f"{tars} tars" if tars else "no tars",
+            valid="a folder that nst shard has written to its end",
+            next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
+        )
+    return read_json(folder / "index.json")
+
+
+def _parse_index(index: dict[str, Any], folder: Path | str, remote: Remote) -> ShardSet:
+    if index["format"] != FORMAT:
+        raise NstError(f"the index of {folder} is of another format", got=index["format"], valid=FORMAT)
+    return ShardSet(
+        folder,
+        index["name"],
+        index["split"],
+        tuple(index["classes"]),
+        index["labeled"],
+        tuple(ShardInfo(**{**shard, "excluded": tuple(shard.get("excluded", ()))}) for shard in index["shards"]),
+        tuple(index["label_counts"]),
+        index.get("shards_at"),
+        index.get("whole_digest"),
+        remote,
+    )
+
+
 def size_problems(shards: ShardSet) -> list[str]:
-    """Shards that are missing or have another size than the index says, in words."""
+    """Shards that are missing or have another size than the index says, in words; remote ones are seen when read."""
+    if is_remote(shards.place):
+        return []
     problems = []
     for position, shard in enumerate(shards.shards):
         path = shards.path(position)
@@ -126,148 +208,3 @@ def listed_problems(what: str, problems: Sequence[str], next: str | None = None)
     shown = "\n         ".join(problems[:SHOWN_PROBLEMS])
     more = f"\n         and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
     return NstError(f"{what}: {len(problems)} problem(s)", got=shown + more, next=next)
-
-
-def write_shards(
-    folder: Path | str,
-    prefix: str,
-    samples: Iterable[Sample],
-    *,
-    classes: Sequence[str],
-    labeled: bool,
-    name: str,
-    source: Mapping[str, Any] | None = None,
-    split: str = "",
-    seed: int | None = None,
-    skipped: Sequence[str] = (),
-    samples_per_shard: int = SAMPLES_PER_SHARD,
-    max_bytes: int = MAX_SHARD_BYTES,
-) -> ShardSet:
-    """Writes `samples` in their order to `<folder>/<prefix>-000000.tar` ... and the index after them.
-
-    Args:
-        labeled: write `.cls`; every sample must then have a label. False: labels are left out.
-        skipped: names of the images that were left out, for the index.
-        samples_per_shard, max_bytes: a shard ends with whichever comes first.
-
-    Raises:
-        NstError: no samples, a key that is used twice or not valid, a label that is missing or out of range.
-    """
-    folder = Path(folder)
-    if samples_per_shard < 1 or max_bytes < 1:
-        raise NstError("a shard must hold something", got=f"{samples_per_shard=}, {max_bytes=}")
-    (folder / "index.json").unlink(missing_ok=True)  # an index beside shards that are being replaced would lie
-    counts: Counter[int] = Counter()
-    keys: set[str] = set()
-    shards = []
-    for number, batch in enumerate(_batches(samples, samples_per_shard, max_bytes)):
-        _check(batch, keys, len(classes) if labeled else None)
-        counts.update(sample.label for sample in batch if labeled and sample.label is not None)
-        shards.append(_write_shard(folder / f"{prefix}-{number:06d}.tar", batch, labeled))
-    if not shards:
-        raise NstError(f"no samples to write to {folder}")
-    _remove_leftovers(folder, prefix, {shard.name for shard in shards})
-    return write_index(
-        folder,
-        shards,
-        classes,
-        counts if labeled else None,
-        name=name,
-        source=source,
-        split=split,
-        seed=seed,
-        skipped=skipped,
-    )
-
-
-def _batches(samples: Iterable[Sample], most: int, max_bytes: int) -> Iterator[list[Sample]]:
-    batch: list[Sample] = []
-    size = 0
-    for sample in samples:
-        if batch and (len(batch) == most or size + len(sample.image) > max_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(sample)
-        size += len(sample.image)
-    if batch:
-        yield batch
-
-
-def _check(batch: Sequence[Sample], keys: set[str], num_classes: int | None) -> None:
-    for sample in batch:
-        if not re.fullmatch(r"[^./\s\0]{1,90}", sample.key) or not sample.key.isascii() or sample.key.startswith("__"):
-            raise NstError(
-                "not a WebDataset key", got=repr(sample.key), valid="1-90 ASCII characters without . / space"
-            )
-        if sample.key in keys:
-            raise NstError("a key is used twice", got=sample.key, valid="keys that are unique in the set")
-        if num_classes is not None and (sample.label is None or not 0 <= sample.label < num_classes):
-            raise NstError(f"{sample.key}: label is missing or out of range", got=sample.label,
-                           valid=f"0 to {num_classes - 1}")  # fmt: skip
-        keys.add(sample.key)
-
-
-class _Hashing:
-    """A binary file that hashes and counts what is written through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.bytes = 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.bytes += len(data)
-        return self.file.write(data)
-
-
-def _write_shard(path: Path, batch: Sequence[Sample], labeled: bool) -> ShardInfo:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from webdataset.writer import TarWriter  # here, because it imports torch
-
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        hashing = _Hashing(file)
-        with TarWriter(hashing, encoder=False, mtime=0, user="", group="", mode=0o444) as tar:
-            for sample in batch:
-                label = {"cls": str(sample.label).encode()} if labeled else {}
-                tar.write({"__key__": sample.key, sample.extension: sample.image, **label})
-    return ShardInfo(path.name, len(batch), hashing.bytes, hashing.sha256.hexdigest())
-
-
-def _remove_leftovers(folder: Path, prefix: str, written: set[str]) -> None:
-    """Shards of an earlier attempt beyond the last one, and temporary files a killed process left."""
-    ours = re.compile(rf"{re.escape(prefix)}-\d{{6}}\.tar|\..+\.tmp-\d+")
-    for path in list(folder.iterdir()):
-        if ours.fullmatch(path.name) and path.name not in written:
-            path.unlink()
-
-
-def write_index(
-    folder: Path,
-    shards: Sequence[ShardInfo],
-    classes: Sequence[str],
-    counts: Mapping[int, int] | None,
-    *,
-    name: str,
-    source: Mapping[str, Any] | None,
-    split: str = "",
-    seed: int | None = None,
-    skipped: Sequence[str] = (),
-) -> ShardSet:
-    """Writes index.json, which makes the folder a shard set; `counts` of each label, None for unlabeled."""
-    index = {
-        "format": FORMAT,
-        "name": name,
-        "source": source,
-        "split": split,
-        "seed": seed,
-        "classes": list(classes),
-        "labeled": counts is not None,
-        "samples": sum(shard.samples for shard in shards),
-        "label_counts": [counts.get(label, 0) for label in range(len(classes))] if counts is not None else [],
-        "shards": [asdict(shard) for shard in shards],
-        "skipped": {"count": len(skipped), "names": list(skipped[:SHOWN_SKIPPED])},
-    }
-    write_json(folder / "index.json", index)
-    return ShardSet.open(folder)

@@ -7,9 +7,12 @@ cut short, keys used twice, samples without an image.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +20,144 @@ import numpy as np
 import xxhash
 
 from nst.data.images import BadImage, decode, image_extension
-from nst.data.shard_set import (
-    ShardInfo,
-    ShardSet,
-    listed_problems,
-    load_index,
-    size_problems,
-    write_index,
-    write_shards,
-)
+from nst.data.remote import Remote
+from nst.data.shard_set import ShardInfo, ShardSet, listed_problems, load_index, size_problems
+from nst.data.shard_writer import write_index, write_shards
 from nst.data.tars import TarReader
+from nst.data.transfer import is_remote, join, list_tars
 from nst.errors import NstError
+from nst.progress import Progress, silent
 from nst.runs import sha256_file
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ShardInfo", "ShardSet", "TarReader", "index_tars", "verify", "write_shards"]
 
 
-def index_tars(folder: Path | str, classes: Sequence[str] | None = None) -> ShardSet:
+@dataclass(frozen=True)
+class _Look:
+    """What one tar holds."""
+
+    shard: ShardInfo
+    keys: np.ndarray
+    labels: Counter[int | None]
+    problems: list[str]
+
+
+def index_tars(
+    folder: Path | str,
+    classes: Sequence[str] | None = None,
+    *,
+    output: Path | str | None = None,
+    remote: Remote | None = None,
+    workers: int = 4,
+    progress: Progress = silent,
+) -> ShardSet:
     """Writes index.json for the WebDataset tars that lie in `folder`, such as img2dataset's.
 
-    Labels come from `.cls`, which all samples must have or none; class names not given are numbers.
+    Labels come from `.cls`, which all samples must have or none; class names not given are numbers. Captions and other
+    files are left alone. What an earlier index excluded of a shard stays excluded while the shard is the same.
+
+    Args:
+        folder: path or address; from an address every tar is fetched once.
+        output: where index.json goes; None: to the tars.
+        workers: threads that read.
 
     Raises:
         NstError: no tars, one cut short, samples without an image, labels for some only, keys used twice.
     """
-    folder = Path(folder)
-    paths = sorted(folder.glob("*.tar"))
-    if not paths:
+    output = Path(output if output is not None else folder)
+    names = list_tars(folder) if is_remote(folder) else sorted(path.name for path in Path(folder).glob("*.tar"))
+    if not names:
         raise NstError(f"no tars in {folder}", valid="<name>.tar, uncompressed")
-    shards: list[ShardInfo] = []
-    hashes: list[np.ndarray] = []
-    problems: list[str] = []
-    found: Counter[int | None] = Counter()
-    for path in paths:
-        reader = TarReader(path)
-        problems += _content_problems(reader)
-        found.update(_labels(reader, problems))
-        hashes.append(_hashes(reader))
-        shards.append(ShardInfo(path.name, len(reader), path.stat().st_size, sha256_file(path)))
-    problems += _duplicate_keys(paths, hashes)
-    unlabeled = found.pop(None, 0)
-    if found and unlabeled:
-        problems.append(f"{unlabeled} of {unlabeled + found.total()} samples have no .cls")
-    if problems:
+    opened = _Opener(folder, remote or Remote())
+    before = _excluded_before(output)
+    with ThreadPoolExecutor(workers) as pool:
+        looks = pool.map(lambda name: _look(name, *opened(name), before), names)
+        found = list(progress(looks, "indexing", len(names)))
+    labels = sum((look.labels for look in found), Counter[int | None]())
+    problems = [problem for look in found for problem in look.problems]
+    problems += _duplicate_keys(names, [look.keys for look in found], lambda place: opened.keys(names[place], before))
+    if problems := [*problems, *_label_problems(labels)]:
         raise listed_problems(f"{folder} cannot be indexed", problems, "remove or download again the files named here")
-    counts = {label: number for label, number in found.items() if label is not None}
+    return _write_found(output, folder, [look.shard for look in found], labels, classes, remote, before)
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Path on this machine and sha256 of a tar that no index describes yet."""
+
+    folder: Path | str
+    remote: Remote
+
+    def __call__(self, name: str) -> tuple[Path, str]:
+        if is_remote(self.folder):
+            return self.remote.unknown_shard(join(self.folder, name), name)
+        path = Path(self.folder) / name
+        return path, sha256_file(path)
+
+    def keys(self, name: str, before: Mapping[str, tuple[int, ...]]) -> list[str]:
+        path, sha256 = self(name)
+        return TarReader(path, before.get(sha256, ())).keys
+
+
+def _excluded_before(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Positions that an index written earlier leaves out, by the shard's sha256."""
+    if not (folder / "index.json").exists():
+        return {}
+    return {shard.sha256: shard.excluded for shard in load_index(folder).shards if shard.excluded}
+
+
+def _look(name: str, path: Path, sha256: str, before: Mapping[str, tuple[int, ...]]) -> _Look:
+    excluded = before.get(sha256, ())
+    size = path.stat().st_size
+    try:
+        reader = TarReader(path, excluded)
+    except NstError as error:
+        problem = f"{name}: {error}".replace("\n", ";")
+        return _Look(ShardInfo(name, 0, size, sha256), np.empty(0, np.uint64), Counter(), [problem])
+    problems = _content_problems(reader, name)
+    labels = Counter(_labels(reader, name, problems))
+    return _Look(ShardInfo(name, len(reader), size, sha256, excluded), _hashes(reader), labels, problems)
+
+
+def _label_problems(labels: Counter[int | None]) -> list[str]:
+    unlabeled = labels[None]
+    if not unlabeled or unlabeled == labels.total():
+        return []
+    return [f"{unlabeled} of {labels.total()} samples have no .cls"]
+
+
+def _write_found(
+    output: Path,
+    folder: Path | str,
+    shards: Sequence[ShardInfo],
+    labels: Counter[int | None],
+    classes: Sequence[str] | None,
+    remote: Remote | None,
+    before: Mapping[str, tuple[int, ...]],
+) -> ShardSet:
+    counts = {label: number for label, number in labels.items() if label is not None}
     names = list(classes) if classes is not None else [str(i) for i in range(max(counts, default=-1) + 1)]
     if counts and (max(counts) >= len(names) or min(counts) < 0):
         valid = f"0 to {len(names) - 1}"
         raise NstError("labels are out of range", got=f"{min(counts)} to {max(counts)}", valid=valid)
-    shards = [shard for shard in shards if shard.samples]
-    name = folder.resolve().name
-    return write_index(folder, shards, names, counts or None, name=name, source={"name": "tars"})
+    if changed := len(before.keys() - {shard.sha256 for shard in shards}):
+        log.warning("%d shards from which images were excluded are gone or have changed: exclude them again", changed)
+    elsewhere = folder if is_remote(folder) else Path(folder).resolve()
+    return write_index(
+        output,
+        [shard for shard in shards if shard.samples],
+        names,
+        counts or None,
+        name=str(folder).rstrip("/").rsplit("/", 1)[-1] if is_remote(folder) else Path(folder).resolve().name,
+        source={"name": "tars"},
+        shards_at=None if elsewhere == output.resolve() else str(elsewhere),
+        remote=remote,
+    )
 
 
-def _content_problems(reader: TarReader) -> list[str]:
-    name = reader.path.name
+def _content_problems(reader: TarReader, name: str) -> list[str]:
     problems = [f"{name}: cut short after {len(reader)} whole samples"] if reader.truncated else []
     without = [reader.keys[i] for i in range(len(reader)) if image_extension(reader.extensions(i)) is None]
     if without:
@@ -80,17 +165,17 @@ def _content_problems(reader: TarReader) -> list[str]:
     return problems
 
 
-def _labels(reader: TarReader, problems: list[str]) -> Iterator[int | None]:
+def _labels(reader: TarReader, name: str, problems: list[str]) -> Iterator[int | None]:
     """Label of every sample from its .cls, None without one; text that is no number joins `problems`."""
     for position in range(len(reader)):
         if "cls" not in reader.extensions(position):
             yield None
             continue
-        key, content = reader.read(position)
+        key, content = reader.read(position, only=("cls",))
         try:
             yield int(content["cls"])
         except ValueError:
-            problems.append(f"{reader.path.name}: {key}.cls is {content['cls'][:20]!r}, not a class number")
+            problems.append(f"{name}: {key}.cls is {content['cls'][:20]!r}, not a class number")
             yield None
     reader.close()
 
@@ -101,33 +186,32 @@ def _hashes(reader: TarReader) -> np.ndarray:
     return np.array(found, dtype=np.uint64)
 
 
-def _duplicate_keys(paths: Sequence[Path], hashes: Sequence[np.ndarray]) -> list[str]:
-    """Keys that the set holds more than once; tars are read again only where hashes meet."""
-    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+def _duplicate_keys(names: Sequence[str], hashes: Sequence[np.ndarray], keys: Callable[[int], list[str]]) -> list[str]:
+    """Keys that the set holds more than once; `keys` reads a tar's again, only where hashes meet."""
+    values, counts = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]), return_counts=True)
     suspects = values[counts > 1]
     if not len(suspects):
         return []
     where: dict[str, list[str]] = {}
-    for path, found in zip(paths, hashes, strict=True):
-        positions = np.flatnonzero(np.isin(found, suspects))
-        keys = TarReader(path).keys if len(positions) else []
-        for position in positions:
-            where.setdefault(keys[position], []).append(path.name)
-    return [f"key {key} in {' and '.join(names)}" for key, names in sorted(where.items()) if len(names) > 1]
+    for place, (name, found) in enumerate(zip(names, hashes, strict=True)):
+        if (meets := np.isin(found, suspects)).any():
+            for key in compress(keys(place), meets):
+                where.setdefault(key, []).append(name)
+    return [f"key {key} in {' and '.join(found)}" for key, found in sorted(where.items()) if len(found) > 1]
 
 
-def verify(folder: Path | str, *, workers: int = 4) -> dict[str, Any]:
+def verify(folder: Path | str, *, remote: Remote | None = None, workers: int = 4) -> dict[str, Any]:
     """Checks a set to the last pixel: sizes, sha256, sample counts, unique keys, labels, every image decoded.
 
     Returns:
-        folder, samples, shards, bytes, labeled, classes (how many), label_counts, digest.
+        folder, samples, excluded, shards, bytes, labeled, classes (how many), label_counts, digest.
 
     Raises:
         NstError: anything wrong, by name.
     """
-    shards = load_index(Path(folder))
+    shards = load_index(folder, remote)
     problems = size_problems(shards)
-    readable: list[Path] = []
+    readable: list[int] = []
     hashes: list[np.ndarray] = []
     counts: Counter[int] = Counter()
     with ThreadPoolExecutor(workers) as pool:
@@ -136,10 +220,11 @@ def verify(folder: Path | str, *, workers: int = 4) -> dict[str, Any]:
                 reader, found_problems = _open_shard(shards.path(position), shard)
                 problems += found_problems
                 if reader is not None:
-                    problems += _verify_samples(reader, shards, pool, counts)
-                    readable.append(reader.path)
+                    problems += _verify_samples(reader, shard.name, shards, pool, counts)
+                    readable.append(position)
                     hashes.append(_hashes(reader))
-    problems += _duplicate_keys(readable, hashes) if readable else []
+    names = [shards.shards[position].name for position in readable]
+    problems += _duplicate_keys(names, hashes, lambda place: shards.reader(readable[place]).keys)
     found = tuple(counts[label] for label in range(len(shards.classes))) if shards.labeled else ()
     if not problems and found != shards.label_counts:
         problems.append(f"labels per class {found}, {shards.label_counts} in the index")
@@ -150,6 +235,7 @@ def verify(folder: Path | str, *, workers: int = 4) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "samples": shards.samples,
+        "excluded": shards.excluded,
         "shards": len(shards.shards),
         "bytes": sum(shard.bytes for shard in shards.shards),
         "labeled": shards.labeled,
@@ -162,7 +248,7 @@ def verify(folder: Path | str, *, workers: int = 4) -> dict[str, Any]:
 def _open_shard(path: Path, shard: ShardInfo) -> tuple[TarReader | None, list[str]]:
     problems = [] if sha256_file(path) == shard.sha256 else [f"{shard.name}: sha256 differs from the index"]
     try:
-        reader = TarReader(path)
+        reader = TarReader(path, shard.excluded)
     except NstError as error:
         return None, [*problems, str(error).replace("\n", ";")]
     if reader.truncated or len(reader) != shard.samples:
@@ -171,28 +257,30 @@ def _open_shard(path: Path, shard: ShardInfo) -> tuple[TarReader | None, list[st
     return reader, problems
 
 
-def _verify_samples(reader: TarReader, shards: ShardSet, pool: ThreadPoolExecutor, counts: Counter[int]) -> list[str]:
+def _verify_samples(
+    reader: TarReader, name: str, shards: ShardSet, pool: ThreadPoolExecutor, counts: Counter[int]
+) -> list[str]:
     """Decodes every image and, in a labeled set, adds its labels to `counts`; what is wrong, in words."""
     problems: list[str] = []
     if shards.labeled:
-        for key, label in zip(reader.keys, list(_labels(reader, problems)), strict=True):
+        for key, label in zip(reader.keys, list(_labels(reader, name, problems)), strict=True):
             if label is None or not 0 <= label < len(shards.classes):
-                problems.append(f"{reader.path.name}: {key}: label {label}, valid 0 to {len(shards.classes) - 1}")
+                problems.append(f"{name}: {key}: label {label}, valid 0 to {len(shards.classes) - 1}")
             else:
                 counts[label] += 1
-    images = pool.map(lambda position: _image_problem(reader, position), range(len(reader)))
+    images = pool.map(lambda position: _image_problem(reader, name, position), range(len(reader)))
     problems += [problem for problem in images if problem]
     reader.close()
     return problems
 
 
-def _image_problem(reader: TarReader, position: int) -> str | None:
+def _image_problem(reader: TarReader, name: str, position: int) -> str | None:
     key, content = reader.read(position)
     extension = image_extension(content)
     if extension is None:
-        return f"{reader.path.name}: {key}: no image among {', '.join(content)}"
+        return f"{name}: {key}: no image among {', '.join(content)}"
     try:
         decode(content[extension])
     except BadImage as error:
-        return f"{reader.path.name}: {key}.{extension}: {error}"
+        return f"{name}: {key}.{extension}: {error}"
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +36,22 @@ class TarReader:
     Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their
     own offset. `truncated` is True when the file lacks its end; the sample that was cut is then not listed.
 
+    Args:
+        without: positions of samples that are passed over, as if the tar did not hold them.
+
     Raises:
         NstError: no such file, not a tar, or damaged in the middle.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, without: Collection[int] = ()) -> None:
         self.path = Path(path)
         self._descriptor: int | None = None
         walk = _walk(self.path)
-        self.keys = walk.keys
+        hidden = set(without)
+        shown = [position for position in range(len(walk.keys)) if position not in hidden] if hidden else None
+        self.keys = walk.keys if shown is None else [walk.keys[position] for position in shown]
         self.truncated = walk.truncated
-        self._members = walk.members
+        self._members = walk.members if shown is None else [walk.members[position] for position in shown]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -55,15 +60,17 @@ class TarReader:
         """Extensions of one sample, in the order of the file."""
         return tuple(extension for extension, _, _ in self._members[position])
 
-    def read(self, position: int) -> tuple[str, dict[str, bytes]]:
-        """Key and content of sample `position`.
+    def read(self, position: int, only: Collection[str] | None = None) -> tuple[str, dict[str, bytes]]:
+        """Key and content of sample `position`, of its files with the extensions in `only` or of all.
 
         Raises:
             NstError: the file has become shorter since it was indexed.
         """
-        descriptor = self._descriptor if self._descriptor is not None else self._open()
+        descriptor = self.open()
         content = {}
         for extension, offset, size in self._members[position]:
+            if only is not None and extension not in only:
+                continue
             data = os.pread(descriptor, size, offset)
             if len(data) != size:
                 raise NstError(
@@ -82,8 +89,10 @@ class TarReader:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _open(self) -> int:
-        self._descriptor = _open(self.path)
+    def open(self) -> int:
+        """File descriptor for reading; an open tar stays readable when its file is deleted."""
+        if self._descriptor is None:
+            self._descriptor = _open(self.path)
         return self._descriptor
 
     def __getstate__(self) -> dict[str, object]:

@@ -51,6 +51,12 @@ def resize_antialias(image: Image, size: int) -> Image:
     return np.array(picture.resize((size, size), Pillow.Resampling.BICUBIC))
 
 
+def resize_bilinear(image: Image, size: int) -> Image:
+    """Pillow's bilinear, antialiased too, to (size, size, 3): of networks trained elsewhere."""
+    picture = Pillow.fromarray(np.ascontiguousarray(image))
+    return np.array(picture.resize((size, size), Pillow.Resampling.BILINEAR))
+
+
 def resize_official(image: Image, size: int) -> Image:
     """[C]'s bicubic to (size, size, 3), clipped and truncated as [C] does before RandAugment."""
     return np.clip(official_bicubic(image, size), 0, 255).astype(np.uint8)
@@ -89,6 +95,7 @@ RESIZE: dict[str, Callable[[Image, int], Image]] = {
     "fast": resize_fast,
     "antialias": resize_antialias,
     "official": resize_official,
+    "bilinear": resize_bilinear,
 }
 
 
@@ -135,8 +142,10 @@ def random_crop_box(
 def _torchvision_size(
     height: int, width: int, rng: np.random.Generator, min_area: float, aspect: tuple[float, float]
 ) -> tuple[int, int]:
-    area = height * width * rng.uniform(min_area, 1.0)
-    ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+    # the bits of rng.uniform, in a tenth of its time
+    area = height * width * (min_area + (1.0 - min_area) * rng.random())
+    lowest = math.log(aspect[0])
+    ratio = math.exp(lowest + (math.log(aspect[1]) - lowest) * rng.random())
     return round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
 
 
@@ -246,8 +255,10 @@ class CenterView:
     """The clean view of evaluation and of the labeling teacher: centre crop and bicubic resize, not random.
 
     Args:
-        crop: `center` (ImageNet), or `none` (small images): all of it, resized only if its size differs.
-        resize: `antialias` (Pillow), `fast` (OpenCV) or `official` [C], rounded to whole levels here.
+        crop: `center` (ImageNet), or `none` (small images): all of it, resized only if its size differs. `squash`
+            keeps the picture's shape, which resizing then changes: of networks trained elsewhere.
+        resize: `antialias` (Pillow), `fast` (OpenCV) or `official` [C], rounded to whole levels here; `bilinear`.
+        kept: share of the side that a crop keeps; None is the paper's, image_size / (image_size + 32).
 
     Raises:
         NstError: an unknown name, or a size below 1.
@@ -256,20 +267,30 @@ class CenterView:
     image_size: int
     crop: str = "center"
     resize: str = "antialias"
+    kept: float | None = None
 
     def __post_init__(self) -> None:
-        require_choice("crop", self.crop, ("center", "none"))
+        require_choice("crop", self.crop, ("center", "none", "squash"))
         require_choice("resize", self.resize, RESIZE)
         _require_size(self.image_size)
 
     def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
         """uint8 (H, W, 3) -> uint8 (image_size, image_size, 3); `rng` is not used, only accepted."""
         require_rgb(image)
-        if self.crop == "center":
-            image = _center_cropped(image, self.image_size)
+        if self.crop != "none":
+            image = self._cropped(image)
         if self.resize == "official" and image.shape[:2] != (self.image_size, self.image_size):
             return np.rint(np.clip(official_bicubic(image, self.image_size), 0, 255)).astype(np.uint8)
         return _resized(image, self.image_size, self.resize)
+
+    def _cropped(self, image: Image) -> Image:
+        if self.crop == "center" and self.kept is None:
+            return _center_cropped(image, self.image_size)
+        kept = self.image_size / (self.image_size + CROP_PADDING) if self.kept is None else self.kept
+        height, width = image.shape[:2]
+        sides = (height, width) if self.crop == "squash" else (min(height, width),) * 2
+        down, across = (max(1, round(side * kept)) for side in sides)
+        return _cropped(image, ((height - down) // 2, (width - across) // 2, down, across))
 
 
 def official_center_crop(image: Image, size: int) -> NDArray[np.float32]:

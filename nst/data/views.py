@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from nst.data.randaugment import RandAugment, small_image_constants
 from nst.data.transforms import Augment, CenterView
@@ -46,10 +47,24 @@ class Augmentation:
     crop_resize: str = "fast"
 
 
-def clean_view(image_size: int, pictures: Pictures) -> CenterView:
+class Framing(Protocol):
+    """How a network that was trained elsewhere is shown photographs, where that is not the paper's way; `CenterView`
+    tells what its options mean."""
+
+    @property
+    def crop(self) -> str: ...
+    @property
+    def resize(self) -> str: ...
+    @property
+    def kept(self) -> float: ...
+
+
+def clean_view(image_size: int, pictures: Pictures, framing: Framing | None = None) -> CenterView:
     """The centre view (whole image when small) at `image_size` px."""
     if pictures.small:
         return CenterView(image_size, crop="none")
+    if framing is not None:
+        return CenterView(image_size, crop=framing.crop, resize=framing.resize, kept=framing.kept)
     return CenterView(image_size, crop="center", resize=pictures.resize)
 
 

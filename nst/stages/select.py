@@ -7,12 +7,13 @@ so shards are written one after the other, and memory does not grow with their n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,15 +22,16 @@ from omegaconf import DictConfig
 from nst.config import plain
 from nst.data.balance import (
     BINS,
-    COPIES,
+    METHODS,
     REPORT_BINS,
+    Counts,
+    ExactPlan,
+    Limits,
+    OfficialPlan,
+    Rows,
     accuracy,
-    count_images,
     open_database,
-    plan_exact,
-    plan_official,
-    selected_rows,
-    split_by_file,
+    thinned,
 )
 from nst.data.predictions import FORMAT, Predictions, PredictionShard, parquet_name
 from nst.errors import NstError, require_choice
@@ -37,7 +39,9 @@ from nst.progress import say
 from nst.runs import Run, atomic_path, sha256_file, write_json
 from nst.stages.places import predictions_folder, selection_folder
 
+T = TypeVar("T")
 ROWS_PER_BATCH = 1_000_000
+BATCHES_AHEAD = 4
 
 
 def run(
@@ -46,8 +50,10 @@ def run(
     *,
     method: str = "exact",
     min_confidence: float = 0.3,
+    max_confidence: float | None = None,
     images_per_class: int | None = 130_000,
     max_copies: int | None = None,
+    fraction: float = 1.0,
     seed: int = 0,
     allow_empty_classes: bool = False,
     truth: Path | str | None = None,
@@ -59,21 +65,26 @@ def run(
     """Selects from a predictions folder into `output`; returns the totals, which are also in result.json.
 
     Args:
+        max_confidence: only images below it; None: no limit.
         images_per_class: K, entries per class after duplication; None: the largest class above the minimum.
         max_copies: no image appears more often, even if its class stays below K; None: no limit.
+        fraction: of the selected images, drawn uniformly; class totals are then K x fraction on average.
         truth: Parquet (key, label) with the true classes, to report the accuracy of the pseudo-labels.
-        memory_limit, threads: of DuckDB; the result does not depend on them.
+        threads: that select; None: one a core. memory_limit: of DuckDB, where there is a truth to compare with.
+            The result does not depend on them.
 
     Raises:
         NstError: options or predictions are invalid, a class stays empty, or memory or disk do not suffice.
     """
-    _check_options(method, min_confidence, images_per_class, max_copies)
+    _check_options(method, min_confidence, max_confidence, images_per_class, max_copies, fraction)
     opened = Predictions.open(predictions)
     options: dict[str, Any] = {
         "method": method,
         "min_confidence": min_confidence,
+        "max_confidence": max_confidence,
         "images_per_class": images_per_class,
         "max_copies": max_copies,
+        "fraction": fraction,
         "seed": seed,
         "allow_empty_classes": allow_empty_classes,
     }
@@ -86,19 +97,21 @@ def run(
     with Run(output, "select", inputs, config=config, overwrite=overwrite) as stage:
         if stage.done:
             return stage.result()
-        with open_database(opened.folder, Path(output), seed, memory_limit, threads) as database:
-            selection = Selection(opened, database, **options)
+        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            selection = Selection(opened, pool, **options)
             selection.plan()
             shards = selection.write(Path(output))
-            summary = {
-                "format": FORMAT,
-                "predictions": opened.digest,
-                **options,
-                **selection.summary(),
-                "shards": shards,
-            }
-            if truth:
-                summary["accuracy"] = accuracy(database, Path(output), Path(truth), opened.classes)
+        summary = {
+            "format": FORMAT,
+            "predictions": opened.digest,
+            **options,
+            **selection.summary(),
+            "shards": shards,
+        }
+        if truth:
+            with open_database(Path(output), memory_limit, threads) as database:
+                folders = opened.folder, Path(output), Path(truth)
+                summary["accuracy"] = accuracy(database, *folders, opened.classes)
         write_json(Path(output) / "selection.json", summary)
         shown = ("totals", "accuracy") if truth else ("totals",)
         return stage.finish({**options, **{name: summary[name] for name in shown}})
@@ -110,49 +123,60 @@ class Selection:
     def __init__(
         self,
         predictions: Predictions,
-        database: duckdb.DuckDBPyConnection,
+        pool: ThreadPoolExecutor,
         *,
         method: str,
         min_confidence: float,
+        max_confidence: float | None,
         images_per_class: int | None,
         max_copies: int | None,
+        fraction: float,
         seed: int,
         allow_empty_classes: bool,
     ) -> None:
-        self.predictions, self.database = predictions, database
-        self.method, self.min_confidence = method, min_confidence
-        self.images_per_class, self.max_copies = images_per_class, max_copies
+        self.predictions, self.pool, self.seed = predictions, pool, seed
+        self.method, self.limits = method, Limits(min_confidence, max_confidence)
+        self.images_per_class, self.max_copies, self.fraction = images_per_class, max_copies, fraction
         self.allow_empty_classes = allow_empty_classes
+        self.batches = list(enumerate(_batches(list(predictions.shards.values()))))
         count = len(predictions.classes)
-        self.images = np.zeros((count, BINS + 1), np.int64)  # per class and bin of confidence
-        self.above = np.zeros((count, BINS + 1), np.int64)  # the same, of confidence >= min_confidence
-        self.best = np.zeros(count)
+        bins = (count, BINS + 1)
+        self.counts = Counts(np.zeros(bins, np.int64), np.zeros(bins, np.int64), best=np.zeros(count))
         self.threshold = np.full(count, min_confidence)  # [C]'s, per class
+        self.rule: Callable[[Rows], np.ndarray]  # copies of every row
         self.after = np.zeros((count, REPORT_BINS), np.int64)  # copies
         self.selected = np.zeros(count, np.int64)
         self.lowest = np.full(count, np.inf)
 
     def plan(self) -> None:
-        """Counts, checks that no class is empty, and leaves the table `plan` with one rule per class."""
-        self._count()
+        """Counts, checks that no class is empty, and finds one rule per class."""
+        for counts in self._each(lambda rows: Counts.of(rows, len(self.threshold))):
+            self.counts.add(counts)
         if not self.allow_empty_classes:
             self._refuse_empty_classes()
-        if self.method == "exact":
-            plan_exact(self.database, self.above, self.min_confidence, self._quota(), self.max_copies)
+        above, quota = self.counts.above, self._quota()
+        if self.method == "official":
+            grid = round(self.limits.low * 100)
+            official = OfficialPlan(above, grid, quota, self.max_copies, self.seed)
+            self.rule, self.threshold = official.copies, official.threshold
         else:
-            grid = round(self.min_confidence * 100)
-            self.threshold = plan_official(self.database, self.images, grid, self._quota(), self.max_copies)
+            exact = ExactPlan(above, quota, self.max_copies, self.seed)
+            exact.decide(self._each(exact.look, "key"))
+            self.rule = exact.copies
 
     def write(self, output: Path) -> list[dict[str, Any]]:
         """Writes the selected rows of every shard; returns name, sha256, samples and copies per shard."""
         written = []
-        with ThreadPoolExecutor(8) as pool:  # a file waits for its fsync most of the time
-            for batch in _batches(list(self.predictions.shards.values())):
-                files = [shard.path for shard in batch]
-                table = selected_rows(self.database, self.method, files)
-                self._tally(table)
-                tables = split_by_file(table, files)
-                list(pool.map(_write_shard, [output / parquet_name(shard.name) for shard in batch], tables))
+
+        def selected(rows: Rows) -> list[pa.Table]:
+            return rows.selected(thinned(self.rule(rows), rows, self.fraction, self.seed))
+
+        batches = self._each(selected, "index", "key")
+        with ThreadPoolExecutor(8) as writers:  # a file waits for its fsync most of the time
+            for (_, batch), tables in zip(self.batches, batches, strict=True):
+                paths = [output / parquet_name(shard.name) for shard in batch]
+                writing = [writers.submit(_write_shard, *pair) for pair in zip(paths, tables, strict=True)]
+                self._tally(pa.concat_tables(tables))
                 written += [
                     {
                         "name": shard.name,
@@ -162,18 +186,34 @@ class Selection:
                     }
                     for shard, part in zip(batch, tables, strict=True)
                 ]
+                for file in writing:
+                    file.result()
         return written
+
+    def _each(self, function: Callable[[Rows], T], *columns: str) -> Iterator[T]:
+        """`function` of every batch of rows, in order, computed ahead by the pool's threads."""
+
+        def compute(number: int, batch: Sequence[PredictionShard]) -> T:
+            return function(Rows.read(number, [shard.path for shard in batch], columns, self.limits))
+
+        waiting: deque[Future[T]] = deque()
+        for numbered in self.batches:
+            waiting.append(self.pool.submit(compute, *numbered))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def summary(self) -> dict[str, Any]:
         """What selection.json tells besides options and shards; call after `write`."""
-        report = self.images[:, :BINS].reshape(-1, REPORT_BINS, BINS // REPORT_BINS).sum(axis=2)
-        report[:, -1] += self.images[:, BINS]
+        report = self.counts.images[:, :BINS].reshape(-1, REPORT_BINS, BINS // REPORT_BINS).sum(axis=2)
+        report[:, -1] += self.counts.images[:, BINS]
         copies = self.after.sum(axis=1)
         per_class = [
             {
                 "class": name,
-                "labeled": int(self.images[c].sum()),
-                "above_min": int(self.above[c].sum()),
+                "labeled": int(self.counts.images[c].sum()),
+                "above_min": int(self.counts.above[c].sum()),
                 "selected": int(self.selected[c]),
                 "copies_total": int(copies[c]),
                 "threshold": float(self.threshold[c]),
@@ -185,8 +225,8 @@ class Selection:
             "classes": self.predictions.classes,
             "teacher": self.predictions.teacher,
             "totals": {
-                "images": int(self.images.sum()),
-                "above_min": int(self.above.sum()),
+                "images": int(self.counts.images.sum()),
+                "above_min": int(self.counts.above.sum()),
                 "selected": int(self.selected.sum()),
                 "copies": int(copies.sum()),
                 "images_per_class": self._quota(),
@@ -200,27 +240,21 @@ class Selection:
         }
 
     def _quota(self) -> int:
-        return self.images_per_class or int(self.above.sum(axis=1).max())
-
-    def _count(self) -> None:
-        rows = count_images(self.database, self.min_confidence)
-        label, bin = rows["label"], rows["bin"]
-        self.images[label, bin] = rows["images"]
-        self.above[label, bin] = rows["above"]
-        np.maximum.at(self.best, label, rows["best"])
+        return self.images_per_class or int(self.counts.above.sum(axis=1).max())
 
     def _refuse_empty_classes(self) -> None:
-        empty = np.flatnonzero(self.above.sum(axis=1) == 0)
+        empty = np.flatnonzero(self.counts.above.sum(axis=1) == 0)
         if len(empty) == 0:
             return
         shown = [
-            f"{self.predictions.classes[c]!r}: {self.images[c].sum()} images labeled as it"
-            + (f", best confidence {self.best[c]:.3f}" if self.images[c].any() else "")
+            f"{self.predictions.classes[c]!r}: {self.counts.images[c].sum()} images labeled as it"
+            + (f", best confidence {self.counts.best[c]:.3f}" if self.counts.images[c].any() else "")
             for c in empty[:5]
         ]
+        below = f" and below {self.limits.high:g}" if self.limits.high is not None else ""
         raise NstError(
             f"{len(empty)} of {len(self.predictions.classes)} classes have no image of confidence "
-            f"{self.min_confidence:g} or more",
+            f"{self.limits.low:g} or more{below}",
             got="; ".join(shown) + ("; ..." if len(empty) > 5 else ""),
             valid="at least one confident image per class",
             next="lower select.min_confidence=..., label more images, or accept it: select.allow_empty_classes=true",
@@ -230,15 +264,31 @@ class Selection:
         label, confidence, copies = (table[n].to_numpy() for n in ("label", "confidence", "copies"))
         # a float32 product could round up over an edge, a double one is exact
         bin = np.minimum(confidence.astype(np.float64) * REPORT_BINS, REPORT_BINS - 1).astype(np.int64)
-        np.add.at(self.after, (label, bin), copies)
+        place = label * np.int64(REPORT_BINS) + bin
+        counted = np.bincount(place, weights=copies, minlength=self.after.size)  # exact: whole numbers in double
+        self.after += counted.astype(np.int64).reshape(self.after.shape)
         self.selected += np.bincount(label, minlength=len(self.selected))
         np.minimum.at(self.lowest, label, confidence)
 
 
-def _check_options(method: str, min_confidence: float, images_per_class: int | None, max_copies: int | None) -> None:
-    require_choice("select.method", method, COPIES)
+def _check_options(
+    method: str,
+    min_confidence: float,
+    max_confidence: float | None,
+    images_per_class: int | None,
+    max_copies: int | None,
+    fraction: float,
+) -> None:
+    require_choice("select.method", method, METHODS)
     if not 0 <= min_confidence <= 1:
         raise NstError("select.min_confidence is a probability", got=min_confidence, valid="0 to 1")
+    if max_confidence is not None and not min_confidence < max_confidence <= 1:
+        raise NstError(
+            "select.max_confidence is a probability above min_confidence", got=max_confidence,
+            valid=f"above {min_confidence:g}, up to 1, or null",
+        )  # fmt: skip
+    if not 0 < fraction <= 1:
+        raise NstError("select.fraction is a share of the selected images", got=fraction, valid="above 0, up to 1")
     if method == "official" and abs(min_confidence * 100 - round(min_confidence * 100)) > 1e-9:
         raise NstError(
             "select.method=official works on a 0.01 grid",
@@ -267,7 +317,7 @@ def _batches(shards: Sequence[PredictionShard]) -> Iterator[list[PredictionShard
 
 def _write_shard(path: Path, table: pa.Table) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=["label", "copies"])
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:

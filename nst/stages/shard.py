@@ -9,25 +9,30 @@ reads.
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from nst.config import build, plain
+from nst.data.exclusion import exclude
 from nst.data.images import BadImage, decode
-from nst.data.shard_set import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
+from nst.data.packed import SOURCE as PACKED
+from nst.data.remote import Remote
+from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Source, open_source
 from nst.data.splits import Sizes, split
+from nst.data.transfer import is_remote
 from nst.errors import NstError
-from nst.progress import say, track
+from nst.progress import Progress, say, silent, track
 from nst.runs import Run, atomic_path
 
 log = logging.getLogger(__name__)
@@ -35,17 +40,7 @@ T = TypeVar("T")
 
 CHUNK = 16  # images per task of a thread
 CHUNKS_AHEAD = 8  # tasks read in advance: bounds memory to 128 images
-
-
-class Progress(Protocol):
-    """Wraps an iterable to show how far it is; rich.progress.track has this form."""
-
-    def __call__(self, items: Iterable[T], description: str, total: int, /) -> Iterable[T]: ...
-
-
-def silent(items: Iterable[T], description: str, total: int, /) -> Iterable[T]:
-    """The progress display that shows nothing."""
-    return items
+SHOWN_EXCLUDED = 10
 
 
 def run(
@@ -201,7 +196,8 @@ def _summary(shards: ShardSet) -> dict[str, Any]:
 def _reopened(output: Path, result: dict[str, Any]) -> dict[str, Any]:
     """The result of a finished run, once its shards have been seen to be there still."""
     for name, found in result["sets"].items():
-        if ShardSet.open(output / name).digest != found["digest"]:
+        shards = ShardSet.open(output / name)
+        if (shards.whole_digest or shards.digest) != found["digest"]:
             raise NstError(
                 f"{output / name} has changed since nst shard wrote it",
                 next=f"delete {output} and run it again",
@@ -221,26 +217,68 @@ def _write_truth(source: Source, positions: Sequence[int], path: Path) -> None:
 
 
 def main(cfg: DictConfig) -> None:
-    """Reads the configuration and runs the stage, or checks or indexes what is there."""
-    options = cfg.shard
+    """Reads the configuration and runs the stage, or indexes, prunes or checks what is there."""
+    options, remote = cfg.shard, build(Remote, cfg.remote)
+    if cfg.data.source.name == PACKED and not options.verify and not options.exclude:
+        from nst.stages import pack  # which knows of teachers and so loads torch
+
+        say(f"{options.output}: {pack.summary_line(pack.from_cfg(cfg))}")
+        return
     if options.index is not None:
-        shards = index_tars(options.index)
-        say(f"{options.index}: index.json for {len(shards.shards)} tars, {shards.samples} images")
-    elif options.verify:
-        for folder in _shard_sets(Path(options.output)):
-            report = verify(folder)
-            say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says")
-    else:
+        shards = _index(options.index, Path(options.output), remote)
+        say(f"{shards.folder}: index.json for {len(shards.shards)} tars, {shards.samples} images")
+    if options.exclude:
+        unlabeled = ShardSet.open(cfg.data.unlabeled, remote) if options.index is None else shards
+        for line in _exclude(cfg, unlabeled, remote):
+            say(line)
+    if options.verify:
+        for folder in _shard_sets(options.output):
+            report = verify(folder, remote=remote)
+            left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
+            say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says{left_out}")
+    if options.index is None and not options.exclude and not options.verify:
         say(f"{options.output}: {summary_line(from_cfg(cfg))}")
 
 
-def _shard_sets(folder: Path) -> list[Path]:
+def _index(folder: str, output: Path, remote: Remote) -> ShardSet:
+    """An index beside the tars; for tars at an address in output/unlabeled, where data.unlabeled finds it."""
+    beside = output / "unlabeled" if is_remote(folder) else Path(folder)
+    if is_remote(folder) and any(beside.glob("*.tar")):
+        raise NstError(f"{beside} holds shards already", next="choose another folder: shard.output=<folder>")
+    return index_tars(folder, output=beside, remote=remote, progress=track)
+
+
+def _exclude(cfg: DictConfig, unlabeled: ShardSet, remote: Remote) -> Iterator[str]:
+    """Prunes the unlabeled set and tells what was found, line by line."""
+    chosen = plain(cfg.shard.exclude)
+    folders = [cfg.data.test] if chosen is True else [chosen] if isinstance(chosen, str) else list(chosen)
+    here = not is_remote(unlabeled.folder) and os.access(unlabeled.folder, os.W_OK)
+    output = Path(unlabeled.folder) if here else Path(cfg.shard.output) / "unlabeled"
+    report = exclude(
+        unlabeled,
+        [ShardSet.open(folder, remote) for folder in folders],
+        output,
+        distance=cfg.shard.exclude_distance,
+        workers=cfg.shard.workers,
+        progress=track,
+    )
+    share = report["excluded"] / report["before"]
+    yield (
+        f"{output}: {report['excluded']} of {report['before']} images excluded ({share:.3%}): {report['same_pixels']} "
+        f"with the pixels of an evaluation image, {report['look_alike']} that look like one"
+    )
+    for row in report["images"][-report["excluded"] :][:SHOWN_EXCLUDED] if report["excluded"] else []:
+        yield f"  {row['key']} = {row['matched_key']} ({row['reason']}, {row['distance']} bits apart)"
+    if report["excluded"] > SHOWN_EXCLUDED:
+        yield f"  and {report['excluded'] - SHOWN_EXCLUDED} more: {output / 'excluded.json'}"
+
+
+def _shard_sets(folder: str) -> list[Path | str]:
     """The folder itself, or those of its parts that hold a shard set."""
-    found = [
-        part
-        for part in (folder, *(folder / name for name in ("labeled", "unlabeled", "test")))
-        if (part / "index.json").exists()
-    ]
+    if is_remote(folder):
+        return [folder]
+    parts = (Path(folder), *(Path(folder) / name for name in ("labeled", "unlabeled", "test")))
+    found: list[Path | str] = [part for part in parts if (part / "index.json").exists()]
     if not found:
         raise NstError(f"there is no shard set in {folder}", next="nst shard writes one; shard.output=<folder>")
     return found

@@ -3,61 +3,161 @@
 The network is the teacher's moving average in eval mode, so neither dropout nor stochastic depth acts, and the view
 is the clean centre crop at the teacher's own test size. What it predicts is the full distribution; soft, hard and
 temperature are the student's choice later.
+
+The one decision worth knowing: a network in bf16 is trusted only where it is sure. Its few least certain answers in
+every batch are computed again in float32, a fixed number, so that shapes stay static and nothing waits for the device.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
+from torch import Tensor, nn
 
 from nst.data.batches import Batch
+from nst.data.datamodule import own_rows
+from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
-from nst.models.efficientnet import EfficientNet, normalize
+from nst.models.efficientnet import normalize
 
-# of one whole shard: its number, index (N,), keys, probs (N, C), names of bad samples
-WriteShard = Callable[[int, np.ndarray, list[str], np.ndarray, list[str]], None]
+# of one whole shard: index (N,), keys, probs (N, C), names of bad samples
+WriteShard = Callable[[ShardInfo, np.ndarray, list[str], np.ndarray, list[str]], None]
+Arrived = Callable[[], Tensor]  # waits for the probabilities that are on their way to the host
+SHARDS_AHEAD = 2  # computed but not yet written: bounds memory where the disk is slower than the device
+DOUBTED = 1 / 16  # of a batch's images
+NEVER_SELECTED = 0.2  # less confident answers pass no filter: their class does not matter
 
 
 class Labeler(pl.LightningModule):
     """Predicts the teacher's distribution for clean images.
 
+    Args:
+        network: normalised images to logits.
+        exact: the same in float32, asked again about the images that `network` finds hardest to decide; None: no one.
+
     Raises:
         NstError: the network is in train mode: a teacher is never noised.
     """
 
-    def __init__(self, network: EfficientNet) -> None:
+    def __init__(self, network: nn.Module, exact: nn.Module | None = None) -> None:
         super().__init__()
-        if any(module.training for module in network.modules()):
+        self.network, self.exact = network, exact
+        if any(module.training for module in (*network.modules(), *(exact.modules() if exact else ()))):
             raise NstError("a teacher labels in eval mode", got="a network in train mode", next="network.eval()")
-        self.network = network.requires_grad_(False)
+        self.requires_grad_(False)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no shard left to label
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities (B, C) float32."""
-        return self.network(normalize(batch["images"])).float().softmax(dim=1)
+        images = normalize(batch["images"])
+        logits = self.network(images).float()
+        if self.exact is not None:
+            rows = doubted(logits, batch["valid"])
+            logits = logits.index_copy(0, rows, self.exact(images[rows]).float())
+        return logits.softmax(dim=1)
 
 
-class ShardByShard(BasePredictionWriter):
-    """Collects predictions and hands over every shard as soon as its last batch is through.
+def doubted(logits: Tensor, valid: Tensor) -> Tensor:
+    """Rows (B / 16,) of logits (B, C) whose first two classes are closest, of those that a filter might keep."""
+    first, second = logits.topk(min(2, logits.shape[1]), dim=1).values[:, [0, -1]].unbind(dim=1)
+    confident = (logits.logsumexp(dim=1) - first) < -math.log(NEVER_SELECTED)
+    margin = (first - second).masked_fill(~(confident & valid), math.inf)
+    return margin.topk(math.ceil(DOUBTED * len(logits)), largest=False).indices
+
+
+def on_the_way(probs: Tensor) -> Arrived:
+    """Starts the copy of a step's probabilities to the host; what is returned waits for it."""
+    if not probs.is_cuda:
+        return lambda: probs.cpu()
+    host = probs.to("cpu", non_blocking=True)  # into pinned memory
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def arrived() -> Tensor:
+        copied.synchronize()
+        return host
+
+    return arrived
+
+
+class ShardCollector:
+    """Puts the predictions of batches together and hands over every shard whose last batch is through.
+
+    Use as a context manager: at its end all is written, or the error that kept a shard from being written is raised.
 
     Args:
-        batches: how many batches each shard has, by shard number, in the order in which they come.
-        write: called once per shard.
+        batches: the shards in the order in which they come, and how many batches each has.
+        write: called once per shard, in another thread, one shard at a time.
         progress: told the number of images after every batch.
     """
 
-    def __init__(self, batches: Sequence[tuple[int, int]], write: WriteShard, progress: Callable[[int], None]) -> None:
-        super().__init__(write_interval="batch")
-        self.batches, self.write, self.progress = list(batches), write, progress
-        self._position = self._seen = 0
+    def __init__(
+        self, batches: Sequence[tuple[ShardInfo, int]], write: WriteShard, progress: Callable[[int], None]
+    ) -> None:
+        self.batches, self.write, self.progress = deque(batches), write, progress
+        self.expected = sum(count for _, count in batches)  # batches; those behind them are padding
+        self._arriving: deque[tuple[Arrived, Batch]] = deque()
         self._bad: list[str] = []
         self._rows: list[tuple[np.ndarray, list[str], np.ndarray]] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: deque[Future[None]] = deque()
+
+    def add(self, batch: Batch, probs: Arrived) -> None:
+        """Takes the next batch. Its probabilities are looked at when the one after it is on its way."""
+        if not self.expected:
+            return  # padding: every rank takes as many steps as the one with the most
+        self.expected -= 1
+        self._arriving.append((probs, batch))
+        if len(self._arriving) > 1:
+            self._collect()
+
+    def __enter__(self) -> ShardCollector:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while kind is None and self._arriving:
+                self._collect()
+        finally:
+            self._thread.shutdown(cancel_futures=kind is not None)
+        while kind is None and self._writing:
+            self._writing.popleft().result()
+
+    def _collect(self) -> None:
+        probs, batch = self._arriving.popleft()
+        rows = probs()[: len(batch["keys"])].numpy()
+        self._bad += batch["bad"]
+        self._rows.append((batch["index"], batch["keys"], rows))
+        self.progress(len(rows))
+        shard, count = self.batches[0]
+        if len(self._rows) == count:
+            self.batches.popleft()
+            self._hand_over(shard)
+
+    def _hand_over(self, shard: ShardInfo) -> None:
+        index = np.concatenate([rows[0] for rows in self._rows])
+        keys = [key for rows in self._rows for key in rows[1]]
+        probs = np.concatenate([rows[2] for rows in self._rows])
+        while len(self._writing) >= SHARDS_AHEAD:
+            self._writing.popleft().result()
+        self._writing.append(self._thread.submit(self.write, shard, index, keys, probs, self._bad))
+        self._rows, self._bad = [], []
+
+
+class ShardByShard(BasePredictionWriter):
+    """Passes a Trainer's predictions to a `ShardCollector`."""
+
+    def __init__(self, collector: ShardCollector) -> None:
+        super().__init__(write_interval="batch")
+        self.collector = collector
 
     def write_on_batch_end(
         self,
@@ -69,15 +169,9 @@ class ShardByShard(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        valid = batch["valid"].cpu()
-        probs = torch.as_tensor(prediction).cpu()[valid].numpy()
-        self._bad += batch["bad"]
-        self._rows.append((batch["index"].cpu()[valid].numpy(), batch["keys"], probs))
-        self.progress(len(probs))
-        shard, count = self.batches[self._position]
-        self._seen += 1
-        if self._seen == count:
-            index = np.concatenate([rows[0] for rows in self._rows])
-            keys = [key for rows in self._rows for key in rows[1]]
-            self.write(shard, index, keys, np.concatenate([rows[2] for rows in self._rows]), self._bad)
-            self._rows, self._bad, self._seen, self._position = [], [], 0, self._position + 1
+        probs = torch.as_tensor(prediction)
+        if hasattr(trainer.strategy, "own_rows"):
+            rows = own_rows(probs, trainer)
+            self.collector.add(batch, lambda: rows)
+        else:
+            self.collector.add(batch, on_the_way(probs))

@@ -1,0 +1,244 @@
+"""Selection from 300 million predictions: time, memory; no peer.
+
+    bin/bench selection                                # 300 million rows; 4 GB of disk, a quarter of an hour in all
+    bin/bench selection --rows 20000000 --images-per-class 8667
+
+Makes prediction files as `nst label` writes them (with no distributions: the selection does not read them), runs
+`nst.stages.select.run` on them in a process of its own, and compares what it wrote with the rule, counted again by
+NumPy. Some classes have thousands of times the images of others; some confidences are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks import harness
+from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
+from nst.errors import NstError
+from nst.runs import read_json, write_json
+
+TARGET_S, TARGET_GB = 180, 6  # of 300 million rows
+MINIMUM = 0.3
+TIES = 10_000  # every tenth confidence is a multiple of 1 / TIES
+
+
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    if options.select:
+        return select(*options.select, images_per_class=options.images_per_class, threads=options.threads)
+    harness.warn_if_busy()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="nst-selection-") as folder:
+        predictions, output = Path(folder) / "predictions", Path(folder) / "selection"
+        begun = time.perf_counter()
+        write_all(predictions, options.rows, options.rows_per_shard, options.classes)
+        written_bytes = sum(file.stat().st_size for file in predictions.glob("*.parquet"))
+        shards = -(-options.rows // options.rows_per_shard)
+        about = f"{options.rows:,} rows, {options.classes:,} classes, {shards:,} files, {written_bytes / 1e9:.1f} GB"
+        print(f"made {about} in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        spent = in_a_child(predictions, output, options)
+        totals = check(predictions, output, options.images_per_class)
+    print(f"selection: {about}")
+    print(f"  time          {spent.wall_s:8.1f} s  {options.rows / spent.wall_s / 1e6:.2f} million rows/s")
+    print(f"  of all cores  {spent.cpu_s:8.1f} s")
+    print(f"  peak memory   {spent.peak_gb:8.2f} GB")
+    print(f"  selected      {totals['selected']:>12,} images, {totals['copies']:,} with copies: exactly the rule")
+    print(f"  asked for     {TARGET_S} s and {TARGET_GB} GB with 300 million rows on two cores")
+    numbers = {
+        "time": spent.wall_s,
+        "of all cores": spent.cpu_s,
+        "peak memory": spent.peak_gb,
+        "selected": totals["selected"],
+        "with copies": totals["copies"],
+        "files": shards,
+    }
+    harness.finish("selection", "s, GB and images", numbers, options)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = harness.parser("selection", __doc__, rounds=None)
+    parser.add_argument("--rows", type=int, default=300_000_000, help="(default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=1000, help="(default: %(default)s)")
+    parser.add_argument("--rows-per-shard", type=int, default=10_000, help="(default: %(default)s)")
+    parser.add_argument("--images-per-class", type=int, default=130_000, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=None, help="of the selection (default: all cores)")
+    parser.add_argument("--folder", type=Path, default=None, help="for the files (default: the temporary folder)")
+    parser.add_argument("--select", type=Path, nargs=2, default=None, help=argparse.SUPPRESS)  # what the child does
+    return parser.parse_args(argv)
+
+
+def select(predictions: Path, output: Path, *, images_per_class: int, threads: int | None) -> None:
+    """The measured part: what `nst select` calls."""
+    from nst.stages.select import run
+
+    run(predictions, output, images_per_class=images_per_class, min_confidence=MINIMUM, threads=threads,
+        allow_empty_classes=True)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spent:
+    """By a process that selects, its start included: seconds on the clock and of all cores, GB resident at the peak."""
+
+    wall_s: float
+    cpu_s: float
+    peak_gb: float
+
+
+def in_a_child(predictions: Path, output: Path, options: argparse.Namespace) -> Spent:
+    command = [sys.executable, "-m", "benchmarks", "selection", "--select", str(predictions), str(output)]
+    command += ["--images-per-class", str(options.images_per_class)]
+    command += ["--threads", str(options.threads)] if options.threads else []
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise NstError("the selection failed", got=f"exit status {process.returncode}")
+    return Spent(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9)
+
+
+# ---- predictions -----------------------------------------------------------------------------------------
+
+
+def write_all(folder: Path, rows: int, per_shard: int, classes: int) -> None:
+    """Prediction files of so many rows; memory is that of one file."""
+    folder.mkdir(parents=True)
+    names = [f"class {number}" for number in range(classes)]
+    _require_room(folder, 24 * rows + 20 * classes * (rows // per_shard))
+    rng = np.random.default_rng(0)
+    share = rng.permutation(1 / np.arange(1, classes + 1) ** 0.8)  # a long tail
+    ends = np.cumsum(share / share.sum())
+    # sure of a third, unsure of the rest
+    quantiles = np.quantile(
+        np.concatenate([rng.beta(6, 1.2, 40_000), rng.beta(1.3, 3, 60_000)]), np.arange(4097) / 4096
+    )
+    for number, start in enumerate(range(0, rows, per_shard)):
+        count = min(per_shard, rows - start)
+        label = np.minimum(np.searchsorted(ends, rng.random(count)), classes - 1)
+        confidence = np.interp(rng.random(count) * 4096, np.arange(4097), quantiles)
+        confidence[::10] = np.round(confidence[::10] * TIES) / TIES
+        write_shard(folder, number, start, label, np.clip(confidence, 1 / classes, 1), names)
+    write_json(folder / "predictions.json", {"images": rows})
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NstError(
+            f"too little room in {folder}",
+            got=f"{free / 1e9:.0f} GB free",
+            valid=f"about {needed / 1e9:.0f} GB",
+            next="--folder <another disk>, or fewer --rows",
+        )
+
+
+def write_shard(
+    folder: Path, number: int, start: int, label: np.ndarray, confidence: np.ndarray, names: list[str]
+) -> None:
+    count, name = len(label), f"unlabeled-{number:06d}.tar"
+    keys = pc.utf8_lpad(pc.cast(pa.array(np.arange(start, start + count)), pa.string()), 12, "0")
+    table = pa.table(
+        {
+            "index": pa.array(np.arange(count), pa.uint32()),
+            "key": keys,
+            "label": pa.array(label, pa.uint16()),
+            "confidence": pa.array(confidence, pa.float32()),
+            "probs": pa.nulls(count, pa.list_(pa.float16(), len(names))),
+        }
+    )
+    about = PredictionMetadata("0" * 64, names, 224, name, f"{number:064d}")
+    footer = footer_of(about, keep=1.1, rows=f"{number:064d}")
+    # no fsync as in nst label: these files need not outlive the machine
+    pq.write_table(
+        table.replace_schema_metadata({b"nst": json.dumps(footer).encode()}),
+        folder / parquet_name(name),
+        compression="zstd",
+        use_dictionary=["label"],
+    )
+
+
+# ---- what is right ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of each class: images at or over the minimum, above and at the lowest selected confidence."""
+
+    images: np.ndarray
+    above: np.ndarray
+    reached: np.ndarray
+
+
+def check(predictions: Path, output: Path, wanted: int) -> dict[str, int]:
+    """Compares a selection with its rule, by NumPy alone; returns the totals.
+
+    Raises:
+        NstError: it is not exactly the rule.
+    """
+    classes = len(read_json(output / "selection.json")["classes"])
+    selected, copies, higher = (np.zeros(classes, np.int64) for _ in range(3))
+    fewest, most = np.full(classes, wanted + 1), np.zeros(classes, np.int64)
+    lowest = np.full(classes, np.inf)
+    for label, confidence, times in _columns(output, "label", "confidence", "copies"):
+        selected += np.bincount(label, minlength=classes)
+        copies += np.bincount(label, weights=times, minlength=classes).astype(np.int64)
+        np.minimum.at(lowest, label, confidence)
+        np.minimum.at(fewest, label, times)
+        np.maximum.at(most, label, times)
+    for label, confidence in _columns(output, "label", "confidence"):
+        higher += np.bincount(label[confidence > lowest[label]], minlength=classes)
+    counts = _count(predictions, lowest)
+    some = counts.images > 0
+    abundant = counts.images > wanted
+    base = wanted // np.maximum(counts.images, 1)
+    claims = {
+        "every class has exactly its total": copies == np.where(some, wanted, 0),
+        "classes with too few keep every image": abundant | (selected == counts.images),
+        "copies are as even as can be": ~some | abundant | ((fewest >= base) & (most <= base + 1)),
+        "classes with enough have no copies": ~abundant | ((selected == wanted) & (most == 1)),
+        "no image left out is surer than one selected": ~abundant | (higher == counts.above),
+        "the cutoff is where the total is reached": ~abundant | (counts.reached >= wanted) & (counts.above < wanted),
+    }
+    broken = {claim: np.flatnonzero(~holds).tolist() for claim, holds in claims.items() if not holds.all()}
+    if broken:
+        raise NstError("the selection is not exact", got=str(broken)[:300])
+    return {"selected": int(selected.sum()), "copies": int(copies.sum()), "classes_with_copies": int((most > 1).sum())}
+
+
+def _count(predictions: Path, lowest: np.ndarray) -> Counts:
+    found = Counts(*(np.zeros(len(lowest), np.int64) for _ in range(3)))
+    for label, confidence in _columns(predictions, "label", "confidence"):
+        at = lowest[label]
+        for into, mask in (
+            (found.images, confidence >= MINIMUM),
+            (found.above, confidence > at),
+            (found.reached, confidence >= at),
+        ):
+            into += np.bincount(label[mask], minlength=len(lowest))
+    return found
+
+
+def _columns(folder: Path, *names: str) -> Iterator[list[Any]]:
+    """These columns of every Parquet file of a folder; confidence in double."""
+    for path in sorted(folder.glob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=list(names))
+        yield [
+            column.astype(np.float64 if name == "confidence" else np.int64)
+            for name, column in ((name, table[name].to_numpy()) for name in names)
+        ]

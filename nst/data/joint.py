@@ -1,0 +1,41 @@
+"""How labeled and unlabeled images lie in the joint batch: in equal groups, labeled first in each.
+
+One group is the plain layout: all labeled images, then all unlabeled ones. With one group for every device of a
+sharded program, each device's slice of the batch holds its own share of both sides, so that taking the sides apart
+moves nothing between devices; and with many hosts, whose slices are joined, the layout stays this one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def joint_order(labeled: int, unlabeled: int, groups: int = 1) -> list[int]:
+    """Which sample (labeled ones numbered first) lies at each place of the joint batch.
+
+    Raises:
+        ValueError: the groups cannot be equal.
+    """
+    if labeled % groups or unlabeled % groups:
+        raise ValueError(f"{labeled} labeled and {unlabeled} unlabeled images do not make {groups} equal groups")
+    ours, theirs = labeled // groups, unlabeled // groups
+    return [
+        number
+        for group in range(groups)
+        for number in (
+            *range(group * ours, (group + 1) * ours),
+            *range(labeled + group * theirs, labeled + (group + 1) * theirs),
+        )
+    ]
+
+
+def take_apart(joint: Tensor, labeled: int, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """The two sides of something in the joint batch's layout: (B + U, ...) -> (B, ...), (U, ...)."""
+    if groups == 1:
+        return joint[:labeled], joint[labeled:]
+    parts = joint.unflatten(0, (groups, -1))
+    share = labeled // groups
+    return parts[:, :share].flatten(0, 1), parts[:, share:].flatten(0, 1)

@@ -1,0 +1,203 @@
+"""The cache of shards that lie elsewhere.
+
+The one decision worth knowing: a shard is fetched whole into a folder on the local disk, compared with the size and
+sha256 in the index, and renamed; from then on it is a file like any other. So all readers stay as they are, random
+access costs no requests, and a transfer that broke off is never seen by a stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from nst.data.transfer import STALL_S, NotThere, TransferFailed, by_hand, transfer
+from nst.errors import NstError
+from nst.runs import sha256_file
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_S = 60.0
+LOCKS = 64  # files that keep two processes from fetching one shard; two shards that share one wait for each other
+LEFTOVER_S = 86_400  # a temporary file this old was left by a process that was killed
+
+
+@dataclass(frozen=True)
+class Remote:
+    """How files from elsewhere get here, and where they stay.
+
+    Args:
+        cache: folder of fetched shards; None: nst/shards in the user's cache folder.
+        cache_gb: the shards used longest ago are deleted beyond this.
+        attempts: how often a file is tried.
+        wait_s: before the second attempt; doubled before each further one.
+        stall_s: a transfer that brings nothing for so long has failed.
+    """
+
+    cache: str | None = None
+    cache_gb: float = 100.0
+    attempts: int = 5
+    wait_s: float = 1.0
+    stall_s: float = STALL_S
+
+    def __post_init__(self) -> None:
+        if self.cache_gb <= 0 or self.attempts < 1 or self.wait_s < 0 or self.stall_s <= 0:
+            raise NstError("options of remote are out of range", got=self, valid="positive numbers")
+
+    @property
+    def folder(self) -> Path:
+        if self.cache is not None:
+            return Path(self.cache).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nst" / "shards"
+
+    def read(self, url: str) -> bytes:
+        """The content of a small file, fetched anew each time.
+
+        Raises:
+            NstError: it cannot be reached.
+        """
+        with self._temporary("read") as temporary:
+            self._persist(url, lambda: transfer(url, temporary, self.stall_s))
+            return temporary.read_bytes()
+
+    def shard(self, url: str, name: str, size: int, sha256: str) -> Path:
+        """The local copy of a shard, fetched by the first process that needs it while the others wait.
+
+        Raises:
+            NstError: it stays unreachable or other than its index says, or there is no room for it.
+        """
+        path = self._place(name, sha256)
+        if not _is_whole(path, size):
+            with self._turn(path.name):
+                if not _is_whole(path, size):  # another process may have fetched it meanwhile
+                    with self._temporary(path.stem) as temporary:
+                        self._persist(url, lambda: _transfer_checked(url, temporary, size, sha256, self.stall_s))
+                        _settle(temporary, path)
+                    self._make_room(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # used last now
+        return path
+
+    def unknown_shard(self, url: str, name: str) -> tuple[Path, str]:
+        """The local copy of a shard that no index describes yet, and its sha256.
+
+        Raises:
+            NstError: it cannot be reached, or there is no room for it.
+        """
+        with self._temporary(Path(name).stem) as temporary:
+            self._persist(url, lambda: transfer(url, temporary, self.stall_s))
+            digest = sha256_file(temporary)
+            path = self._place(name, digest)
+            _settle(temporary, path)
+        self._make_room(path)
+        return path, digest
+
+    def _place(self, name: str, sha256: str) -> Path:
+        """Named by content: a shard that changes, or one of another set, is another file."""
+        return self.folder / f"{Path(name).stem}-{sha256[:16]}.tar"
+
+    def _persist(self, url: str, attempt: Callable[[], None]) -> None:
+        """`attempt` until it succeeds, with growing pauses."""
+        wait, last = self.wait_s, ""
+        for number in range(1, self.attempts + 1):
+            try:
+                return attempt()
+            except NotThere as error:
+                raise NstError(f"cannot fetch {url}", got=error, next=by_hand(url)) from error
+            except TransferFailed as error:
+                last = str(error)
+                log.warning("attempt %d of %d to fetch %s failed: %s", number, self.attempts, url, last)
+            except OSError as error:  # of the local disk; those of the transfer are TransferFailed
+                raise self._no_room(error) from error
+            if number < self.attempts:
+                time.sleep(min(wait, MAX_WAIT_S))
+                wait *= 2
+        raise NstError(
+            f"cannot fetch {url}",
+            got=f"{self.attempts} attempts failed, the last: {last}",
+            next=f"{by_hand(url)}; then the same command continues",
+        )
+
+    def _no_room(self, error: OSError) -> NstError:
+        return NstError(
+            f"cannot write to the cache of remote shards, {self.folder}",
+            got=error.strerror or error,
+            next=f"make room (df -h {self.folder}), or remote.cache=<folder>, or remote.cache_gb=<less than "
+            f"{self.cache_gb:g}>; the same command continues",
+        )
+
+    @contextlib.contextmanager
+    def _temporary(self, stem: str) -> Iterator[Path]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{stem}.tmp-", dir=self.folder)
+        except OSError as error:
+            raise self._no_room(error) from error
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Holds the lock of one file; the kernel takes it back from a process that dies."""
+        number = int(hashlib.sha256(name.encode()).hexdigest(), 16) % LOCKS
+        with self._lock_file(f".lock-{number:02d}") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _lock_file(self, name: str) -> IO[str]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return open(self.folder / name, "w")
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def _make_room(self, keep: Path) -> None:
+        """Deletes the shards used longest ago, and what killed processes left; open files stay readable."""
+        with self._lock_file(".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = sorted((file.stat().st_mtime, file) for file in self.folder.glob("*.tar"))
+            total = sum(file.stat().st_size for _, file in found)
+            for _, file in found:
+                if total <= self.cache_gb * 1e9:
+                    break
+                if file != keep:
+                    total -= file.stat().st_size
+                    file.unlink()
+            for file in self.folder.glob(".*.tmp-*"):
+                with contextlib.suppress(FileNotFoundError):
+                    if file.stat().st_mtime < time.time() - LEFTOVER_S:
+                        file.unlink()
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())  # else a power cut could leave the name and the size without the bytes
+    os.replace(temporary, path)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    # its sha256 was compared before it got this name
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _transfer_checked(url: str, target: Path, size: int, sha256: str, stall_s: float) -> None:
+    transfer(url, target, stall_s)
+    found = target.stat().st_size
+    if found != size:
+        raise TransferFailed(f"{found} of {size} bytes arrived")
+    if sha256_file(target) != sha256:
+        raise TransferFailed("its sha256 differs from the index")

@@ -1,0 +1,122 @@
+"""`nst shard data.source.name=selection`: packs a selection into training shards → packed-*.tar and an index.
+
+A part of the stage `shard`: what is selected of `data.unlabeled` goes, with labels and distributions, into shards
+that a student reads alone. Which image goes where is decided in nst/data/packing.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from nst.config import plain
+from nst.data.packed import SOURCE
+from nst.data.packing import OPEN_SHARDS, Packer, Packing
+from nst.data.pseudo_labels import PseudoLabels
+from nst.data.shard_set import ShardSet
+from nst.errors import NstError
+from nst.progress import Bar
+from nst.runs import Run, fingerprint
+from nst.stages.options import open_shards, teacher_from
+from nst.training.teachers import Teacher, pseudo_labels
+
+
+def run(
+    output: Path,
+    *,
+    unlabeled: ShardSet,
+    teacher: Teacher,
+    seed: int = 0,
+    samples_per_shard: int = 1000,
+    shards_at_once: int = OPEN_SHARDS,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Packs what `teacher`'s student would learn from; a finished run is returned as it is, a killed one continued.
+
+    Args:
+        unlabeled: the shards that were labeled.
+        samples_per_shard: entries of a packed shard, a few more or less.
+        shards_at_once: files that are open at the same time.
+
+    Raises:
+        NstError: selection, predictions and shards do not belong together, or there is no room.
+    """
+    labels = pseudo_labels(teacher, unlabeled)
+    if not isinstance(labels, PseudoLabels):
+        raise NstError("there is no selection to pack", next="nst label and nst select, with teacher.mode=offline")
+    about = {
+        "name": SOURCE,
+        "teacher": labels.predictions.teacher if labels.predictions else labels.summary["teacher"],
+        "selection": fingerprint(labels.summary),
+        "predictions": labels.predictions.digest if labels.predictions else None,
+        "targets": labels.targets,
+    }
+    inputs = {
+        **about,
+        "unlabeled": unlabeled.digest,
+        "seed": seed,
+        "samples_per_shard": samples_per_shard,
+        "shards_at_once": shards_at_once,
+    }
+    _require_free(output, unlabeled)
+    with Run(output, "shard", inputs, config=config, overwrite=overwrite) as this:
+        if this.done:
+            return this.result()
+        packing = Packing(
+            copies=lambda number: labels.copies(unlabeled.shards[number].name),
+            shards=len(unlabeled.shards),
+            entries=len(labels),
+            seed=seed,
+            samples_per_shard=samples_per_shard,
+            open_shards=shards_at_once,
+        )
+        with Bar("pack", len(labels)) as bar:
+            packed = Packer(unlabeled, labels, output, packing).run(about, bar.update)
+        images = sum(shard["samples"] for shard in labels.summary["shards"])
+        return this.finish(
+            {
+                **about,
+                "images": images,
+                "entries": packed.samples,
+                "shards": len(packed.shards),
+                "digest": packed.digest,
+            }
+        )
+
+
+def _require_free(output: Path, unlabeled: ShardSet) -> None:
+    """`overwrite=true` empties the output folder, so nothing else may live there."""
+    inside = isinstance(unlabeled.folder, Path) and unlabeled.folder.resolve().is_relative_to(output.resolve())
+    foreign = (output / "index.json").exists() and not (output / "started.json").exists()
+    if inside or foreign or any((output / name / "index.json").exists() for name in ("labeled", "unlabeled", "test")):
+        raise NstError(
+            f"{output} holds other shards",
+            valid="a folder of its own for the packed shards",
+            next="shard.output=<folder>",
+        )
+
+
+def from_cfg(cfg: DictConfig) -> dict[str, Any]:
+    """`run` with the arguments that the configuration asks for."""
+    teacher = teacher_from(cfg)
+    if teacher is None:
+        raise NstError("whose selection is to be packed?", next="teacher.run=<run directory of the teacher>")
+    return run(
+        Path(cfg.shard.output),
+        unlabeled=open_shards(cfg, "unlabeled"),
+        teacher=teacher,
+        seed=cfg.seed,
+        samples_per_shard=cfg.shard.samples_per_shard,
+        config=plain(cfg),
+        overwrite=cfg.overwrite,
+    )
+
+
+def summary_line(result: Mapping[str, Any]) -> str:
+    """`1,234 entries of 800 images in 2 shards`."""
+    targets = f"{result['targets']} targets of {result['teacher'][:12]}"
+    return f"{result['entries']} entries of {result['images']} images in {result['shards']} shards, {targets}"

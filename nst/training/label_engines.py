@@ -1,0 +1,161 @@
+"""What computes the pseudo-labels: Lightning's processes, each its slice of the shards, or a Ray cluster.
+
+The one decision worth knowing: both make every shard's file by itself and from the same batches, so a file's bytes
+depend neither on the engine nor on who else was labeling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from nst.data.batches import EvaluationBatches, View
+from nst.data.datamodule import data_part, evaluation_loader
+from nst.data.shard_set import ShardInfo, ShardSet
+from nst.errors import NstError, require_choice
+from nst.models.checkpoints import load_network
+from nst.models.folding import LabelingNetwork
+from nst.progress import Bar
+from nst.training.hardware import Hardware, Machine
+from nst.training.labeler import Labeler, ShardByShard, ShardCollector, WriteShard
+
+PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """Shards to label, by whom and how.
+
+    Args:
+        teacher: its network file.
+        folder: where the files go.
+        precision: as the engine's `precision` resolved it.
+        write: writes the file of one shard.
+        name: of the stage, for the progress bar.
+    """
+
+    teacher: Path
+    folder: Path
+    unlabeled: ShardSet
+    view: View
+    batch_size: int
+    precision: str
+    write: WriteShard
+    name: str = "label"
+
+
+class LabelEngine(Protocol):
+    """Where labeling happens."""
+
+    @property
+    def collective(self) -> bool:
+        """Whether all processes of a distributed job take part, or only one has the command."""
+        ...
+
+    def precision(self, wanted: str) -> str:
+        """What `label.precision` means here."""
+        ...
+
+    def batch_size(self, wanted: int) -> int:
+        """The next size that divides by the devices of a process."""
+        ...
+
+    def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
+        """Labels these shards of the job and writes a file for each."""
+        ...
+
+
+def computes_bf16(accelerator: str) -> bool:
+    """Whether this machine multiplies bf16 in hardware; where it does not, bf16 is slower than float32."""
+    if accelerator == "gpu":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def torch_precision(wanted: str, accelerator: str) -> str:
+    """`label.precision` on a CPU or GPU.
+
+    Raises:
+        NstError: there is no such precision.
+    """
+    require_choice("label.precision", wanted, ("auto", *PRECISIONS))
+    if wanted != "auto":
+        return wanted
+    return "bf16-true" if computes_bf16(accelerator) else "32-true"
+
+
+def torch_labeler(teacher: Path, precision: str, place: Callable[[nn.Module], nn.Module]) -> Labeler:
+    """The teacher as it labels on a CPU or GPU: BatchNorm folded, weights in this precision.
+
+    Args:
+        place: brings a network into the memory format of the hardware.
+    """
+    network, dtype = load_network(teacher)[0], PRECISIONS[precision]
+    exact = place(LabelingNetwork(network))
+    return Labeler(exact) if dtype == torch.float32 else Labeler(place(LabelingNetwork(network, dtype)), exact)
+
+
+@dataclass(frozen=True)
+class LightningEngine:
+    """Lightning's predict loop on the `trainer`'s hardware: every process labels each world_size-th shard."""
+
+    hardware: Machine
+    collective = True
+
+    def precision(self, wanted: str) -> str:
+        """XLA labels as it trains, in the trainer's precision, and fuses BatchNorm itself."""
+        if isinstance(self.hardware, Hardware):
+            return torch_precision(wanted, self.hardware.accelerator)
+        if wanted not in ("auto", self.hardware.precision):
+            raise NstError(
+                "XLA labels in the trainer's precision",
+                got=f"label.precision={wanted}, trainer.precision={self.hardware.precision}",
+                valid="label.precision=auto",
+                next=f"trainer.precision={wanted}",
+            )
+        return str(self.hardware.precision)
+
+    def batch_size(self, wanted: int) -> int:
+        return self.hardware.whole(wanted)
+
+    def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
+        hardware = self.hardware
+        if isinstance(hardware, Hardware):
+            hardware = replace(hardware, precision="32-true")  # the network's types are its own
+            labeler = torch_labeler(job.teacher, job.precision, hardware.place)
+        else:
+            labeler = Labeler(hardware.place(load_network(job.teacher)[0]))
+        trainer = hardware.trainer(job.folder)
+        trainer.strategy.barrier("shards listed")  # before any of them is written
+        rank, world_size = data_part(trainer)
+        parts = [
+            EvaluationBatches(job.unlabeled, job.view, batch_size=job.batch_size, only=numbers[part::world_size])
+            for part in range(world_size)
+        ]
+        own = parts[rank]
+        # as many steps on every rank, empty ones at the end: under SPMD all take part in each
+        rounds = max(len(part) for part in parts)
+        loader = evaluation_loader(own, hardware.loader, rounds=rounds, pin_memory=hardware.pin_memory)
+        # the bar counts this rank's images; the others are about as far
+        done = job.unlabeled.samples - sum(own.sizes)
+        with (
+            Bar(job.name, job.unlabeled.samples, start=done, quiet=rank > 0) as bar,
+            ShardCollector(shard_batches(own), job.write, lambda images: bar.update(bar.step + images)) as collector,
+        ):
+            trainer = hardware.trainer(job.folder, callbacks=[ShardByShard(collector)])
+            trainer.predict(labeler, loader, return_predictions=False)
+        trainer.strategy.barrier("labeled")
+
+
+def shard_batches(batches: EvaluationBatches) -> list[tuple[ShardInfo, int]]:
+    """The shards that these batches go through, and the number of batches of each."""
+    shards = batches.images.shards.shards
+    return [
+        (shards[number], -(-size // batches.batch_size))
+        for number, size in zip(batches.numbers, batches.sizes, strict=True)
+    ]

@@ -1,0 +1,249 @@
+"""What goes wrong on real machines: said in words, without a hang, a half file or a silent loss."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from helpers import add_file
+
+from nst.cli import dispatch
+from nst.data.batches import LabeledSamples, TrainingBatches
+from nst.data.datamodule import Loader, LoaderOptions, _Steps
+from nst.data.images import encode_png
+from nst.data.shard_set import ShardSet
+from nst.data.views import Pictures, clean_view
+from nst.errors import NstError, loader_death
+from nst.stages import label, train
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def half_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if ".tmp-" in path.name]
+
+
+# ---- a loader process that dies; two runs in one directory
+
+
+@dataclass
+class Training:
+    """An endless training in a process of its own, with one loader process."""
+
+    directory: Path
+    options: list[str]
+    process: subprocess.Popen[str]
+
+    def workers(self) -> list[int]:
+        """Its loader processes: forked, so their command line is its own."""
+        own = Path(f"/proc/{self.process.pid}/cmdline").read_bytes()
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == own]
+
+
+@pytest.fixture(scope="module")
+def training(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
+    directory = tmp_path_factory.mktemp("faults") / "run"
+    # one segment and so one loader process: with many of them the killed one may have been done already
+    long = ["student.steps=1000000", "student.checkpoint_every=1000000", "student.validate_every=null"]
+    options = [*TINY, "trainer.workers=1", *long, f"data.root={digits}", f"run_dir={directory}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nst", "train", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    until = time.monotonic() + 200
+    metrics = directory / "metrics.csv"
+    while process.poll() is None and time.monotonic() < until:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 10:
+            break
+        time.sleep(0.2)
+    yield Training(directory, options, process)
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_in_the_same_directory_is_refused_at_once(training: Training):
+    assert training.process.poll() is None
+    with pytest.raises(NstError, match=rf"another process is working in {training.directory}[\s\S]*run_dir="):
+        dispatch(["train", *training.options])
+    assert training.process.poll() is None, "the first run goes on"
+
+
+def test_a_killed_loader_process_ends_the_run_with_a_sentence(training: Training):
+    (worker,) = training.workers()
+    os.kill(worker, signal.SIGKILL)
+    _, errors = training.process.communicate(timeout=100)
+    assert training.process.returncode == 1
+    assert "nst: a loader process died" in errors
+    assert "killed by signal" in errors or "exited unexpectedly" in errors
+    assert "the same command continues" in errors
+    assert not half_files(training.directory)
+
+
+def test_other_errors_are_not_taken_for_a_loader_that_died():
+    assert loader_death(RuntimeError("CUDA error: an illegal memory access")) is None
+
+
+# ---- a shard that is damaged
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def hole(path: Path) -> None:
+    """Zeros from the middle on, as a disk leaves them that lost power: the size is right."""
+    size = path.stat().st_size
+    cut(path)
+    os.truncate(path, size)
+
+
+@pytest.fixture
+def copied(digits: Path, tmp_path: Path) -> Path:
+    shutil.copytree(digits, tmp_path / "digits")
+    return tmp_path / "digits"
+
+
+def test_a_shard_cut_in_the_middle_is_named_before_anything_starts(copied: Path, tmp_path: Path):
+    cut(copied / "labeled" / "labeled-000000.tar")
+    with pytest.raises(NstError, match=r"labeled-000000\.tar: \d+ bytes, \d+ in the index"):
+        dispatch(["train", *TINY, f"data.root={copied}", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", [cut, hole])
+def test_every_sample_that_a_damaged_shard_lost_is_named_when_its_turn_comes(
+    copied: Path, damage: Callable[[Path], None]
+):
+    shards = ShardSet.open(copied / "labeled")
+    whole = shards.reader(0).keys
+    damage(shards.path(0))
+    kept = len(shards.reader(0))
+    pictures = sum("png" in fields for _, fields in shards.reader(0))  # of the last one only the label may be left
+    assert 10 < pictures <= kept < 40
+    samples = LabeledSamples(shards, clean_view(8, Pictures(small=True)), seed=0)
+    batches = TrainingBatches(samples, None, labeled_batch_size=10, unlabeled_batch_size=0)
+    read = list(Loader(batches, _Steps(0, 5), LoaderOptions(workers=2)))  # one pass over the 50
+    named = {name for batch in read for name in batch["bad"]}
+    missing = {f"labeled-000000.tar#{index}: missing, the shard is cut short" for index in range(kept, len(whole))}
+    assert missing <= named
+    assert len(named) == 50 - pictures
+
+
+@pytest.mark.parametrize("damage", [cut, hole])
+def test_a_training_stops_when_a_shard_is_damaged_while_it_runs(
+    copied: Path, tmp_path: Path, tiny: Callable[..., Any], damage: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    path = copied / "labeled" / "labeled-000000.tar"
+    whole = ShardSet.open(copied / "labeled")
+    damage(path)
+    monkeypatch.setattr("nst.data.shard_set.size_problems", lambda shards: [])  # it was whole at the start
+    with pytest.raises(NstError, match=r"labeled-000000\.tar"):
+        train.from_cfg(tiny(f"data.root={copied}", "student.steps=40"))
+    assert not (tmp_path / "run" / "DONE").exists()
+    assert whole.samples == 50
+
+
+def test_verify_finds_the_hole(copied: Path):
+    hole(copied / "unlabeled" / "unlabeled-000001.tar")
+    with pytest.raises(NstError, match=r"unlabeled-000001\.tar: sha256 differs[\s\S]*\d+ whole samples"):
+        dispatch(["shard", "--verify", *TINY, f"data.root={copied}"])
+
+
+def test_a_key_in_two_shards_is_refused_by_name(tmp_path: Path):
+    for name, keys in {"00000": ["a", "b"], "00001": ["c", "d"], "00002": ["e", "b"]}.items():
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            for key in keys:
+                add_file(archive, f"{key}.png", encode_png(np.full((4, 4, 3), ord(key), np.uint8)))
+    with pytest.raises(NstError, match=r"cannot be indexed: 1 problem[\s\S]*key b in 00000\.tar and 00002\.tar"):
+        dispatch(["shard", f"shard.index={tmp_path}"])
+    assert not (tmp_path / "index.json").exists()
+
+
+# ---- a full disk
+
+
+def test_sharding_on_a_full_disk_leaves_no_half_file_and_continues(digits: Path, tmp_path: Path):
+    """A real limit on the size of files stands in for the end of the disk."""
+    options = ["shard", *TINY, f"data.root={tmp_path / 'digits'}"]
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000));"
+        "from nst.cli import main; main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("nst: cannot write "), done.stderr
+    assert "make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not half_files(tmp_path)
+    assert not (tmp_path / "digits" / "test" / "index.json").exists(), "the test set's tar is the largest"
+    assert dispatch(options) == 0
+    for name in ("labeled", "unlabeled", "test"):
+        assert ShardSet.open(tmp_path / "digits" / name).digest == ShardSet.open(digits / name).digest
+
+
+def test_labeling_on_a_disk_that_is_full_again_and_again_ends_with_the_same_files(
+    digits: Path, tmp_path: Path, tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    train.from_cfg(tiny(run_dir=tmp_path / "teacher"))
+    cfg = tiny(f"teacher.run={tmp_path / 'teacher'}", f"teacher.predictions={tmp_path / 'whole'}")
+    label.from_cfg(cfg)
+    room = Counter[str]()
+    sync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        room["left"] -= 1
+        if room["left"] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr("nst.runs.os.fsync", synced)
+    cfg.teacher.predictions = str(tmp_path / "troubled")
+    failures: list[NstError] = []
+    while len(failures) < 20 and not (tmp_path / "troubled" / "DONE").exists():
+        room["left"] = 9
+        try:
+            label.from_cfg(cfg)
+        except NstError as error:
+            failures.append(error)
+            assert not half_files(tmp_path / "troubled")
+    assert len(failures) >= 2
+    assert all("cannot write" in str(error) and "make room" in str(error) for error in failures)
+    files, expected = contents(tmp_path / "troubled"), contents(tmp_path / "whole")
+    for mark in (".lock", ".pulse", "config.yaml"):
+        files.pop(mark, None)
+        expected.pop(mark, None)
+    assert files == expected
+    assert json.loads((tmp_path / "troubled" / "result.json").read_text())["images"] == 240

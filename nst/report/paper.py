@@ -1,0 +1,294 @@
+"""The paper's tables and figures again, from runs: ours below the published row, mean and deviation over the seeds.
+
+A recipe says in its `paper` block where its figures belong:
+
+    paper:
+      places: [table 6]
+      row: without Aug
+      columns: [null, 130M unlabeled]      # of each generation, the first first; null: belongs nowhere
+
+Published figures and the layout are in published.yaml. The one decision worth knowing: a run is found by the block in
+its configuration, wherever it lies; twins of other data (`scale`) are never averaged with each other or with runs of
+full size, and stand in tables of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+from rich import box
+from rich.table import Table as Shown
+
+from nst.errors import NstError, nearest
+from nst.report.records import Document, read_document
+from nst.report.rows import model_name
+from nst.runs import atomic_path
+
+FULL_SIZE = "full size"
+STAGES = ("iterate", "evaluate")  # whose runs have rows; the trainings inside them carry the same block
+
+
+@dataclass(frozen=True)
+class Place:
+    """A table or figure of the paper: its layout and published figures.
+
+    Args:
+        metrics: name → heading.
+        rows: row → column → metric → published value.
+    """
+
+    name: str
+    title: str
+    metrics: dict[str, str]
+    columns: list[str]
+    rows: dict[str, dict[str, dict[str, float]]]
+
+    @property
+    def file_name(self) -> str:
+        return self.name.replace(" ", "")
+
+
+def places() -> dict[str, Place]:
+    """All tables and figures, by names such as `table 6`."""
+    text = (Path(__file__).parent / "published.yaml").read_text(encoding="utf-8")
+    return {name: Place(name, **entry) for name, entry in yaml.safe_load(text).items()}
+
+
+def place(kind: str, number: int) -> Place:
+    """`place("table", 6)`.
+
+    Raises:
+        NstError: the paper has none such, or not for training.
+    """
+    known, name = places(), f"{kind} {number}"
+    if name not in known:
+        raise NstError(
+            f"there is no {name} to report{nearest(name, known)}",
+            valid=", ".join(entry for entry in known if entry.startswith(kind)),
+        )
+    return known[name]
+
+
+def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dict[str, float]]]]:
+    """Of a recipe: where its figures stand (`table 6, without Aug`), and (column, metric → value) of each.
+
+    Raises:
+        NstError: the `paper` block is not one.
+    """
+    if not block:
+        return "", []
+    if not isinstance(block, Mapping) or not {"places", "row", "columns"} <= set(block):
+        raise NstError(
+            "the paper block of a configuration is not one", got=block,
+            valid="{places: [table 6], row: without Aug, columns: [null, 130M unlabeled]}",
+        )  # fmt: skip
+    known, row = places(), block["row"]
+    for name in block["places"]:
+        figures = known[name].rows.get(row, {}) if name in known else {}
+        found = [(column, figures[column]) for column in block["columns"] if column in figures]
+        if found:
+            return f"{name}, {row}", found
+    return "", []
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run contributes to a place: one network in one cell.
+
+    Args:
+        scale: of the data, as the twin's configuration names it.
+        network: its size, in words.
+        metrics: metric → value.
+    """
+
+    scale: str
+    row: str
+    column: str
+    seed: int
+    network: str
+    metrics: dict[str, float]
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one cell: mean and sample standard deviation (None of a single one) of a metric over the seeds."""
+
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.measurements)
+
+    def value(self, metric: str) -> tuple[float, float | None] | None:
+        values = [found.metrics[metric] for found in self.measurements if metric in found.metrics]
+        if not values:
+            return None
+        return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+Cells = dict[tuple[str, str], Cell]  # (row, column) → runs
+
+
+# ---- collecting ---------------------------------------------------------------------------------------------------
+
+
+def collect(where: Place, folders: Sequence[Path]) -> dict[str, Cells]:
+    """Scale → the cells of a place, from all finished runs below `folders`; the full size first.
+
+    Raises:
+        NstError: no run below belongs there, or two have the same cell and seed.
+    """
+    found: dict[str, dict[tuple[str, str], dict[int, Measurement]]] = defaultdict(lambda: defaultdict(dict))
+    for measurement in _measurements(where, folders):
+        seeds = found[measurement.scale][measurement.row, measurement.column]
+        other = seeds.setdefault(measurement.seed, measurement)
+        if other.metrics != measurement.metrics:
+            raise NstError(
+                f"two runs have seed {measurement.seed} of {measurement.row}, {measurement.column}",
+                got=f"{other.directory} and {measurement.directory}",
+                next="name the folders that belong together: report.runs=[runs/a,runs/b]",
+            )
+    if not found:
+        raise NstError(
+            f"no finished run belongs to {where.name}",
+            got=f"searched: {', '.join(map(str, folders))}",
+            next=f"run its recipes, e.g. nst iterate -m 'experiment=glob(small_{where.file_name}_*)' seed=0,1,2",
+        )
+    scales = sorted(found, key=lambda name: (name != FULL_SIZE, name))
+    return {
+        scale: {key: Cell(tuple(seeds[seed] for seed in sorted(seeds))) for key, seeds in found[scale].items()}
+        for scale in scales
+    }
+
+
+def _measurements(where: Place, folders: Sequence[Path]) -> Iterator[Measurement]:
+    for path in sorted({path for folder in folders for path in folder.rglob("config.yaml")}):
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        paper = config.get("paper") or {}
+        if config.get("stage") not in STAGES or where.name not in paper.get("places", ()):
+            continue
+        result = read_document(path.parent / "result.json")
+        if result is None:
+            continue
+        scale = (config.get("scale") or {}).get("label", FULL_SIZE)
+        rows = result.get("generations") or [result]
+        for row, column in zip(rows, paper["columns"], strict=False):
+            if column is not None:
+                network = model_name(row) if "model" in row else ""
+                metrics = measured(row)
+                yield Measurement(scale, paper["row"], column, config["seed"], network, metrics, path.parent)
+
+
+def measured(result: Document) -> dict[str, float]:
+    """Metrics, as published.yaml names them, of a generation's row or of an evaluation's result.json."""
+    found = {name: result.get(name) for name in ("top1", "top5", "corruption_error", "mce", "flip_rate", "mfr")}
+    if "parameters" in result:
+        found["params_m"] = result["parameters"] / 1e6
+    for name, block in result.get("robustness", {}).items():
+        kind = block["kind"]
+        if kind == "corruptions":
+            found |= {"top1": block.get("top1"), "mce": block.get("mce"), "corruption_error": block.get("mean_error")}
+        elif kind == "perturbations":
+            found |= {"top1": block.get("top1"), "mfr": block.get("mfr")}
+            found["flip_rate"] = block.get("mean_flip_probability")
+        elif kind == "attack":
+            pairs = zip(block["epsilons"], block["top1"], strict=True)
+            found |= {f"{name}_{epsilon:g}": value for epsilon, value in pairs}
+        elif kind == "answers":
+            found |= {"top1": block.get("top1"), "top5": block.get("top5")}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def lines(where: Place, cells: Cells) -> tuple[list[str], list[list[str]]]:
+    """Headings of one or two lines, and rows of text: a published one, below it ours."""
+    rows = [*where.rows, *sorted({row for row, _ in cells} - set(where.rows))]
+    shown = [
+        (column, metric)
+        for column in where.columns
+        for metric in where.metrics
+        if any(metric in where.rows.get(row, {}).get(column, {}) for row in rows)
+        or any(cell.value(metric) for key, cell in cells.items() if key[1] == column)
+    ]
+    headings = [""] + [
+        "\n".join(([column] if len(where.columns) > 1 else []) + [where.metrics[metric]]) for column, metric in shown
+    ]
+    table = []
+    for row in rows:
+        figures = where.rows.get(row, {})
+        values = [figures.get(column, {}).get(metric) for column, metric in shown]
+        table.append([row, *("" if value is None else f"{value:.1f}" for value in values)])
+        ours = {column: cells[row, column] for column in where.columns if (row, column) in cells}
+        if ours:
+            mine = [ours[column].value(metric) if column in ours else None for column, metric in shown]
+            table.append([_ours(list(ours.values())), *map(_text, mine)])
+    return headings, table
+
+
+def _ours(cells: Sequence[Cell]) -> str:
+    """`  ours: small w0.5 d0.5, 3 seeds`."""
+    networks = list(dict.fromkeys(found.network for cell in cells for found in cell.measurements if found.network))
+    seeds = sorted({cell.seeds for cell in cells})
+    count = "-".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    return "  ours: " + ", ".join([*networks[-1:], count])
+
+
+def _text(value: tuple[float, float | None] | None) -> str:
+    if value is None:
+        return ""
+    mean, deviation = value
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def heading(where: Place, scale: str) -> str:
+    """`Table 6, scaled down (digits, ...): noise removed ...`."""
+    name = where.name.capitalize()
+    return f"{name}: {where.title}" if scale == FULL_SIZE else f"{name}, scaled down ({scale}): {where.title}"
+
+
+def terminal_table(where: Place, scale: str, cells: Cells) -> Shown:
+    """The table for a terminal of 80 columns."""
+    headings, rows = lines(where, cells)
+    shown = Shown(
+        title=heading(where, scale), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for number, text in enumerate(headings):
+        shown.add_column(text, justify="right" if number else "left", vertical="bottom")
+    for row in rows:
+        shown.add_row(*row, style="bold" if row[0].startswith("  ours") else None)
+    return shown
+
+
+def markdown(where: Place, scale: str, cells: Cells) -> str:
+    """The table for docs/."""
+    headings, rows = lines(where, cells)
+    body = [[text.replace("\n", "<br>") for text in headings], ["---", *["--:"] * (len(headings) - 1)], *rows]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in body)
+    return f"{heading(where, scale)}\n\n{table}\n"
+
+
+COLUMNS = ("place", "scale", "row", "column", "metric", "published", "ours", "deviation", "seeds")
+
+
+def write_csv(path: Path, where: Place, found: Mapping[str, Cells]) -> None:
+    """Every number, unrounded: one line per scale, row, column and metric."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for scale, cells in found.items():
+            for (row, column), cell in cells.items():
+                for metric in sorted({name for entry in cell.measurements for name in entry.metrics}):
+                    mean, deviation = cell.value(metric) or (math.nan, None)
+                    published = where.rows.get(row, {}).get(column, {}).get(metric)
+                    writer.writerow([where.name, scale, row, column, metric, published, mean, deviation, cell.seeds])

@@ -1,0 +1,208 @@
+"""Figures of the paper's tables and figures from runs: ours with the deviation over seeds, beside the published ones.
+
+One function per kind of figure, from the cells that `nst.report.paper.collect` found to a matplotlib Figure. Ours and
+the paper's are panels of their own: accuracies of other data do not share an axis.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from nst.report.figures import MARKER
+from nst.report.paper import FULL_SIZE, Cell, Cells, Measurement, Place
+from nst.report.style import BLUE, GREEN, MUTED, ORANGE, VERMILLION, panels, styled
+
+COLORS = (MUTED, BLUE, VERMILLION, GREEN, ORANGE)
+
+
+def draw(where: Place, scale: str, cells: Cells) -> Figure:
+    """The figure of a place: curves for figures 1, 3 and 4 and table 9, bars for the other tables."""
+    kinds: dict[str, Callable[[Place, str, Cells], Figure]] = {
+        "figure 1": against_parameters,
+        "table 9": against_parameters,
+        "figure 3": against_epsilon,
+        "figure 4": against_confidence,
+    }
+    return kinds.get(where.name, bars)(where, scale, cells)
+
+
+@styled
+def bars(where: Place, scale: str, cells: Cells) -> Figure:
+    """A bar per row and column of ours, and of the paper's where it has numbers, of the place's first known metric."""
+    rows = [row for row in where.rows if any(key[0] == row for key in cells)]
+    metric = next(
+        (name for name in where.metrics if any(cell.value(name) for cell in cells.values())),
+        next(iter(where.metrics)),
+    )
+    figure, (ours, paper) = panels(_title(where, scale), 1.6 + 0.42 * len(rows) * _columns_of(cells), 2, sharey=True)
+    _bars(ours, where, rows, cells, metric)
+    ours.set_title(f"ours: {where.metrics[metric]}")
+    published = published_cells(where, rows)
+    known = next((name for name in where.metrics if any(cell.value(name) for cell in published.values())), None)
+    if known:
+        _bars(paper, where, rows, published, known)
+        paper.set_title(f"the paper: {where.metrics[known]}")
+    else:
+        paper.set_visible(False)
+    handles, labels = ours.get_legend_handles_labels()
+    more = dict(zip(*reversed(paper.get_legend_handles_labels()), strict=True)) if known else {}
+    legend = {**dict(zip(labels, handles, strict=True)), **more}
+    if len(legend) > 1:
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
+    return figure
+
+
+def _bars(axes: Axes, where: Place, rows: list[str], cells: Cells, metric: str) -> None:
+    columns = [column for column in where.columns if any(key[1] == column for key in cells)]
+    height = 0.8 / max(len(columns), 1)
+    extent: list[float] = []
+    for number, column in enumerate(columns):
+        color = COLORS[1:][where.columns.index(column) % (len(COLORS) - 1)]
+        for place, row in enumerate(rows):
+            value = cells[row, column].value(metric) if (row, column) in cells else None
+            if value is None:
+                continue
+            mean, deviation = value
+            y = place - 0.4 + (number + 0.5) * height
+            axes.barh(y, mean, height * 0.86, color=color, alpha=0.75, label=column)
+            if deviation is not None:
+                axes.errorbar(mean, y, xerr=deviation, color=MUTED, capsize=3, linewidth=1.2)
+            text = f"{mean:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
+            axes.annotate(
+                text, (mean + (deviation or 0), y), (5, 0), textcoords="offset points", va="center", fontsize=8.5
+            )
+            extent += [mean - (deviation or 0), mean + (deviation or 0)]
+    axes.set_yticks(range(len(rows)), [textwrap.fill(row, 26) for row in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.grid(axis="y", visible=False)
+    span = max(max(extent) - min(extent), 1.0)
+    # differences are what matters; the axis says where it begins
+    # room for the numbers beside the bars, and no percentages over 100
+    axes.set_xlim(max(0.0, min(extent) - span), max(extent) + 0.9 * span)
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high and (tick <= 100 or max(extent) > 100)])
+
+
+@styled
+def against_parameters(where: Place, scale: str, cells: Cells) -> Figure:
+    """Top-1 against parameters (log), a line per column."""
+    figure, (ours, paper) = panels(_title(where, scale), 3.9, 2)
+    for axes, title, found in ((ours, "ours", cells), (paper, "the paper", published_cells(where, list(where.rows)))):
+        sizes: list[float] = []
+        for number, column in enumerate(where.columns):
+            points = sorted(
+                (_parameters(where, row, cell), *cell.value("top1"))  # type: ignore[misc]
+                for (row, of), cell in found.items()
+                if of == column and cell.value("top1") and _parameters(where, row, cell)
+            )
+            if points:
+                x, mean, deviation = zip(*points, strict=True)
+                sizes += x
+                _curve(axes, x, mean, deviation, COLORS[number], column)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        ticks = sorted({round(size, 2) for size in sizes})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel("parameters (millions)")
+        axes.set_ylabel("top-1 (%)")
+        axes.set_title(title)
+    _legend(figure, ours, paper)
+    return figure
+
+
+def _parameters(where: Place, row: str, cell: Cell) -> float | None:
+    known = cell.value("params_m")
+    if known is not None:
+        return known[0]
+    return next((found["params_m"] for found in where.rows.get(row, {}).values() if "params_m" in found), None)
+
+
+@styled
+def against_epsilon(where: Place, scale: str, cells: Cells) -> Figure:
+    """Top-1 over the size of the attack, a panel per attack and a line per network."""
+    attacks = sorted({name.rpartition("_")[0] for cell in cells.values() for name in _metrics(cell) if "_" in name})
+    attacks = [name for name in attacks if name in ("fgsm", "pgd")]
+    figure, axes = panels(_title(where, scale), 3.9, len(attacks), sharey=True)
+    for panel, attack in zip(axes, attacks, strict=True):
+        for number, row in enumerate(row for row in where.rows if any(key[0] == row for key in cells)):
+            cell = next(cell for key, cell in cells.items() if key[0] == row)
+            names = [name for name in _metrics(cell) if name.startswith(f"{attack}_")]
+            points = sorted((float(name.rpartition("_")[2]), *cell.value(name)) for name in names)  # type: ignore[misc]
+            epsilon, mean, deviation = zip(*points, strict=True)
+            _curve(panel, epsilon, mean, deviation, COLORS[number], row)
+        panel.set_title({"fgsm": "FGSM", "pgd": "PGD, 10 steps"}[attack])
+        panel.set_xlabel("epsilon (of 255)")
+        panel.set_ylim(bottom=0)
+    axes[0].set_ylabel("top-1 (%)")
+    _legend(figure, *axes)
+    return figure
+
+
+@styled
+def against_confidence(where: Place, scale: str, cells: Cells) -> Figure:
+    """Top-1 over the bins of confidence, a line for soft and one for hard labels, and the teacher's as a level."""
+    figure, (axes,) = panels(_title(where, scale), 3.9)
+    bins = sorted({row for row, _ in cells})
+    teachers = [found for (_, column), cell in cells.items() if column == "supervised" for found in cell.measurements]
+    level = Cell(tuple({found.seed: found for found in teachers}.values())).value("top1")
+    if level:
+        axes.axhline(level[0], color=MUTED, linestyle=(0, (4, 3)), label="supervised (the teacher)")
+    for number, column in enumerate(where.columns[1:], 1):
+        known = [(place, row) for place, row in enumerate(bins) if (row, column) in cells]
+        points = [(place, *cells[row, column].value("top1")) for place, row in known]  # type: ignore[misc]
+        if points:
+            x, mean, deviation = zip(*points, strict=True)
+            shift = 0.06 * (2 * number - 3)  # error bars side by side
+            _curve(axes, tuple(value + shift for value in x), mean, deviation, COLORS[number], f"{column} labels")
+    axes.set_xticks(range(len(bins)), bins)
+    axes.set_xlabel("confidence of the teacher")
+    axes.set_ylabel("top-1 (%)")
+    _legend(figure, axes)
+    return figure
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------
+
+
+def published_cells(where: Place, rows: list[str]) -> Cells:
+    """The paper's numbers in the form of ours."""
+    return {
+        (row, column): Cell((Measurement(FULL_SIZE, row, column, 0, "", dict(metrics), Path()),))
+        for row in rows
+        for column, metrics in where.rows[row].items()
+    }
+
+
+def _curve(axes: Axes, x: Any, mean: Any, deviation: Any, color: str, label: str) -> None:
+    axes.plot(x, mean, color=color, label=label, **MARKER, zorder=3)
+    spread = np.array([value or 0.0 for value in deviation])
+    if spread.any():
+        axes.errorbar(x, mean, yerr=spread, color=color, linestyle="none", capsize=3, linewidth=1.2)
+
+
+def _metrics(cell: Cell) -> list[str]:
+    return sorted({name for found in cell.measurements for name in found.metrics})
+
+
+def _columns_of(cells: Cells) -> int:
+    return max(1, len({column for _, column in cells}))
+
+
+def _title(where: Place, scale: str) -> str:
+    name = where.name.capitalize()
+    title = name if scale == FULL_SIZE else f"{name}, scaled down: {scale}"
+    return textwrap.shorten(title, 90, placeholder=" ...")
+
+
+def _legend(figure: Figure, *axes: Axes) -> None:
+    entries = {text: line for panel in axes for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)))

@@ -1,0 +1,188 @@
+"""The paper's tables and figures from runs: where runs are found, what is averaged, what is shown."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from nst.cli import dispatch
+from nst.errors import NstError
+from nst.report import paper, paper_figures
+from nst.stages import report
+
+DIGITS = "digits, 50 labeled and 1,247 unlabeled images of 16 px"
+
+
+def make_run(
+    folder: Path,
+    where: str,
+    row: str,
+    columns: list[str | None],
+    results: list[dict[str, Any]],
+    *,
+    seed: int = 0,
+    stage: str = "iterate",
+    scale: str | None = DIGITS,
+) -> None:
+    """A finished run as far as tables look at it; its trainings carry the same block."""
+    config = {"stage": stage, "seed": seed, "scale": {"label": scale} if scale else None,
+              "paper": {"places": [where], "row": row, "columns": columns}}  # fmt: skip
+    for directory, of in ((folder, stage), (folder / "gen0", "train")):
+        directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text(yaml.safe_dump({**config, "stage": of}))
+        (directory / "result.json").write_text(json.dumps({"top1": 1.0}))
+    result = {"generations": results} if stage == "iterate" else results[0]
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def network(top1: float, width: float = 0.5, parameters: float = 0.66e6) -> dict[str, Any]:
+    return {"top1": top1, "top5": 99.0, "model": "small", "width": width, "depth": 0.5, "parameters": parameters}
+
+
+def noise_runs(root: Path) -> Path:
+    for seed, (teacher, student) in enumerate(((80.0, 90.0), (82.0, 94.0))):
+        noisy = ("table 6", "Noisy Student (B5)", [None, "130M unlabeled"], [network(teacher), network(student)])
+        make_run(root / "sweep" / f"full,seed={seed}", *noisy, seed=seed)
+        make_run(
+            root / f"alone-{seed}", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(teacher)], seed=seed
+        )
+    return root
+
+
+def test_seeds_are_averaged_wherever_their_runs_lie(tmp_path: Path):
+    found = paper.collect(paper.place("table", 6), [noise_runs(tmp_path)])
+    cells = found[DIGITS]
+    assert set(cells) == {("Noisy Student (B5)", "130M unlabeled"), ("EfficientNet-B5", "130M unlabeled")}
+    cell = cells["Noisy Student (B5)", "130M unlabeled"]
+    assert cell.seeds == 2
+    assert cell.value("top1") == (92.0, pytest.approx(2**0.5 * 2))
+    assert cell.value("params_m") == (0.66, 0.0)
+    assert cell.value("mce") is None
+
+
+def test_twins_of_other_data_and_full_size_have_tables_of_their_own(tmp_path: Path):
+    make_run(tmp_path / "a", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(83.9)], scale=None)
+    make_run(tmp_path / "b", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(70.0)], scale="CIFAR-10")
+    make_run(tmp_path / "c", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(80.0)])
+    found = paper.collect(paper.place("table", 6), [tmp_path])
+    assert list(found) == ["full size", "CIFAR-10", DIGITS]
+    assert [cells["EfficientNet-B5", "130M unlabeled"].value("top1") for cells in found.values()] == [
+        (83.9, None), (70.0, None), (80.0, None),
+    ]  # fmt: skip
+
+
+def test_two_runs_of_one_cell_and_seed_are_not_averaged(tmp_path: Path):
+    for name, top1 in (("a", 80.0), ("b", 81.0)):
+        make_run(tmp_path / name, "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(top1)])
+    with pytest.raises(NstError, match="two runs have seed 0") as error:
+        paper.collect(paper.place("table", 6), [tmp_path])
+    assert str(tmp_path / "a") in str(error.value)
+    assert str(tmp_path / "b") in str(error.value)
+
+
+def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path: Path):
+    with pytest.raises(NstError, match="no finished run belongs to table 8") as error:
+        paper.collect(paper.place("table", 8), [noise_runs(tmp_path)])
+    assert "experiment=glob(small_table8_*)" in str(error.value)
+    with pytest.raises(NstError, match="no table 1 ") as error:
+        paper.place("table", 1)
+    assert "table 2, table 3" in str(error.value)
+
+
+def test_ours_stand_below_the_published_row_in_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    noise_runs(tmp_path / "runs")
+    dispatch(["report", "--table", "6", f"report.runs=['{tmp_path / 'runs'}']", f"run_dir={tmp_path / 'out'}"])
+    assert f"table 6: {tmp_path / 'out' / 'table6.md'}" in capsys.readouterr().out.replace("\n", "")
+    where = paper.place("table", 6)
+    for scale, cells in paper.collect(where, [tmp_path / "runs"]).items():
+        Console(width=80).print(paper.terminal_table(where, scale, cells))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [" ".join(line.split()) for line in lines]
+    place = next(number for number, line in enumerate(rows) if line.startswith("Noisy Student (B5)"))
+    assert rows[place] == "Noisy Student (B5) 83.9 84.9"
+    assert rows[place + 1] == "ours: small w0.5 d0.5, 2 seeds 92.0 ± 2.8"
+    assert "scaled down (digits" in " ".join(rows)
+    assert "without Aug, SD, Dropout 83.2 84.3" in rows, "a row that is still missing is shown as published"
+    text = (tmp_path / "out" / "table6.md").read_text()
+    assert "|   ours: small w0.5 d0.5, 2 seeds |  | 92.0 ± 2.8 |" in text
+    with open(tmp_path / "out" / "table6.csv", newline="") as file:
+        numbers = {(row["row"], row["metric"]): row for row in csv.DictReader(file)}
+    assert float(numbers["Noisy Student (B5)", "top1"]["ours"]) == 92.0
+    assert float(numbers["Noisy Student (B5)", "top1"]["published"]) == 84.9
+    assert numbers["EfficientNet-B5", "top1"]["seeds"] == "2"
+    for ending in ("png", "svg"):
+        assert (tmp_path / "out" / "figures" / f"table6.{ending}").stat().st_size > 5000
+
+
+def test_evaluations_have_the_numbers_of_their_suites(tmp_path: Path):
+    """Tables 3 to 5 and figure 3."""
+    blocks = {
+        "table 3": ({"imagenet_a": {"kind": "answers", "top1": 60.0, "top5": 80.0}}, {"top1": 60.0, "top5": 80.0}),
+        "table 4": (
+            {"c_onthefly": {"kind": "corruptions", "top1": 75.0, "mean_error": 25.0, "mce": None}},
+            {"top1": 75.0, "corruption_error": 25.0, "top5": 99.5},
+        ),
+        "table 5": (
+            {"p_onthefly": {"kind": "perturbations", "top1": 91.0, "mfr": None, "mean_flip_probability": 3.0}},
+            {"top1": 91.0, "flip_rate": 3.0, "top5": 99.5},
+        ),
+        "figure 3": (
+            {"pgd": {"kind": "attack", "epsilons": [0, 16], "top1": [90.0, 2.0]}},
+            {"top1": 93.0, "pgd_0": 90.0, "pgd_16": 2.0, "top5": 99.5},
+        ),
+    }
+    for where, (robustness, expected) in blocks.items():
+        result = {"top1": 93.0, "top5": 99.5, "robustness": robustness}
+        make_run(tmp_path / where, where, "EfficientNet-L2", ["here"], [result], stage="evaluate")
+        found = paper.collect(paper.place(*where.split()), [tmp_path])[DIGITS]  # type: ignore[arg-type]
+        assert found["EfficientNet-L2", "here"].measurements[0].metrics == expected
+
+
+@pytest.mark.parametrize("where", list(paper.places().values()), ids=lambda where: where.file_name)
+def test_every_place_has_its_figure(where: paper.Place, tmp_path: Path):
+    rows = list(where.rows)[-3:] or ["0.0 to 0.4", "0.4 to 0.6", "0.6 to 0.8"]
+    names = [*where.metrics, "fgsm_1", "fgsm_16"] if where.name == "figure 3" else list(where.metrics)
+
+    def measured(row: str, column: str, seed: int) -> paper.Measurement:
+        place = rows.index(row)
+        metrics = {"params_m": 1.0 + place, **dict.fromkeys(names, 50.0 + place + seed)}
+        return paper.Measurement(DIGITS, row, column, seed, "small", metrics, tmp_path)
+
+    cells = {
+        (row, column): paper.Cell(tuple(measured(row, column, seed) for seed in range(2)))
+        for row in rows
+        for column in where.columns
+    }
+    figure = paper_figures.draw(where, DIGITS, cells)
+    assert isinstance(figure, Figure)
+    drawn = [line for axes in figure.axes for line in [*axes.get_lines(), *axes.patches]]
+    assert len(drawn) >= len(where.columns)
+
+
+def test_leftovers_of_single_seeds_have_no_deviation(tmp_path: Path):
+    make_run(tmp_path / "a", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(80.0)])
+    where = paper.place("table", 6)
+    made = report.of_the_paper(where, tmp_path / "out", [tmp_path / "a"])
+    _, rows = paper.lines(where, made["cells"][DIGITS])
+    assert rows[1] == ["  ours: small w0.5 d0.5, 1 seed", "", "80.0"]
+
+
+def test_published_figures_of_a_recipe():
+    block = {
+        "places": ["figure 1", "table 9"],
+        "row": "EfficientNet-B3",
+        "columns": ["supervised", "itself as teacher"],
+    }
+    where, figures = paper.published(block)
+    assert where == "figure 1, EfficientNet-B3"
+    assert [(name, scores["top1"]) for name, scores in figures] == [("supervised", 81.7), ("itself as teacher", 82.4)]
+    assert paper.published(None) == ("", [])
+    with pytest.raises(NstError, match="is not one"):
+        paper.published({"table": 2})

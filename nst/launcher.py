@@ -1,24 +1,29 @@
 """Sweeps: Hydra's sweeper and launcher decide what runs where; every job is a process of its own.
 
 Jobs must not share a process group, an XLA runtime, a random state or a W&B run, and a crash must not take the
-others along. So what Hydra launches is only a call of `nst <stage>` in a new process. A job's directory is named by
-what distinguishes it (`runs/<name>/noise=none,seed=1`): the same command finds finished jobs again and runs only
-what is missing.
+others along. So what Hydra launches, in this process or on another machine, is only a call of `nst <stage>` in a new
+process. A job's directory is named by what distinguishes it (`runs/<name>/noise=none,seed=1`): the same command finds
+finished jobs again and runs only what is missing. What became of a job is kept in a file, because a launcher may have
+started it anywhere, and not every sweeper tells.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
-import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -28,48 +33,103 @@ from rich.table import Table
 from nst.config import compose_config, conf_dir, explain
 from nst.errors import NstError
 from nst.progress import console, say
+from nst.runs import read_json, write_json
 
 SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
+OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
 
 
 @dataclass(frozen=True)
 class Job:
-    """One finished process of a sweep."""
+    """One process of a sweep; `exit_code` None: nobody has seen its end."""
 
     directory: Path
-    exit_code: int
+    exit_code: int | None
+
+    @property
+    def state(self) -> str:
+        if self.exit_code is None:
+            return "lost"
+        return f"failed ({self.exit_code})" if self.exit_code else "done"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What Hydra calls for each job, wherever its launcher runs it: starts `nst <stage>` and waits.
+
+    Args:
+        base: folder of the jobs' directories.
+        swept: names of the options that distinguish jobs.
+        records: folder in which a job notes its beginning and end.
+    """
+
+    stage: str
+    base: Path
+    swept: frozenset[str]
+    records: Path
+
+    def __call__(self, _: DictConfig) -> float | None:
+        """The job's objective; None if it failed or has none."""
+        settings = HydraConfig.get()
+        own, number = [_tidy(item) for item in settings.overrides.task], int(settings.job.num)
+        directory = self.base / _job_name(own, self.swept)
+        say(f"job {number + 1}: {directory.name}")
+        record = self.records / f"{number:06d}.json"
+        write_json(record, {"directory": directory, "exit_code": None})
+        command = [sys.executable, "-m", "nst", self.stage, *own, f"run_dir='{directory}'"]
+        code = subprocess.run(command, check=False).returncode
+        write_json(record, {"directory": directory, "exit_code": code})
+        return None if code else _result(directory).get(OBJECTIVE)
 
 
 def sweep(stage: str, overrides: Sequence[str]) -> int:
-    """Runs every combination of the swept options; returns 1 when a job failed, else 0.
+    """Runs every combination of the swept options, or what a searching sweeper asks for; returns 1 when a job failed.
 
     Raises:
-        NstError: an option does not exist.
+        NstError: an option does not exist, or the launcher or sweeper is not installed.
     """
     swept = _swept_names(overrides)
-    config = compose_config([*(item for item in overrides if _name(item) not in swept), f"stage={stage}"])
+    config = compose_config(
+        [*(item for item in overrides if _name(item) not in swept), f"stage={stage}"], with_hydra=True
+    )
+    _require_plugins(config)
     given = any(_name(item) == "run_dir" for item in overrides)
     base = Path(config.run_dir) if given else Path("runs") / config.name
-    jobs: list[Job] = []
-
-    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-    def launch(_: DictConfig) -> None:
-        own = list(HydraConfig.get().overrides.task)
-        directory = base / _job_name(own, swept)
-        say(f"job {len(jobs) + 1}: {directory.name}")
-        command = [sys.executable, "-m", "nst", stage, *own, f"run_dir='{directory}'"]
-        jobs.append(Job(directory, subprocess.run(command, check=False).returncode))
-
+    records = base / ".sweep" / str(time.time_ns())
+    launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records)
+    fault: Exception | None = None
+    GlobalHydra.instance().clear()
     try:
-        with (
-            mock.patch.object(sys, "argv", ["nst", "--multirun", *overrides, f"hydra.sweep.dir='{base}'"]),
-            mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"),  # mistakes come to us, who explain them
-        ):
-            launch()
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="nst"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None  # initialize_config_dir has made it
+            hydra.multirun("config", launch, [*overrides, f"hydra.sweep.dir='{base}'"], with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
         _forget(base)
         raise explain(error, overrides) from error
-    return _close(jobs)
+    except Exception as error:  # a launcher raises its own when a worker or a machine is lost; jobs have run before
+        if not records.exists():
+            raise
+        fault = error
+    jobs = _jobs(records)
+    shutil.rmtree(records)
+    with contextlib.suppress(OSError):  # of another sweep that has its notes there
+        records.parent.rmdir()
+    return _close(jobs, fault, searched="direction" in config.hydra.sweeper)
+
+
+def _require_plugins(config: DictConfig) -> None:
+    """Raises NstError when the chosen launcher or sweeper is not installed."""
+    for part in ("launcher", "sweeper"):
+        module = config.hydra[part]._target_.rpartition(".")[0]
+        found = None
+        with contextlib.suppress(ModuleNotFoundError):  # of the package around it
+            found = importlib.util.find_spec(module)
+        if found is None:
+            raise NstError(
+                f"this {part} is not installed", got=module.split(".")[1],
+                valid="the extra sweep of nst", next="NST_EXTRAS=sweep bin/install, or pip install 'nst[sweep]'",
+            )  # fmt: skip
 
 
 def _forget(base: Path) -> None:
@@ -80,18 +140,35 @@ def _forget(base: Path) -> None:
             folder.rmdir()
 
 
-def _close(jobs: Sequence[Job]) -> int:
+def _jobs(records: Path) -> list[Job]:
+    """The jobs of this sweep in order, as they have noted themselves."""
+    notes = [read_json(path) for path in sorted(records.glob("*.json"))]
+    return [Job(Path(note["directory"]), note["exit_code"]) for note in notes]
+
+
+def _close(jobs: Sequence[Job], fault: Exception | None, *, searched: bool) -> int:
     console.print(summary_table(jobs))
-    failed = [job.directory.name for job in jobs if job.exit_code]
+    failed = [job.directory.name for job in jobs if job.exit_code != 0]
+    if fault is not None:
+        say(f"the launcher stopped: {type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}")
     if failed:
-        say(
-            f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}\nthe same command runs only what is missing"
-        )
-    return 1 if failed else 0
+        say(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
+    if failed or fault is not None:
+        say("the same command runs only what is missing")
+    if searched and (done := [job for job in jobs if job.exit_code == 0 and OBJECTIVE in _result(job.directory)]):
+        best = max(done, key=lambda job: _result(job.directory)[OBJECTIVE])
+        say(f"best: {OBJECTIVE} {_result(best.directory)[OBJECTIVE]:.2f} with {best.directory.name}")
+    return 1 if failed or fault is not None else 0
 
 
 def _name(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def _tidy(override: str) -> str:
+    """`x=0.30000000000000004`, a step of a range, as `x=0.3`."""
+    name, _, value = override.partition("=")
+    return f"{name}={float(value):.12g}" if re.fullmatch(r"\d+\.\d{13,}", value) else override
 
 
 def _swept_names(overrides: Sequence[str]) -> set[str]:
@@ -105,7 +182,7 @@ def _swept_names(overrides: Sequence[str]) -> set[str]:
     return {item.key_or_group for item in parsed if item.is_sweep_override()}
 
 
-def _job_name(job: Sequence[str], swept: set[str]) -> str:
+def _job_name(job: Sequence[str], swept: set[str] | frozenset[str]) -> str:
     name = ",".join(item for item in job if _name(item) in swept)
     return name.replace("/", "_").replace("'", "") or "job"
 
@@ -119,7 +196,7 @@ def summary_table(jobs: Sequence[Job]) -> Table:
         table.add_column(heading, justify="left" if heading in ("job", "state") else "right")
     for job, row in zip(jobs, rows, strict=True):
         values = [f"{row[key]:.4g}" if isinstance(row.get(key), (int, float)) else "" for key in keys]
-        table.add_row(job.directory.name, *values, "done" if job.exit_code == 0 else f"failed ({job.exit_code})")
+        table.add_row(job.directory.name, *values, job.state)
     return table
 
 

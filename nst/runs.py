@@ -15,13 +15,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -91,6 +93,11 @@ def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def as_json(value: Any) -> Any:
+    """The value as it reads back from a JSON file."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
 def _plain(value: Any) -> Any:
     """What JSON cannot hold by itself: paths, dataclasses, NumPy and torch scalars and arrays."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -150,6 +157,34 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+@contextlib.contextmanager
+def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the lock of a file, which no two processes do; calls `waiting` where another one has it."""
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
+    """Keeps other processes out of `directory` until the file that is returned is closed.
+
+    Raises:
+        NstError: another process has the lock.
+    """
+    # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
+    lock = open(directory / ".lock", "w")  # noqa: SIM115 (held by the caller)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise NstError(f"another process is working in {directory}", next=next) from error
+    return lock
+
+
 class Run:
     """One stage's directory. Use as a context manager: it holds the lock that keeps a second run out.
 
@@ -161,9 +196,10 @@ class Run:
         overwrite: delete a run of other inputs instead of refusing it.
         collective: all processes of a distributed job do this stage together; otherwise rank 0 does it and the
             others wait for its DONE.
+        patience: seconds that the others wait without a sign of life from rank 0, whose pulse is the file .pulse.
 
     Raises:
-        NstError: the directory holds a run of other inputs, or another process works in it.
+        NstError: the directory holds a run of other inputs, another process works in it, or rank 0 is gone.
     """
 
     def __init__(
@@ -175,20 +211,23 @@ class Run:
         config: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         collective: bool = False,
+        patience: float = 300,
     ) -> None:
         self.directory = Path(directory)
+        self.patience = patience
         self.stage = stage
-        self.inputs = json.loads(json.dumps(inputs, default=_plain))
+        self.inputs = as_json(inputs)
         self.fingerprint = fingerprint(self.inputs)
         self.config = config
         self.overwrite = overwrite
         self.collective = collective
         self._lock: IO[str] | None = None
+        self._left = threading.Event()
 
     def __enter__(self) -> Run:
         if not is_rank_zero():
-            if not self.collective:
-                self._wait_for_rank_zero()
+            # all together: what rank 0 finds and deletes here must not be seen by the others
+            self._wait_for_rank_zero(self._opened if self.collective else None)
             return self
         self.directory.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
@@ -205,6 +244,7 @@ class Run:
                         **provenance(),
                     },
                 )
+            threading.Thread(target=self._beat, daemon=True).start()
             if self.config is not None and not self.done:
                 write_text(self.directory / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
         except BaseException:
@@ -213,6 +253,7 @@ class Run:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._left.set()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -239,30 +280,50 @@ class Run:
         write_text(self.directory / "DONE", self.fingerprint + "\n")
         return self.result()
 
-    def _wait_for_rank_zero(self) -> None:
-        """Until rank 0 has written DONE; a rank whose launcher (rank 0 itself, on one machine) is gone gives up."""
-        launcher = os.getppid()
-        while not self.done:
-            if os.getppid() != launcher:
-                raise NstError(f"rank 0 stopped before {self.directory} was finished", next="start the job again")
+    def _beat(self) -> None:
+        """Rank 0's pulse, for as long as it is in this stage. A counter and no time: clocks of hosts differ."""
+        for beat in itertools.count():
+            with contextlib.suppress(OSError):  # a directory that cannot be written ends the stage elsewhere
+                (self.directory / ".pulse").write_text(f"{os.getpid()} {beat}")
+            if self._left.wait(self.patience / 20):
+                (self.directory / ".pulse").unlink(missing_ok=True)
+                return
+
+    def _opened(self) -> bool:
+        """Whether rank 0 has begun this very run."""
+        try:
+            return read_json(self.started_path)["fingerprint"] == self.fingerprint
+        except FileNotFoundError:
+            return False
+
+    def _wait_for_rank_zero(self, until: Callable[[], bool] | None = None) -> None:
+        """Until rank 0 has written DONE, or `until`. It may be on another host, so what tells that it lives is its
+        pulse; on one machine, where it launched this process, that it is gone shows at once."""
+        launcher, pulse, since = os.getppid(), "", time.monotonic()
+        while not (until or (lambda: self.done))():
+            now = self._pulse()
+            if now != pulse:
+                pulse, since = now, time.monotonic()
+            if os.getppid() != launcher or time.monotonic() - since > self.patience:
+                raise NstError(
+                    f"rank 0 stopped before {self.directory} was finished",
+                    got=f"no sign of it for {time.monotonic() - since:.0f} s",
+                    next="see rank 0's own message, then start the job again",
+                )
             time.sleep(0.2)
 
-    def _acquire_lock(self) -> None:
-        # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
-        self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115 (held until __exit__)
+    def _pulse(self) -> str:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            self._lock = None
-            raise NstError(
-                f"another process is working in {self.directory}",
-                next="wait for it, or give this run a directory of its own: run_dir=...",
-            ) from error
+            return (self.directory / ".pulse").read_text()
+        except OSError:
+            return ""  # not there yet, or just being replaced
+
+    def _acquire_lock(self) -> None:
+        self._lock = take_lock(self.directory, "wait for it, or give this run a directory of its own: run_dir=...")
 
     def _sweep_leftovers(self) -> None:
         """Removes the temporary files of an attempt that was killed while writing; the lock says it is over."""
-        for pattern in (".*.tmp-*", "checkpoints/.*.tmp-*", "bad/.*.tmp-*"):
+        for pattern in (".*.tmp-*", "checkpoints/.*.tmp-*", "bad/.*.tmp-*", "parts/.*.tmp-*"):
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -276,19 +337,23 @@ class Run:
             changed = sorted(_differences(started["inputs"], self.inputs)) or ["stage"]
             shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
             raise NstError(
-                f"{self.directory} holds a {started['stage']} run of other inputs",
+                f"{self.directory} holds {_article(started['stage'])} run of other inputs",
                 got=shown,
                 valid="the same options and files as before, to continue or reuse it",
                 next="choose another run_dir=..., or overwrite=true to delete that run and start again",
             )
         # the marks go first and started.json last: whenever a kill comes, what is left is still seen as the old run
         marks = [self.directory / "DONE", self.directory / "result.json"]
-        rest = [entry for entry in self.directory.iterdir() if entry.name not in (".lock", "started.json")]
+        rest = [entry for entry in self.directory.iterdir() if entry.name not in (".lock", ".pulse", "started.json")]
         for entry in [*marks, *(entry for entry in rest if entry not in marks), self.started_path]:
             if entry.is_dir():
                 shutil.rmtree(entry)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

@@ -1,13 +1,17 @@
 """Sweeps: one process, run directory and W&B run per job; a failed job does not stop the others."""
 
+import importlib.util
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from nst import launcher
+from nst.config import compose_config, conf_dir, groups, plain, summary_line
 from nst.errors import NstError
 from tests.conftest import TINY
 
@@ -69,3 +73,141 @@ def test_unknown_options_of_a_sweep_are_explained_before_anything_runs(here: Pat
     with pytest.raises(NstError, match="there is no noise named 'nonne'"):
         launcher.sweep("train", ["noise=full,nonne"])
     assert not list(here.iterdir())
+
+
+# ---- other launchers and a sweeper that searches: the extra `sweep`
+
+
+def needs(plugin: str) -> pytest.MarkDecorator:
+    installed = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
+    return pytest.mark.skipif(not installed, reason=f"{plugin} is of the extra sweep")
+
+
+def marks(base: Path) -> dict[str, int]:
+    """Which jobs have finished, and when."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in base.glob("*/DONE")}
+
+
+@needs("hydra_joblib_launcher")
+def test_jobs_at_the_same_time_and_again_only_what_is_missing(
+    here: Path, digits: Path, capfd: pytest.CaptureFixture[str]
+):
+    options = [*TINY, f"data.root={digits}", "name=sweep", "student.steps=4", "hydra/launcher=parallel"]
+    swept = "student.schedule.warmup_epochs=99,0.1"
+    assert launcher.sweep("train", [*options, swept]) == 1
+    out, _ = capfd.readouterr()
+    assert "1 of 2 jobs failed: student.schedule.warmup_epochs=99" in out
+    base = here / "runs" / "sweep"
+    before = marks(base)
+    assert before.keys() == {"student.schedule.warmup_epochs=0.1"}
+    assert not (base / ".sweep").exists(), "what jobs noted for the table is gone"
+    assert launcher.sweep("train", [*options, swept.replace("99", "0.2")]) == 0
+    after = marks(base)
+    assert after.keys() == before.keys() | {"student.schedule.warmup_epochs=0.2"}
+    assert after["student.schedule.warmup_epochs=0.1"] == before["student.schedule.warmup_epochs=0.1"]
+
+
+@needs("hydra_submitit_launcher")
+def test_jobs_by_submitit_without_a_cluster(here: Path, digits: Path, capfd: pytest.CaptureFixture[str]):
+    options = [*TINY, f"data.root={digits}", "name=sweep", "student.steps=4", "hydra/launcher=slurm_local"]
+    assert launcher.sweep("train", [*options, "student.schedule.warmup_epochs=99,0.1"]) == 1
+    base = here / "runs" / "sweep"
+    assert marks(base).keys() == {"student.schedule.warmup_epochs=0.1"}
+    assert "1 of 2 jobs failed: student.schedule.warmup_epochs=99" in capfd.readouterr().out
+    printed = "".join(path.read_text() for path in (base / ".submitit").rglob("*.err"))
+    assert "a cosine schedule must end after its warm-up" in printed
+
+
+@needs("hydra_optuna_sweeper")
+def test_optuna_is_told_top1_and_finds_its_finished_trials_again(
+    here: Path, digits: Path, capfd: pytest.CaptureFixture[str]
+):
+    options = [*TINY, f"data.root={digits}", "name=search", "student.steps=4", "hydra/sweeper=search",
+               "hydra.sweeper.n_trials=2"]  # fmt: skip
+    assert launcher.sweep("train", options) == 0
+    base = here / "runs" / "search"
+    before = marks(base)
+    assert len(before) == 2
+    searched = plain(compose_config(["hydra/sweeper=search"], with_hydra=True).hydra.sweeper.params)
+    assert all({part.partition("=")[0] for part in job.split(",")} == set(searched) for job in before)
+    found = yaml.safe_load((base / "optimization_results.yaml").read_text())
+    scores = {job: json.loads((base / job / "result.json").read_text())["top1"] for job in before}
+    assert found["best_value"] == max(scores.values())
+    best = ",".join(launcher._tidy(f"{name}={value}") for name, value in found["best_params"].items())
+    assert scores[best] == max(scores.values())
+    assert f"best: top1 {scores[best]:.2f} with {best}" in capfd.readouterr().out
+
+    assert launcher.sweep("train", options) == 0
+    assert marks(base) == before
+
+
+def test_steps_of_a_range_are_named_without_the_rounding_of_floats():
+    steps = [f"noise.dropout={value}" for value in (0.1 + 0.2, 7 * 0.1, 0.5, 3, 0.0)]
+    assert steps[:2] == ["noise.dropout=0.30000000000000004", "noise.dropout=0.7000000000000001"]
+    assert [launcher._tidy(step) for step in steps] == [f"noise.dropout={value}" for value in (0.3, 0.7, 0.5, 3, 0.0)]
+    assert launcher._tidy("noise=full") == "noise=full"
+    assert launcher._tidy("data.root='a=0.30000000000000004'") == "data.root='a=0.30000000000000004'"
+
+
+def test_the_search_is_over_noise_and_selection_and_every_option_exists():
+    searched = plain(compose_config(["hydra/sweeper=search"], with_hydra=True).hydra.sweeper.params)
+    assert searched.keys() == {
+        "noise.randaugment.magnitude", "noise.dropout", "noise.stochastic_depth", "select.min_confidence",
+        "student.unlabeled_ratio",
+    }  # fmt: skip
+    for name in searched:
+        assert compose_config([f"{name}=1"])
+
+
+def test_every_launcher_and_sweeper_has_a_line_of_explanation_and_composes():
+    files = sorted((conf_dir() / "hydra").glob("*/*.yaml"))
+    assert len(files) >= 4
+    for path in files:
+        assert "(extra: sweep)" in summary_line(path)
+        node = compose_config([f"hydra/{path.parent.name}={path.stem}"], with_hydra=True).hydra[path.parent.name]
+        assert node._target_ == yaml.safe_load(path.read_text())["_target_"]
+    assert "hydra" not in groups()
+
+
+def test_a_launcher_that_is_not_installed_names_the_extra(here: Path, monkeypatch: pytest.MonkeyPatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if "joblib_launcher" in name else real(name, *more)
+    )
+    with pytest.raises(NstError, match=r"launcher is not installed\n(.|\n)*NST_EXTRAS=sweep"):
+        launcher.sweep("train", ["seed=0,1", "hydra/launcher=parallel"])
+    assert not (here / "runs").exists()
+
+
+def test_a_job_that_never_came_back_counts_as_failed(here: Path, capfd: pytest.CaptureFixture[str]):
+    for name in ("seed=0", "seed=1"):
+        (here / name).mkdir()
+    (here / "seed=0" / "result.json").write_text('{"top1": 90.0}')
+    jobs = [launcher.Job(here / "seed=0", 0), launcher.Job(here / "seed=1", None)]
+    assert launcher._close(jobs, RuntimeError("node7 is gone\ntrace"), searched=False) == 1
+    out, _ = capfd.readouterr()
+    assert "lost" in out
+    assert "the launcher stopped: RuntimeError: node7 is gone\n" in out
+    assert "1 of 2 jobs failed: seed=1" in out
+    assert launcher._close(jobs[:1], None, searched=False) == 0
+    assert launcher._close(jobs[:1], RuntimeError("x"), searched=False) == 1
+
+
+def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """A search must not learn from the result of an attempt before."""
+    directory = here / "runs" / "job"
+    directory.mkdir(parents=True)
+    (directory / "result.json").write_text('{"top1": 90.0, "generations": [{"top1": 80.0}]}')
+    monkeypatch.setattr(launcher, "_job_name", lambda *_: "job")
+    settings = plain_settings(number=3)
+    monkeypatch.setattr(launcher.HydraConfig, "get", lambda: settings)
+    launch = launcher.Launch("iterate", here / "runs", frozenset(), here / "records")
+    for code, told in ((0, 90.0), (1, None)):
+        monkeypatch.setattr(launcher.subprocess, "run", lambda *_, code=code, **__: SimpleNamespace(returncode=code))
+        assert launch(None) == told
+        assert launcher._jobs(here / "records") == [launcher.Job(directory, code)]
+
+
+def plain_settings(number: int) -> SimpleNamespace:
+    """As much of Hydra's configuration as a job reads."""
+    return SimpleNamespace(overrides=SimpleNamespace(task=["seed=1"]), job=SimpleNamespace(num=number))

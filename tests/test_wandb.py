@@ -1,5 +1,6 @@
 """W&B in offline mode: the run that was written is read back from its file, without an account or a network."""
 
+import csv
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -9,9 +10,13 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from nst.stages import iterate, train
+from nst.cli import dispatch
+from nst.errors import NstError
+from nst.report import workspace
+from nst.stages import evaluate, iterate, report, train
+from nst.training.classifier import TRAIN_METRICS
 from nst.training.loggers import read_rows
-from nst.training.tracking import WandbOptions, run_id
+from nst.training.tracking import Tracking, WandbOptions, run_id
 
 Compose = Callable[..., Any]
 HEADER_BYTES, BLOCK_BYTES = 7, 32768
@@ -42,6 +47,15 @@ def records(folder: Path) -> list[wandb_internal_pb2.Record]:
         record.ParseFromString(data)
         found.append(record)
     return found
+
+
+def summary_of(found: list[wandb_internal_pb2.Record]) -> dict[str, Any]:
+    return {
+        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in found
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
 
 
 @pytest.fixture
@@ -88,11 +102,7 @@ def test_offline_run_holds_config_metrics_axes_and_summary(run: Path):
 def test_the_run_is_closed_with_the_results_in_its_summary(run: Path):
     found = records(run)
     assert any(record.HasField("exit") for record in found)
-    summary: dict[str, Any] = {}
-    for record in found:
-        if record.HasField("summary"):
-            for item in record.summary.update:
-                summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    summary = summary_of(found)
     result = json.loads((run / "result.json").read_text())
     assert summary["top1"] == result["top1"]
     assert summary["parameters"] == result["parameters"]
@@ -114,7 +124,7 @@ def test_without_an_account_auto_means_offline(monkeypatch: pytest.MonkeyPatch, 
     assert WandbOptions().resolved_mode() == "disabled"
 
 
-def test_iterate_gives_each_generation_a_run_and_the_report_another(
+def test_iterate_gives_each_generation_its_evaluation_and_the_report_a_run(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -138,7 +148,104 @@ def test_iterate_gives_each_generation_a_run_and_the_report_another(
     for name in ("report/generations", "report/page", "figures/generations", "figures/confidence"):
         assert any(found_name.startswith(f"{name}/") for found_name in names), name
     ids = {path.name.rpartition("-")[2] for path in tmp_path.rglob("offline-run-*")}
-    assert len(ids) == 3
-    for folder in ("run", "run/gen0", "run/gen1"):
+    folders = ("run", "run/gen0", "run/gen1", "run/gen0/evaluation", "run/gen1/evaluation")
+    assert len(ids) == len(folders)
+    for folder in folders:
         (group,) = [record.run.run_group for record in records(tmp_path / folder) if record.HasField("run")]
         assert group == "w"
+
+
+def test_an_evaluation_has_a_run_with_its_robustness_as_summary_and_table(
+    tiny: Compose, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    suites = ["eval=robustness", "eval.max_images=10", "eval.corruptions=[fog,frost]", "eval.perturbations=[rotate]",
+              "eval.attacks={fgsm: {epsilons: [0, 8]}, pgd: null}"]  # fmt: skip
+    options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}"]
+    cfg = tiny(*suites, *options, f"evaluate.output={tmp_path / 'e'}")
+    result = evaluate.from_cfg(cfg)
+    found = records(tmp_path / "e")
+    (start,) = [record.run for record in found if record.HasField("run")]
+    assert start.job_type == "evaluate"
+    flat = {name: value for name, value in result.items() if name.startswith("robustness/")}
+    assert {"robustness/c_onthefly/error/frost", "robustness/p_onthefly/flip/rotate"} <= flat.keys()
+    assert {name: value for name, value in summary_of(found).items() if name in flat} == flat
+    assert summary_of(found)["top1"] == result["top1"]
+
+    (path,) = (tmp_path / "e").glob("wandb/offline-run-*/files/media/table/robustness/*.table.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["suite", "condition", "level", "metric", "value"]
+    with open(tmp_path / "e" / "robustness.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row[-1]) for row in table["data"]] == [float(row["value"]) for row in rows]
+    assert len(rows) == 2 * 5 + 2 + 2
+
+    monkeypatch.setattr(Tracking, "loggers", lambda self: pytest.fail("logged again"))
+    assert evaluate.from_cfg(cfg) == result  # nothing new: no second run
+
+
+def test_robustness_within_a_training_is_logged_at_its_step(tiny: Compose, tmp_path: Path):
+    suites = ["eval=robustness", "eval.max_images=10", "eval.corruptions=[fog]", "eval.perturbations=null",
+              "eval.attacks=null", "eval.every=8"]  # fmt: skip
+    train.from_cfg(tiny(*suites, "logger=wandb", "logger.wandb.mode=offline"))
+    logged = [(int(row["trainer/global_step"]), name, value) for row in history(records(tmp_path / "run"))
+              for name, value in row.items() if name.startswith("robustness/")]  # fmt: skip
+    table = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row[1].startswith("robustness/")]
+    assert sorted(logged) == sorted(table)
+    assert {step for step, *_ in logged} == {8}
+
+
+# ---- reports and the saved view
+
+
+@pytest.fixture
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
+
+
+@pytest.mark.usefixtures("no_account")
+def test_a_report_is_sent_as_an_artifact(run: Path, tmp_path: Path):
+    output = tmp_path / "by_hand"
+    dispatch(["report", "--wandb", f"report.runs=['{run}']", f"run_dir={output}", "logger.wandb=null"])
+    artifacts = [
+        record.request.log_artifact.artifact
+        for record in records(output)
+        if record.HasField("request") and record.request.HasField("log_artifact")
+    ]
+    artifacts += [record.artifact for record in records(output) if record.HasField("artifact")]
+    (artifact,) = [artifact for artifact in artifacts if artifact.type == "report"]
+    names = {entry.path for entry in artifact.manifest.contents}
+    assert {"report.html", "report.csv", "learning_curves.png"} <= names
+    logged = [row for row in history(records(output)) if any(name.startswith("report/generations") for name in row)]
+    assert len(logged) == 1
+
+
+def test_the_view_has_panels_for_what_runs_log():
+    view = workspace.workspace("team", "nst")
+    sections = {section.name: section.panels for section in view.sections}
+    assert list(sections) == [
+        "Generations",
+        "Robustness",
+        "Training",
+        "Pseudo-labels",
+        "Ablations and the paper's tables",
+    ]
+    shown = {
+        key
+        for panels in sections.values()
+        for panel in panels
+        for key in [*getattr(panel, "y", []), *getattr(panel, "metrics", [])]
+    }
+    trained = {f"train/{name}" for name in (*TRAIN_METRICS, "learning_rate", "images_per_second")}
+    assert {key for key in shown if str(key).startswith("train/")} <= trained
+    drawn = {key.removeprefix("figures/") for panel in sections["Pseudo-labels"] for key in panel.media_keys}
+    assert drawn <= set(report.FIGURES)
+    assert "Robustness" in json.dumps(view._to_model().model_dump(mode="json")), "what is sent to the server"
+
+
+@pytest.mark.usefixtures("no_account")
+def test_a_view_that_cannot_be_saved_is_explained(tmp_path: Path):
+    with pytest.raises(NstError, match="could not be saved") as error:
+        dispatch(["report", "--wandb-workspace", f"run_dir={tmp_path}"])
+    assert "wandb login" in str(error.value)

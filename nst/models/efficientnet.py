@@ -10,7 +10,7 @@ is still timm's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -113,6 +113,7 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         self.architecture = architecture
         self.stochastic_depth = stochastic_depth
         self.frozen_blocks = 0
+        self.checkpoint: Callable[[nn.Module, Tensor], Tensor] = rematerialize  # XLA has another
         self.noise = NoiseSwitch()
         self.dropout = Dropout(dropout, self.noise)
         for index, block in enumerate(self.residual_blocks):
@@ -138,11 +139,10 @@ class EfficientNet(timm_efficientnet.EfficientNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to feature maps (B, C, h, w); rematerialised if `set_grad_checkpointing`."""
-        if not self.grad_checkpointing:
-            return super().forward_features(x)
+        again = self.grad_checkpointing and torch.is_grad_enabled()
         x = self.bn1(self.conv_stem(x))
         for block in self.residual_blocks:
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute_contexts, block))
+            x = self.checkpoint(block, x) if again else block(x)
         return self.bn2(self.conv_head(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -166,6 +166,11 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         return [self.conv_stem, self.bn1, *self.residual_blocks[: self.frozen_blocks]]
 
 
+def rematerialize(block: nn.Module, x: Tensor) -> Tensor:
+    """`block(x)`, keeping `x` only: the rest is computed again in the backward pass."""
+    return checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute_contexts, block))
+
+
 def _recompute_contexts(block: nn.Module) -> tuple[Any, Any]:
     """What a rematerialised block runs in: the first time and again in the backward pass."""
     return contextlib.nullcontext(), _still_statistics(block)
@@ -173,15 +178,19 @@ def _recompute_contexts(block: nn.Module) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """Keeps the second run from moving BatchNorm's statistics by the same batch again, as timm's does."""
-    norms = [(module, module.momentum) for module in block.modules() if isinstance(module, _BatchNorm)]
+    """Keeps the second run from moving BatchNorm's statistics by the same batch again, as timm's does.
+
+    Without statistics it would also save fewer tensors than the first run, which torch refuses.
+    """
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    kept = [(module.momentum, module.num_batches_tracked) for module in norms]
     try:
-        for module, _ in norms:
-            module.momentum = 0.0
+        for module in norms:
+            module.momentum, module.num_batches_tracked = 0.0, None
         yield
     finally:
-        for module, momentum in norms:
-            module.momentum = momentum
+        for module, (momentum, batches) in zip(norms, kept, strict=True):
+            module.momentum, module.num_batches_tracked = momentum, batches
 
 
 def _stages(architecture: Architecture) -> list[list[str]]:

@@ -7,16 +7,23 @@ another normalisation than ours is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from timm.data import IMAGENET_DEFAULT_MEAN
 from timm.models import get_pretrained_cfg
-from torch import Tensor
+from torch import nn
 
 from nst.errors import NstError, nearest
 from nst.models.checkpoints import (
@@ -34,6 +41,9 @@ from nst.runs import final_weights, fingerprint, sha256_file
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+ENDPOINT = constants.ENDPOINT  # of the hub
+OTHERS = "nst evaluate takes any network of timm's that lies in a folder together with its config.json"
+HUB_PATIENCE = 5.0  # seconds to wait for it
 
 
 def open_network(source: str | Path, classes: Sequence[str]) -> tuple[EfficientNet, NetworkInfo]:
@@ -105,16 +115,18 @@ def load_timm(
     source = str(name_or_path)
     if source in released_names():
         config = _require_imagenet_normalization(source, released_config(source))
-        state = _download(source)
+        state = download(source).state_dict()
     else:
         if not Path(source).exists() and Path(source).suffix not in WEIGHT_SUFFIXES:
             require_released(source)
         path = _file_in(Path(source))
-        config = _require_imagenet_normalization(source, _timm_config(path))
+        config = _require_imagenet_normalization(source, timm_config(path))
         state = read_weights(path)
     architecture = architecture or recognize(state)
     if architecture is None:
-        raise NstError(f"{source} is no network we know", got=outline(state), valid=", ".join(ARCHITECTURES))
+        raise NstError(
+            f"{source} is no network we know", got=outline(state), valid=", ".join(ARCHITECTURES), next=OTHERS
+        )
     network = build(architecture, len(classes))
     copy_weights(network, state, source)
     size = image_size or config.get("input_size", [architecture.test_size])[-1]
@@ -141,7 +153,7 @@ def _file_in(path: Path) -> Path:
     return next((file for file in inside if file.is_file()), None) or existing_file(path)
 
 
-def _timm_config(path: Path) -> dict[str, Any]:
+def timm_config(path: Path) -> dict[str, Any]:
     """timm's `pretrained_cfg` from the config.json beside the weights; empty without one."""
     config = path.parent / "config.json"
     if not config.is_file():
@@ -164,12 +176,43 @@ def released_config(name: str) -> dict[str, Any]:
     return config.to_dict() if config else {}
 
 
-def _download(name: str) -> dict[str, Tensor]:
+def download(name: str) -> nn.Module:
+    """timm's network of that name with its published weights: those downloaded before, or the hub's.
+
+    Raises:
+        NstError: they cannot be had.
+    """
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        try:
+            with _without_hub():
+                return timm.create_model(name, pretrained=True)
+        except EntryNotFoundError:  # not downloaded before
+            if not _hub_answers():
+                raise OSError(f"{ENDPOINT} does not answer, and the file was not downloaded before") from None
+            return timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client and its transport each raise their own; all mean: no download
         raise NstError(
             f"cannot download {name}",
-            got=f"{type(error).__name__}: {error}",
-            next="fetch the file on a machine that can, and give its path",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            next=f"on a machine that can: hf download timm/{name} --local-dir <folder>; then give that folder",
         ) from error
+
+
+@contextlib.contextmanager
+def _without_hub() -> Iterator[None]:
+    """Lets the hub's client look at what is on this machine only: unreachable, it tries for a minute."""
+    with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
+        yield
+
+
+def _hub_answers() -> bool:
+    """Whether a connection to the hub can be made; behind a proxy that is the proxy's business."""
+    address = urlsplit(ENDPOINT)
+    if address.scheme in getproxies() or "all" in getproxies():
+        return True
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname, port), timeout=HUB_PATIENCE).close()
+    except OSError:
+        return False
+    return True

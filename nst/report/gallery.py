@@ -32,14 +32,20 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a gallery: data URI, key, what the network says and how sure, what is right (None: unknown)."""
+    """One picture of a gallery: data URI, key, what the network says and how sure, what is right (None: unknown).
+
+    Args:
+        before: what an earlier network said.
+        caption: what was done to the picture.
+    """
 
     image: str
     key: str
     says: str
     confidence: float
     truth: str | None = None
-    before: str | None = None  # what an earlier network said
+    before: str | None = None
+    caption: str = ""
 
     @property
     def right(self) -> bool | None:
@@ -130,7 +136,10 @@ def choose(labeled: Labeled, among: np.ndarray, count: int, *, most_confident: b
 
 
 def images_at(folder: Path, places: Iterable[tuple[str, int, str]]) -> dict[str, str]:
-    """key → data URI of the images at (shard, index, key); those that are not there any more are left out."""
+    """key → data URI of the images at (shard, index, key); those that are not there any more are left out.
+
+    The index leaves out images that were excluded from the set, so it is a lower bound of the place in the tar.
+    """
     wanted: dict[str, list[tuple[int, str]]] = {}
     for shard, index, key in places:
         wanted.setdefault(shard, []).append((int(index), key))
@@ -140,7 +149,7 @@ def images_at(folder: Path, places: Iterable[tuple[str, int, str]]) -> dict[str,
         if not path.exists():
             continue
         reader = TarReader(path)
-        here = [(index, key) for index, key in members if index < len(reader) and reader.keys[index] == key]
+        here = [(reader.keys.index(key, index), key) for index, key in members if key in reader.keys[index:]]
         found.update(_images(reader, here))
     return found
 

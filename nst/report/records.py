@@ -62,12 +62,12 @@ class Generation:
 
     @cached_property
     def started(self) -> Document:
-        return _document(self.directory / "started.json") or {}
+        return read_document(self.directory / "started.json") or {}
 
     @cached_property
     def result(self) -> Document:
         """What the training came to; empty while it goes on."""
-        return (_document(self.directory / "result.json") or {}) if self.finished else {}
+        return (read_document(self.directory / "result.json") or {}) if self.finished else {}
 
     @property
     def finished(self) -> bool:
@@ -75,7 +75,7 @@ class Generation:
 
     @cached_property
     def evaluation(self) -> Document | None:
-        return _document(self.directory / "evaluation" / "result.json")
+        return read_document(self.directory / "evaluation" / "result.json")
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -89,12 +89,13 @@ class Generation:
 
     @property
     def selection_folder(self) -> Path:
-        return self.directory / "selection"
+        # what runs select of a teacher that they share (`iterate.teacher`) is each run's own
+        return (self.directory.parent if self.directory.is_symlink() else self.directory) / "selection"
 
     @cached_property
     def selection(self) -> Document | None:
         """What was selected of the labels that this network gave."""
-        return _document(self.selection_folder / "selection.json")
+        return read_document(self.selection_folder / "selection.json")
 
     @cached_property
     def learned_from(self) -> Document | None:
@@ -102,7 +103,7 @@ class Generation:
         if self.teacher is not None:
             return self.teacher.selection
         folder = self.config.get("teacher", {}).get("selection")
-        return _document(Path(folder) / "selection.json") if folder else None
+        return read_document(Path(folder) / "selection.json") if folder else None
 
     @property
     def has_teacher(self) -> bool:
@@ -134,7 +135,7 @@ class Experiment:
 
     @cached_property
     def result(self) -> Document:
-        return _document(self.directory / "result.json") or {}
+        return read_document(self.directory / "result.json") or {}
 
     @property
     def paper(self) -> Document | None:
@@ -212,7 +213,7 @@ def _chain(experiments: Sequence[Experiment]) -> Experiment | None:
 
 
 def _is_training(directory: Path) -> bool:
-    started = _document(directory / "started.json")
+    started = read_document(directory / "started.json")
     return started is not None and started.get("stage") == "train"
 
 
@@ -229,7 +230,12 @@ def _required(directory: Path) -> Experiment:
     return experiment
 
 
-def _document(path: Path) -> Document | None:
+def read_document(path: Path) -> Document | None:
+    """A JSON file of a run; None where there is none.
+
+    Raises:
+        NstError: it is damaged.
+    """
     if not path.exists():
         return None
     try:

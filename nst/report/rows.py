@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nst.errors import NstError
+from nst.report import robustness
 from nst.report.records import Experiment, Generation
 from nst.runs import atomic_path, read_json
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
     "unlabeled_with_copies", "pseudo_label_accuracy", "steps", "test_images", "top1", "top1_low", "top1_high",
-    "top5", "ece", "loss", "gain",
+    "top5", "ece", "loss", "gain", *robustness.COLUMNS,
 )  # fmt: skip
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 Row = dict[str, Any]
@@ -64,6 +64,7 @@ def row(generation: Generation) -> Row:
         "top1_low": low,
         "top1_high": high,
         **{name: scores.get(name) for name in ("top5", "ece", "loss")},
+        **robustness.headline(robustness.blocks_of(generation)),
     }
 
 
@@ -99,22 +100,6 @@ def model_name(entry: Mapping[str, Any]) -> str:
     if name.startswith("efficientnet") or entry["width"] is None:
         return name
     return f"{name} w{entry['width']:g} d{entry['depth']:g}"
-
-
-def published(paper: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dict[str, float]]]]:
-    """Where published figures stand (`table 2, EfficientNet-B7`), and (what, metric → value) of each.
-
-    Raises:
-        NstError: the `paper` block is not a mapping.
-    """
-    if not paper:
-        return "", []
-    if not isinstance(paper, Mapping):
-        raise NstError("the paper block of a configuration is not a mapping", got=paper, valid="{table: 2, row: ...}")
-    place = [f"table {paper['table']}"] if "table" in paper else []
-    place += [str(paper["row"])] if "row" in paper else []
-    figures = [(name.replace("_", " "), dict(value)) for name, value in paper.items() if isinstance(value, Mapping)]
-    return ", ".join(place), figures
 
 
 def write_csv(path: Path, entries: Sequence[Row], *, paper: Iterable[tuple[str, dict[str, float]]] = ()) -> None:

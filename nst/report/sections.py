@@ -9,8 +9,9 @@ import numpy as np
 
 from nst.report import figures, selection_figures
 from nst.report.page import Drawing, Section, Table, number
+from nst.report.paper import published
 from nst.report.records import Experiment, Generation
-from nst.report.rows import Row, model_name, published
+from nst.report.rows import Row, model_name
 from nst.report.selection_figures import SelectionData
 
 LARGEST_CONFUSION = 100  # classes; larger matrices are shown as their largest entries only
@@ -19,6 +20,7 @@ COLUMNS = (  # with spaces and hyphens that do not break
     "run", "model", "params", "labeled", "unlabeled (with copies)", "pseudo-labels right\u00a0%", "top\u20111\u00a0%",
     "±", "top\u20115\u00a0%", "ECE\u00a0%", "loss", "gain",
 )  # fmt: skip
+ROBUSTNESS = {"corruption_error": "corruption error %", "flip_rate": "flip rate %"}  # of a row → heading
 INTERVAL_NOTE = (
     "± is half the 95 % interval that follows from the number of test images alone (Wilson). "
     "ECE: expected calibration error. Gain: points of top-1 over the teacher."
@@ -74,7 +76,9 @@ def _cells(entry: Row, *, first: bool) -> list[str]:
 def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row]], focus: Experiment) -> Section:
     """Experiments side by side: the last network of each."""
     section = Section("Runs compared", f"The sections after this one show {focus.name}.")
-    columns = ("run", "model", "generations", "teacher top-1 %", "top-1 %", "±", "gain", "ECE %")
+    columns = ["run", "model", "generations", "teacher top-1 %", "top-1 %", "±", "gain", "ECE %"]
+    robust = [name for name in ROBUSTNESS if any(name in entry for entries in rows_of for entry in entries[-1:])]
+    columns += [ROBUSTNESS[name] for name in robust]
     rows, names, first, last, bounds = [], [], [], [], []
     for experiment, entries in zip(experiments, rows_of, strict=True):
         if not entries or entries[-1]["top1"] is None:
@@ -83,12 +87,12 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
         end, start = entries[-1], entries[0]["top1"] if len(entries) > 1 else None
         cells = _cells(end, first=len(entries) == 1)
         rows.append([experiment.name, cells[1], str(len(entries)), number(start, ".2f"), *cells[6:8], cells[11] or "–",
-                     cells[9]])  # fmt: skip
+                     cells[9], *(number(end.get(name), ".2f") for name in robust)])  # fmt: skip
         names.append(experiment.name)
         first.append(start)
         last.append(end["top1"])
         bounds.append((end["top1_low"], end["top1_high"]))
-    section.blocks.append(Table(columns, rows, [False, False, *[True] * 6], note=INTERVAL_NOTE))
+    section.blocks.append(Table(columns, rows, [False, False, *[True] * (len(columns) - 2)], note=INTERVAL_NOTE))
     if len(names) > 1:
         caption = "The last network of each run, with the 95 % interval of its test; the teacher where there is one."
         section.blocks.append(Drawing("runs_compared", figures.experiments(names, first, last, bounds), caption))

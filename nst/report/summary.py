@@ -67,6 +67,11 @@ def headline_numbers(entries: Sequence[Row]) -> Numbers:
         shown.append((f"{last['gain']:+.2f}", "Gain", "percentage points of top-1"))
     if last["pseudo_label_accuracy"] is not None:
         shown.append((f"{last['pseudo_label_accuracy']:.1f} %", "Pseudo-labels right", "that the last student saw"))
+    if "corruption_error" in last:
+        same = first.get("corruption_suite") == last["corruption_suite"]
+        before = f"teacher {first['corruption_error']:.1f} %, " if first is not last and same else ""
+        remark = f"{before}unnormalised mean, {last['corruption_suite']}"
+        shown.append((f"{last['corruption_error']:.1f} %", "Corruption error", remark))
     if len(entries) == 1 and last["ece"] is not None:
         shown.append((f"{last['ece']:.2f} %", "Calibration error", "expected (ECE), lower is better"))
     return shown

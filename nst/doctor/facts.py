@@ -1,0 +1,150 @@
+"""What the rules look at: trainings, shard sets, disk and logging, as plain values.
+
+The one decision worth knowing: what is not known is None, and a rule that needs it says nothing. A configuration can
+so be judged before there is a shard, a weight or a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nst.data.shard_set import ShardSet
+from nst.data.views import Pictures
+from nst.models.efficientnet import Architecture, build
+from nst.training.optim import parameter_groups
+from nst.training.phases import Finetune, Noise
+from nst.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a rule has to say, and the option or command that helps."""
+
+    message: str
+    next: str
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """The network that labels for a student.
+
+    Args:
+        test_size: px at which it was last evaluated, and labels unless `image_size` says another.
+    """
+
+    name: str
+    parameters: int
+    test_size: int
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: of a generation, or the only one.
+
+    Args:
+        label: `gen1`, or empty.
+        labeled_images: None where there are no shards and the data set is not known by its name.
+        parameters: of its network.
+        undecayed: names of parameters that are not BatchNorm's and that no weight decay reaches.
+        teacher: None: it learns from labels alone.
+    """
+
+    label: str
+    architecture: Architecture
+    recipe: Recipe
+    finetune: Finetune
+    noise: Noise
+    pictures: Pictures
+    labeled_images: int | None
+    parameters: int
+    undecayed: tuple[str, ...]
+    teacher: TeacherFacts | None = None
+
+    @property
+    def steps(self) -> int | None:
+        if self.recipe.steps is None and self.labeled_images is None:
+            return None
+        return self.recipe.total_steps(self.labeled_images or 0)
+
+    @property
+    def warmup_steps(self) -> int | None:
+        if self.labeled_images is None:
+            return None
+        epochs = self.recipe.schedule.get("warmup_epochs", 5.0)
+        return int(epochs * self.recipe.steps_per_epoch(self.labeled_images))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Unlabeled images that were compared with the test images by the content of their files.
+
+    Args:
+        same: (key of the unlabeled image, key of the test image) of those that are equal.
+    """
+
+    unlabeled: int
+    test: int
+    same: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Selecting:
+    """How labels are kept and balanced. `classes` and `unlabeled` are None where not known."""
+
+    keep: float
+    min_confidence: float
+    images_per_class: int | None
+    offline: bool
+    soft: bool
+    classes: int | None
+    unlabeled: int | None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything at once.
+
+    Args:
+        sets: shard sets that are there, by their name in the data group: labeled, test.
+        teacher_classes: of a teacher that is there; None otherwise.
+        needed_bytes: that predictions and selections will take; None where not known.
+        free_bytes: on the disk of the run directory.
+        wandb_mode: as asked for; None without W&B. `wandb_resolved`: what comes of it.
+        replaced: option of the command line → (its value, generation → the value that replaces it there).
+    """
+
+    trainings: tuple[Training, ...]
+    selecting: Selecting
+    sets: Mapping[str, ShardSet] = field(default_factory=dict)
+    teacher_classes: tuple[str, ...] | None = None
+    comparison: Comparison | None = None
+    needed_bytes: float | None = None
+    free_bytes: int | None = None
+    wandb_mode: str | None = None
+    wandb_resolved: str | None = None
+    replaced: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
+
+
+def network_facts(architecture: Architecture, weight_decay: float) -> tuple[int, tuple[str, ...]]:
+    """(number of parameters, names that no weight decay reaches though they are not BatchNorm's); without memory."""
+    with torch.device("meta"):
+        network = build(architecture, 2)
+    decayed = {
+        id(parameter)
+        for group in parameter_groups(network, weight_decay)
+        if group["weight_decay"]
+        for parameter in group["params"]
+    }
+    undecayed = [
+        f"{prefix}.{name}"
+        for prefix, module in network.named_modules()
+        if not isinstance(module, _BatchNorm)
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) not in decayed
+    ]
+    return sum(parameter.numel() for parameter in network.parameters()), tuple(undecayed)

@@ -1,0 +1,83 @@
+"""The table of rules with their severity, and what they find.
+
+error: it will stop, or its result will mean nothing. warning: probably not what was wanted. note: worth knowing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from nst.doctor import run_rules as run
+from nst.doctor import training_rules as training
+from nst.doctor.facts import Advice, Situation, Training
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Advice with its rule; `where` are the trainings it is about, none for the whole run."""
+
+    rule: str
+    severity: str
+    message: str
+    next: str
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule about one training, or about the run as a whole."""
+
+    severity: str
+    of_training: Callable[[Training], Advice | None] | None = None
+    of_run: Callable[[Situation], Advice | None] | None = None
+
+
+RULES: dict[str, Rule] = {
+    "class_order": Rule("error", of_run=run.class_order),
+    "evaluation_images": Rule("warning", of_run=run.evaluation_images),
+    "labels_dropped": Rule("warning", of_run=run.labels_dropped),
+    "disk": Rule("warning", of_run=run.disk),
+    "replaced": Rule("warning", of_run=run.replaced),
+    "copies": Rule("warning", of_run=run.copies),
+    "student_smaller": Rule("warning", training.student_smaller),
+    "teacher_size": Rule("warning", training.teacher_size),
+    "randaugment_clipped": Rule("warning", training.randaugment_clipped),
+    "batchnorm_momentum": Rule("warning", training.batchnorm_momentum),
+    "ema_horizon": Rule("warning", training.ema_horizon),
+    "weight_decay": Rule("warning", training.weight_decay),
+    "learning_rate": Rule("warning", training.learning_rate),
+    "paper_batch": Rule("note", training.paper_batch),
+    "batch_repeats": Rule("warning", training.batch_repeats),
+    "warmup": Rule("warning", training.warmup),
+    "finetune_size": Rule("warning", training.finetune_size),
+    "wandb_offline": Rule("warning", of_run=run.wandb_offline),
+}
+
+
+def examine(situation: Situation, accept: Sequence[str] = ()) -> list[Finding]:
+    """What the rules find, errors first; the same words about several trainings are one finding.
+
+    Args:
+        accept: rules whose advice is not followed on purpose; what they find is a note.
+    """
+    found = []
+    for name, rule in RULES.items():
+        severity = "note" if name in accept else rule.severity
+        for advice, where in _advice(rule, situation):
+            found.append(Finding(name, severity, advice.message, advice.next, where))
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _advice(rule: Rule, situation: Situation) -> Iterator[tuple[Advice, tuple[str, ...]]]:
+    if rule.of_run is not None and (advice := rule.of_run(situation)):
+        yield advice, ()
+    if rule.of_training is None:
+        return
+    each = [(advice, one.label) for one in situation.trainings if (advice := rule.of_training(one))]
+    each.sort(key=lambda pair: (pair[0].message, pair[0].next))
+    for advice, group in groupby(each, key=lambda pair: pair[0]):
+        yield advice, tuple(label for _, label in group if label)

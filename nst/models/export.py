@@ -1,0 +1,135 @@
+"""Networks for other programs: timm's hub layout, and ONNX.
+
+The one decision worth knowing: an exported file is the network as it is evaluated, averaged weights in eval mode, and
+says what it must be shown. In ONNX that is in the input's name: `images_uint8` are RGB values of 0 to 255, normalised
+within; `images_normalized` are float32 as timm's transforms make them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from nst.errors import NstError, require_choice
+from nst.models.checkpoints import NetworkInfo
+from nst.models.efficientnet import (
+    ARCHITECTURES,
+    HEAD_CHANNELS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Architecture,
+    EfficientNet,
+)
+from nst.runs import atomic_path
+
+WEIGHTS_FILE, CONFIG_FILE, ONNX_FILE = "model.safetensors", "config.json", "model.onnx"
+INPUTS = {"uint8": "images_uint8", "normalized": "images_normalized"}  # option → name of the ONNX input
+OUTPUT = "logits"
+OPSET = 18
+CROP_PADDING = 32  # px: the evaluation's crop is size / (size + 32) of the side
+DOWNSAMPLING = 32  # of the last feature map
+
+
+def timm_name(architecture: Architecture) -> str | None:
+    """timm's name of the same network; None for L0, L1, small-image and other scalings, which timm does not have."""
+    for name, known in ARCHITECTURES.items():
+        same = (known.width, known.depth) == (architecture.width, architecture.depth)
+        if same and not architecture.small_images and name not in ("efficientnet_l0", "efficientnet_l1"):
+            return f"tf_{name}"
+    return None
+
+
+def hub_config(name: str, info: NetworkInfo, *, whole_image: bool) -> dict[str, Any]:
+    """timm's config.json for a network of timm's `name`.
+
+    Args:
+        whole_image: it was evaluated on whole small pictures instead of the centre.
+    """
+    size, classes = info.image_size, len(info.classes)
+    return {
+        "architecture": name,
+        "num_classes": classes,
+        "num_features": info.architecture.channels(HEAD_CHANNELS),
+        "label_names": list(info.classes),
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "pool_size": [math.ceil(size / DOWNSAMPLING)] * 2,
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0 if whole_image else crop_share(size),
+            "crop_mode": "squash" if whole_image else "center",
+            "mean": list(IMAGENET_DEFAULT_MEAN),
+            "std": list(IMAGENET_DEFAULT_STD),
+            "num_classes": classes,
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+        },
+    }
+
+
+def crop_share(size: int) -> float:
+    """size / (size + 32), such that timm's floor(size / share) is size + 32 again."""
+    share = size / (size + CROP_PADDING)
+    return share if math.floor(size / share) == size + CROP_PADDING else math.nextafter(share, 0)
+
+
+class Exported(nn.Module):
+    """A network behind its normalisation: uint8 RGB (B, 3, H, W) of 0 to 255 to logits (B, C)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images.float() - self.mean) / self.std)
+
+
+def save_onnx(path: Path, network: EfficientNet, info: NetworkInfo, kind: str) -> None:
+    """Writes the network as ONNX: images (batch, 3, image_size, image_size) to logits (batch, classes), any batch.
+
+    The file's metadata has the classes, the image size and what the input is.
+
+    Args:
+        kind: of input, by `INPUTS`.
+
+    Raises:
+        NstError: another kind, or the package onnx is missing.
+    """
+    require_choice("export.input", kind, INPUTS)
+    try:
+        import onnx
+    except ImportError as error:
+        raise NstError("ONNX files need the package onnx", next="pip install onnx") from error
+    model = (Exported(network) if kind == "uint8" else network).eval()
+    example = torch.zeros(2, 3, info.image_size, info.image_size)
+    names = (INPUTS[kind], OUTPUT)
+    with atomic_path(path) as temporary:
+        with warnings.catch_warnings(), torch.no_grad():
+            # torch advises its newer exporter, which needs two packages more and a dozen times as long
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.onnx.export(
+                model,
+                (example.byte() if kind == "uint8" else example,),
+                str(temporary),
+                input_names=names[:1],
+                output_names=names[1:],
+                dynamic_axes={name: {0: "batch"} for name in names},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        document = onnx.load(temporary)
+        facts = {"classes": json.dumps(list(info.classes)), "image_size": str(info.image_size), "input": INPUTS[kind]}
+        onnx.helper.set_model_props(document, facts)
+        onnx.checker.check_model(document)
+        onnx.save(document, temporary)

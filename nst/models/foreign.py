@@ -1,0 +1,178 @@
+"""Networks to be evaluated and nothing else: ours, the released ones, and any other of timm's.
+
+The one decision worth knowing: every network takes images normalised as ours are. One of timm's that expects
+another normalisation is wrapped, so that corruptions and attacks are the same for all. What it expects of a
+photograph's crop and resizing comes with it as `Framing`, which the views of `nst.data` take.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN
+from torch import Tensor, nn
+
+from nst.errors import NstError, nearest, require_choice
+from nst.models import released
+from nst.models.checkpoints import is_ours, read_weights, recognize
+from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
+from nst.models.released import HUB_FILES, WEIGHT_SUFFIXES, open_network
+from nst.runs import fingerprint
+
+LEVELS = 255.0
+CROPS = ("center", "squash")  # timm's modes that we know
+RESIZES = {"bicubic": "antialias", "bilinear": "bilinear"}  # timm's names of interpolations, and ours
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How photographs are shown to a network: crop, resize and kept of `nst.data.transforms.CenterView`."""
+
+    crop: str
+    resize: str
+    kept: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation must know of a network: names of its logits, px at which it is tested, and its framing of
+    photographs where that is not ours."""
+
+    classes: tuple[str, ...]
+    image_size: int
+    framing: Framing | None = None
+
+
+def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Evaluated]:
+    """The network that `source` stands for, in eval mode on the CPU.
+
+    Args:
+        source: as of `open_network`; or the name of any pretrained network of timm's, or its weights beside its
+            config.json as the hub lays them out: the folder, or the file in it.
+        classes: names of timm's classes in the order of the logits; our files bring their own.
+
+    Raises:
+        NstError: as `open_network`; no download; weights that are not those of the architecture; a framing that we
+            do not have.
+    """
+    found = _foreign(source)
+    if found is None:
+        network, ours = open_network(source, classes)
+        return network, Evaluated(ours.classes, ours.image_size)
+    model: Any = released.download(found) if isinstance(found, str) else _from_files(found, len(classes))
+    config: Mapping[str, Any] = dict(model.pretrained_cfg) if isinstance(found, str) else found.config
+    if model.num_classes != len(classes):
+        raise NstError(f"{source} has another number of classes", got=model.num_classes, valid=len(classes))
+    size = int(config["input_size"][-1])
+    info = Evaluated(tuple(classes), size, framing_of(str(source), config, size))
+    return Renormalized(model, config).eval(), info
+
+
+def weights_digest(source: str | Path) -> str:
+    """What identifies the weights of a `source` of `open_any`, and how they are to be used."""
+    found = _foreign(source)
+    if found is None:
+        return released.weights_digest(source)
+    if isinstance(found, str):
+        return fingerprint(["timm", found])
+    return fingerprint([released.weights_digest(found.weights), found.config])
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Weights of timm's, and what the config.json beside them says: `pretrained_cfg`, architecture, model_args."""
+
+    weights: Path
+    config: Mapping[str, Any]
+
+
+def _foreign(source: str | Path) -> str | HubFiles | None:
+    """timm's name, or the files, of a network that `open_network` does not know."""
+    path, name = Path(source), str(source)
+    weights = next((path / file for file in HUB_FILES if (path / file).is_file()), path)
+    if weights.is_file() and weights.suffix in WEIGHT_SUFFIXES and (weights.parent / "config.json").is_file():
+        if is_ours(weights):
+            return None
+        if _normalized_as_ours(released.timm_config(weights)) and recognize(read_weights(weights)) is not None:
+            return None
+        return HubFiles(weights, _hub_config(weights.parent / "config.json"))
+    if path.exists() or "/" in name:
+        return None
+    if not timm.is_model_pretrained(name):
+        if near := nearest(name, timm.list_models(pretrained=True)):
+            raise NstError(f"{name} is neither a run, a file, nor a network of timm's{near}")
+        return None
+    ours = name in released.released_names() and _normalized_as_ours(released.released_config(name))
+    return None if ours else name
+
+
+def _normalized_as_ours(config: Mapping[str, Any]) -> bool:
+    return tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)) == IMAGENET_DEFAULT_MEAN
+
+
+def framing_of(source: str, config: Mapping[str, Any], image_size: int) -> Framing:
+    """The crop and interpolation that timm's `pretrained_cfg` asks for.
+
+    Raises:
+        NstError: a kind that we do not have.
+    """
+    crop, interpolation = config.get("crop_mode") or "center", config.get("interpolation") or "bicubic"
+    require_choice(f"crop_mode of {source}", crop, CROPS)
+    require_choice(f"interpolation of {source}", interpolation, RESIZES)
+    # timm resizes to whole pixels first and crops then; the same share is kept
+    kept = image_size / math.floor(image_size / (config.get("crop_pct") or 0.875))
+    return Framing(crop, RESIZES[interpolation], kept)
+
+
+class Renormalized(nn.Module):
+    """A network of timm's behind our normalisation: images as `efficientnet.normalize` makes them to logits."""
+
+    def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        mean, std = (LEVELS * torch.tensor(config[name]) for name in ("mean", "std"))
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", (torch.tensor(IMAGENET_STD) / std).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images * self.scale + self.shift)
+
+
+def _hub_config(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = {**document["pretrained_cfg"], "architecture": document["architecture"]}
+        missing = [name for name in ("mean", "std", "input_size") if name not in found]
+        if missing:
+            raise KeyError(*missing)
+        return found | {"model_args": document.get("model_args") or {}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise NstError(
+            f"{path} is not timm's config.json",
+            got=repr(error),
+            valid="architecture, and pretrained_cfg with mean, std and input_size",
+        ) from error
+
+
+def _from_files(files: HubFiles, classes: int) -> nn.Module:
+    architecture = files.config["architecture"]
+    try:
+        arguments = {**files.config["model_args"], "num_classes": classes}
+        model = timm.create_model(architecture, pretrained=False, **arguments)
+        model.load_state_dict(read_weights(files.weights))
+    except RuntimeError as error:  # timm's of an unknown name, torch's of other weights
+        lines = str(error).splitlines()
+        raise NstError(
+            f"{files.weights} does not hold the weights of {architecture} with {classes} classes",
+            got=" ".join(line.strip() for line in lines[:2]),
+        ) from error
+    return model

@@ -1,0 +1,159 @@
+"""A model card: what a network is, what it learned from, how well it does and how it was made, from its run's files.
+
+The one decision worth knowing: nothing is said that the files do not say. What was not measured is listed as such, and
+licence and intended use are left to whoever publishes the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nst.report.page import number
+from nst.report.records import Experiment, Generation, open_runs
+from nst.report.rows import Row, model_name, rows
+from nst.report.summary import command, facts
+
+PROVENANCE = ("Finished", "Code", "Seed", "Machine", "Trainer", "Python", "Packages")
+LISTED_CLASSES = 20
+LICENCE = """## Licence and intended use
+
+To be filled in by whoever publishes this network, with regard to the licences of the images it learned from."""
+
+
+def model_card(run: Path | None, *, title: str, network: Mapping[str, str], use: str, classes: Sequence[str]) -> str:
+    """The card as Markdown.
+
+    Args:
+        run: the training's directory; None where only weights are known.
+        network: name → value of what the weights themselves say.
+        use: how the exported files are loaded, as Markdown.
+    """
+    experiment = _experiment(run) if run else None
+    parts = [f"# {title}", _network(network, classes), f"## Use\n\n{use}"]
+    if experiment is None:
+        parts.append("## Training\n\nNot known: exported from weights alone.")
+    else:
+        entries = rows(experiment)
+        parts += [_training(experiment), _results(experiment, entries), _made(experiment)]
+    parts.append(_limitations(experiment))
+    return "\n\n".join([*parts, LICENCE]) + "\n"
+
+
+def _experiment(run: Path) -> Experiment:
+    """The generations up to this one."""
+    if not re.fullmatch(r"gen\d+", run.name):
+        return open_runs(run)[0]
+    whole = open_runs(run.parent)[0]
+    upto = [entry.directory.resolve() for entry in whole.generations].index(run.resolve()) + 1
+    return Experiment(whole.name, whole.directory, whole.generations[:upto])
+
+
+def _network(network: Mapping[str, str], classes: Sequence[str]) -> str:
+    named = ", ".join(classes[:LISTED_CLASSES]) + (" ..." if len(classes) > LISTED_CLASSES else "")
+    return _table({**network, "Classes": f"{len(classes)}: {named}"})
+
+
+def _table(pairs: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {value.replace('|', '/')} |" for name, value in pairs.items() if value]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _training(experiment: Experiment) -> str:
+    last = experiment.last
+    inputs = last.started.get("inputs", {})
+    recipe, noise = inputs.get("recipe", {}), inputs.get("noise", {})
+    told = {
+        "Data": str(last.config.get("data", {}).get("name", "")),
+        "Labeled images": number(last.result.get("labeled_samples")),
+        "Labels of unlabeled images": _teacher(last, inputs.get("teacher")),
+        "Steps": number(last.result.get("steps")),
+        "Batch": _batch(recipe),
+        "Optimiser": str(recipe.get("optimizer", {}).get("name", "")),
+        "Noise of labeled images": _noise(noise, "labeled"),
+        "Noise of unlabeled images": _noise(noise, "unlabeled") if recipe.get("unlabeled_ratio") else "",
+        "Weights": f"moving average of the training's, decay {recipe['ema_decay']:g}" if "ema_decay" in recipe else "",
+    }
+    return f"## Training\n\n{_table(told)}"
+
+
+def _batch(recipe: Mapping[str, Any]) -> str:
+    if "labeled_batch_size" not in recipe:
+        return ""
+    labeled, ratio = recipe["labeled_batch_size"], recipe["unlabeled_ratio"]
+    return f"{labeled:,} labeled" + (f" and {labeled * ratio:,} unlabeled images" if ratio else " images")
+
+
+def _teacher(generation: Generation, teacher: Mapping[str, Any] | None) -> str:
+    if not teacher:
+        return "none were used"
+    kind = f"{teacher['targets']}, {teacher['mode']}"
+    return f"by a teacher network, without noise ({kind}; its weights: sha256 {teacher['weights'][:12]})"
+
+
+def _noise(noise: Mapping[str, Any], side: str) -> str:
+    model, pictures = noise.get("model", {}), noise.get("augmentation", {})
+    own = model.get(side)
+    if not own:
+        return ""
+    strength = f"{pictures['num_ops']} x {pictures['magnitude']:g} ({pictures['variant']})"
+    kinds = {
+        "randaugment": f"RandAugment {strength}" if pictures["num_ops"] else "crop and flip",
+        "standard": "crop and flip",
+        "none": "no augmentation",
+    }
+    parts = [kinds[own["augment"]]]
+    parts += [f"{name.replace('_', ' ')} {model[name]:g}" for name in ("dropout", "stochastic_depth") if own[name]]
+    return ", ".join(parts)
+
+
+def _results(experiment: Experiment, entries: Sequence[Row]) -> str:
+    if not entries or entries[-1]["top1"] is None:
+        return "## Results\n\nNot measured: the run has no evaluation."
+    heading = "| generation | network | labeled | unlabeled | top-1 % | 95 % interval | top-5 % | ECE % |"
+    lines = [heading, "|" + "---|" * 8]
+    for entry in entries:
+        between = "–" if entry["top1_low"] is None else f"{entry['top1_low']:.1f} – {entry['top1_high']:.1f}"
+        scores = [number(entry[name], ".2f") for name in ("top1", "top5", "ece")]
+        images = [number(entry[name]) for name in ("labeled", "unlabeled")]
+        cells = [entry["label"], model_name(entry), *images, scores[0], between, *scores[1:]]
+        lines.append(f"| {' | '.join(cells)} |")
+    last = entries[-1]
+    lines += ["", _measured_on(experiment, last)]
+    measured = [
+        f"{label}: {last[name]:.2f} % ({last[suite]})"
+        for name, suite, label in (
+            ("corruption_error", "corruption_suite", "Corruption error"),
+            ("flip_rate", "perturbation_suite", "Flip rate"),
+        )
+        if last.get(name) is not None
+    ]
+    lines += ["", "Robustness: " + ("; ".join(measured) if measured else "not measured.")]
+    return "\n".join(["## Results", "", *lines])
+
+
+def _measured_on(experiment: Experiment, last: Row) -> str:
+    """What the table is of."""
+    if last["test_images"] is None:
+        return "On the validation images of the training; one seed."
+    test = (experiment.last.evaluation or {}).get("test")
+    place = f" in {test}" if test else ""
+    return f"On {number(last['test_images'])} test images{place}; one seed. The interval does not cover the seed."
+
+
+def _made(experiment: Experiment) -> str:
+    found = facts(experiment)
+    line = command(experiment)
+    given = f"\n\n```bash\n{line}\n```" if line else ""
+    return f"## How it was made\n\n{_table({name: found[name] for name in PROVENANCE if name in found})}{given}"
+
+
+def _limitations(experiment: Experiment | None) -> str:
+    lines = ["It answers with one of its classes for any picture, also for one that shows none of them."]
+    if experiment is not None:
+        lines.append("What was measured holds for pictures like those it was measured on.")
+        if experiment.last.has_teacher:
+            lines.append("Its labels of unlabeled images came from another network, whose mistakes it may share.")
+    return "## Limitations\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,292 @@
+"""`nst doctor`: what is wrong or unwise with the options of an `nst train` or `nst iterate`, before hours are spent.
+
+With teacher.run or teacher.checkpoint the options are one student's, as `nst train` takes them, else those of
+`nst iterate`, and every generation is looked at. Nothing has to be there but the configuration; what is there, such
+as shards or a teacher, is looked at too. Training does the same by itself and tells what is worse than a note.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from nst.config import build as build_from
+from nst.config import plain
+from nst.data.shard_set import ShardSet, load_index
+from nst.data.transfer import is_remote
+from nst.data.views import Pictures, training_view
+from nst.doctor.compare import compare
+from nst.doctor.facts import Comparison, Selecting, Situation, TeacherFacts, Training, network_facts
+from nst.doctor.rules import RULES, Finding, examine
+from nst.errors import NstError, require_choice
+from nst.models.checkpoints import read_info
+from nst.plan.images import Counts, Images, Split, find_images
+from nst.progress import say
+from nst.runs import is_rank_zero
+from nst.stages.iterate import configurations, generation_options
+from nst.stages.options import architecture_from, noise_from, recipes_from
+from nst.stages.places import teacher_weights
+from nst.training.phases import learning_rates, phases
+from nst.training.tracking import WandbOptions
+
+T = TypeVar("T")
+WIDTH = 80
+TOLD_BEFORE_TRAINING = 3  # findings
+COMPARED_BEFORE_TRAINING = 2000  # images: a second
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found, and what was looked at."""
+
+    findings: list[Finding]
+    situation: Situation
+
+    def count(self, severity: str) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+
+def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
+    """Looks at a configuration, and at the data and the teacher it names as far as they are there.
+
+    Args:
+        most_compared: unlabeled images compared with test images; None: doctor.compare_images.
+
+    Raises:
+        NstError: an option does not exist, or a file is damaged.
+    """
+    accept = list(cfg.doctor.accept)
+    for name in accept:
+        require_choice("doctor.accept", name, RULES)
+    taught = cfg.teacher.run is not None or cfg.teacher.checkpoint is not None
+    single = taught or cfg.stage == "train"
+    each = [cfg] if single else configurations(cfg)
+    sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(cfg.data[name]))}
+    images = _images(cfg)
+    trainings: list[Training] = []
+    mistakes: list[Finding] = []
+    teacher, classes = _teacher(cfg, mistakes) if taught else (None, None)
+    for number, one in enumerate(each):
+        label = "" if single else f"gen{number}"
+        try:
+            trainings.append(_training(one, label, teacher, sets, images))
+            teacher = None if single else _as_teacher(one, trainings[-1], each[number + 1 :])
+        except NstError as error:
+            mistakes.append(_mistake(error, label))
+    most = cfg.doctor.compare_images if most_compared is None else most_compared
+    situation = Situation(
+        trainings=tuple(trainings),
+        selecting=_selecting(each[-1], images),
+        sets=sets,
+        teacher_classes=classes,
+        comparison=_comparison(sets, most),
+        needed_bytes=_needed(each, single, images),
+        free_bytes=shutil.disk_usage(_existing(Path(cfg.run_dir))).free,
+        replaced={} if single else _replaced(cfg),
+        **_wandb(cfg),
+    )
+    return Examination([*mistakes, *examine(situation, accept)], situation)
+
+
+def _shards(folder: str | None) -> ShardSet | None:
+    """The set in a folder of this machine; None where there is none yet."""
+    if folder is None or is_remote(folder) or not (Path(folder) / "index.json").exists():
+        return None
+    return load_index(Path(folder))
+
+
+def _images(cfg: DictConfig) -> Images | None:
+    try:
+        return find_images(_part(Split, cfg.data), _part(Counts, cfg.plan), cfg.select.images_per_class)
+    except NstError:  # nowhere to be found yet; rules that need the numbers say nothing
+        return None
+
+
+def _part(kind: type[T], node: DictConfig) -> T:
+    """A dataclass from those options of a node that it has."""
+    return build_from(kind, {entry.name: node[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+
+
+def _training(
+    cfg: DictConfig, label: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: Images | None
+) -> Training:
+    """Raises NstError for what a training would refuse at its start."""
+    recipe, finetune = recipes_from(cfg)
+    if teacher is None:
+        recipe = replace(recipe, unlabeled_ratio=0)
+    architecture, noise = architecture_from(cfg), noise_from(cfg)
+    pictures = build_from(Pictures, cfg.data.pictures)
+    for side in (noise.model.labeled, noise.model.unlabeled):
+        training_view(side.augment, architecture.train_size, pictures, noise.augmentation)
+    labeled = sets["labeled"].samples if "labeled" in sets else images.labeled if images else None
+    if labeled is not None:
+        for phase in phases(architecture, recipe, noise, finetune, labeled):
+            learning_rates(phase.recipe, labeled)
+    parameters, undecayed = network_facts(architecture, recipe.weight_decay)
+    return Training(
+        label, architecture, recipe, finetune, noise, pictures, labeled, parameters, undecayed, teacher
+    )  # fmt: skip
+
+
+def _as_teacher(cfg: DictConfig, training: Training, students: Sequence[DictConfig]) -> TeacherFacts | None:
+    """A generation as the next one sees it."""
+    if not students:
+        return None
+    architecture, finetune = training.architecture, training.finetune
+    size = finetune.image_size if finetune.epochs else architecture.test_size
+    return TeacherFacts(
+        architecture.name or "network", training.parameters, size, students[0].teacher.image_size
+    )  # fmt: skip
+
+
+def _teacher(cfg: DictConfig, mistakes: list[Finding]) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
+    """The teacher that the options name, and its classes; what is wrong with it goes to `mistakes`."""
+    try:
+        info = read_info(teacher_weights(cfg))
+    except NstError as error:
+        mistakes.append(_mistake(error, "teacher"))
+        return None, None
+    parameters, _ = network_facts(info.architecture, 0.0)
+    name = info.architecture.name or "network"
+    return TeacherFacts(name, parameters, info.image_size, cfg.teacher.image_size), tuple(info.classes)
+
+
+def _mistake(error: NstError, label: str) -> Finding:
+    """What a stage would stop with, as a finding."""
+    what, *more = str(error).splitlines()
+    help = next((line.partition(":")[2].strip() for line in more if line.startswith("  next:")), "")
+    rest = [line.strip() for line in more if not line.startswith("  next:")]
+    message = "; ".join([what, *(" ".join(line.split()) for line in rest)])
+    return Finding("options", "error", f"{message}.", help, (label,) if label else ())
+
+
+def _comparison(sets: dict[str, ShardSet], most: int) -> Comparison | None:
+    if "unlabeled" not in sets or "test" not in sets:
+        return None
+    return compare(sets["unlabeled"], sets["test"], most)
+
+
+def _selecting(cfg: DictConfig, images: Images | None) -> Selecting:
+    return Selecting(
+        keep=cfg.label.keep,
+        min_confidence=cfg.select.min_confidence,
+        images_per_class=cfg.select.images_per_class,
+        offline=cfg.teacher.mode == "offline",
+        soft=cfg.teacher.targets == "soft" and not cfg.teacher.reassign,
+        classes=images.classes if images else None,
+        unlabeled=images.unlabeled if images else None,
+    )
+
+
+def _needed(each: Sequence[DictConfig], single: bool, images: Images | None) -> float | None:
+    """Bytes of the predictions and selections that are still to be written."""
+    if images is None:
+        return None
+    sizes = images.storage()
+    todo = [
+        student
+        for teacher, student in pairwise(each)
+        if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
+    ]
+    return 0.0 if single else len(todo) * (sizes["predictions"] + sizes["selection"])
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _wandb(cfg: DictConfig) -> dict[str, Any]:
+    node = plain(cfg.logger)["wandb"]
+    if not node or "WANDB_MODE" in os.environ:  # the variable says what is wanted
+        return {}
+    options = build_from(WandbOptions, node)
+    return {"wandb_mode": options.mode, "wandb_resolved": options.resolved_mode()}
+
+
+def _replaced(cfg: DictConfig) -> dict[str, tuple[str, dict[str, str]]]:
+    """Options of the command line that generations have in other words."""
+    given = {name: value for name, _, value in (item.partition("=") for item in plain(cfg.overrides))}
+    found: dict[str, tuple[str, dict[str, str]]] = {}
+    named = generation_options(cfg) if cfg.iterate.generations is not None else []
+    for number, options in enumerate(named):
+        for name, _, value in (item.partition("=") for item in options):
+            if name in given and given[name] != value:
+                found.setdefault(name, (given[name], {}))[1][f"gen{number}"] = value
+    return found
+
+
+# ---- telling ---------------------------------------------------------------------------------------------
+
+
+def main(cfg: DictConfig) -> None:
+    """Examines the configuration and prints what was found.
+
+    Raises:
+        NstError: there are errors among it.
+    """
+    examination = run(cfg)
+    for finding in examination.findings:
+        say(described(finding))
+    say(closing(examination))
+    if errors := examination.count("error"):
+        raise NstError(f"this would not work: {errors} error{'s' if errors > 1 else ''}", next="mend them, see above")
+
+
+def described(finding: Finding) -> str:
+    """A finding in at most 80 columns."""
+    where = f" ({', '.join(finding.where)})" if finding.where else ""
+    lines = [f"{finding.severity}: {finding.rule}{where}"]
+    lines += _wrapped(finding.message, "  ")
+    if finding.next:
+        lines += _wrapped(f"next: {finding.next}", "  ", "        ")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=first if later is None else later,
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+
+
+def closing(examination: Examination) -> str:
+    """How much was found, and what was looked at."""
+    situation = examination.situation
+    counts = [
+        f"{number} {severity}{'s' if number > 1 else ''}"
+        for severity in ("error", "warning", "note")
+        if (number := examination.count(severity))
+    ]
+    names = ", ".join(situation.sets) or "none are there yet"
+    looked = [f"{len(RULES)} rules", f"trainings: {len(situation.trainings)}", f"shard sets: {names}"]
+    if situation.comparison is not None:
+        looked.append(
+            f"{situation.comparison.unlabeled:,} unlabeled images against {situation.comparison.test:,} test images"
+        )
+    return "\n".join(_wrapped(f"{', '.join(counts) or 'nothing found'} ({'; '.join(looked)})", ""))
+
+
+def advise(cfg: DictConfig) -> None:
+    """The warnings, in a few lines, before a training begins; nothing of one that is done."""
+    if not is_rank_zero() or (Path(cfg.run_dir) / "DONE").exists():
+        return
+    try:
+        found = run(cfg, most_compared=min(cfg.doctor.compare_images, COMPARED_BEFORE_TRAINING)).findings
+    except (NstError, OSError):
+        return  # the training is about to stop with the same words
+    found = [finding for finding in found if finding.severity == "warning"]  # by errors the training itself stops
+    for finding in found[:TOLD_BEFORE_TRAINING]:
+        where = f" ({', '.join(finding.where)})" if finding.where else ""
+        say("\n".join(_wrapped(f"doctor: {finding.rule}{where}: {finding.message}", "", "  ")))
+    if found:
+        say(f"doctor: warnings in all: {len(found)}; nst doctor with the same options says what helps")

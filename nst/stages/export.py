@@ -1,0 +1,189 @@
+"""`nst export`: a trained network → files for other programs, with a model card written from its run.
+
+    export.format=timm   model.safetensors, config.json in timm's hub layout, README.md
+    export.format=onnx   model.onnx, README.md
+    export.format=nst    a run directory that teacher.run can name, from anybody's released weights
+
+The one decision worth knowing: the weights are those that are evaluated and that teach, the averaged ones. A network
+that timm does not have (small images, other scalings, L0, L1) is exported without config.json; its safetensors file
+still describes itself to nst, and ONNX holds any of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from nst.config import plain
+from nst.data.shard_set import load_index
+from nst.errors import NstError, require_choice
+from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
+from nst.models.efficientnet import EfficientNet
+from nst.models.export import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
+from nst.models.released import locate, open_network, weights_digest
+from nst.progress import say
+from nst.report.card import model_card
+from nst.report.records import Generation
+from nst.runs import Run, sha256_file, write_json, write_text
+
+FORMATS = ("timm", "onnx", "nst")
+CARD_FILE = "README.md"
+
+
+def run(
+    output: Path, *, weights: Path, training: Path | None, form: str, kind: str = "uint8", whole_image: bool = False
+) -> list[Path]:
+    """Writes the network of a file of ours for timm or as ONNX; returns the files.
+
+    Nothing is kept from an earlier export: an export takes seconds, and files are replaced whole.
+
+    Args:
+        training: the run directory of the weights, for the model card; None where it is not known.
+        form: timm or onnx.
+        kind: of the ONNX input.
+        whole_image: it was evaluated on whole small pictures instead of the centre.
+
+    Raises:
+        NstError: the file is not whole, or as `save_onnx`.
+    """
+    network, info = load_network(weights)
+    name = timm_name(info.architecture)
+    output.mkdir(parents=True, exist_ok=True)
+    if form == "onnx":
+        save_onnx(output / ONNX_FILE, network, info, kind)
+        files, use = [output / ONNX_FILE], _onnx_use(info, kind)
+    else:
+        save_network(output / WEIGHTS_FILE, network.state_dict(), info)
+        files, use = [output / WEIGHTS_FILE], _timm_use(name, info)
+        if name:
+            write_json(output / CONFIG_FILE, hub_config(name, info, whole_image=whole_image))
+            files.append(output / CONFIG_FILE)
+    title = (training.resolve().parent.name + "/" if training else "") + (training or weights).resolve().name
+    card = model_card(
+        training, title=title, network=_facts(network, info, weights, whole_image), use=use, classes=info.classes
+    )
+    write_text(output / CARD_FILE, card)
+    return [*files, output / CARD_FILE]
+
+
+def _facts(network: EfficientNet, info: NetworkInfo, weights: Path, whole_image: bool) -> dict[str, str]:
+    """What the weights themselves say, for the card."""
+    architecture = info.architecture
+    scaling = f"width {architecture.width:g}, depth {architecture.depth:g}"
+    variant = ", variant for small images" if architecture.small_images else ""
+    shown = "the whole picture" if whole_image else "the centre, size / (size + 32) of the shorter side"
+    return {
+        "Network": f"EfficientNet {architecture.name}: {scaling}{variant}".replace("  ", " "),
+        "Parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
+        "Input": f"RGB, {info.image_size} x {info.image_size} px: {shown}, bicubic; ImageNet's mean and deviation",
+        "Trained at": f"{info.train_size} px",
+        "Weights": f"sha256 {sha256_file(weights)}",
+    }
+
+
+def _timm_use(name: str | None, info: NetworkInfo) -> str:
+    if name is None:
+        return (
+            "timm has no network of this scaling, so there is no config.json. The file describes itself to nst:\n\n"
+            "```python\nfrom nst.models.checkpoints import load_network\n\n"
+            f'network, info = load_network("{WEIGHTS_FILE}")  # normalised images (B, 3, {info.image_size},'
+            f" {info.image_size}) to logits\n```\n\nElsewhere, use it as ONNX: `nst export export.format=onnx`."
+        )
+    return (
+        "```python\nimport timm\n\n"
+        'network = timm.create_model("local-dir:<this folder>", pretrained=True).eval()\n'
+        "# or, with the file alone:\n"
+        f'network = timm.create_model("{name}", num_classes={len(info.classes)}, checkpoint_path="{WEIGHTS_FILE}")\n'
+        "```\n\n`config.json` has the classes in the order of the logits, and what timm's transforms need to know."
+    )
+
+
+def _onnx_use(info: NetworkInfo, kind: str) -> str:
+    size = info.image_size
+    values = {"uint8": "uint8, RGB values of 0 to 255", "normalized": "float32, as timm's transforms make them"}[kind]
+    return (
+        f"Input `{INPUTS[kind]}` (batch, 3, {size}, {size}): {values}."
+        f" Output `{OUTPUT}` (batch, {len(info.classes)}).\n\n"
+        "```python\nimport onnxruntime\n\n"
+        f'session = onnxruntime.InferenceSession("{ONNX_FILE}")\n'
+        f'(logits,) = session.run(None, {{"{INPUTS[kind]}": images}})\n'
+        'classes = session.get_modelmeta().custom_metadata_map["classes"]  # JSON\n```'
+    )
+
+
+def adopt(output: Path, source: str | Path, classes: tuple[str, ...], *, overwrite: bool = False) -> dict[str, Any]:
+    """Makes a run directory of released weights, so that they can teach: teacher.run=<it>.
+
+    Args:
+        source: a file, hub folder or name of timm's, or anything of ours.
+        classes: names of the logits, in their order.
+
+    Raises:
+        NstError: as `open_network`.
+    """
+    inputs = {"weights": weights_digest(source), "classes": classes}
+    with Run(output, "export", inputs, overwrite=overwrite) as run_:
+        if run_.done:
+            return run_.result()
+        network, info = open_network(source, classes)
+        path = Path("checkpoints") / "trained.safetensors"
+        digest = save_network(output / path, network.state_dict(), info)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        facts = {"model": info.architecture.name, "architecture": asdict(info.architecture), "parameters": parameters}
+        return run_.finish({**facts, "source": str(source), "weights": str(path), "weights_sha256": digest})
+
+
+def main(cfg: DictConfig) -> None:
+    """Reads the configuration and runs the stage."""
+    source, form = cfg.model.checkpoint, cfg.export.format
+    if source is None:
+        raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
+    require_choice("export.format", form, FORMATS)
+    require_choice("export.input", cfg.export.input, INPUTS)
+    if form == "nst":
+        output = Path(cfg.export.output or cfg.run_dir)
+        result = adopt(output, source, load_index(cfg.data.labeled).classes, overwrite=cfg.overwrite)
+        say(f"{output}: {result['model']}, {result['parameters'] / 1e6:.2f}M parameters; teacher.run={output} uses it")
+        return
+    weights = _ours(source)
+    training = _training_of(Path(source))
+    base = training if training is not None else Path(cfg.run_dir)
+    files = run(
+        Path(cfg.export.output or base / "export" / form),
+        weights=weights,
+        training=training,
+        form=form,
+        kind=cfg.export.input,
+        whole_image=_whole_image(training, plain(cfg.data.pictures)),
+    )
+    for file in files:
+        say(f"{file}: {os.path.getsize(file) / 1e6:.2f} MB")
+
+
+def _ours(source: str) -> Path:
+    """The file of ours that `source` stands for."""
+    place = locate(source)
+    if isinstance(place, Path) and is_ours(place):
+        return place
+    raise NstError(
+        f"{source} is a released network already",
+        valid="a run directory, or weights written by nst",
+        next=f"nst export model.checkpoint={source} export.format=nst makes it one of ours, which can be exported",
+    )
+
+
+def _training_of(source: Path) -> Path | None:
+    """The directory of the training that made these weights, where the files say so."""
+    folders = [source, source.parent.parent] if source.is_file() else [source]
+    return next((folder for folder in folders if Generation(folder).started.get("stage") == "train"), None)
+
+
+def _whole_image(training: Path | None, pictures: Mapping[str, Any]) -> bool:
+    """Whether evaluation shows whole pictures: by the run's own configuration where there is one."""
+    own = Generation(training).config.get("data", {}).get("pictures") if training else None
+    return bool((own or pictures).get("small"))

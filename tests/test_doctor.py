@@ -1,0 +1,359 @@
+"""The doctor: every rule speaks where it should and is silent where it should not; experiments on disk are sound."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from nst.cli import run_stage
+from nst.config import compose_config, group_choices
+from nst.data.shard_set import ShardInfo, ShardSet, load_index
+from nst.data.views import Augmentation, Pictures
+from nst.doctor.compare import compare
+from nst.doctor.facts import Comparison, Selecting, Situation, TeacherFacts, Training, network_facts
+from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
+from nst.errors import NstError
+from nst.models.checkpoints import NetworkInfo, save_network
+from nst.models.efficientnet import ARCHITECTURES, Architecture
+from nst.stages import doctor, train
+from nst.stages.doctor import described
+from nst.training.phases import Finetune, Noise
+from nst.training.recipe import ModelNoise, Recipe, Side
+from tests.tiny_networks import trained_tiny
+
+B0, B7 = ARCHITECTURES["efficientnet_b0"], ARCHITECTURES["efficientnet_b7"]
+SOUND = Training(
+    label="gen1",
+    architecture=B7,
+    recipe=Recipe(),
+    finetune=Finetune(),
+    noise=Noise(Augmentation(), ModelNoise()),
+    pictures=Pictures(),
+    labeled_images=1_281_167,
+    parameters=66_000_000,
+    undecayed=(),
+    teacher=TeacherFacts("efficientnet_b7", 66_000_000, 600),
+)
+SELECTING = Selecting(0.0, 0.3, 130_000, offline=True, soft=True, classes=1000, unlabeled=300_000_000)
+AdamW = {"name": "adamw", "rate_per_256": 0.024}
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    return {"recipe": Recipe(**changes)}
+
+
+def noise(**changes: Any) -> dict[str, Any]:
+    return {"noise": Noise(Augmentation(**changes), ModelNoise())}
+
+
+def teacher(**changes: Any) -> dict[str, Any]:
+    return {"teacher": replace(SOUND.teacher, **changes)}
+
+
+SMALL = {"architecture": Architecture(0.5, 0.5, 32, 32, small_images=True), "pictures": Pictures(small=True)}
+
+# rule, changes of SOUND, what is said ("" where the rule has to keep quiet), what helps
+OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
+    ("randaugment_clipped", noise(variant="timm"), "clips magnitude 27 at 10", "magnitude=10"),
+    ("randaugment_clipped", noise(variant="timm", magnitude=10), "", ""),
+    ("randaugment_clipped", noise(variant="torchvision"), "", ""),
+    ("randaugment_clipped", noise(), "", ""),  # 600 px at 27, as published
+    ("randaugment_clipped", {"architecture": B0}, "At 224 px, .* translates by 270 px: held at 168", "magnitude=16 "),
+    ("randaugment_clipped", {"architecture": B0, **noise(magnitude=16)}, "", ""),
+    ("randaugment_clipped", {"architecture": B0, **noise(variant="official")}, "empty", "magnitude=22 "),
+    ("randaugment_clipped", {"architecture": B0, **noise(variant="official", magnitude=22)}, "", ""),
+    ("randaugment_clipped", {**SMALL, **noise(magnitude=60)}, "", ""),
+    ("randaugment_clipped", {**SMALL, **noise(magnitude=61)}, "held at 24", "magnitude=60"),
+    ("randaugment_clipped", noise(variant="timm", num_ops=0), "", ""),
+    (
+        "randaugment_clipped",
+        {"noise": Noise(Augmentation("timm"), ModelNoise(labeled=Side("none"), unlabeled=Side("standard")))},
+        "",
+        "",
+    ),
+    ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_001), "remembers 10 batches of 10,001", "=0.01"),
+    ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_000), "", ""),
+    ("batchnorm_momentum", recipe(steps=200), "13% of its statistics are still the initial", "=0.1"),
+    ("batchnorm_momentum", recipe(steps=300), "", ""),  # 0.99 ** 300 = 4.9 %
+    ("ema_horizon", recipe(steps=350), "spans 10,000 steps, the run has 350", "student.ema_decay=0.971"),
+    ("ema_horizon", recipe(steps=350, ema_decay=0.98), "", ""),
+    ("ema_horizon", recipe(), "", ""),
+    ("weight_decay", {"undecayed": ("a.weight", "a.bias", "b.bias")}, "on 3 parameters .*2 of them biases", "1e-5"),
+    ("learning_rate", recipe(optimizer={"name": "rmsprop", "rate_per_256": 0.03}), "0.24 for 2,048 .* 0.128", "0.016"),
+    ("learning_rate", recipe(optimizer=AdamW), "", ""),
+    ("learning_rate", recipe(labeled_batch_size=512), "", ""),
+    ("paper_batch", recipe(labeled_batch_size=256), "256 labeled images a step", "2048"),
+    ("paper_batch", recipe(labeled_batch_size=4096), "4,096 labeled images a step", "2048"),
+    ("paper_batch", recipe(labeled_batch_size=32, optimizer=AdamW), "", ""),
+    ("batch_repeats", {"labeled_images": 50}, "takes 2,048 labeled images, and there are 50", "=50"),
+    ("batch_repeats", {"labeled_images": None}, "", ""),
+    ("warmup", {"labeled_images": 4096, **recipe(steps=10, ema_decay=0.0)}, "warm-up of 10 .* run of 10", "warmup"),
+    ("warmup", {"labeled_images": 4096, **recipe(steps=11)}, "", ""),
+    ("student_smaller", {"parameters": 5_300_000}, r"5\.30M parameters, its teacher 66\.00M", "larger"),
+    ("student_smaller", {"parameters": 5_300_000, "teacher": None}, "", ""),
+    ("teacher_size", teacher(image_size=224), "labels at 224 px and was evaluated at 600", "image_size=null"),
+    ("teacher_size", teacher(image_size=600), "", ""),
+    ("finetune_size", {"finetune": Finetune(epochs=1, image_size=600)}, "at 600 px after training at 600", "finetune"),
+    ("finetune_size", {"finetune": Finetune(epochs=1, image_size=632)}, "", ""),
+]  # fmt: skip
+
+
+def shards(*classes: str, name: str = "labeled") -> ShardSet:
+    return ShardSet(Path(name), name, name, classes, True, (ShardInfo("0.tar", 3, 100, "0" * 64),), (3,))
+
+
+def selecting(**changes: Any) -> dict[str, Any]:
+    return {"selecting": replace(SELECTING, **changes)}
+
+
+CATS = shards("cat", "dog")
+OF_RUN: list[tuple[str, dict[str, Any], str, str]] = [
+    ("class_order", {"sets": {"labeled": CATS, "test": shards("dog", "cat", name="test")}},
+     "The test set has the classes in another order: class 0 is 'dog', not 'cat'", "one source"),
+    ("class_order", {"sets": {"labeled": CATS}, "teacher_classes": ("cat", "fox")},
+     "The teacher has 2 classes that are not the labeled set's 2", "one source"),
+    ("class_order", {"sets": {"labeled": CATS, "test": CATS}, "teacher_classes": ("cat", "dog")}, "", ""),
+    ("evaluation_images", {"comparison": Comparison(900, 50, (("u7", "t3"),))},
+     "1 of 900 unlabeled images are test images: u7 is t3", "nst shard --exclude"),
+    ("evaluation_images", {"comparison": Comparison(900, 50)}, "", ""),
+    ("labels_dropped", selecting(keep=0.5), "from confidence 0.3 on .* from 0.5 on", "label.keep=0.3"),
+    ("labels_dropped", selecting(keep=0.3), "", ""),
+    ("labels_dropped", selecting(keep=0.5, soft=False), "", ""),
+    ("labels_dropped", selecting(keep=0.5, offline=False), "", ""),
+    ("copies", selecting(classes=10, unlabeled=992), "out of 992: each 1,310 times", "images_per_class=null"),
+    ("copies", selecting(images_per_class=None, classes=10, unlabeled=992), "", ""),
+    ("copies", selecting(classes=None, unlabeled=None), "", ""),
+    ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**11}, "610.0 GB, and 100.0 GB are free", "label.keep"),
+    ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**12}, "", ""),
+    ("disk", {"needed_bytes": None, "free_bytes": 0}, "", ""),
+    ("wandb_offline", {"wandb_mode": "auto", "wandb_resolved": "offline"}, "nobody is logged in", "wandb login"),
+    ("wandb_offline", {"wandb_mode": "offline", "wandb_resolved": "offline"}, "", ""),
+    ("wandb_offline", {"wandb_mode": "auto", "wandb_resolved": "online"}, "", ""),
+    ("replaced", {"replaced": {"student.steps": ("9", {"gen1": "7"})}}, r"student\.steps=9 \(gen1 has 7\)", "inside"),
+]  # fmt: skip
+
+
+def found(name: str, situation: Situation) -> list[Finding]:
+    return [finding for finding in examine(situation) if finding.rule == name]
+
+
+def check(name: str, situation: Situation, said: str, helps: str) -> None:
+    findings = found(name, situation)
+    assert bool(findings) == bool(said), findings
+    for finding in findings:
+        assert finding.severity == RULES[name].severity
+        assert helps in finding.next
+        assert re.search(said, finding.message), finding.message
+
+
+@pytest.mark.parametrize(("name", "changes", "said", "helps"), OF_TRAINING)
+def test_rule_about_a_training(name: str, changes: dict[str, Any], said: str, helps: str):
+    check(name, Situation((replace(SOUND, **changes),), SELECTING), said, helps)
+
+
+@pytest.mark.parametrize(("name", "changes", "said", "helps"), OF_RUN)
+def test_rule_about_a_run(name: str, changes: dict[str, Any], said: str, helps: str):
+    check(name, replace(Situation((), SELECTING), **changes), said, helps)
+
+
+def test_the_papers_own_setting_is_sound_and_every_rule_was_seen_to_speak():
+    assert examine(Situation((SOUND,), SELECTING)) == []
+    spoke = {name for name, _, said, _ in [*OF_TRAINING, *OF_RUN] if said}
+    assert spoke == set(RULES)
+    assert {rule.severity for rule in RULES.values()} <= set(SEVERITIES)
+
+
+def test_the_same_words_about_several_trainings_are_one_finding():
+    trainings = tuple(replace(SOUND, label=f"gen{number}", **recipe(steps=350)) for number in range(3))
+    (finding,) = found("ema_horizon", Situation(trainings, SELECTING))
+    assert finding.where == ("gen0", "gen1", "gen2")
+
+
+def test_what_is_accepted_becomes_a_note_and_errors_come_first():
+    situation = Situation(
+        (replace(SOUND, parameters=1),), SELECTING, teacher_classes=("fox",), sets={"labeled": CATS},
+    )  # fmt: skip
+    assert [finding.severity for finding in examine(situation)] == ["error", "warning"]
+    accepted = examine(situation, accept=["student_smaller"])
+    assert [(finding.rule, finding.severity) for finding in accepted] == [
+        ("class_order", "error"), ("student_smaller", "note"),
+    ]  # fmt: skip
+
+
+def test_the_real_parameter_groups_leave_nothing_undecayed_and_without_decay_everything():
+    count, undecayed = network_facts(B0, 1e-5)
+    assert undecayed == ()
+    again, all_of_them = network_facts(B0, 0.0)
+    assert count == again == 5_288_548 - 998 * 1281  # two classes instead of 1000
+    assert {"conv_stem.weight", "classifier.bias", "blocks.0.0.se.conv_reduce.bias"} <= set(all_of_them)
+    assert not [name for name in all_of_them if "bn" in name]
+
+
+# ---- comparing images ------------------------------------------------------------------------------------
+
+
+def test_test_images_among_the_unlabeled_ones_are_found_and_named(digits: Path, tmp_path: Path):
+    unlabeled, test = load_index(digits / "unlabeled"), load_index(digits / "test")
+    clean = compare(unlabeled, test, 20_000)
+    assert clean == Comparison(240, 100)
+    # the test set as the unlabeled one
+    every = compare(test, test, 20_000)
+    assert every is not None
+    assert (every.unlabeled, len(every.same)) == (100, 100)
+    assert all(ours == theirs for ours, theirs in every.same)
+    some = compare(unlabeled, test, 30)
+    assert some is not None
+    assert (some.unlabeled, some.test) == (30, 30)
+    assert compare(unlabeled, test, 0) is None
+
+
+def test_what_was_excluded_against_this_test_set_is_not_read_again(digits: Path, tmp_path: Path):
+    shutil.copytree(digits / "unlabeled", tmp_path / "unlabeled")
+    test = load_index(digits / "test")
+    for digest, read in ((test.digest, False), ("0" * 64, True)):
+        (tmp_path / "unlabeled" / "excluded.json").write_text(json.dumps({"evaluation": [{"digest": digest}]}))
+        unlabeled = load_index(tmp_path / "unlabeled")
+        assert compare(unlabeled, test, 10) == (Comparison(9, 10) if read else Comparison(240, 100))
+
+
+# ---- the stage -------------------------------------------------------------------------------------------
+
+Disk = namedtuple("Disk", "total used free")
+
+
+@pytest.fixture
+def large_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Disk(10**15, 0, 10**15))
+
+
+def config(*overrides: str) -> Any:
+    cfg = compose_config([*overrides, "stage=doctor"])
+    cfg.overrides = list(overrides)
+    return cfg
+
+
+@pytest.mark.parametrize("name", group_choices("experiment"))
+def test_experiments_on_disk_are_clean_or_say_what_they_accept(name: str, large_disk: None):
+    cfg = config(f"experiment={name}")
+    findings = doctor.run(cfg, most_compared=0).findings
+    assert [finding for finding in findings if finding.severity != "note"] == []
+    accepted = {finding.rule for finding in findings} & set(cfg.doctor.accept)
+    assert accepted == set(cfg.doctor.accept), "what is accepted is there"
+
+
+def test_the_demo_with_its_data_is_clean(digits: Path, capsys: pytest.CaptureFixture[str]):
+    assert run_stage("doctor", ["experiment=digits_demo", f"data.root={digits}"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("nothing found")
+    assert "240 unlabeled images against 100" in " ".join(out.split())
+
+
+def test_every_generation_is_looked_at_and_lines_fit_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["experiment=digits_demo", f"run_dir={tmp_path}", "student.ema_decay=0.9999",
+               "iterate.generations=[['model.width=0.5'],['model.width=0.35'],['student.steps=20000']]"]  # fmt: skip
+    assert run_stage("doctor", options) == 0
+    out = capsys.readouterr().out
+    for said in ("student_smaller (gen1)", "ema_horizon (gen0, gen1)", "batchnorm_momentum (gen2)", "3 warnings"):
+        assert said in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_an_option_that_generations_replace_is_named():
+    findings = doctor.run(config("experiment=digits_demo", "student.unlabeled_ratio=3", "model.width=0.35")).findings
+    (finding,) = (finding for finding in findings if finding.rule == "replaced")
+    assert "student.unlabeled_ratio=3 (gen1 has 7, gen2 has 7)" in finding.message
+    assert "model.width=0.35 (gen1 has 0.5, gen2 has 0.65)" in finding.message
+
+
+def test_what_would_stop_a_generation_is_an_error_and_ends_with_1(capsys: pytest.CaptureFixture[str]):
+    options = ["experiment=digits_demo", "noise.randaugment.variant=torchvision", "noise.randaugment.magnitude=31"]
+    with pytest.raises(NstError, match="this would not work: 1 error") as caught:
+        run_stage("doctor", [*options, "iterate.generations=[['noise.randaugment.magnitude=9'],[]]"])
+    assert caught.value.exit_code == 1
+    out = capsys.readouterr().out
+    assert "error: options (gen1)" in out
+    assert "torchvision's RandAugment has no such magnitude" in out
+
+
+def test_a_wrong_name_to_accept_is_explained():
+    with pytest.raises(NstError, match="did you mean 'ema_horizon'"):
+        doctor.run(config("experiment=digits_demo", "doctor.accept=[ema_horizn]"))
+
+
+def test_a_students_teacher_is_read_and_one_that_is_missing_is_an_error(digits: Path, tmp_path: Path):
+    options = ["experiment=digits_demo", f"data.root={digits}", f"teacher.run={tmp_path / 'nowhere'}"]
+    (finding,) = doctor.run(config(*options)).findings
+    assert (finding.severity, finding.where) == ("error", ("teacher",))
+    assert "no run or weights file" in finding.message
+
+    classes = tuple(reversed(load_index(digits / "labeled").classes))
+    path = tmp_path / "teacher.safetensors"
+    network = trained_tiny()
+    save_network(path, network.state_dict(), NetworkInfo(network.architecture, classes, 24, 16))
+    options = ["experiment=digits_demo", f"data.root={digits}", f"teacher.checkpoint={path}", "model.width=0.25",
+               "teacher.predictions=p", "teacher.selection=s", "teacher.image_size=12"]  # fmt: skip
+    told = {finding.rule: finding for finding in doctor.run(config(*options)).findings}
+    assert told.keys() == {"class_order", "student_smaller", "teacher_size"}
+    assert "labels at 12 px and was evaluated at 24" in told["teacher_size"].message
+
+
+def test_wandb_that_would_be_offline_by_accident_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    options = ["experiment=digits_demo", "logger=wandb"]
+    assert [finding.rule for finding in doctor.run(config(*options)).findings] == ["wandb_offline"]
+    assert doctor.run(config(*options, "logger.wandb.mode=offline")).findings == []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert doctor.run(config(*options)).findings == []
+
+
+def test_disk_is_compared_with_what_is_still_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**11))
+    options = ["experiment=figure1_b7", f"run_dir={tmp_path / 'run'}"]
+    assert [finding.rule for finding in doctor.run(config(*options)).findings] == ["disk"]
+    (tmp_path / "run" / "gen0" / "predictions").mkdir(parents=True)
+    (tmp_path / "run" / "gen0" / "predictions" / "DONE").touch()
+    assert doctor.run(config(*options)).findings == []
+    assert doctor.run(config(*options[:1], f"run_dir={tmp_path}", "teacher.mode=online")).findings == []
+
+
+def test_training_tells_warnings_in_a_few_lines_and_a_finished_one_none(
+    tiny: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(train, "from_cfg", lambda *_, **__: pytest.fail("not before the advice"), raising=True)
+    cfg = tiny("student.ema_decay=0.9999", run_dir=tmp_path / "run")
+    with pytest.raises(pytest.fail.Exception):
+        train.main(cfg)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("ema_horizon" in line for line in lines)
+    assert lines[-1].startswith("doctor: warnings in all:")
+    assert len(lines) <= 10
+    assert max(map(len, lines)) <= 80
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "DONE").touch()
+    doctor.advise(cfg)
+    monkeypatch.setenv("RANK", "1")
+    doctor.advise(tiny("student.ema_decay=0.9999", run_dir=tmp_path / "other"))
+    assert capsys.readouterr().out == ""
+
+
+def test_advice_never_stops_a_training(tiny: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cfg = tiny("doctor.accept=[no_such_rule]", run_dir=tmp_path / "run")
+    doctor.advise(cfg)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_finding_is_told_in_80_columns_with_what_helps():
+    text = described(Finding("disk", "warning", "word " * 40, "option=" + "x" * 30 + " or " * 20, ("gen0",)))
+    assert text.startswith("warning: disk (gen0)\n  word")
+    assert "\n  next: option=x" in text
+    assert max(map(len, text.splitlines())) <= 80

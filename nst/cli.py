@@ -7,15 +7,12 @@ run of its own.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from nst.errors import NstError, nearest
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from nst.errors import NO_ROOM, NstError, loader_death, nearest
 
 STAGES = {
     "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
@@ -25,7 +22,14 @@ STAGES = {
     "iterate": "Algorithm 1: train, label, select, train, ... for a list of generations, then report",
     "evaluate": "weights + test shards -> result.json: top-1, top-5, ECE, confusion",
     "report": "run directories -> table, figures, report.html",
+    "doctor": "what is wrong or unwise with the options of a train or iterate, before hours are spent",
+    "export": "a trained network -> weights for timm, ONNX, and a model card",
+    "plan": "what an iterate would need, before it: work, memory, traffic, storage, hours",
 }
+# these compute nothing on the trainer's machine, and run where it is not
+AT_A_DESK = ("plan", "report", "doctor", "export")
+
+SHARED_SECTIONS = ("remote",)  # options of several stages
 
 USAGE = """Noisy Student Training.
 
@@ -43,22 +47,34 @@ start here: nst iterate experiment=digits_demo"""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0 on success, 1 on a mistake or fault (told without a traceback), 2 on bad usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # set before torch loads OpenMP: threads that wait by spinning starve the loader processes (2.4 times slower
-    # on two busy cores, no gain on idle ones)
+    # set before torch loads OpenMP: threads that wait spin for a moment, then sleep. Spinning on starves the loader
+    # processes of busy cores, sleeping at once costs a step of an idle machine 1.6 times its time
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = dispatch(arguments)
     except NstError as error:
-        print(f"nst: {error}", file=sys.stderr)
-        code = 1
+        print(f"nst: {_host()}{error}", file=sys.stderr)
+        code = error.exit_code
     except OSError as error:
-        print(f"nst: {_file_error(error)}", file=sys.stderr)
+        print(f"nst: {_host()}{_file_error(error)}", file=sys.stderr)
         code = 1
+    except RuntimeError as error:  # torch raises it wherever the training is when a loader process dies
+        death = loader_death(error)
+        if death is None:
+            raise
+        print(f"nst: {_host()}{death}", file=sys.stderr)
+        code = death.exit_code
     except KeyboardInterrupt:
         print("\nnst: stopped; the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _host() -> str:
+    """Which of several hosts is speaking; their outputs meet in one log."""
+    number = os.environ.get("NODE_RANK")
+    return f"host {number}: " if number else ""
 
 
 def _file_error(error: OSError) -> str:
@@ -87,7 +103,7 @@ def dispatch(arguments: list[str]) -> int:
         print(stage_help(stage))
         return 0
     flags = [item for item in options if item.startswith("-")]
-    overrides = [_flag_as_option(stage, item) for item in options if item not in ("-m", "--multirun", "--cfg")]
+    overrides = flags_as_options(stage, [item for item in options if item not in ("-m", "--multirun", "--cfg")])
     if "-m" in flags or "--multirun" in flags:
         from nst.launcher import sweep
 
@@ -105,16 +121,32 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
 
         print(OmegaConf.to_yaml(config))
         return 0
+    if config.trainer.accelerator == "xla" and stage not in AT_A_DESK:
+        from nst.xla.environment import announce_host
+
+        announce_host(config.trainer.device, config.trainer.many_hosts)
     importlib.import_module(f"nst.stages.{stage}").main(config)
     return 0
 
 
-def _flag_as_option(stage: str, item: str) -> str:
-    """`--verify` reads as `shard.verify=true`: a flag is an option of the stage that is switched on."""
-    if not item.startswith("-"):
-        return item
-    name, _, value = item.lstrip("-").replace("-", "_").partition("=")
-    return f"{stage}.{name}={value or 'true'}"
+def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
+    """`--verify` reads as `shard.verify=true`, and `--exclude <folder>` or `--exclude=<folder>` as
+    `shard.exclude=<folder>`: a flag is an option of the stage, switched on or given the value behind it."""
+    found: list[str] = []
+    open_flag = ""
+    for item in items:
+        if open_flag and not item.startswith(("-", "~", "+")) and "=" not in item:
+            found[-1] = f"{open_flag}={item}"
+            open_flag = ""
+        elif item.startswith("-"):
+            name, equals, value = item.lstrip("-").partition("=")
+            option = f"{stage}.{name.replace('-', '_')}"
+            found.append(f"{option}={value or 'true'}")
+            open_flag = "" if equals else option
+        else:
+            found.append(item)
+            open_flag = ""
+    return found
 
 
 def stage_help(stage: str) -> str:
@@ -153,7 +185,7 @@ def _commented_options(stage: str) -> dict[str, str]:
             section = key if not value.strip() else ""
             if value.strip() and comment:
                 rows[f"{key}={value.strip()}"] = comment.strip()
-        elif section == stage and comment and line.startswith("  ") and not line.startswith("   "):
+        elif section in (stage, *SHARED_SECTIONS) and comment and line.startswith("  ") and not line.startswith("   "):
             rows[f"{section}.{key}={value.strip()}"] = comment.strip()
     return rows
 

@@ -33,8 +33,11 @@ def conf_dir() -> Path:
     raise NstError("the configuration folder conf/ is missing", next="install nst again")
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
     """The configuration for these overrides; interpolations stay lazy.
+
+    Args:
+        with_hydra: keep Hydra's own part, which says how a sweep runs.
 
     Raises:
         NstError: an option or group choice does not exist (the nearest one is named), or the syntax is wrong.
@@ -42,7 +45,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
 
@@ -51,11 +54,16 @@ def explain(error: Exception, overrides: Sequence[str]) -> NstError:
     """The same mistake in a sentence, with the nearest valid name."""
     text = str(error)
     if match := re.search(r"Could not override '(\S+?)'", text):
-        key = match[1]
+        key, known = match[1], option_names(overrides)
+        given = next((item for item in overrides if item.lstrip("+~").startswith(key)), key)
+        if key in known and (entry := re.search(r"Key '(\S+?)' is not in struct", str(error.__cause__))):
+            return NstError(
+                f"{key} has no entry '{entry[1]}'{nearest(f'{key}.{entry[1]}', known)}",
+                got=given,
+                next=f"+{key}.{entry[1]}=... adds one, where entries are free",
+            )
         return NstError(
-            f"unknown option '{key}'{nearest(key, option_names())}",
-            got=next((item for item in overrides if item.lstrip("+~").startswith(key)), key),
-            next="nst <stage> --help lists the options",
+            f"unknown option '{key}'{nearest(key, known)}", got=given, next="nst <stage> --help lists the options"
         )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
@@ -72,8 +80,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> NstError:
 
 
 def groups() -> list[str]:
-    """Names of the configuration groups."""
-    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+    """Names of the configuration groups; hydra/, how sweeps run, is none of a stage's."""
+    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
 def group_choices(group: str) -> list[str]:
@@ -89,10 +97,14 @@ def summary_line(path: Path) -> str:
     return ""
 
 
-def option_names() -> list[str]:
-    """Dotted names of all options of the default configuration, and the groups."""
+def option_names(overrides: Sequence[str] = ()) -> list[str]:
+    """Dotted names of all options, with the group choices of `overrides` or the default ones; and the groups."""
+    chosen = [item for item in overrides if item.partition("=")[0] in groups()]
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config = compose("config")
+        try:
+            config = compose("config", overrides=chosen)
+        except (HydraException, OmegaConfBaseException):  # one of these is the mistake
+            config = compose("config")
     return [*groups(), *_leaves(OmegaConf.to_container(config, resolve=False))]
 
 

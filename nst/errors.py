@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, quota or limit on file sizes says
 
 
 class NstError(Exception):
@@ -17,6 +20,8 @@ class NstError(Exception):
         next: the command or option that helps.
     """
 
+    exit_code = 1
+
     def __init__(self, what: str, *, got: object = None, valid: object = None, next: str | None = None) -> None:
         lines = [what]
         if got is not None:
@@ -26,6 +31,12 @@ class NstError(Exception):
         if next is not None:
             lines.append(f"  next:  {next}")
         super().__init__("\n".join(lines))
+
+
+class Preempted(NstError):
+    """The machine is about to be taken away (SIGTERM); what was done so far is kept and will be continued."""
+
+    exit_code = 143  # as a shell reports a process that SIGTERM has ended: whoever restarts preempted jobs knows it
 
 
 def require_choice(what: str, got: str, valid: Iterable[str]) -> None:
@@ -39,3 +50,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the closest of `valid` to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f", did you mean '{match[0]}'?" if match else ""
+
+
+def loader_death(error: BaseException) -> NstError | None:
+    """What torch says of a loader process that died, in words to act on; None for any other error."""
+    said = str(error)
+    if "DataLoader worker (pid" not in said:
+        return None
+    return NstError(
+        "a loader process died",
+        got=said.strip().splitlines()[0],
+        next="killed ones most often ran out of memory: trainer.workers=<fewer>; the same command continues",
+    )

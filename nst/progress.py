@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nst.runs import is_rank_zero
 
@@ -20,6 +21,17 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+class Progress(Protocol):
+    """Wraps an iterable to show how far it is; `track` has this form."""
+
+    def __call__(self, items: Iterable[T], stage: str, total: int, /) -> Iterable[T]: ...
+
+
+def silent(items: Iterable[T], stage: str, total: int, /) -> Iterable[T]:
+    """The progress display that shows nothing."""
+    return items
 
 
 class Bar:
@@ -36,12 +48,12 @@ class Bar:
         self.stage, self.total, self.start, self.quiet = stage, total, start, quiet
         self.step = start
         self._began = self._last_line = time.monotonic()
-        self._live: Progress | None = None
+        self._live: progress.Progress | None = None
 
     def __enter__(self) -> Bar:
         if self.quiet or not console.is_terminal:
             return self
-        self._live = Progress(
+        self._live = progress.Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=16),
             TextColumn("{task.completed:.0f}/{task.total:.0f}" if self.total else "{task.completed:.0f}"),

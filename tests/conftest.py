@@ -12,9 +12,19 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+# what takes minutes, longest first: started last, one of them would keep a single core busy while the others idle
+LONG_FILES = ["test_xla.py", "test_iterate.py", "test_train.py", "test_distributed.py", "test_tpu.py", "test_shards.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 # a network of 50,000 parameters on 12-px digits, a few steps
 TINY = [
     "experiment=digits_demo",
+    "eval=clean",
     "model.width=0.25",
     "model.depth=0.25",
     "model.train_size=12",

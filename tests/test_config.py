@@ -16,6 +16,7 @@ from nst.data.views import Augmentation, Pictures, clean_view, training_view
 from nst.errors import NstError
 from nst.models.efficientnet import ARCHITECTURES, block_counts
 from nst.stages import options
+from nst.stages.options import evaluation_from
 from nst.training.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -184,11 +185,14 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def known_options() -> set[str]:
-    """Options of the default configuration, and those of sources and loggers that only some choices have."""
-    more: set[str] = set()
-    for group, choice in (("data", "folder"), ("data", "cifar10"), ("data", "imagenet"), ("logger", "wandb")):
+    """Options of the default configuration, and those that only some choices of a group have."""
+    more = {"eval.attacks.pgd_40"}  # the example of an attack that a user adds
+    choices = (("data", "folder"), ("data", "cifar10"), ("data", "imagenet"), ("logger", "wandb"),
+               ("eval", "robustness"), ("trainer", "xla_cpu"))  # fmt: skip
+    for group, choice in choices:
         node: Any = OmegaConf.to_container(compose_config([f"{group}={choice}"]), resolve=False)
         for name, value in node[group].items():
+            more.add(f"{group}.{name}")
             more |= {f"{group}.{name}.{inner}" for inner in value} if isinstance(value, dict) else set()
     return {*option_names(), *more}
 
@@ -211,3 +215,16 @@ def test_every_stage_that_a_message_names_exists():
     ]
     assert len(named) > 15
     assert not [(file, stage) for file, stage in named if stage not in STAGES and stage != "again"]
+
+
+def test_an_entry_that_a_mapping_lacks_is_told_with_how_to_add_it():
+    with pytest.raises(NstError, match=r"eval\.attacks has no entry 'pgd_3'(.|\n)*\+eval\.attacks\.pgd_3=\.\.\. adds"):
+        compose_config(["eval=robustness", "eval.attacks={pgd_3: {epsilons: [1], steps: 3}}"])
+    cfg = compose_config(["eval=robustness", "+eval.attacks.pgd_3={epsilons: [1], steps: 3}", "eval.attacks.pgd=null"])
+    _, robustness = evaluation_from(cfg)
+    assert list(robustness.attack_methods()) == ["fgsm", "pgd_3"]
+
+
+def test_the_nearest_option_is_sought_in_the_groups_that_were_chosen():
+    with pytest.raises(NstError, match=r"unknown option 'eval\.max_image', did you mean 'eval\.max_images'"):
+        compose_config(["eval=robustness", "eval.max_image=3"])

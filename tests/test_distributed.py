@@ -62,6 +62,45 @@ def test_one_rank_writes_the_metrics(run: Path):
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
 
 
+SUITES = ["eval=robustness", "eval.max_images=10", "eval.corruptions=[fog,contrast]", "eval.severities=[1,5]",
+          "eval.perturbations=[rotate]", "eval.attacks={fgsm: {epsilons: [0, 8]}, pgd: null}"]  # fmt: skip
+
+
+def test_two_ranks_measure_robustness_as_one_does_and_begin_anew_together(run: Path, digits: Path, tmp_path: Path):
+    tiny = [option for option in TINY if not option.startswith("trainer.")]
+    common = [*tiny, f"data.root={digits}", f"model.checkpoint={run / 'gen1/checkpoints/trained.safetensors'}"]
+    found = []
+    for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
+        output = f"evaluate.output={tmp_path / name}"
+        done = nst("evaluate", *common, *SUITES, *ranks, output, "eval.seed=1")
+        assert done.returncode == 0, done.stderr
+        # other conditions over what is there: all ranks measure all parts, not those alone that rank 0 has deleted
+        done = nst("evaluate", *common, *SUITES, *ranks, output, "overwrite=true")
+        assert done.returncode == 0, done.stderr
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        found.append({key: value for key, value in result.items() if key.startswith("robustness/")})
+    assert found[0] == found[1]
+    assert len(found[0]) >= 6
+
+
+def test_two_ranks_measure_robustness_within_a_training(digits: Path, tmp_path: Path):
+    tiny = [option for option in TINY if not option.startswith("trainer.")]
+    directory = tmp_path / "run"
+    done = nst("train", *tiny, *TWO_RANKS, *SUITES, "eval.every=6", f"data.root={digits}", f"run_dir={directory}")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_rows(directory / "metrics.csv") if row[1].startswith("robustness/")]
+    assert [step for step, name, _ in rows if name == "robustness/fgsm/top1_at_8"] == [8, 12]
+    # rank 0's network, which is the one that is kept
+    done = nst("evaluate", *tiny, "trainer.workers=0", *SUITES, f"data.root={digits}",
+               f"model.checkpoint={directory / 'checkpoints/trained.safetensors'}",
+               f"evaluate.output={tmp_path / 'e'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "e" / "result.json").read_text())
+    assert {name: value for step, name, value in rows if step == 12} == {
+        name: value for name, value in result.items() if name.startswith("robustness/")
+    }
+
+
 def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: Path):
     tiny = [option for option in TINY if not option.startswith("trainer.")]
     generations = "iterate.generations=[['model.width=0.25'],['model.width=0.25']]"

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from PIL import Image
 
-from nst.cli import STAGES, _flag_as_option, dispatch
-from nst.config import compose_config, groups, plain
+from nst.cli import STAGES, dispatch, flags_as_options
+from nst.cloud import cli as tpu
+from nst.config import compose_config, group_choices, groups, plain
 from nst.data.shard_set import ShardSet
 from nst.stages.iterate import configurations
 
@@ -39,6 +41,16 @@ COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)
 OURS = [(page, command) for page, command in COMMANDS if re.match(r"(bin/\w+|nst)( |$)", command)]
 
 
+def swept(item: Override) -> list[str]:
+    """The values of a swept option; of a pattern the first and last file that it fits."""
+    pattern = item.value()
+    if not isinstance(pattern, Glob):
+        return list(item.sweep_string_iterator())
+    fitting = pattern.filter(group_choices(item.key_or_group))
+    assert fitting, item.input_line
+    return [fitting[0], fitting[-1]]
+
+
 def jobs(overrides: list[str]) -> Iterator[list[str]]:
     """Every combination of the swept options, as `-m` runs them."""
     parsed = OverridesParser.create().parse_overrides(overrides)
@@ -46,7 +58,7 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
         list,
         itertools.product(
             *(
-                [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
+                [f"{item.get_key_element()}={value}" for value in swept(item)]
                 if item.is_sweep_override()
                 else [item.input_line or ""]
                 for item in parsed
@@ -58,7 +70,7 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
 def check_stage(stage: str, options: list[str]) -> int:
     """Composes and resolves all that `nst <stage> <options>` would run; how many configurations that were."""
     assert stage in STAGES
-    overrides = [_flag_as_option(stage, item) for item in options if item not in NO_OVERRIDES]
+    overrides = flags_as_options(stage, [item for item in options if item not in NO_OVERRIDES])
     sweeps = "-m" in options or "--multirun" in options
     composed = 0
     for job in jobs(overrides) if sweeps else [overrides]:
@@ -71,17 +83,25 @@ def check_stage(stage: str, options: list[str]) -> int:
 
 
 def test_there_are_pages_and_commands_to_check():
-    assert {"README.md", "CONTRIBUTING.md", "own_data.md", "reading_results.md", "architecture.md"} <= {
+    assert {"README.md", "CONTRIBUTING.md", "own_data.md", "reading_results.md", "architecture.md", "tpu.md"} <= {
         page.name for page in PAGES
     }
     stages = {shlex.split(command)[1] for _, command in OURS if command.startswith(("bin/nst ", "nst "))}
     assert stages == set(STAGES), "every stage is shown at work"
     assert {"bin/demo", "bin/test"} <= {command for _, command in OURS}
+    shown = {shlex.split(command)[1] for _, command in OURS if command.startswith("bin/tpu ")}
+    assert shown == set(re.findall(r"^    (\w+)  ", tpu.parser().format_help(), re.MULTILINE))
 
 
 @pytest.mark.parametrize(("page", "command"), OURS)
-def test_documented_command_composes(page: str, command: str):
+def test_documented_command_composes(page: str, command: str, capsys: pytest.CaptureFixture[str]):
     program, *options = shlex.split(command)
+    if program == "bin/tpu":
+        assert tpu.main([options[0], "--dry-run", *options[1:]]) == 0
+        assert "gcloud compute tpus" in capsys.readouterr().out
+        if options[0] != "run":
+            return
+        program, options = "nst", options[options.index("--") + 1 :]
     if program == "bin/demo":
         program, options = "nst", ["iterate", "experiment=digits_demo", *options]
     if program in ("nst", "bin/nst"):
@@ -109,7 +129,8 @@ def test_options_named_in_the_text_exist(page: Path):
     for option in re.findall(r"`([a-z][\w.]*=[^`\n]*)`", text):
         name, _, value = re.sub(r"<[^<>]+>|…", "placeholder", option).partition("=")
         if name not in groups():
-            assert compose_config(["data=folder", f"{name}={value or 'placeholder'}"]), option
+            # choices that have all options of their group
+            assert compose_config(["data=folder", "eval=robustness", f"{name}={value or 'placeholder'}"]), option
         elif value:
             assert compose_config([f"{name}={value}"]), option
 
@@ -166,7 +187,7 @@ def test_own_pictures_are_split_as_the_page_says(tmp_path: Path, monkeypatch: py
             Image.new("RGB", (24, 20), (20 * number, 90, len(folder))).save(file)
     monkeypatch.chdir(tmp_path)
     shown = [shlex.split(command)[1:] for command in commands(ROOT / "docs" / "own_data.md") if " shard " in command]
-    make, verify = (words for words in shown if "data=folder" in words)
+    make, verify, *_ = (words for words in shown if "data=folder" in words)
     assert dispatch(make) == 0
     assert dispatch(verify) == 0
     sets = {name: ShardSet.open(f"datasets/mine/{name}") for name in ("labeled", "unlabeled", "test")}
@@ -176,13 +197,18 @@ def test_own_pictures_are_split_as_the_page_says(tmp_path: Path, monkeypatch: py
 
 
 def stages_of_dockerfile() -> dict[str, str]:
-    """Instructions of every named stage, continuation lines joined, comments left out."""
+    """Instructions of every named stage and those it begins with, continuation lines joined, comments left out."""
     text = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
     parts = re.split(r"^FROM +(\S+) +AS +(\w+)$", text, flags=re.MULTILINE)
-    return {name: f"FROM {base}{body}" for base, name, body in zip(*[iter(parts[1:])] * 3, strict=True)}
+    stages: dict[str, str] = {}
+    for base, name, body in zip(*[iter(parts[1:])] * 3, strict=True):
+        stages[name] = stages.get(base, f"FROM {base}") + body
+    return stages
 
 
-@pytest.mark.parametrize(("target", "base"), [("cpu", "python:3.11-slim"), ("gpu", "nvidia/cuda:")])
+@pytest.mark.parametrize(
+    ("target", "base"), [("cpu", "python:3.11-slim"), ("gpu", "nvidia/cuda:"), ("tpu", "python:3.11-slim")]
+)
 def test_container_target_installs_by_bin_install_and_is_not_root(target: str, base: str):
     stage = stages_of_dockerfile()[target]
     assert stage.startswith(f"FROM {base}")
@@ -190,6 +216,25 @@ def test_container_target_installs_by_bin_install_and_is_not_root(target: str, b
     assert re.findall(r"^USER (\S+)$", stage, re.MULTILINE) == ["nst"]
     assert stage.index("bin/install") < stage.index("\nUSER ")
     assert 'ENTRYPOINT ["bin/nst"]' in stage
+
+
+def test_the_container_for_tpus_is_that_of_the_cpu_with_the_tpu_runtime():
+    stages = stages_of_dockerfile()
+    assert re.search(r"^RUN NST_EXTRAS=tpu bin/install$", stages["tpu"], re.MULTILINE)
+    assert "PJRT_DEVICE=TPU" in stages["tpu"]
+    assert "tpu" not in stages["cpu"].lower()
+    assert list(stages)[-1] == "cpu", "the last target is what a build without --target makes"
+
+
+def test_the_commands_in_the_head_of_the_dockerfile_are_true():
+    stages = stages_of_dockerfile()
+    built = re.findall(r"^# +docker build .*--target (\w+) -t nst:(\w+) ", DOCKERFILE, re.MULTILINE)
+    assert {target for target, _ in built} == {"cpu", "gpu", "tpu"} <= set(stages)
+    run = re.findall(r"^# +docker run (.*) nst:(\w+) (\w+) (.*)$", DOCKERFILE, re.MULTILINE)
+    assert {target for _, target, _, _ in run} == {"cpu", "gpu", "tpu"}
+    for flags, target, stage, options in run:
+        assert options == "--help" or check_stage(stage, options.split()) > 0
+        assert ("--privileged --net=host" in flags) == (target == "tpu")
 
 
 def test_container_copies_what_the_installation_needs():

@@ -1,6 +1,10 @@
 """pyproject.toml, requirements.lock and environment.yml name the same versions."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -38,10 +42,20 @@ LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
 LOCK = pins(LOCK_LINES)
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# part of the environment that everyone gets; any other extra is installed where NST_EXTRAS asks for it
+ALWAYS = {"xla", "dev"}
+ON_DEMAND = set(PROJECT["optional-dependencies"]) - ALWAYS
+
+
 def declared() -> list[Requirement]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = PROJECT["optional-dependencies"]
+    lists = [PROJECT["dependencies"], *(extras[name] for name in ALWAYS)]
     return [Requirement(text) for entries in lists for text in entries]
+
+
+def on_demand() -> list[Requirement]:
+    return [Requirement(text) for name in ON_DEMAND for text in PROJECT["optional-dependencies"][name]]
 
 
 def test_every_declared_dependency_is_locked_within_its_range():
@@ -49,6 +63,26 @@ def test_every_declared_dependency_is_locked_within_its_range():
     assert len(requirements) > 15
     for requirement in requirements:
         assert requirement.specifier.contains(LOCK[canonical(requirement.name)]), requirement
+
+
+def test_extras_on_demand_are_pinned_once_and_agree_with_the_lock():
+    """They are in no lock file, so pyproject.toml itself has to name one version."""
+    assert "tpu" in ON_DEMAND
+    found: dict[str, str] = {}
+    for requirement in on_demand():
+        (pin,) = requirement.specifier
+        assert pin.operator == "==", requirement
+        name = canonical(requirement.name)
+        assert found.setdefault(name, pin.version) == pin.version, requirement
+        assert LOCK.get(name, pin.version) == pin.version, requirement
+
+
+def test_the_tpu_runtime_is_the_one_that_torch_xla_was_built_for():
+    wanted = [Requirement(text) for text in metadata.requires("torch_xla") or []]
+    theirs = {canonical(item.name): item.specifier for item in wanted if item.marker and "extra" in str(item.marker)}
+    shared = [item for item in on_demand() if canonical(item.name) in theirs]
+    assert "libtpu" in {item.name for item in shared}
+    assert all(item.specifier == theirs[canonical(item.name)] for item in shared)
 
 
 def test_conda_environment_has_every_declared_dependency_at_the_locked_version():
@@ -81,3 +115,95 @@ def test_an_installed_package_holds_every_module_and_the_configuration():
     assert set(setuptools["packages"]) == {".".join(folder.parts) for folder in folders} | {"nst.conf"}
     assert setuptools["package-dir"]["nst.conf"] == "conf"
     assert setuptools["package-data"]["nst.conf"] == ["**/*.yaml"]
+
+
+# stands in for uv: notes its arguments, and makes an environment whose Python is this one
+UV = f"""#!/bin/sh
+echo "$@" >>"$UV_CALLS"
+if [ "$1" = venv ]; then
+    for folder; do :; done
+    mkdir -p "$folder/bin"
+    ln -sf {sys.executable} "$folder/bin/python"
+fi
+"""
+
+
+class Installation:
+    """bin/install in a folder of its own, with a stand-in for uv."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.calls_path = folder, folder / "calls"
+        (folder / "bin").mkdir()
+        (folder / "path").mkdir()
+        for name in ("bin/install", "pyproject.toml", "requirements.lock"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / "path" / "uv").write_text(UV)
+        (folder / "path" / "uv").chmod(0o755)
+
+    def run(self, **environment: str) -> tuple[int, list[str], str]:
+        """Exit code, what uv was called with, and stderr."""
+        self.calls_path.write_text("")
+        path = f"{self.folder / 'path'}:{os.environ['PATH']}"
+        values = {"PATH": path, "UV_CALLS": str(self.calls_path), "NST_PYTHON": sys.executable, **environment}
+        command = [str(self.folder / "bin" / "install")]
+        done = subprocess.run(command, env=values, capture_output=True, text=True, check=False)
+        return done.returncode, self.calls_path.read_text().splitlines(), done.stderr
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+def test_installing_twice_does_nothing_the_second_time(installation: Installation):
+    code, calls, _ = installation.run()
+    assert code == 0
+    assert [call.split()[:2] for call in calls] == [["venv", "--quiet"], ["pip", "sync"], ["pip", "install"]]
+    assert "--no-deps" in calls[-1]
+    assert installation.run()[:2] == (0, [])
+
+
+def test_extras_come_after_the_lock_and_within_it(installation: Installation):
+    code, calls, _ = installation.run(NST_EXTRAS="tpu")
+    assert code == 0
+    assert calls[1].endswith("requirements.lock")
+    assert re.search(r"--constraint \S+/requirements\.lock --editable \S+\[tpu\]$", calls[-1])
+
+
+def test_extras_stay_until_others_are_asked_for(installation: Installation):
+    installation.run(NST_EXTRAS="tpu")
+    assert installation.run()[1] == [], "bin/nst knows nothing of extras"
+    assert installation.run(NST_EXTRAS="tpu")[1] == []
+    (installation.folder / "requirements.lock").write_text("torch==2.9.0\n")
+    assert installation.run()[1][-1].endswith("[tpu]"), "a new lock keeps them"
+    assert not installation.run(NST_EXTRAS="")[1][-1].endswith("]")
+    assert installation.run()[1] == []
+
+
+def test_an_interrupted_installation_still_knows_its_extras(installation: Installation):
+    uv = installation.folder / "path" / "uv"
+    uv.write_text(UV + '[ "$2" != sync ] || exit 1\n')
+    assert installation.run(NST_EXTRAS="tpu")[0] == 1
+    uv.write_text(UV)
+    assert installation.run()[1][-1].endswith("[tpu]")
+
+
+def test_an_unknown_extra_is_named_before_anything_is_installed(installation: Installation):
+    code, calls, errors = installation.run(NST_EXTRAS="tpu,gpu")
+    assert code == 1
+    assert "no extra named 'gpu'" in errors
+    assert "tpu" in errors.partition("some of:")[2]
+    assert [call.split()[0] for call in calls] == ["venv"]
+
+
+def test_uv_brings_a_python_where_the_machine_has_an_old_one(installation: Installation):
+    code, calls, _ = installation.run(NST_PYTHON="uv")
+    assert code == 0
+    assert "--managed-python --python 3.11" in calls[0]
+    assert "--no-python-downloads" in installation.run(NST_PYTHON=sys.executable, NST_EXTRAS="tpu")[1][0]
+    old = installation.folder / "python3.10"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.12 || exit 1\n')
+    old.chmod(0o755)
+    code, calls, errors = installation.run(NST_PYTHON=str(old), NST_EXTRAS="")
+    assert (code, calls) == (1, [])
+    assert "NST_PYTHON=uv" in errors

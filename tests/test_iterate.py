@@ -1,11 +1,13 @@
 """Algorithm 1: the order of its steps, generations as options, and `kill -9` at any moment of any stage."""
 
+import csv
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
 from nst.stages import iterate
@@ -37,7 +40,6 @@ def test_algorithm_1_in_order():
     trained = {"model": "small", "architecture": {"width": 1.0, "depth": 1.0}, "parameters": 1, "labeled_samples": 50,
                "steps": 3}  # fmt: skip
     results = iterate.run(
-        Path("runs/x"),
         3,
         train=step("train", lambda: trained),
         label=step("label", dict),
@@ -45,9 +47,9 @@ def test_algorithm_1_in_order():
         evaluate=step("evaluate", lambda: {"top1": next(scores), "top5": 99.0, "ece": 1.0, "loss": 0.5}),
     )
     assert calls == [
-        ("train", 0, None), ("evaluate", 0),
-        ("label", 0), ("select", 0), ("train", 1, Path("runs/x/gen0")), ("evaluate", 1),
-        ("label", 1), ("select", 1), ("train", 2, Path("runs/x/gen1")), ("evaluate", 2),
+        ("train", 0), ("evaluate", 0),
+        ("label", 0), ("select", 0), ("train", 1), ("evaluate", 1),
+        ("label", 1), ("select", 1), ("train", 2), ("evaluate", 2),
     ]  # fmt: skip
     assert [row["gain"] for row in results] == [0.0, 5.0, 4.0]
     assert [row["unlabeled"] for row in results] == [0, 7, 7]
@@ -74,6 +76,79 @@ def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
     assert "…" not in out
     for text in ("small w0.65 d0.5", "efficientnet_b7", "480.00M", "1281167", "81000000", "87.40", "12.3", "+2.40"):
         assert text in out
+
+
+def test_the_table_with_robustness_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
+    rows: list[dict[str, Any]] = [
+        {"generation": number, "model": "small", "width": 0.65, "depth": 0.5, "parameters": 480e6, "labeled": 1281167,
+         "unlabeled": 81000000, "top1": 87.4, "ece": 12.34, "gain": 12.4}
+        for number in range(3)
+    ]  # fmt: skip
+    rows[0] |= {"corruption_suite": "c_onthefly", "corruption_error": 41.23}
+    rows[1] |= {"corruption_suite": "c_onthefly", "corruption_error": 35.04, "flip_rate": 4.56,
+                "perturbation_suite": "p_onthefly"}  # fmt: skip
+    Console(width=80).print(iterate.table(rows))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    cells = [line.split()[-3:] for line in out.splitlines() if "small" in line]
+    assert cells == [["-", "41.2", "-"], ["+12.40", "35.0", "4.6"], ["+12.40", "-", "-"]]
+    for text in ("corr.", "flip", "mean corruption error, not normalised (c_onthefly)", "(p_onthefly)"):
+        assert text in out
+
+
+def compared(first: list[str], second: list[str], teacher: Path) -> Any:
+    """eval of a second generation, after it was made comparable with the first."""
+    teacher_cfg, cfg = (compose_config([*TINY, *options]) for options in (first, second))
+    iterate.compare_with(cfg, teacher_cfg, teacher)
+    return cfg.eval
+
+
+def test_a_student_is_measured_on_its_teacher_s_pictures_and_against_it_unless_options_say_otherwise(tmp_path: Path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "result.json").write_text('{"image_size": 12}')
+    robust = ["eval=robustness_quick"]
+    found = compared(robust, [*robust, "model.test_size=20"], tmp_path)
+    assert (found.side, found.baseline) == (12, str(tmp_path))
+    named = [*robust, "eval.side=32", "eval.baseline=runs/other"]
+    found = compared(named, named, tmp_path)
+    assert (found.side, found.baseline) == (32, "runs/other")
+    found = compared(robust, [*robust, "eval.max_images=7"], tmp_path)
+    assert (found.side, found.baseline) == (None, None), "what is measured otherwise is not compared"
+    assert "baseline" not in compared(["eval=clean"], ["eval=clean"], tmp_path)
+
+
+def test_robustness_of_every_generation_is_measured_alike_and_told(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The student sees 16 px where its teacher sees 12, and is still shown the same corrupted pictures."""
+    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "student.steps=4", "eval=robustness_quick",
+               "eval.max_images=10", "eval.max_clips=2", "select.min_confidence=0", "select.allow_empty_classes=true",
+               "iterate.generations=[[],['model.test_size=16']]"]  # fmt: skip
+    cfg = compose_config(options)
+    cfg.overrides, cfg.stage = options, "iterate"
+    iterate.main(cfg)
+    out = capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    teacher, student = result["generations"]
+    assert {"corruption_error", "flip_rate"} <= teacher.keys()
+    assert student["corruption_error_to_baseline"] > 0
+    assert "corruption_error_to_baseline" not in teacher
+    assert result["corruption_error"] == student["corruption_error"]
+    conditions = [json.loads((tmp_path / "run" / f"gen{number}" / "evaluation" / "result.json").read_text())
+                  ["robustness"]["c_onthefly"]["conditions"] for number in (0, 1)]  # fmt: skip
+    assert [found.pop("shown_at") for found in conditions] == [12, 16]
+    assert conditions[0] == conditions[1]
+    assert f"{student['corruption_error']:.1f}" in out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "corruption error (baseline run = 100)" in page
+    assert 'aria-label="How often the answer changes' in page
+    assert {"c_onthefly_errors.svg", "p_onthefly_strips.svg"} <= {
+        path.name for path in (tmp_path / "run" / "figures").iterdir()
+    }
+    with open(tmp_path / "run" / "report.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["flip_rate"]) for row in rows] == [teacher["flip_rate"], student["flip_rate"]]
 
 
 def test_without_a_list_the_teacher_is_trained_by_its_recipe_and_the_student_by_its_own():
@@ -105,6 +180,52 @@ def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digit
 
 
 # ---- kill -9
+
+
+def test_runs_share_a_teacher_and_select_for_themselves(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shared = tmp_path / "shared" / "teacher"
+    common = [*TINY, f"data.root={digits}", f"iterate.teacher={shared}", "select.allow_empty_classes=true"]
+    students = {"all": "select.min_confidence=0.0", "half": "select.fraction=0.5"}
+    for name, difference in students.items():
+        generations = f"iterate.generations=[[],[['select.min_confidence=0.0'],'{difference}']]"
+        dispatch(["iterate", *common, generations, f"run_dir={tmp_path / name}"])
+    results = {name: json.loads((tmp_path / name / "result.json").read_text())["generations"] for name in students}
+    assert results["all"][0] == results["half"][0]
+    assert results["all"][1]["unlabeled"] > results["half"][1]["unlabeled"] > 0
+    assert capsys.readouterr().out.count("gen0 train: 12/12 done") == 1, "trained once"
+    for name in students:
+        assert (tmp_path / name / "gen0").resolve() == shared
+        page = (tmp_path / name / "report.html").read_text()
+        assert f"{results[name][1]['unlabeled']} were" in page, "its own selection"
+    assert not (shared / "selection").exists()
+
+
+def test_a_run_has_one_generation_0(digits: Path, tmp_path: Path):
+    (tmp_path / "run" / "gen0").mkdir(parents=True)
+    with pytest.raises(NstError, match="is another generation 0 than"):
+        dispatch(["iterate", *TINY, f"data.root={digits}", f"iterate.teacher={tmp_path / 'shared'}",
+                  f"run_dir={tmp_path / 'run'}"])  # fmt: skip
+
+
+def test_runs_wait_for_each_other_at_a_shared_teacher(tmp_path: Path):
+    places = iterate.Places(tmp_path / "run", tmp_path / "shared")
+    order: list[str] = []
+
+    def other() -> None:
+        with places.turn(0):
+            order.append("other")
+
+    with places.turn(0):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+    with places.turn(0), places.turn(1):  # a later generation is the run's own
+        pass
 
 
 def command(run: Path, digits: Path) -> list[str]:
@@ -148,6 +269,7 @@ def moments(run: Path) -> Iterator[Callable[[], bool]]:
     yield exists("gen2/checkpoints/trained.safetensors")  # between the weights and the end of the stage
 
 
+@pytest.mark.timeout(1800)  # a dozen processes, each of which loads torch
 def test_kill_9_in_every_stage_ends_as_if_it_had_not_happened(digits: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, digits), check=True, env=environment(), capture_output=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nst.errors import NstError
-from nst.training.metrics import (
+from nst.metrics import (
     Evaluation,
     accuracy_by_class,
     calibration_bins,
@@ -184,7 +184,7 @@ def test_the_confusion_matrix_is_left_out_above_1000_classes() -> None:
 
 
 def test_updates_read_no_value_back_to_the_host() -> None:
-    evaluation = Evaluation(7, "meta")  # a meta tensor has no value: reading one raises
+    evaluation = Evaluation(7).moved(lambda sums: sums.to("meta"))  # a meta tensor has no value: reading one raises
     batch = torch.empty(4, 7, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
     evaluation.update(*batch, torch.empty(4, dtype=torch.bool, device="meta"))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -17,11 +18,13 @@ from nst.training.optim import (
     Schedule,
     build_optimizer,
     decay_epochs_for_final_rate,
+    on_device,
     parameter_groups,
     scaled_rate,
     schedule_for,
     set_learning_rate,
 )
+from nst.training.tensor_rate import prime
 
 CONFIGS = {row["config"]: row for row in golden_rows("schedule_configs.csv")}
 
@@ -151,8 +154,10 @@ class Variables(nn.Module):
 def run_rmsprop(golden: dict[str, Tensor], rates: str, decay: float, **options: Any) -> dict[str, Tensor]:
     """20 steps under the golden gradients and rates; everything after each step, by golden key."""
     network = Variables(golden)
-    lr = options.pop("lr", 0.1)
-    optimizer = build_optimizer("rmsprop", parameter_groups(network, decay), lr, **options)
+    optimizer = build_optimizer("rmsprop", parameter_groups(network, decay), 0.1, **options)
+    if options.get("tensor_rate"):
+        rates_as_tensors(optimizer)
+        prime(optimizer)
     history: dict[str, list[Tensor]] = {}
     for step in range(20):
         set_learning_rate(optimizer, float(golden[f"lr/{rates}"][step]))
@@ -185,12 +190,72 @@ def test_foreach_makes_no_difference(golden: dict[str, Tensor]) -> None:
         torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-7)
 
 
-def test_a_rate_in_a_tensor_stays_that_tensor_and_gives_the_same_steps(golden: dict[str, Tensor]) -> None:
-    lr = torch.tensor(0.1)
-    as_tensor, as_float = (run_rmsprop(golden, "varying", 1e-5, lr=rate) for rate in (lr, 0.1))
-    assert lr == golden["lr/varying"][-1]
+def rates_as_tensors(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = on_device(group["lr"], torch.device("cpu"))
+
+
+def test_a_rate_in_a_tensor_gives_the_same_steps(golden: dict[str, Tensor]) -> None:
+    as_tensor, as_float = (run_rmsprop(golden, "varying", 1e-5, tensor_rate=tensor) for tensor in (True, False))
     for name in as_float:
         torch.testing.assert_close(as_tensor[name], as_float[name], rtol=0, atol=1e-6)
+
+
+TENSOR_RATE_OPTIONS = [
+    ("adamw", {}),
+    ("adamw", {"betas": (0.8, 0.95), "eps": 1e-4}),
+    ("sgd", {}),
+    ("sgd", {"nesterov": False}),
+    ("sgd", {"momentum": 0.0, "nesterov": False}),
+    ("rmsprop", {"momentum": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), TENSOR_RATE_OPTIONS)
+def test_optimisers_with_a_tensor_rate_take_the_steps_of_torchs(name: str, options: dict[str, Any]) -> None:
+    """From primed state and through a checkpoint of the other kind in the middle."""
+    networks = small_network(), small_network()
+    optimizers = [
+        build_optimizer(name, parameter_groups(network, 1e-2), 0.1, tensor_rate=tensor, **options)
+        for network, tensor in zip(networks, (False, True), strict=True)
+    ]
+    rates_as_tensors(optimizers[1])
+    prime(optimizers[1])
+    for step in range(8):
+        torch.manual_seed(step)
+        gradients = [torch.randn_like(parameter) for parameter in networks[0].parameters()]
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            set_learning_rate(optimizer, 0.1 / (step + 1))
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+        for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+        if step == 3:  # state moves freely between the two
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+            for group in states[1]["param_groups"]:
+                group["lr"] = float(group["lr"])
+            optimizers[0].load_state_dict(states[1])
+            optimizers[1].load_state_dict(states[0])
+            rates_as_tensors(optimizers[1])
+
+
+def test_priming_makes_the_state_that_the_first_step_would_make() -> None:
+    for name in ("rmsprop", "adamw", "sgd"):
+        primed, stepped = (build_optimizer(name, parameter_groups(small_network(), 0.0), 0.0) for _ in range(2))
+        prime(primed)
+        for group in stepped.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        stepped.step()
+        for one, other in zip(primed.state.values(), stepped.state.values(), strict=True):
+            assert set(one) == set(other), name
+            assert all(one[key].shape == other[key].shape for key in one), name
+
+
+def test_options_that_the_tensor_rate_variants_lack_are_refused() -> None:
+    with pytest.raises(NstError, match=r"adamw has no amsgrad[\s\S]*trainer=cpu"):
+        build_optimizer("adamw", parameter_groups(small_network(), 0.0), 0.1, tensor_rate=True, amsgrad=True)
 
 
 def small_network() -> nn.Sequential:

@@ -129,6 +129,12 @@ def test_a_copied_file_would_count_images_twice_and_is_refused(tmp_path):
         Predictions.open(finish(tmp_path))
 
 
+def test_many_shards_share_one_class_list(tmp_path):
+    three_shards(tmp_path)
+    shards = Predictions.open(tmp_path).shards.values()
+    assert len({id(shard.classes) for shard in shards}) == 1
+
+
 def test_damaged_file_is_named(tmp_path):
     write_random_predictions(tmp_path, 0)
     path = tmp_path / "unlabeled-000000.parquet"

@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers import golden_arrays
 
+from nst.data import operations
 from nst.data import randaugment as module
 from nst.data.operations import cutout, cutout_at
 from nst.data.randaugment import (
@@ -337,3 +338,57 @@ def test_results_do_not_depend_on_opencv_threads() -> None:
         cv2.setNumThreads(before)
     for one, two in zip(*results, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+# ---- the same bits in less time: what stands for a formula equals it ----
+
+
+def pictures() -> list[np.ndarray]:
+    """Noise, a flat picture, a ramp, and a reversed read-only view, in sizes down to a pixel."""
+    generator = np.random.default_rng(3)
+    shapes = [(1, 1), (1, 7), (5, 3), (32, 32), (61, 97)]
+    found = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    found += [np.full((9, 9, 3), 77, np.uint8), np.arange(768, dtype=np.uint8).reshape(16, 16, 3)]
+    view = generator.integers(60, 180, (40, 30, 3), dtype=np.uint8)[::2, ::-2]
+    view.flags.writeable = False
+    return [*found, view]
+
+
+def test_levels_by_threshold_equal_the_formula_for_every_level() -> None:
+    levels = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    values = levels.astype(int)
+    for argument in range(0, 400, 9):
+        solarized = np.where(values < min(argument, 255), values, 255 - values)
+        np.testing.assert_array_equal(operations.solarize_fixed(levels, argument), solarized)
+        added = np.where(values < 128, np.minimum(values + argument, 255), values)
+        np.testing.assert_array_equal(operations.solarize_add(levels, argument), added)
+    for bits in range(1, 9):
+        np.testing.assert_array_equal(
+            operations.posterize_fixed(levels, bits), values // 2 ** (8 - bits) * 2 ** (8 - bits)
+        )
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.82, 1.9, 4.96])
+def test_blending_by_table_equals_the_formula(factor: float) -> None:
+    for image in pictures():
+        origin = np.ascontiguousarray(image[::-1])
+        step = np.float32(factor) * (image.astype(np.float32) - origin)
+        expected = np.clip(step + origin, 0, 255).astype(np.uint8)
+        np.testing.assert_array_equal(operations._blend_pictures(origin, image, factor), expected)
+
+
+@pytest.mark.parametrize("pixels", [-300.0, -7.5, -3.5, -1.2, 0.0, 0.49999997, 0.5, 1.3, 3.5, 10.0, 168.0, 300.0])
+def test_translation_by_slices_equals_the_warp(pixels: float) -> None:
+    for image in pictures():
+        across, down = (1, 0, pixels, 0, 1, 0), (1, 0, 0, 0, 1, pixels)
+        np.testing.assert_array_equal(operations.translate_x(image, pixels), operations._warp(image, across))
+        np.testing.assert_array_equal(operations.translate_y(image, pixels), operations._warp(image, down))
+
+
+@pytest.mark.parametrize("matrix", [(1, 0.81, 0, 0, 1, 0), (1, 0, 0, -0.81, 1, 0), (0.6, -0.8, 9.3, 0.8, 0.6, -4.1)])
+def test_warp_reads_whole_pixels_at_the_positions_and_grey_outside(matrix: tuple[float, ...]) -> None:
+    for image in pictures():
+        height, width = image.shape[:2]
+        columns, rows = np.moveaxis(operations._positions(height, width, matrix).astype(int), -1, 0)
+        framed = np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=128)
+        np.testing.assert_array_equal(operations._warp(image, matrix), framed[rows + 1, columns + 1])

@@ -18,12 +18,14 @@ import yaml
 from nst.config import compose_config
 from nst.data.images import encode_png
 from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
-from nst.data.shard_set import write_shards
+from nst.data.shards import write_shards
 from nst.data.sources import Sample
 from nst.errors import NstError
 from nst.report import figures, gallery, page
+from nst.report.paper import published
 from nst.report.records import open_runs
-from nst.report.rows import interval, published
+from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
+from nst.report.rows import interval
 from nst.report.style import inline_svg, save_png, svg_document
 from nst.stages import report, select
 
@@ -222,7 +224,7 @@ def test_table_of_numbers_is_exact(finished):
 def test_all_figures_are_written_twice_and_shown(finished):
     directory, result = finished
     names = {path.stem for path in result["figures"]}
-    assert names == set(report.FIGURES) - {"runs_compared"}
+    assert names == set(report.FIGURES) - {"runs_compared", *ROBUSTNESS_FIGURES}
     assert {path.name for path in (directory / "figures").iterdir()} == {
         f"{n}.{e}" for n in names for e in ("png", "svg")
     }
@@ -304,11 +306,11 @@ def test_other_shards_of_the_same_name_show_no_wrong_pictures(tmp_path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_published_figures_stand_beside_ours(tmp_path):
-    paper = {"table": 2, "row": "EfficientNet-B7", "noisy_student": {"top1": 86.9, "top5": 98.1}}
+    paper = {"places": ["table 2"], "row": "Noisy Student (L2)", "columns": [None, "ImageNet"]}
     directory = make_run(tmp_path, more={"paper": paper})
     report.run(directory)
     text = words(page_of(directory))
-    assert "published: noisy student table 2, EfficientNet-B7 86.90 98.10" in text
+    assert "published: ImageNet table 2, Noisy Student (L2) 87.40 98.20" in text
     assert "full size" in text
     assert published(None) == ("", [])
 

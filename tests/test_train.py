@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nst.errors import NstError
+from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
 from nst.runs import sha256_file
 from nst.stages import label, select, train
@@ -88,6 +90,32 @@ def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics
     assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
     one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
     assert one == other
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 12])
+def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights_and_metrics(
+    tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    """SIGTERM within a segment (of 4 steps), at its end, and in the last step; metrics are read every 2 steps."""
+    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "whole"))
+    original = Classifier.training_step
+    seen: list[int] = []
+
+    def told(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        seen.append(self.trainer.global_step)
+        if len(seen) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", told)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="same command continues"):
+        train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))
+    assert signal.getsignal(signal.SIGTERM) == before
+    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))
+    assert seen == list(range(12))  # no step was taken twice
+    assert weights(tmp_path / "whole") == weights(tmp_path / "told")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "told")
 
 
 def test_dying_between_checkpoint_and_export_changes_nothing(
@@ -401,7 +429,7 @@ def test_labeling_again_makes_the_old_selection_and_the_old_student_stale(tiny: 
 def test_too_many_bad_images_stop_the_training_and_few_are_named_in_the_result(
     tiny: Compose, digits: Path, tmp_path: Path
 ):
-    from nst.data.shard_set import ShardSet, write_shards
+    from nst.data.shards import ShardSet, write_shards
     from nst.data.sources import Sample
     from nst.data.tars import TarReader
 

@@ -5,6 +5,8 @@ tests/golden/preprocess.npz holds the released preprocessing's outputs (TensorFl
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from helpers import golden_arrays, noise
@@ -13,6 +15,7 @@ from PIL import Image as Pillow
 from nst.data.randaugment import RandAugment, small_image_constants
 from nst.data.transforms import (
     RESIZE,
+    SAMPLERS,
     Augment,
     CenterView,
     center_crop_box,
@@ -311,3 +314,12 @@ def test_unknown_names_are_refused_by_the_clean_view_and_the_sampler() -> None:
         random_crop_box(10, 10, rng(), sampler="uniform")
     with pytest.raises(NstError, match="views take RGB images"):
         CenterView(32)(np.zeros((8, 8), np.uint8))
+
+
+def test_boxes_are_the_bits_that_uniform_draws() -> None:
+    one, other = rng(11), rng(11)
+    for _ in range(500):
+        area = 300 * 400 * one.uniform(0.08, 1.0)
+        ratio = math.exp(one.uniform(math.log(3 / 4), math.log(4 / 3)))
+        expected = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        assert SAMPLERS["torchvision"](300, 400, other, 0.08, (3 / 4, 4 / 3)) == expected

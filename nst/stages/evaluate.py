@@ -1,13 +1,16 @@
 """`nst evaluate`: weights + test shards → evaluation/result.json: top-1, top-5, loss, ECE, confusion, worst mistakes.
 
-The network is evaluated as it is used: averaged weights, eval mode, clean centre view at its own test size.
+With eval=robustness it goes on to corruptions, perturbation sequences, attacks and released sets
+(`nst.stages.robustness`), whose scores join the result. The network is evaluated as it is used: averaged weights,
+eval mode, clean centre view at its own test size.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,63 +20,68 @@ from omegaconf import DictConfig
 
 from nst.config import build as build_from
 from nst.config import plain
-from nst.data.batches import Batch, EvaluationBatches
-from nst.data.datamodule import evaluation_loader
+from nst.data.batches import Batch, EvaluationBatches, View
+from nst.data.datamodule import data_part, evaluation_loader, own_rows
 from nst.data.shard_set import ShardSet
+from nst.data.transfer import is_remote
 from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
-from nst.models.efficientnet import EfficientNet, normalize
-from nst.models.released import open_network, weights_digest
+from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
+from nst.models.efficientnet import normalize
+from nst.models.foreign import Evaluated, open_any, weights_digest
 from nst.progress import Bar, say
-from nst.runs import Run
-from nst.stages.options import test_set
-from nst.training.callbacks import bad_sample_summary, check_bad_share
+from nst.robustness.classes import imagenet_wnids
+from nst.robustness.options import RobustnessOptions
+from nst.robustness.results import Block, headlines, summary, table
+from nst.robustness.suites import Subject
+from nst.runs import Run, is_rank_zero, write_json
+from nst.stages import robustness as suites
+from nst.stages.options import (
+    EvalOptions,
+    evaluation_from,
+    has_test_set,
+    machine_from,
+    test_set,
+    tracking_from,
+)
+from nst.training.callbacks import StopWhenTold, bad_sample_summary, check_bad_share
 from nst.training.classifier import reduced, union
-from nst.training.hardware import Hardware
-from nst.training.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
+from nst.training.hardware import Machine, state_to_device
+from nst.training.tracking import Tracking
 
 MISTAKES_KEPT = 48
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """The `eval` group.
-
-    Args:
-        image_size: px of the clean view; None is the network's own test size.
-        confusion: keep the confusion matrix in the result (up to 1,000 classes).
-    """
-
-    batch_size: int = 256
-    image_size: int | None = None
-    confusion: bool = True
 
 
 class Evaluator(pl.LightningModule):
     """Scores a network over a test loader, and remembers its most confident mistakes."""
 
-    def __init__(self, network: EfficientNet, bar: Bar) -> None:
+    def __init__(self, network: torch.nn.Module, num_classes: int, bar: Bar) -> None:
         super().__init__()
         self.network, self.bar = network.eval(), bar
-        self.scores = Evaluation(network.num_classes)
+        self.scores = Evaluation(num_classes)
         self.bad: set[str] = set()
         self.mistakes: list[tuple[float, str, int, int]] = []  # a heap: confidence, key, label, prediction
 
     def on_test_start(self) -> None:
-        self.scores = Evaluation(self.network.num_classes, self.device)
+        self.scores = self.scores.moved(partial(state_to_device, trainer=self.trainer))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Confidence and predicted class: (B, 2) float32."""
         logits = self.network(normalize(batch["images"])).float()
         self.scores.update(logits, batch["labels"], batch["valid"])
-        self._note_mistakes(logits, batch)
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        return torch.stack([confidence, predicted.float()], dim=1)
+
+    def on_test_batch_end(self, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        # read here and not in the step, which on XLA is a graph that would be cut in two
+        self._note_mistakes(own_rows(outputs, self.trainer), batch)
         self.bad.update(batch["bad"])
         self.bar.update(self.bar.step + len(batch["keys"]))
 
-    def _note_mistakes(self, logits: torch.Tensor, batch: Batch) -> None:
-        confidence, predicted = (values.cpu() for values in logits.softmax(dim=1).max(dim=1))
-        labels = batch["labels"].cpu()
-        wrong = ((predicted != labels) & batch["valid"].cpu()).nonzero().flatten().tolist()
-        for row in wrong:
+    def _note_mistakes(self, outputs: torch.Tensor, batch: Batch) -> None:
+        labels = batch["true_labels"]
+        confidence, predicted = outputs[: len(labels)].numpy().T
+        for row in (predicted != labels).nonzero()[0]:
             entry = (float(confidence[row]), batch["keys"][row], int(labels[row]), int(predicted[row]))
             heapq.heappush(self.mistakes, entry)
             if len(self.mistakes) > MISTAKES_KEPT:
@@ -84,10 +92,12 @@ def run(
     output: Path,
     *,
     weights: Path | str,
-    test: ShardSet,
+    test: ShardSet | None,
     pictures: Pictures,
-    hardware: Hardware,
+    hardware: Machine,
     options: EvalOptions,
+    robustness: RobustnessOptions | None = None,
+    tracking: Tracking | None = None,
     max_bad_fraction: float = 0.01,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -96,55 +106,108 @@ def run(
     """Evaluates the network of `weights` on `test`; returns the result that is also written to `output`.
 
     Args:
-        weights: a run directory, a file of ours, or a file or name of timm's (see `open_network`).
+        weights: a run directory, a file of ours, or a file or name of timm's (see `open_any`).
+        test: None where only released sets are evaluated; timm's networks are then taken for ImageNet's.
+        robustness: None leaves it at the clean scores.
 
     Raises:
-        NstError: other classes than the network's, no labels, or too many bad images.
+        NstError: other classes than the network's, no labels, too many bad images, or as `nst.stages.robustness.run`.
     """
-    network, info = open_network(weights, test.classes)
+    network, info = open_any(weights, test.classes if test else imagenet_wnids())
+    if test:
+        _require_fitting(test, info, weights)
+    size = options.image_size or info.image_size
+    digest = weights_digest(weights)
+    inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
+              "options": options}  # fmt: skip
+    view = clean_view(size, pictures, info.framing)
+    with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
+        before = run_.result() if run_.done else None
+        if before is None or robustness is not None:
+            network = hardware.place(network)
+        if before is None:
+            clean = _clean_scores(output, network, test, view, hardware, options, max_bad_fraction, label)
+            run_.finish({"weights": digest, "image_size": size, **clean})
+        result = run_.result()
+        if robustness is not None:
+            clean_images = suites.clean_images(test, robustness, info.classes)
+            subject = Subject(info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing)
+            measured = suites.run(
+                output / "robustness", subject, network, weights=digest, hardware=hardware,
+                max_bad_fraction=max_bad_fraction, overwrite=overwrite, label=label,
+            )  # fmt: skip
+            result = _joined(result, suites.scores(measured, subject, 100.0 - result["top1"] if test else None))
+        if is_rank_zero() and result != before:
+            _keep(output, result, tracking)
+        return result
+
+
+def _require_fitting(test: ShardSet, info: Evaluated, weights: Path | str) -> None:
     if info.classes != test.classes or not test.labeled:
         raise NstError(
             f"the test set {test.folder} does not fit the network",
             got=f"{len(test.classes)} classes" + ("" if test.labeled else ", no labels"),
             valid=f"labeled images of the {len(info.classes)} classes that {weights} knows, in the same order",
         )
-    size = options.image_size or info.image_size
-    inputs = {"weights": weights_digest(weights), "test": test.digest, "image_size": size, "pictures": pictures,
-              "options": options}  # fmt: skip
-    with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
-        if run_.done:
-            return run_.result()
-        batches = EvaluationBatches(test, clean_view(size, pictures), batch_size=options.batch_size)
-        trainer = hardware.trainer(output)
-        with Bar(label, test.samples, quiet=not trainer.is_global_zero) as bar:
-            module = Evaluator(hardware.place(network), bar)
-            loader = evaluation_loader(
-                batches,
-                hardware.loader,
-                rank=trainer.global_rank,
-                world_size=trainer.world_size,
-                pin_memory=hardware.pin_memory,
-            )
-            trainer.test(module, loader, verbose=False)
-        bad = union(module.bad, trainer)
-        check_bad_share(bad, test.samples, max_bad_fraction)
-        return run_.finish(_result(module, trainer, weights, size, test, options, bad))
+
+
+def _joined(result: dict[str, Any], blocks: Mapping[str, Block]) -> dict[str, Any]:
+    """The result with the scores of these suites, beside those of suites that were evaluated before."""
+    clean = {name: value for name, value in result.items() if not name.startswith("robustness")}
+    every = {**result.get("robustness", {}), **blocks}
+    return {**clean, **summary(every), "robustness": every}
+
+
+def _keep(output: Path, result: Mapping[str, Any], tracking: Tracking | None) -> None:
+    """Writes the result where it is more than the clean scores, which are written; and tells W&B."""
+    rows = table(result.get("robustness", {}))
+    if tracking is not None:
+        tracking.evaluated(result, rows)
+    if rows:
+        suites.write_table(output / "robustness.csv", rows)
+        write_json(output / "result.json", result)
+
+
+def _clean_scores(
+    output: Path,
+    network: torch.nn.Module,
+    test: ShardSet | None,
+    view: View,
+    hardware: Machine,
+    options: EvalOptions,
+    max_bad_fraction: float,
+    label: str,
+) -> dict[str, Any]:
+    if test is None:
+        return {"test": None}
+    batches = EvaluationBatches(test, view, batch_size=hardware.whole(options.batch_size))
+    trainer = hardware.trainer(output, callbacks=[StopWhenTold()])
+    rank, world_size = data_part(trainer)
+    with Bar(label, test.samples, quiet=not trainer.is_global_zero) as bar:
+        module = Evaluator(network, len(test.classes), bar)
+        loader = evaluation_loader(
+            batches,
+            hardware.loader,
+            rank=rank,
+            world_size=world_size,
+            pin_memory=hardware.pin_memory,
+        )
+        trainer.test(module, loader, verbose=False)
+    bad = union(module.bad, trainer)
+    check_bad_share(bad, test.samples, max_bad_fraction)
+    return _result(module, trainer, test, options, bad)
 
 
 def _result(
     module: Evaluator,
     trainer: pl.Trainer,
-    weights: Path | str,
-    size: int,
     test: ShardSet,
     options: EvalOptions,
     bad: Sequence[str],
 ) -> dict[str, Any]:
-    scores = reduced(module.scores, trainer)
+    scores = reduced(module.scores, trainer).moved(torch.Tensor.cpu)
     result: dict[str, Any] = {
-        "weights": weights_digest(weights),
         "test": str(test.folder),
-        "image_size": size,
         **scores.compute(),
         # per bin of confidence: images, summed confidence, right ones
         "calibration": scores.state()["calibration"].tolist(),
@@ -163,10 +226,13 @@ def _result(
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration and runs the stage."""
     result = from_cfg(cfg)
-    say(
-        f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, ECE {result['ece']:.2f} % "
-        f"on {result['samples']:.0f} images of {result['test']}"
-    )
+    if result["test"]:
+        say(
+            f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, ECE {result['ece']:.2f} % "
+            f"on {result['samples']:.0f} images of {result['test']}"
+        )
+    for line in headlines(result.get("robustness", {})):
+        say(line)
     return result
 
 
@@ -178,15 +244,35 @@ def from_cfg(cfg: DictConfig, *, label: str = "evaluate") -> dict[str, Any]:
     output = cfg.evaluate.output
     if output is None:
         output = Path(checkpoint) / "evaluation" if Path(checkpoint).is_dir() else Path(cfg.run_dir)
-    return run(
-        Path(output),
-        weights=checkpoint,
-        test=test_set(cfg),
-        pictures=build_from(Pictures, cfg.data.pictures),
-        hardware=build_from(Hardware, cfg.trainer),
-        options=build_from(EvalOptions, cfg.eval),
-        max_bad_fraction=cfg.max_bad_fraction,
-        config=plain(cfg),
-        overwrite=cfg.overwrite,
-        label=label,
-    )
+    options, robustness = evaluation_from(cfg)
+    own = replace(tracking_from(cfg), directory=Path(output), table=False, stage="evaluate")
+    with own as tracking:
+        return run(
+            Path(output),
+            weights=checkpoint,
+            test=_test_set(cfg, robustness),
+            pictures=build_from(Pictures, cfg.data.pictures),
+            hardware=machine_from(cfg),
+            options=options,
+            robustness=robustness,
+            tracking=tracking,
+            max_bad_fraction=cfg.max_bad_fraction,
+            config=plain(cfg),
+            overwrite=cfg.overwrite,
+            label=label,
+        )
+
+
+def _test_set(cfg: DictConfig, robustness: RobustnessOptions | None) -> ShardSet | None:
+    """The test set; None where none is wanted and there is something else to measure."""
+    if robustness is None:
+        return test_set(cfg)
+    if not has_test_set(cfg):
+        return None
+    if robustness.released and not is_remote(cfg.data.test) and not Path(cfg.data.test).exists():
+        raise NstError(
+            f"there is no test set at {cfg.data.test}",
+            valid="a folder of labeled shards, or null",
+            next="data.test=null measures the released sets alone; nst shard makes a test set",
+        )
+    return test_set(cfg)

@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from nst.config import build as build_from
 from nst.config import plain
+from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet
+from nst.data.transfer import is_remote
 from nst.data.views import Augmentation, Pictures
 from nst.errors import NstError
 from nst.models.efficientnet import Architecture
+from nst.robustness.options import RobustnessOptions
 from nst.stages.places import predictions_folder, selection_folder, teacher_weights
+from nst.training.hardware import Hardware, Machine
 from nst.training.phases import Data, Finetune, Noise
 from nst.training.recipe import ModelNoise, Recipe, Side
 from nst.training.teachers import Teacher
 from nst.training.tracking import Tracking, WandbOptions
 
 
+@dataclass(frozen=True)
+class EvalOptions:
+    """The `eval` group, as far as it concerns clean images.
+
+    Args:
+        image_size: px of the clean view; None is the network's own test size.
+        confusion: keep the confusion matrix in the result (up to 1,000 classes).
+    """
+
+    batch_size: int = 256
+    image_size: int | None = None
+    confusion: bool = True
+
+
+def evaluation_from(cfg: DictConfig) -> tuple[EvalOptions, RobustnessOptions | None]:
+    """What is measured on clean images, and what else; None where eval=clean asks for nothing else."""
+    node = plain(cfg.eval)
+    clean = {entry.name: node.pop(entry.name) for entry in fields(EvalOptions) if entry.name in node}
+    return build_from(EvalOptions, clean), build_from(RobustnessOptions, node) if node else None
+
+
+def machine_from(cfg: DictConfig) -> Machine:
+    """The hardware that the `trainer` group names; torch_xla is loaded only for what runs on it."""
+    if cfg.trainer.accelerator != "xla":
+        return build_from(Hardware, cfg.trainer)
+    from nst.xla.environment import require_torch_xla
+
+    require_torch_xla()
+    from nst.xla.hardware import XlaHardware
+
+    return build_from(XlaHardware, cfg.trainer)
+
+
 def architecture_from(cfg: DictConfig) -> Architecture:
     node = plain(cfg.model)
-    node.pop("checkpoint")
+    for name in ("checkpoint", "remat"):  # where the weights come from and how they are trained, not what they are
+        node.pop(name)
     return build_from(Architecture, node)
 
 
@@ -44,12 +83,17 @@ def noise_from(cfg: DictConfig) -> Noise:
     return Noise(build_from(Augmentation, node["randaugment"], **crop), model)
 
 
+def open_shards(cfg: DictConfig, part: str) -> ShardSet:
+    """The shard set that `data.<part>` names, on this machine or elsewhere."""
+    return ShardSet.open(cfg.data[part], build_from(Remote, cfg.remote))
+
+
 def data_from(cfg: DictConfig, *, unlabeled: bool) -> Data:
     node = cfg.data
     return Data(
-        labeled=ShardSet.open(node.labeled),
-        validation=ShardSet.open(node.test) if has_test_set(cfg) else None,
-        unlabeled=ShardSet.open(node.unlabeled) if unlabeled else None,
+        labeled=open_shards(cfg, "labeled"),
+        validation=open_shards(cfg, "test") if has_test_set(cfg) else None,
+        unlabeled=open_shards(cfg, "unlabeled") if unlabeled else None,
         pictures=build_from(Pictures, node.pictures),
     )
 
@@ -57,7 +101,7 @@ def data_from(cfg: DictConfig, *, unlabeled: bool) -> Data:
 def has_test_set(cfg: DictConfig) -> bool:
     """False where none is wanted: data.test=null, or data.test_samples=0 and so no shards of it."""
     folder = cfg.data.test
-    return folder is not None and (cfg.data.test_samples != 0 or Path(folder).exists())
+    return folder is not None and (cfg.data.test_samples != 0 or is_remote(folder) or Path(folder).exists())
 
 
 def test_set(cfg: DictConfig) -> ShardSet:
@@ -73,7 +117,7 @@ def test_set(cfg: DictConfig) -> ShardSet:
             valid="a folder of labeled shards",
             next=f"nst {cfg.stage} data.test=<folder of shards>, or make one: nst shard data.test_samples=<number>",
         )
-    return ShardSet.open(cfg.data.test)
+    return open_shards(cfg, "test")
 
 
 def teacher_from(cfg: DictConfig) -> Teacher | None:
@@ -86,8 +130,8 @@ def teacher_from(cfg: DictConfig) -> Teacher | None:
         mode=node.mode,
         targets=node.targets,
         temperature=node.temperature,
-        predictions=predictions_folder(cfg),
-        selection=selection_folder(cfg),
+        predictions=predictions_folder(cfg) if node.run or node.predictions else None,
+        selection=selection_folder(cfg) if node.run or node.selection else None,
         image_size=node.image_size,
         reassign=node.reassign,
     )

@@ -7,18 +7,29 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nst.errors import NstError
-from nst.runs import final_weights
+from nst.models.checkpoints import is_ours
+from nst.models.released import locate
 
 
 def teacher_weights(cfg: DictConfig) -> Path:
     """The teacher's network file.
 
     Raises:
-        NstError: no teacher is named, or it has not finished.
+        NstError: no teacher is named, it has not finished, or it is of released weights, which name no classes.
     """
     if cfg.teacher.checkpoint is None and cfg.teacher.run is None:
         raise NstError(f"nst {cfg.stage} needs a teacher", next=f"nst {cfg.stage} teacher.run=<its run directory>")
-    return final_weights(cfg.teacher.checkpoint or cfg.teacher.run)
+    source = cfg.teacher.checkpoint or cfg.teacher.run
+    place = locate(source)
+    if isinstance(place, Path) and is_ours(place):
+        return place
+    raise NstError(
+        "released weights do not say which classes they know",
+        got=source,
+        valid="a run directory, or weights written by nst",
+        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data=<labeled data>,"
+        " then teacher.run=runs/released",
+    )
 
 
 def predictions_folder(cfg: DictConfig) -> Path:

@@ -6,6 +6,7 @@ a GPU; it can be made at any time, also while a run goes on, and says what is no
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nst.errors import NstError
-from nst.progress import say
-from nst.report import sections, summary
+from nst.progress import console, say
+from nst.report import paper, paper_figures, sections, summary
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
 from nst.report.records import Experiment, open_runs
-from nst.report.rows import Row, published, rows, write_csv
-from nst.report.style import save_png
+from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
+from nst.report.robustness_section import robustness
+from nst.report.rows import Row, rows, write_csv
+from nst.report.style import save_png, svg_document
 from nst.runs import read_json, write_text
 
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",
-           "class_accuracy", "confusion")  # fmt: skip
+           "class_accuracy", "confusion", *ROBUSTNESS_FIGURES)  # fmt: skip
 
 
 def run(
@@ -56,8 +59,8 @@ def run(
         save_png(drawing.figure, directory / "figures" / f"{drawing.name}.png")
         write_text(directory / "figures" / f"{drawing.name}.svg", drawing.document)
     _remove_leftovers(directory / "figures", {drawing.name for drawing in drawings})
-    _, paper = published(experiments[0].paper)
-    write_csv(directory / "report.csv", [row for entries in rows_of for row in entries], paper=paper)
+    _, figures = paper.published(experiments[0].paper)
+    write_csv(directory / "report.csv", [row for entries in rows_of for row in entries], paper=figures)
     write_text(directory / "report.html", render(page))
     return {
         "page": directory / "report.html",
@@ -79,7 +82,8 @@ def _page(
     body = [sections.generations(focus, entries)]
     if len(experiments) > 1:
         body.insert(0, sections.comparison(experiments, rows_of, focus))
-    body += [sections.learning(focus), sections.selection(focus), sections.classes(focus), pictures(focus, examples)]
+    body += [sections.learning(focus), sections.selection(focus), sections.classes(focus)]
+    body += [robustness(focus, examples), pictures(focus, examples)]
     return Page(
         title=focus.name if len(experiments) == 1 else f"{len(experiments)} runs, best: {focus.name}",
         summary=summary.sentence(focus, entries),
@@ -104,8 +108,40 @@ def _remove_leftovers(folder: Path, written: set[str]) -> None:
                 (folder / f"{name}{ending}").unlink(missing_ok=True)
 
 
+def of_the_paper(where: paper.Place, directory: Path | str, folders: Sequence[Path | str]) -> dict[str, Any]:
+    """A table or figure of the paper from the runs below `folders`: markdown, CSV and figures in `directory`.
+
+    Returns:
+        The cells by scale, and the paths written.
+
+    Raises:
+        NstError: no run below belongs there, or two contradict each other.
+    """
+    directory, name = Path(directory), where.file_name
+    found = paper.collect(where, [Path(folder) for folder in folders])
+    pictures_: list[Path] = []
+    for number, (scale, cells) in enumerate(found.items()):
+        figure = paper_figures.draw(where, scale, cells)
+        place = directory / "figures" / (name if number == 0 else f"{name}-{number + 1}")
+        save_png(figure, place.with_suffix(".png"))
+        write_text(place.with_suffix(".svg"), svg_document(figure))
+        pictures_.append(place.with_suffix(".png"))
+    table = directory / f"{name}.md"
+    write_text(table, "\n".join(paper.markdown(where, scale, cells) for scale, cells in found.items()))
+    paper.write_csv(directory / f"{name}.csv", where, found)
+    return {"cells": found, "table": table, "numbers": directory / f"{name}.csv", "figures": pictures_}
+
+
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage; called by `nst iterate` too, whose command line it then shows."""
+    if cfg.stage == "report" and cfg.report.wandb_workspace:
+        _save_workspace(cfg)
+        return
+    asked = [(kind, cfg.report[kind]) for kind in ("table", "figure") if cfg.report[kind] is not None]
+    if cfg.stage == "report" and asked:
+        for kind, number in asked:
+            _of_the_paper(cfg, paper.place(kind, number))
+        return
     made_here = cfg.stage == "iterate"
     result = run(
         cfg.run_dir,
@@ -115,17 +151,63 @@ def main(cfg: DictConfig) -> None:
         overrides=list(cfg.overrides) if made_here else None,
     )
     say(f"report: {result['page']}")
-    if cfg.logger.wandb:
-        _publish(cfg, result)
-
-
-def _publish(cfg: DictConfig, report: dict[str, Any]) -> None:
-    """Sends the report to the W&B run that belongs to this directory."""
-    from nst.stages.options import tracking_from  # loads torch, which a report alone does not need
-
     outcome = Path(cfg.run_dir) / "result.json"
-    rows_ = [dict(row) for entries in report["rows"] for row in entries]
+    rows_ = [dict(row) for entries in result["rows"] for row in entries]
+    pictures_ = [path.with_suffix(".png") for path in result["figures"]]
+    files = [result["page"], result["table"]]
+    _publish(cfg, "generations", rows_, pictures_, files, read_json(outcome) if outcome.exists() else {})
+
+
+def _of_the_paper(cfg: DictConfig, where: paper.Place) -> None:
+    made = of_the_paper(where, cfg.run_dir, list(cfg.report.runs) if cfg.report.runs else ["runs"])
+    for scale, cells in made["cells"].items():
+        console.print(paper.terminal_table(where, scale, cells))
+    say(f"{where.name}: {made['table']}, {made['numbers']}, {', '.join(map(str, made['figures']))}")
+    with open(made["numbers"], newline="", encoding="utf-8") as file:
+        rows_ = list(csv.DictReader(file))
+    _publish(cfg, where.file_name, rows_, made["figures"], [made["table"], made["numbers"]], {})
+
+
+def _publish(
+    cfg: DictConfig,
+    table: str,
+    rows_: Sequence[dict[str, Any]],
+    pictures_: Sequence[Path],
+    files: Sequence[Path],
+    result: dict[str, Any],
+) -> None:
+    """Sends a report to the W&B run that belongs to this directory, where one is wanted."""
+    if not (cfg.logger.wandb or cfg.report.wandb):
+        return
+    from nst.stages.options import tracking_from  # loads torch, which a report alone does not need
+    from nst.training.tracking import WandbOptions
+
     with tracking_from(cfg) as tracking:
         tracking.table = False
-        pictures_ = [path.with_suffix(".png") for path in report["figures"]]
-        tracking.publish(rows_, pictures_, report["page"], read_json(outcome) if outcome.exists() else {})
+        tracking.wandb = tracking.wandb or WandbOptions(group=str(cfg.name))
+        tracking.publish(table, rows_, pictures_, files, result)
+
+
+def _save_workspace(cfg: DictConfig) -> None:
+    """Saves the W&B view of the project.
+
+    Raises:
+        NstError: nobody is logged in, or W&B refuses.
+    """
+    import wandb
+
+    from nst.report import workspace
+    from nst.training.tracking import WandbOptions
+
+    options = cfg.logger.wandb or {}
+    try:
+        project = options.get("project") or WandbOptions.project
+        entity = options.get("entity") or wandb.Api().default_entity
+        address = workspace.save(str(entity), project)
+    except (wandb.errors.Error, wandb.errors.UsageError, ValueError, OSError) as error:
+        raise NstError(
+            "the W&B view could not be saved",
+            got=str(error).partition("\n")[0],
+            next="wandb login, then nst report --wandb-workspace logger=wandb logger.wandb.project=<project>",
+        ) from error
+    say(f"W&B view: {address}")

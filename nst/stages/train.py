@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from nst.config import build as build_from
 from nst.config import plain
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
@@ -22,9 +21,19 @@ from nst.models.efficientnet import Architecture, build
 from nst.models.released import weights_digest
 from nst.progress import say
 from nst.runs import Run, fingerprint, read_json, sha256_file
-from nst.stages.options import architecture_from, data_from, noise_from, recipes_from, teacher_from, tracking_from
+from nst.stages.monitor import monitor_from, require_monitoring
+from nst.stages.options import (
+    architecture_from,
+    data_from,
+    machine_from,
+    noise_from,
+    recipes_from,
+    teacher_from,
+    tracking_from,
+)
 from nst.training.callbacks import bad_sample_summary
-from nst.training.hardware import Hardware
+from nst.training.hardware import Machine
+from nst.training.monitor import Monitor
 from nst.training.phases import (
     Data,
     Finetune,
@@ -48,9 +57,11 @@ def run(
     data: Data,
     teacher: Teacher | None,
     finetune: Finetune,
-    hardware: Hardware,
+    hardware: Machine,
     tracking: Tracking,
     start: Path | str | None = None,
+    remat: bool = False,
+    monitor: Monitor | None = None,
     seed: int = 0,
     max_bad_fraction: float = 0.01,
     config: Mapping[str, Any] | None = None,
@@ -58,6 +69,11 @@ def run(
     label: str = "train",
 ) -> dict[str, Any]:
     """Trains one network and returns its result; a finished run is returned as it is, a killed one continued.
+
+    Args:
+        start: weights to start from.
+        remat: compute each block's activations again in the backward pass instead of keeping them.
+        monitor: what is measured on the way; it changes nothing of the training, so it is no input of it.
 
     Raises:
         NstError: inputs that do not fit together, a loss that is not finite, too many bad samples.
@@ -79,7 +95,19 @@ def run(
     with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if run_.done:
             return run_.result()
-        setup = Setup(run_.directory, architecture, data, teacher, hardware, tracking, seed, max_bad_fraction, label)
+        setup = Setup(
+            run_.directory,
+            architecture,
+            data,
+            teacher,
+            hardware,
+            tracking,
+            seed,
+            max_bad_fraction,
+            label,
+            remat,
+            monitor,
+        )
         result: dict[str, Any] = {
             "model": architecture.name or "network",
             **_facts(architecture, data, recipe),
@@ -188,7 +216,10 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:
-    """Reads the configuration and runs the stage."""
+    """Reads the configuration, says what is unwise in it, and runs the stage."""
+    from nst.stages.doctor import advise  # which knows of all stages
+
+    advise(cfg)
     result = from_cfg(cfg)
     say(f"{cfg.run_dir}: {summary_line(result)}")
     return result
@@ -201,18 +232,22 @@ def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
     teacher = teacher_from(cfg)
     if teacher is None:
         recipe = replace(recipe, unlabeled_ratio=0)
+    data, hardware = data_from(cfg, unlabeled=teacher is not None), machine_from(cfg)
+    monitor = monitor_from(cfg, data, hardware, label=label)
     with tracking_from(cfg) as tracking:
         return run(
             directory,
             architecture=architecture_from(cfg),
             recipe=recipe,
             noise=noise_from(cfg),
-            data=data_from(cfg, unlabeled=teacher is not None),
+            data=data,
             teacher=teacher,
             finetune=finetune,
-            hardware=build_from(Hardware, cfg.trainer),
+            hardware=hardware,
             tracking=tracking,
             start=cfg.model.checkpoint,
+            remat=cfg.model.remat,
+            monitor=monitor,
             seed=cfg.seed,
             max_bad_fraction=cfg.max_bad_fraction,
             config=plain(cfg),
@@ -228,7 +263,8 @@ def check(cfg: DictConfig) -> None:
         NstError: options or labeled data that do not fit together.
     """
     (recipe, finetune), architecture, data = recipes_from(cfg), architecture_from(cfg), data_from(cfg, unlabeled=False)
-    build_from(Hardware, cfg.trainer)
+    machine_from(cfg)
+    require_monitoring(cfg)
     _check_labeled(data)
     _facts(architecture, data, recipe)  # builds the network, without memory
     for phase in phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples):

@@ -1,8 +1,10 @@
-"""What happens around training: checkpoints, the progress bar, and the count of bad samples."""
+"""What happens around training and evaluation: checkpoints, the progress bar, bad samples, and being told to stop."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from nst.errors import NstError
+from nst.errors import NstError, Preempted
 from nst.progress import Bar
 from nst.runs import atomic_path
 from nst.training.classifier import Classifier, union
@@ -20,15 +22,48 @@ SHOWN_NAMES = 20
 
 
 class KeepLast(Checkpoint):
-    """Writes the state at the end of every segment, atomically, over the one before.
+    """Writes the state at the end of every segment and when the process is told to stop, over the one before.
 
-    It also remembers how long metrics.csv was, so that a resumed run goes on from exactly there.
+    A preempted machine gets SIGTERM and half a minute: training goes on to the next step at which metrics are read,
+    where all ranks agree to stop, and leaves a checkpoint there. The state also tells how long metrics.csv was, so
+    that a resumed run goes on from exactly there.
     """
 
     def __init__(self, path: Path, metrics: Path) -> None:
         self.path, self.metrics = path, metrics
+        self.told_to_stop = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Lightning's own handler, which its teardown removes with ours, would stop each rank at a step of its own
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.told_to_stop = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        assert isinstance(module, Classifier)
+        # the end of a segment stops after its own checkpoint
+        if module.reads_metrics() and not trainer.is_last_batch and self._agreed(trainer):
+            module.on_train_batch_end(*args)  # callbacks come first, but these metrics belong before the checkpoint
+            self._write(trainer)
+            raise self._preempted(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._write(trainer)
+        if self._agreed(trainer):
+            raise self._preempted(trainer)
+
+    def _agreed(self, trainer: pl.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
+
+    def _preempted(self, trainer: pl.Trainer) -> Preempted:
+        return Preempted(
+            f"told to stop (SIGTERM) at step {trainer.global_step}; the state is kept",
+            next="the same command continues",
+        )
+
+    def _write(self, trainer: pl.Trainer) -> None:
         # every rank takes part in saving, rank 0 writes
         writer = atomic_path(self.path) if trainer.is_global_zero else contextlib.nullcontext(self.path)
         with writer as temporary:
@@ -40,6 +75,30 @@ class KeepLast(Checkpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.is_global_zero:
             MetricsTable(self.metrics).cut_to(checkpoint["metrics_bytes"])
+
+
+class StopWhenTold(Callback):
+    """Ends an evaluation at the batch after SIGTERM, on all ranks at once; files that it has written stay.
+
+    Lightning's own handler would end the process there without a word, and as if it had succeeded.
+    """
+
+    def __init__(self) -> None:
+        self.told_to_stop = False
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._stop)  # the trainer's end brings back the handler from before
+
+    def _stop(self, *_: object) -> None:
+        self.told_to_stop = True
+
+    def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False):
+            raise Preempted(
+                "told to stop (SIGTERM) within an evaluation; its finished parts are kept",
+                next="the same command continues",
+            )
 
 
 class TrainingBar(Callback):

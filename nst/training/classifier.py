@@ -14,20 +14,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from nst.data.batches import Batch
+from nst.data.datamodule import data_part
+from nst.data.joint import take_apart
 from nst.data.stream import generator
 from nst.errors import NstError
+from nst.metrics import Evaluation, topk_correct
 from nst.models.efficientnet import EfficientNet, freeze_blocks, normalize
 from nst.training.ema import Ema
+from nst.training.hardware import state_to_device
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
-from nst.training.metrics import Evaluation, topk_correct
-from nst.training.optim import Schedule, build_optimizer, parameter_groups, set_learning_rate
+from nst.training.optim import Schedule, build_optimizer, on_device, parameter_groups, set_learning_rate
 from nst.training.recipe import ModelNoise, Recipe
 
 # what a step adds up on the device; the order of `Classifier.note`, the gradient norm last
@@ -48,6 +52,9 @@ class Classifier(pl.LightningModule):
         seed: seed of the run.
         first_step: steps of earlier phases, added to the steps in the log.
         compile: run forward and backward of the network through torch.compile.
+        groups: parts in which labeled and unlabeled images lie in the batch (`nst.data.joint`).
+        device_numbers: numbers that change from step to step (learning rate, EMA decay) go to the device as tensors:
+            where the step is a compiled graph, a Python number would be part of it.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
         first_step: int = 0,
         compile: bool = False,
+        groups: int = 1,
+        device_numbers: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -71,6 +80,7 @@ class Classifier(pl.LightningModule):
         self.targets, self.temperature, self.seed = targets, temperature, seed
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.first_step, self.validated_step = first_step, -1
+        self.groups, self.device_numbers = groups, device_numbers
         # not a submodule: the same parameters must not appear twice in a checkpoint
         self._forward = (torch.compile(network) if compile else network,)
         self.num_classes = network.num_classes
@@ -100,7 +110,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         labels = batch["labels"]
         logits = self.noised_forward(batch["images"], labeled=len(labels))
-        labeled, unlabeled = logits[: len(labels)], logits[len(labels) :]
+        labeled, unlabeled = take_apart(logits, len(labels), self.groups)
 
         smoothing = self.recipe.label_smoothing
         loss = supervised = labeled_loss(labeled, labels, smoothing)
@@ -114,7 +124,8 @@ class Classifier(pl.LightningModule):
 
     def noised_forward(self, images: Tensor, labeled: int) -> Tensor:
         """Logits (B + U, C) of the joint batch, each side with its own noise."""
-        self.network.set_noise(*self.noise.masks(labeled, len(images) - labeled, images.device))
+        unlabeled = len(images) - labeled
+        self.network.set_noise(*self.noise.masks(labeled, unlabeled, images.device, groups=self.groups))
         return self._forward[0](normalize(images))
 
     def pseudo_labels(self, batch: Batch) -> Tensor:
@@ -136,14 +147,25 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         options = {name: value for name, value in self.recipe.optimizer.items() if name not in ("name", "rate_per_256")}
         groups = parameter_groups(self.network, self.recipe.weight_decay)
-        optimizer = build_optimizer(self.recipe.optimizer["name"], groups, self.schedule.base_rate, **options)
+        rate = self.schedule.base_rate
+        optimizer = build_optimizer(
+            self.recipe.optimizer["name"], groups, rate, tensor_rate=self.device_numbers, **options
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = self.number(rate)
         # averaged inside the optimiser's step: where the step is one compiled graph, the average is part of it
-        optimizer.register_step_post_hook(lambda *_: self.ema.update(self.network, self.trainer.global_step + 1))
+        optimizer.register_step_post_hook(
+            lambda *_: self.ema.update(self.network, self.number(self.trainer.global_step + 1))
+        )
         return optimizer
+
+    def number(self, value: float) -> float | Tensor:
+        """A number of this step, in the form that this hardware takes it."""
+        return on_device(value, self.device) if self.device_numbers else value
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        norm = torch.as_tensor(torch.nn.utils.get_total_norm(gradients))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         self.sums[-1] += norm.detach()  # gradient_norm
         if self.recipe.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.recipe.gradient_clip, norm)
@@ -157,8 +179,12 @@ class Classifier(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.images_seen += len(batch["images"]) * self.trainer.world_size
-        if self.trainer.global_step % self.recipe.log_every == 0 or self.trainer.is_last_batch:
+        if self.reads_metrics():
             self.publish()
+
+    def reads_metrics(self) -> bool:
+        """Whether the sums are read after this step: every `log_every` steps and at the end of a segment."""
+        return self.trainer.global_step % self.recipe.log_every == 0 or self.trainer.is_last_batch
 
     def publish(self) -> None:
         """Reads the sums once and logs their means over the steps since the last time.
@@ -166,10 +192,10 @@ class Classifier(pl.LightningModule):
         Raises:
             NstError: the loss is not finite.
         """
-        sums = self.sums / self.summed_steps
+        sums = self.sums
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="mean")
-        means = dict(zip(TRAIN_METRICS, sums.tolist(), strict=True))
+        means = {name: value / self.summed_steps for name, value in zip(TRAIN_METRICS, sums.tolist(), strict=True)}
         step, elapsed = self.trainer.global_step, time.perf_counter() - self.since
         if not math.isfinite(means["loss"]):
             raise NstError(
@@ -186,7 +212,7 @@ class Classifier(pl.LightningModule):
         self.start_sums()
 
     def start_sums(self) -> None:
-        self.sums = torch.zeros(len(TRAIN_METRICS), device=self.device)
+        self.sums = state_to_device(torch.zeros(len(TRAIN_METRICS)), self.trainer)
         self.summed_steps = self.images_seen = 0
         self.since = time.perf_counter()
 
@@ -201,7 +227,8 @@ class Classifier(pl.LightningModule):
     # ---- evaluation, on the moving average
 
     def on_validation_epoch_start(self) -> None:
-        self.evaluation = Evaluation(self.num_classes, self.device)
+        send = partial(state_to_device, trainer=self.trainer)
+        self.evaluation = Evaluation(self.num_classes).moved(send)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.ema(normalize(batch["images"]))
@@ -232,18 +259,28 @@ class Classifier(pl.LightningModule):
         self.validated_step = checkpoint["latest"]["validated_step"]
 
 
-def reduced(evaluation: Evaluation, trainer: pl.Trainer) -> Evaluation:
-    """The evaluation summed over all ranks."""
+class Summed(Protocol):
+    """What `nst.metrics.RunningSums` and their like have in common."""
+
+    def state(self) -> dict[str, Tensor]: ...
+
+
+Scores = TypeVar("Scores", bound=Summed)
+
+
+def reduced(scores: Scores, trainer: pl.Trainer) -> Scores:
+    """Running sums, added over all ranks."""
     if trainer.world_size > 1:
-        for sums in evaluation.state().values():
+        for sums in scores.state().values():
             sums.copy_(trainer.strategy.reduce(sums, reduce_op="sum"))
-    return evaluation
+    return scores
 
 
 def union(values: Iterable[Any], trainer: pl.Trainer) -> list[Any]:
     """The values of all ranks together, each once, sorted."""
-    if trainer.world_size == 1:
+    _, world_size = data_part(trainer)
+    if world_size == 1:
         return sorted(set(values))
-    gathered: list[list[Any]] = [[] for _ in range(trainer.world_size)]
+    gathered: list[list[Any]] = [[] for _ in range(world_size)]
     torch.distributed.all_gather_object(gathered, list(values))
     return sorted({value for part in gathered for value in part})

@@ -19,10 +19,10 @@ from nst.errors import NstError
 
 
 @overload
-def decay_at(n: int, cap: float = ...) -> float: ...
+def decay_at(n: float, cap: float = ...) -> float: ...
 @overload
 def decay_at(n: Tensor, cap: float = ...) -> Tensor: ...
-def decay_at(n: int | Tensor, cap: float = 0.9999) -> float | Tensor:
+def decay_at(n: float | Tensor, cap: float = 0.9999) -> float | Tensor:
     """Decay of the n-th update, n counted after the increment: 2/11 at n = 1, 0.9999 from n = 89990 on."""
     decay = (1 + n) / (10 + n)
     return decay.clamp(max=cap) if isinstance(decay, Tensor) else min(cap, decay)
@@ -58,7 +58,7 @@ class Ema(nn.Module):
         return self
 
     @torch.no_grad()
-    def update(self, network: nn.Module, n: int | Tensor) -> None:
+    def update(self, network: nn.Module, n: float | Tensor) -> None:
         """Moves the average towards `network`, in place, in a few fused kernels.
 
         Parameters and floating-point buffers are averaged, other buffers (counters) copied.
@@ -75,9 +75,13 @@ class Ema(nn.Module):
         pairs = self._pairs
         weight = 1 - decay_at(n, self.cap)
         if pairs.averages:
-            # A tensor goes in a list of itself: alone it would be read back to the host as a number.
-            weights: Any = [weight] * len(pairs.averages) if isinstance(weight, Tensor) else weight
-            torch._foreach_lerp_(pairs.averages, pairs.values, weights)
+            if isinstance(weight, Tensor):
+                # In place, XLA would run Python for every tensor (see nst.training.tensor_rate).
+                # A tensor goes in a list of itself: alone it would be read back to the host as a number.
+                weights = [weight] * len(pairs.averages)
+                torch._foreach_copy_(pairs.averages, torch._foreach_lerp(pairs.averages, pairs.values, weights))
+            else:
+                torch._foreach_lerp_(pairs.averages, pairs.values, weight)
         if pairs.copies:
             torch._foreach_copy_(pairs.copies, pairs.originals)
 

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from nst.errors import NstError, nearest, require_choice
+from nst.training.tensor_rate import TensorRateAdamW, TensorRateRMSprop, TensorRateSGD
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,17 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
 }
 
 
-def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float | Tensor, **options: Any) -> Optimizer:
+# the same for a rate that is a tensor
+TENSOR_RATE: dict[str, Callable[..., Optimizer]] = {
+    "rmsprop": TensorRateRMSprop,
+    "adamw": TensorRateAdamW,
+    "sgd": TensorRateSGD,
+}
+
+
+def build_optimizer(
+    name: str, groups: Iterable[dict[str, Any]], lr: float, *, tensor_rate: bool = False, **options: Any
+) -> Optimizer:
     """Optimiser by name over `parameter_groups`; `options` override the defaults in `OPTIMIZERS`.
 
     Weight decay of `rmsprop` and `sgd` is the gradient of an L2 loss, as in the released code. `adamw`
@@ -210,10 +221,10 @@ def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float | Ten
     another strength.
 
     Args:
-        lr: a float, or a () tensor where a changed number would recompile the step (XLA).
+        tensor_rate: the groups' "lr" will be replaced by () tensors on the parameters' device (`on_device`).
 
     Raises:
-        NstError: unknown optimiser or option.
+        NstError: unknown optimiser or option, or one that has no form with a tensor as rate.
     """
     if name not in OPTIMIZERS:
         raise NstError(f"unknown optimiser{nearest(name, OPTIMIZERS)}", got=name, valid=", ".join(OPTIMIZERS))
@@ -224,16 +235,41 @@ def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float | Ten
             raise NstError(
                 f"{name} has no such option{nearest(option, accepted)}", got=option, valid=", ".join(accepted)
             )
+    if tensor_rate:
+        constructor = TENSOR_RATE[name]
+        _require_supported(name, options)
     try:
         return constructor(list(groups), lr=lr, **{**defaults, **options})
     except ValueError as error:
         raise NstError(f"{name} refuses its options", got=error, valid=f"defaults: {defaults}") from error
 
 
+# variants that the optimisers with a tensor rate lack
+RARE_OPTIONS = ("amsgrad", "maximize", "dampening", "differentiable", "fused", "centered", "decoupled_decay", "caution")
+
+
+def _require_supported(name: str, options: Mapping[str, Any]) -> None:
+    rare = [option for option in RARE_OPTIONS if options.get(option)]
+    rare += [] if options.get("lr_in_momentum", True) else ["lr_in_momentum"]
+    if rare:
+        option = f"student.optimizer.{rare[0]}"
+        raise NstError(
+            f"{name} has no {rare[0]} on this trainer",
+            got=f"{option}={options[rare[0]]}",
+            next=f"leave out {option}, or use trainer=cpu or gpu",
+        )
+
+
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Gives every group the rate of the next update; a tensor rate is filled in place, on its device."""
+    """Gives every group the rate of the next update; where it is a tensor, a new one on the same device."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        group["lr"] = on_device(rate, group["lr"].device) if isinstance(group["lr"], Tensor) else rate
+
+
+def on_device(number: float, device: torch.device) -> Tensor:
+    """A number as a () float32 tensor that a compiled graph takes as an input.
+
+    It travels as one element of a vector: torch_xla makes scalars of certain values (0, 1, ones it holds already)
+    constants of the graph, which would then be compiled again.
+    """
+    return torch.tensor([number], dtype=torch.float32).to(device)[0]

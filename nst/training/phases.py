@@ -24,8 +24,9 @@ from nst.models.released import open_network
 from nst.runs import read_json, write_json
 from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar
 from nst.training.classifier import Classifier
-from nst.training.hardware import Hardware
+from nst.training.hardware import Machine
 from nst.training.loggers import TIMING_METRICS, MetricsTable
+from nst.training.monitor import Monitor, Monitoring
 from nst.training.optim import Schedule, schedule_for
 from nst.training.recipe import ModelNoise, Recipe, Side
 from nst.training.teachers import Teacher, pseudo_labels
@@ -113,11 +114,13 @@ class Setup:
     architecture: Architecture
     data: Data
     teacher: Teacher | None
-    hardware: Hardware
+    hardware: Machine
     tracking: Tracking
     seed: int
     max_bad_fraction: float
     label: str
+    remat: bool = False
+    monitor: Monitor | None = None
 
     def weights_path(self, phase: Phase) -> Path:
         return self.directory / "checkpoints" / f"{phase.name}.safetensors"
@@ -143,12 +146,14 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     segment = phase.recipe.segment_steps(setup.data.labeled.samples)
     segments = -(-data.total_steps // segment)
     state = setup.state_path(phase)
+    monitoring = monitoring_of(setup, phase, data.total_steps)
     trainer = setup.hardware.trainer(
         setup.directory,
         callbacks=[
             BadSampleLimit(samples, setup.max_bad_fraction),
             KeepLast(state, setup.metrics_path),
             TrainingBar(setup.label if phase.name == "trained" else f"{setup.label} finetune", data.total_steps),
+            *monitoring,
         ],
         loggers=setup.tracking.loggers(),
         max_epochs=segments,
@@ -161,7 +166,18 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     trainer.fit(module, data, ckpt_path=str(state) if state.exists() else None)
     if setup.data.validation is not None and module.validated_step != data.total_steps:
         trainer.validate(module, data, verbose=False)
+    for callback in monitoring:
+        callback.at_end(trainer, module)
     _export(setup, phase, module, trainer, data.total_steps)
+
+
+def monitoring_of(setup: Setup, phase: Phase, total_steps: int) -> list[Monitoring]:
+    """What measures the network within a phase: one callback, or none."""
+    if setup.monitor is None:
+        return []
+    segment = phase.recipe.segment_steps(setup.data.labeled.samples)
+    size = phase.test_size
+    return [Monitoring(setup.monitor, setup.directory, size, segment_steps=segment, total_steps=total_steps)]
 
 
 def _bytes_before(setup: Setup, phase: Phase) -> int:
@@ -183,6 +199,7 @@ def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifi
     )
     if start is not None:
         copy_weights(network, open_network(start, setup.data.labeled.classes)[0].state_dict(), str(start))
+    network.set_grad_checkpointing(setup.remat)
     recipe = phase.recipe
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -200,6 +217,8 @@ def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifi
         seed=setup.seed,
         first_step=phase.first_step,
         compile=setup.hardware.compile,
+        groups=setup.hardware.groups,
+        device_numbers=setup.hardware.device_numbers,
     )
 
 
@@ -229,7 +248,8 @@ def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
     validation = None
     if data.validation is not None:
         clean = clean_view(phase.test_size, data.pictures)
-        validation = EvaluationBatches(data.validation, clean, batch_size=VALIDATION_BATCH)
+        size = setup.hardware.whole(validation_batch_size(data.validation))
+        validation = EvaluationBatches(data.validation, clean, batch_size=size)
     return JointDataModule(
         LabeledSamples(data.labeled, view(noise.model.labeled), setup.seed),
         unlabeled_samples(setup, view(noise.model.unlabeled)) if recipe.unlabeled_ratio else None,
@@ -240,7 +260,13 @@ def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
         segment_steps=recipe.segment_steps(data.labeled.samples),
         loader=setup.hardware.loader,
         pin_memory=setup.hardware.pin_memory,
+        groups=setup.hardware.local_groups,
     )
+
+
+def validation_batch_size(shards: ShardSet) -> int:
+    """Images of a validation batch: none spans two shards, so beyond the largest there would only be padding."""
+    return min(VALIDATION_BATCH, max(shard.samples for shard in shards.shards))
 
 
 def unlabeled_samples(setup: Setup, view: Augment | CenterView) -> UnlabeledSamples | None:
@@ -271,6 +297,8 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
             "bad_samples": sorted(module.bad_samples),
             "metrics_bytes": setup.metrics_path.stat().st_size if setup.metrics_path.exists() else 0,
         }
+        if facts := setup.hardware.facts(trainer):
+            summary[phase.name]["machine"] = facts
         for name in ("top1", "top5", "ece"):
             if f"validation/{name}" in last:
                 summary[name] = last[f"validation/{name}"]

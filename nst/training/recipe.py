@@ -47,27 +47,25 @@ class ModelNoise:
     unlabeled: Side = Side()
 
     def masks(
-        self, labeled: int, unlabeled: int, device: torch.device
+        self, labeled: int, unlabeled: int, device: torch.device, *, groups: int = 1
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Per-sample switches of the joint batch for dropout and stochastic depth: float (B + U,), 1 = noised.
+        """Switches of the joint batch's samples, in its layout, for dropout and stochastic depth: (B + U,), 1 = noised.
 
         None stands for "every sample", which spares the multiplication.
         """
         return (
-            _switch(self.labeled.dropout, self.unlabeled.dropout, labeled, unlabeled, device),
-            _switch(self.labeled.stochastic_depth, self.unlabeled.stochastic_depth, labeled, unlabeled, device),
+            _switch(self.labeled.dropout, self.unlabeled.dropout, labeled, unlabeled, device, groups),
+            _switch(self.labeled.stochastic_depth, self.unlabeled.stochastic_depth, labeled, unlabeled, device, groups),
         )
 
 
 def _switch(
-    on_labeled: bool, on_unlabeled: bool, labeled: int, unlabeled: int, device: torch.device
+    on_labeled: bool, on_unlabeled: bool, labeled: int, unlabeled: int, device: torch.device, groups: int
 ) -> torch.Tensor | None:
     if on_labeled and (on_unlabeled or not unlabeled):
         return None
-    mask = torch.zeros(labeled + unlabeled, device=device)
-    mask[:labeled] = float(on_labeled)
-    mask[labeled:] = float(on_unlabeled)
-    return mask
+    share = [float(on_labeled)] * (labeled // groups) + [float(on_unlabeled)] * (unlabeled // groups)
+    return torch.tensor(share * groups).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

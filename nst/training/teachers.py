@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nst.data.pseudo_labels import PseudoLabels
+from nst.data.packed import PackedLabels, packed_from
+from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
@@ -45,12 +47,14 @@ class Teacher:
             raise NstError("unknown teacher.targets", got=self.targets, valid="soft, hard")
 
 
-def pseudo_labels(teacher: Teacher, shards: ShardSet) -> PseudoLabels | None:
+def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:
     """The selection this teacher's student learns from, after a look that all belongs together.
 
     Raises:
         NstError: predictions of other shards, of another teacher, or of other classes.
     """
+    if (about := packed_from(shards)) is not None:
+        return _packed_labels(teacher, shards, about)
     if teacher.selection is None or (teacher.mode == "online" and not teacher.selection.exists()):
         if teacher.mode == "offline":
             raise NstError("an offline teacher needs a selection", next="nst label, nst select, or teacher=online")
@@ -67,6 +71,17 @@ def pseudo_labels(teacher: Teacher, shards: ShardSet) -> PseudoLabels | None:
     return labels
 
 
+def _packed_labels(teacher: Teacher, shards: ShardSet, about: dict[str, Any]) -> PackedLabels | None:
+    """Labels that lie in the shards, or, where this teacher reassigns, its predictions for them."""
+    if teacher.mode == "online":
+        return None
+    if teacher.reassign and teacher.predictions is None:
+        raise NstError("reassign needs this teacher's predictions", next=f"nst label data.unlabeled={shards.folder}")
+    labels = PackedLabels(shards, about, teacher.predictions if teacher.reassign else None, targets=teacher.targets)
+    _check_same_teacher(labels, teacher)
+    return labels
+
+
 def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) -> None:
     made_of = [(shard["name"], shard["sha256"]) for shard in labels.summary["shards"]]
     if made_of != [(shard.name, shard.sha256) for shard in shards.shards]:
@@ -78,7 +93,7 @@ def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) 
         )
 
 
-def _check_same_teacher(labels: PseudoLabels, teacher: Teacher) -> None:
+def _check_same_teacher(labels: StudentLabels, teacher: Teacher) -> None:
     """An online teacher, or one that reassigns, may learn from another's selection; classes must agree always."""
     classes, digest = read_info(teacher.weights).classes, sha256_file(teacher.weights)
     if tuple(labels.classes) != tuple(classes):

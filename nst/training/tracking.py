@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from nst.errors import require_choice
 from nst.progress import say
-from nst.runs import fingerprint
+from nst.runs import fingerprint, is_rank_zero
 from nst.training.loggers import MetricsTable
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -68,7 +68,7 @@ class Tracking:
         """For Lightning's Trainer; the same ones for every phase of the run."""
         if self._loggers is None:
             self._loggers = [MetricsTable(self.directory / "metrics.csv")] if self.table else []
-            if self.wandb is not None:
+            if self.wandb is not None and is_rank_zero():
                 self._loggers.append(self._wandb_logger(self.wandb))
         return self._loggers
 
@@ -77,18 +77,38 @@ class Tracking:
         for run in self._runs():
             run.summary.update({name: value for name, value in result.items() if isinstance(value, (str, int, float))})
 
+    def evaluated(self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Logs an evaluation: its numbers as the summary of a W&B run, those of robustness also as a table."""
+        self.loggers()
+        for run in self._runs() if rows else []:
+            run.log({"robustness/table": _table(rows)})
+        self.summarize(result)
+
     def publish(
-        self, rows: Sequence[Mapping[str, Any]], figures: Sequence[Path], page: Path, result: Mapping[str, Any]
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        figures: Sequence[Path],
+        files: Sequence[Path],
+        result: Mapping[str, Any],
     ) -> None:
-        """Logs a report: its table, its figures, and the page itself."""
+        """Logs a report: its table `report/<table>`, its figures, and all its files as one artifact.
+
+        Args:
+            files: of the report besides the figures; a page is shown too.
+        """
         import wandb
 
         self.loggers()
-        columns: list[Any] = list(rows[0]) if rows else []
         for run in self._runs():
-            table = wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
-            pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
-            run.log({"report/generations": table, "report/page": wandb.Html(page.read_text()), **pictures})
+            shown: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+            for page in (path for path in files if path.suffix == ".html"):
+                shown["report/page"] = wandb.Html(page.read_text())
+            run.log({f"report/{table}": _table(rows), **shown})
+            artifact = wandb.Artifact(f"report-{run.id}", type="report", description=f"nst report: {table}")
+            for path in (*files, *figures):
+                artifact.add_file(str(path), name=path.name)
+            run.log_artifact(artifact)
         self.summarize(result)
 
     def _runs(self) -> list[Any]:
@@ -118,7 +138,7 @@ class Tracking:
         )
         run = logger.experiment
         run.define_metric("trainer/global_step")
-        for name in ("train/*", "validation/*"):
+        for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")
         say(f"W&B ({mode}): {run.url if mode == 'online' else run.dir}")
         return logger
@@ -132,6 +152,13 @@ class Tracking:
         for run in self._runs():
             run.finish(exit_code=0 if kind is None else 1)
         self._loggers = None
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    import wandb
+
+    columns: list[Any] = list(rows[0]) if rows else []
+    return wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
 
 
 def run_id(directory: Path) -> str:

@@ -101,6 +101,14 @@ def test_a_framed_photograph_is_nearly_what_timm_makes_of_it(crop: str, kept: fl
     assert np.abs(other - expected).mean() > 5  # so the measure tells crops apart
 
 
+def test_the_size_and_crop_of_a_networks_tests_go_before_those_of_its_training(tmp_path: Path) -> None:
+    """As timm's own validation: 95 % at 64 px for learning, all of it at 96 px for tests."""
+    tested = {"test_input_size": [3, 96, 96], "test_crop_pct": 1.0}
+    _, info = open_any(hub_folder(tmp_path / "hub", theirs(), "test_resnet", **tested), CLASSES)
+    assert info.image_size == 96
+    assert info.framing == Framing("center", "bilinear", 1.0)
+
+
 def test_small_pictures_are_shown_whole_whatever_the_framing() -> None:
     assert clean_view(32, Pictures(small=True), Framing("center", "bilinear", 0.5)) == CenterView(32, crop="none")
 

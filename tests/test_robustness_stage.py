@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -15,7 +16,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from tiny_networks import TINY as NETWORK
 
 from nst.data.shard_set import ShardSet
@@ -23,13 +26,17 @@ from nst.data.transforms import CenterView
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import EfficientNet, build, normalize
+from nst.robustness import classes
 from nst.robustness.attacks import Attack, attack
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
-from nst.robustness.classes import CIFAR10, imagenet_wnids, subset_positions, subset_wnids
+from nst.robustness.batches import ImageSetBatches
+from nst.robustness.classes import CIFAR10, imagenet_wnids, readable_names, subset_positions, subset_wnids
 from nst.robustness.corruptions import Corruptions, corruption_generator
+from nst.robustness.made import CLEAN, corrupted, whole_images
 from nst.robustness.perturbations import Perturbations, perturbation_generator
-from nst.robustness.readers import shard_images
-from nst.robustness.scores import clip_distances, top_classes
+from nst.robustness.readers import ImageSet, shard_images
+from nst.robustness.results import headlines
+from nst.robustness.scores import CorruptionErrors, clip_distances, top_classes
 from nst.robustness.sets import imagenet_p
 from nst.runs import read_json
 from nst.stages import evaluate, robustness, train
@@ -187,6 +194,38 @@ def test_results_do_not_depend_on_batches_or_workers(tiny: Compose, learned: Pat
         result = evaluate.from_cfg(tiny(*FEW, *options, f"model.checkpoint={learned}", f"evaluate.output={output}"))
         found.append({name: value for name, value in result.items() if name.startswith("robustness/")})
     assert found[0] == found[1]
+
+
+def test_another_batch_size_is_the_same_evaluation(
+    tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    common = [*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"]
+    first = evaluate.from_cfg(tiny(*common))
+    seen = passes(monkeypatch)
+    assert evaluate.from_cfg(tiny(*common, "eval.batch_size=9")) == first
+    assert seen == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 16, 40, 256])
+def test_no_image_is_decoded_twice_for_its_corruptions_whatever_the_batch(batch_size: int):
+    decoded: Counter[int] = Counter()
+
+    def read(number: int) -> np.ndarray:
+        decoded[number] += 1
+        return noise(16, 16, number)
+
+    images = ImageSet("ours", [f"{number}" for number in range(7)], np.zeros(7, np.int64), read, "digest")
+    names = ["fog", "contrast", "brightness"]
+    variants = [CLEAN, *((name, severity) for name in names for severity in (1, 3, 5))]
+    made = corrupted(images, CenterView(16), Corruptions(16), variants, CorruptionErrors(names), seed=0)
+    workers = [
+        ImageSetBatches(copy.deepcopy(made), CenterView(16), batch_size=whole_images(len(variants), batch_size))
+        for _ in range(3)
+    ]
+    decoded.clear()
+    seen = sum(int(workers[number % 3][number]["valid"].sum()) for number in range(len(workers[0])))  # as a loader does
+    assert seen == 7 * len(variants)
+    assert decoded == dict.fromkeys(range(7), 1)
 
 
 def test_max_images_takes_every_class_in_proportion(tiny: Compose, digits: Path, learned: Path, tmp_path: Path):
@@ -354,6 +393,15 @@ def test_attacks_go_through_the_stage_as_they_are_defined(tiny: Compose, digits:
     assert (start["steps"], start["step_sizes"], start["random_start"], start["label"]) == (2, [8], True, "true")
     rows = {(row["suite"], row["level"]): float(row["value"]) for row in rows_of(tmp_path / "e")}
     assert rows["fgsm", "2"] == result["robustness/fgsm/top1_at_2"]
+    # steps and start stand with the numbers wherever those are told
+    told = "10 steps of 3.2/255, from the image itself"
+    assert {row["condition"] for row in rows_of(tmp_path / "e") if row["suite"] == "pgd"} == {f"pgd: {told}"}
+    lines = headlines(result["robustness"])
+    assert next(line for line in lines if line.startswith("pgd:")).endswith(f", {told}")
+    start_line = next(line for line in lines if line.startswith("pgd_start:"))
+    assert start_line.endswith("8/255, from a random point of the ball")
+    facts = {name: result[f"robustness/pgd_start/{name}"] for name in ("steps", "largest_step", "random_start")}
+    assert facts == {"steps": 2, "largest_step": 8, "random_start": 1.0}
 
 
 # ---- released sets ---------------------------------------------------------------------------------------------
@@ -435,6 +483,14 @@ def test_every_photograph_set_is_reachable_and_adds_to_one_result(released: Comp
     assert {row["suite"] for row in rows_of(tmp_path / "e")} == set(folders)
 
 
+def test_classes_that_share_a_word_keep_apart_in_galleries():
+    names = readable_names(WNIDS)
+    assert len(set(names)) == 1000
+    assert names[WNIDS.index("n02012849")] == "crane (n02012849)"
+    assert names[WNIDS.index("n01440764")] == "tench"
+    assert readable_names(WNIDS[5:7]) == names[5:7]  # of a part of the classes too
+
+
 def write_imagenet_c(root: Path, checkpoint: Path, corruptions: Sequence[str], severities: Any = range(1, 6)) -> None:
     """Four pictures a cell, of which the network knows some."""
     network, _ = load_network(checkpoint)
@@ -512,6 +568,9 @@ def test_a_whole_imagenet_c_has_mce_by_alexnet_and_the_relative_one_with_clean_i
         for name in CORRUPTIONS
     ]
     assert later["robustness/imagenet_c/relative_mce"] == pytest.approx(np.mean(relative))
+    # the clean error of an earlier evaluation of the same network stays known
+    last = released(f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16")
+    assert last["robustness/imagenet_c/relative_mce"] == later["robustness/imagenet_c/relative_mce"]
 
 
 def test_clips_of_imagenet_p_flip_as_their_frames_say(released: Compose, imagenet: Path, tmp_path: Path):
@@ -537,6 +596,59 @@ def test_clips_of_imagenet_p_flip_as_their_frames_say(released: Compose, imagene
     assert set(block["missing"]) == set(PERTURBATIONS) - {"brightness"}
     assert "robustness/imagenet_p/mfr" not in result
     assert result["robustness/imagenet_p/subset_flip_rate"] > 0
+
+
+def write_imagenet_p(root: Path, names: Sequence[str], side: int) -> None:
+    """A clip of each perturbation of which the network's answers change a few times.
+
+    JPEGs one after another are a film to FFmpeg too; OpenCV would write no film of an odd side such as 299.
+    """
+    for place, name in enumerate(names):
+        path = root / name / WNIDS[place] / "a.mp4"
+        path.parent.mkdir(parents=True)
+        frames = range(41 if name == "translate" else 31)
+        path.write_bytes(b"".join(encode(plain(side, 50 * place + frame // 4), "JPEG") for frame in frames))
+
+
+@pytest.mark.parametrize(("suite", "side"), [("imagenet_p", 224), ("imagenet_p_299", 299)])
+def test_a_whole_imagenet_p_has_mfr_by_alexnet(released: Compose, tmp_path: Path, suite: str, side: int):
+    write_imagenet_p(tmp_path / "p", PERTURBATIONS, side)
+    result = released(f"eval.{suite}={tmp_path / 'p'}", "eval.resize_to=16")
+    block = result["robustness"][suite]
+    assert block["missing"] == []
+    flips = block["flip_probability"]
+    assert len({round(value, 6) for value in flips.values()}) > 2
+    ratios = [100 * flips[name] / ALEXNET.flip_probability[name] for name in PERTURBATIONS]
+    assert result[f"robustness/{suite}/mfr"] == pytest.approx(np.mean(ratios))
+    assert result[f"robustness/{suite}/flip_rate"] == pytest.approx(np.mean([flips[name] for name in PERTURBATIONS]))
+    assert f"robustness/{suite}/mt5d" not in result  # nobody has published AlexNet's
+
+
+def test_a_difficulty_alone_is_not_called_incomplete(
+    released: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_imagenet_p(tmp_path / "p", PERTURBATIONS, 224)
+    (tmp_path / "p" / "gaussian_noise").rename(tmp_path / "p" / "gaussian_noise_2")
+    (tmp_path / "p" / "shot_noise").rename(tmp_path / "p" / "shot_noise_2")
+    result = released(f"eval.imagenet_p={tmp_path / 'p'}", "eval.resize_to=16", "eval.difficulties=[2]")
+    assert result["robustness"]["imagenet_p"]["missing"] == []
+    assert not {"robustness/imagenet_p/mfr", "robustness/imagenet_p/flip_rate"} & result.keys()
+    assert result["robustness/imagenet_p/flip_rate_difficulty_2"] > 0
+    assert headlines(result["robustness"]) == [
+        f"imagenet_p: flip_rate_difficulty_2 {result['robustness/imagenet_p/flip_rate_difficulty_2']:.2f}"
+    ]
+
+
+def test_misspelt_folders_of_a_copy_are_told(
+    released: Compose, imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_imagenet_c(tmp_path / "c", imagenet, ["fog", "snow"], [1])
+    (tmp_path / "c" / "snow").rename(tmp_path / "c" / "snoww")
+    released(f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16")
+    assert "snoww, did you mean 'snow'?" in capsys.readouterr().out
+    (tmp_path / "c" / "fog").rename(tmp_path / "c" / "fogs")
+    with pytest.raises(NstError, match=r"no corruption in(.|\n)*fogs, did you mean 'fog'"):
+        released(f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=16")
 
 
 @pytest.fixture
@@ -569,6 +681,62 @@ def test_cifar_c_and_p_go_through_the_stage_unnormalised(tiny: Compose, cifar: P
     assert set(result["robustness"]["cifar_p"]["sequences"]["gaussian_noise"]) == {"1", "2"}
     assert "spatter" not in result["robustness"]["cifar_p"]["missing"]
     assert "robustness/cifar_p/flip/gaussian_noise" in result
+
+
+def test_cifar_100_goes_by_its_names_in_any_order(tiny: Compose, tmp_path: Path):
+    published = (Path(classes.__file__).parent / "cifar100.txt").read_text().split()
+    names = published[::-1]
+    path = network_of(names, tmp_path / "network.safetensors", size=32)
+    (tmp_path / "c").mkdir()
+    pictures = np.random.default_rng(0).integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "c" / "fog.npy", pictures)
+    network, _ = load_network(path)
+    seen = answers(network, pictures).argmax(1).numpy()
+    labels = np.where(np.arange(500) % 4 == 0, np.arange(500) % 100, 99 - seen)  # three of four are what it sees
+    np.save(tmp_path / "c" / "labels.npy", labels)
+    result = evaluate.from_cfg(tiny(*SMALL, "eval.corruptions=null", "eval.perturbations=null", "eval.max_images=null",
+                                    "data.test=null", f"model.checkpoint={path}", f"eval.cifar_c={tmp_path / 'c'}",
+                                    f"evaluate.output={tmp_path / 'e'}"))  # fmt: skip
+    expected = [100 * float((99 - labels != seen)[100 * s : 100 * s + 100].mean()) for s in range(5)]
+    assert max(expected) < 30
+    assert result["robustness"]["cifar_c"]["errors"]["fog"] == pytest.approx(expected)
+
+
+# ---- networks of timm's ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_b0"])
+def test_released_files_go_through_all_suites_without_training(released: Compose, tmp_path: Path, name: str):
+    """Tables 3 to 5 from a published checkpoint: a folder as the hub lays it out."""
+    torch.manual_seed(1)
+    network = timm.create_model(name, num_classes=1000)
+    with torch.no_grad():
+        network(torch.randn(16, 3, 64, 64))  # statistics of something
+    network.eval()
+    config = {"input_size": [3, 64, 64], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+              "interpolation": "bicubic", "crop_pct": 0.875}  # fmt: skip
+    (tmp_path / "hub").mkdir()
+    save_file(network.state_dict(), tmp_path / "hub" / "model.safetensors")
+    document = {"architecture": name, "num_classes": 1000, "pretrained_cfg": config}
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(document))
+    for number, wnid in enumerate(subset_wnids("imagenet_a")[:6]):
+        picture(tmp_path / "a" / wnid / "a.jpg", 80, number)
+    right = []
+    for number in range(4):
+        pixels = blocks(224, number)
+        pixels64 = CenterView(64, crop="none")(pixels)[None]
+        with torch.no_grad():
+            seen = int(network(normalize(torch.from_numpy(pixels64).permute(0, 3, 1, 2))).argmax())
+        right.append(number % 2 == 0)
+        picture(tmp_path / "c" / "fog" / "3" / WNIDS[(seen + number % 2) % 1000] / f"{number}.JPEG", 224, number)
+    write_imagenet_p(tmp_path / "p", ["brightness"], 224)
+    result = released(f"eval.imagenet_a={tmp_path / 'a'}", f"eval.imagenet_c={tmp_path / 'c'}", "eval.resize_to=64",
+                      f"eval.imagenet_p={tmp_path / 'p'}", f"model.checkpoint={tmp_path / 'hub'}")  # fmt: skip
+    assert result["image_size"] == 64
+    assert result["robustness"]["imagenet_a"]["samples"] == 6
+    assert result["robustness"]["imagenet_c"]["errors"]["fog"] == [None, None, 50.0, None, None]
+    assert result["robustness"]["imagenet_p"]["flip_probability"].keys() == {"brightness"}
+    assert result["robustness"]["imagenet_c"]["conditions"]["shown_at"] == 64
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------
@@ -608,6 +776,8 @@ def test_mistakes_are_told_before_anything_is_measured(
     with pytest.raises(NstError, match=r"network's classes are not ImageNet's"):
         evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"eval.imagenet_a={tmp_path / 'c'}",
                                f"evaluate.output={tmp_path / 'd'}"))  # fmt: skip
+    with pytest.raises(NstError, match=r"an attack needs a name of its own\n  got:   c_onthefly"):
+        evaluate.from_cfg(tiny(*FEW, "eval.attacks={c_onthefly: {epsilons: [1]}}", f"model.checkpoint={learned}"))
     with pytest.raises(NstError, match=r"did you mean 'contrast'"):
         evaluate.from_cfg(tiny("eval=robustness", "eval.corruptions=[contrst]", f"model.checkpoint={learned}"))
 

@@ -70,7 +70,7 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     config: Mapping[str, Any] = dict(model.pretrained_cfg) if isinstance(found, str) else found.config
     if model.num_classes != len(classes):
         raise NstError(f"{source} has another number of classes", got=model.num_classes, valid=len(classes))
-    size = int(config["input_size"][-1])
+    size = int((config.get("test_input_size") or config["input_size"])[-1])  # as timm's validate.py
     info = Evaluated(tuple(classes), size, framing_of(str(source), config, size))
     return Renormalized(model, config).eval(), info
 
@@ -127,7 +127,8 @@ def framing_of(source: str, config: Mapping[str, Any], image_size: int) -> Frami
     require_choice(f"crop_mode of {source}", crop, CROPS)
     require_choice(f"interpolation of {source}", interpolation, RESIZES)
     # timm resizes to whole pixels first and crops then; the same share is kept
-    kept = image_size / math.floor(image_size / (config.get("crop_pct") or 0.875))
+    share = config.get("test_crop_pct") or config.get("crop_pct") or 0.875
+    kept = image_size / math.floor(image_size / share)
     return Framing(crop, RESIZES[interpolation], kept)
 
 

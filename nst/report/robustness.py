@@ -18,12 +18,11 @@ from PIL import Image
 
 from nst.errors import NstError
 from nst.report.records import Experiment, Generation, read_document
+from nst.robustness.results import NETWORKS_OWN, Block
 
-Block = dict[str, Any]  # what a result says of a suite
 # the first whole one gives the numbers of a network's row
 CORRUPTION_SUITES = ("imagenet_c", "imagenet_c_299", "cifar_c", "c_onthefly")
 PERTURBATION_SUITES = ("imagenet_p", "imagenet_p_299", "cifar_p", "p_onthefly")
-NETWORKS_OWN = ("shown_at",)  # conditions in which networks that are compared may differ
 CORRUPTION_NUMBERS = {
     "corruption_error": "mean_error",
     "mce": "mce",

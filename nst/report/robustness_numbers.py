@@ -11,6 +11,7 @@ from typing import Any
 
 from nst.report.page import Table, number
 from nst.report.robustness import Block, Measured
+from nst.robustness.results import attack_steps
 
 NUMBERS = {  # per kind of suite: key of the block → what it is
     "answers": {"top1": "top-1 %", "rms_calibration_error": "RMS calibration error %"},
@@ -77,7 +78,7 @@ def conditions(suite: str, block: Block) -> str:
     """What the numbers of a suite depend on, in a sentence or two."""
     given = block["conditions"]
     if block["kind"] == "attack":
-        return f"{suite}: {_subset(block)}; {_steps(block)}."
+        return f"{suite}: {_subset(block)}; {attack_steps(block)}."
     parts = [_subset(block), _pictures(given)]
     if "frost" in given:
         quality = given["jpeg_quality"]
@@ -102,15 +103,3 @@ def _pictures(given: Mapping[str, Any]) -> str:
     else:
         made = f"the released files of {given['side']} px"
     return made if given["shown_at"] == given["side"] else f"{made}, shown to the network at {given['shown_at']} px"
-
-
-def _steps(block: Block) -> str:
-    """An attack's search: `10 steps of 1 to 1.6, from the image itself`, in 1/255."""
-    sizes = sorted({size for size, epsilon in zip(block["step_sizes"], block["epsilons"], strict=True) if epsilon})
-    if block["attack"] == "fgsm":
-        return "one step of size ε along the sign of the gradient, in pixels of 0 to 1"
-    if not sizes:
-        return "no steps, as ε is 0"
-    span = f"{sizes[0]:g}/255" if len(sizes) == 1 else f"{sizes[0]:g} to {sizes[-1]:g}/255, growing with ε"
-    start = "a random point of the ball" if block["random_start"] else "the image itself"
-    return f"{block['steps']} steps of {span}, from {start}"

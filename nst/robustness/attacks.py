@@ -131,13 +131,32 @@ def attackable(network: nn.Module, device: torch.device) -> Iterator[None]:
     for parameter in trainable:
         parameter.requires_grad_(False)  # spares the activations that their gradients would need
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+            full_precision(),
+        ):
             yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
         for module, training in modes.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 on GPUs, whose convolutions use it by default: 10 bits of mantissa change the sign of small gradients."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def uniform_start(shape: Sequence[int], generators: Sequence[np.random.Generator]) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 
@@ -53,13 +54,18 @@ def subset_wnids(name: str) -> tuple[str, ...]:
 
 
 def readable_names(classes: Sequence[str]) -> list[str]:
-    """Class names for people: of ImageNet's wnids timm's first word for them, others as they are."""
+    """Class names for people, each once: of ImageNet's wnids timm's first word for them, others as they are.
+
+    Two classes that share a word (crane, maillot) have their wnid behind it.
+    """
     if not all(WNID.fullmatch(name) for name in classes) or not set(classes) <= set(imagenet_wnids()):
         return list(classes)
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    return [info.label_name_to_description(name, detailed=False).split(",")[0] for name in classes]
+    words = [info.label_name_to_description(name, detailed=False).split(",")[0] for name in imagenet_wnids()]
+    counts, by_wnid = Counter(words), dict(zip(imagenet_wnids(), words, strict=True))
+    return [word if counts[word := by_wnid[name]] == 1 else f"{word} ({name})" for name in classes]
 
 
 def imagenet_positions(classes: Sequence[str]) -> dict[str, int]:

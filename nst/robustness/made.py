@@ -108,8 +108,6 @@ class PerturbedReads:
 
 
 def whole_images(variants: int, batch_size: int) -> int:
-    """Pictures per batch of a corrupted set, near `batch_size`: all variants of a few images, or an equal part of
-    one image's where it has more of them than that."""
-    if variants > batch_size:
-        return -(-variants // -(-variants // batch_size))
+    """Pictures per batch of a corrupted set: near `batch_size`, but all variants of at least one image, so that no
+    image is decoded by two loader workers."""
     return variants * max(1, round(batch_size / variants))

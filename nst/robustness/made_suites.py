@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+from nst.data.transforms import CenterView
 from nst.robustness.attacks import Attack
 from nst.robustness.corruptions import Corruptions
 from nst.robustness.made import CLEAN, Variant, corrupted, perturbed, whole_images
+from nst.robustness.options import MADE
 from nst.robustness.perturbations import NOISES, Perturbations
 from nst.robustness.readers import ImageSet
 from nst.robustness.released_suites import (
@@ -25,9 +27,9 @@ from nst.robustness.released_suites import (
 )
 from nst.robustness.results import Block
 from nst.robustness.scorers import AttackScorer, CorruptionScorer
-from nst.robustness.suites import Pass, Subject, Suite, image_blocks, subset_facts
+from nst.robustness.suites import Pass, Subject, Suite, framing_facts, image_blocks, subset_facts
 
-CORRUPTED, PERTURBED = "c_onthefly", "p_onthefly"
+CORRUPTED, PERTURBED = MADE
 
 
 def made_suites(subject: Subject) -> list[Suite]:
@@ -69,6 +71,7 @@ class MadeCorruptions:
             "corruptions": self.subject.options.corruption_names,
             "severities": list(self.subject.options.severities),
             "side": made_side(self.subject),
+            "framed": framing_facts(self.subject.view(made_side(self.subject))),
             "shown_at": self.subject.image_size,
             "table": self.corruptions.table,
             "jpeg_quality": self.corruptions.jpeg_quality,
@@ -120,6 +123,11 @@ class MadePerturbations:
     def perturbations(self) -> Perturbations:
         return Perturbations(made_side(self.subject))
 
+    @property
+    def _view(self) -> CenterView | None:
+        """Of small images, which are perturbed as the network sees them."""
+        return self.subject.view(made_side(self.subject)) if self.subject.pictures.small else None
+
     @cached_property
     def clips(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Perturbation and difficulties of each part: noise is drawn anew for each."""
@@ -137,6 +145,7 @@ class MadePerturbations:
             "perturbations": self.subject.options.perturbation_names,
             "difficulties": list(self.subject.options.difficulties),
             "side": made_side(self.subject),
+            "framed": framing_facts(self._view) if self._view else "whole photographs, cropped afterwards",
             "shown_at": self.subject.image_size,
             "table": self.perturbations.table,
         }
@@ -151,8 +160,7 @@ class MadePerturbations:
     def open(self, part: str) -> Pass:
         name, levels = self.clips[part]
         subject = self.subject
-        view = subject.view(made_side(subject)) if subject.pictures.small else None
-        clips = perturbed(self.images, view, self.perturbations, name, levels[0], subject.options.seed)
+        clips = perturbed(self.images, self._view, self.perturbations, name, levels[0], subject.options.seed)
         return clip_pass(subject, clips, subject.resized(subject.image_size), name, levels)
 
     def measured(self, parts: Mapping[str, Mapping[str, Any]]) -> Block:
@@ -170,8 +178,10 @@ class AttackSuite:
     epsilons: Sequence[float]
 
     def conditions(self) -> dict[str, Any]:
-        made = {"method": self.method, "epsilons": list(self.epsilons), "shown_at": self.subject.image_size}
-        return subset_facts(self.subject, self.images) | made
+        subject = self.subject
+        made = {"method": self.method, "epsilons": list(self.epsilons), "shown_at": subject.image_size,
+                "shown_as": framing_facts(subject.view(subject.image_size))}  # fmt: skip
+        return subset_facts(subject, self.images) | made
 
     def parts(self) -> list[str]:
         return list(image_blocks(self.images))

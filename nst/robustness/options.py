@@ -23,6 +23,7 @@ RELEASED = (
     *("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch", "imagenet_real", "imagenet_c"),
     *("imagenet_c_299", "imagenet_p", "imagenet_p_299", "cifar_c", "cifar_p"),
 )
+MADE = ("c_onthefly", "p_onthefly")  # suites of corruptions and perturbations made on the fly
 ATTACK_OPTIONS = ("epsilons", "steps", "step_size", "random_start")
 
 
@@ -111,7 +112,7 @@ class RobustnessOptions:
         """
         found = {}
         for name, given in (self.attacks or {}).items():
-            if not name.isidentifier() or name in RobustnessOptions.__dataclass_fields__:
+            if not name.isidentifier() or name in (*RobustnessOptions.__dataclass_fields__, *MADE):
                 raise NstError("an attack needs a name of its own", got=name, valid="such as fgsm, pgd or pgd_40")
             if given is None:
                 continue

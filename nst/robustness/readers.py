@@ -168,7 +168,11 @@ class JoinedReads:
 
     def __call__(self, row: int) -> np.ndarray:
         place = int(np.searchsorted(self.ends, row, side="right"))
-        return self.sets[place].pixels(row - (int(self.ends[place - 1]) if place else 0))
+        images = self.sets[place]
+        try:
+            return images.pixels(row - (int(self.ends[place - 1]) if place else 0))
+        except BadImage as error:
+            raise BadImage(f"of {images.name}: {error}") from error
 
 
 # ---- our shards ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nst.robustness.classes import SUBSETS, subset_positions
 from nst.robustness.readers import ImageSet, joined
 from nst.robustness.results import Block
 from nst.robustness.scorers import AnswersScorer, CorruptionScorer, FlipScorer, RealScorer
-from nst.robustness.suites import Pass, Subject, Suite, shown_images, subset_facts
+from nst.robustness.suites import Pass, Subject, Suite, framing_facts, shown_images, subset_facts
 from nst.runs import fingerprint
 
 WHOLE = "all"  # the one part of a suite that has no others
@@ -60,7 +60,8 @@ class PhotographSuite:
         return subject.subset(images)
 
     def conditions(self) -> dict[str, Any]:
-        return subset_facts(self.subject, self.images) | {"shown_at": self.subject.image_size}
+        shown = {"shown_at": self.subject.image_size, "shown_as": framing_facts(self.subject.photograph())}
+        return subset_facts(self.subject, self.images) | shown
 
     def parts(self) -> list[str]:
         return [WHOLE]
@@ -102,8 +103,11 @@ class ReleasedCorruptions:
         found = sets.find_corruptions(self.folder)
         if not found:
             raise NstError(
-                f"{self.name}: no corruption in {self.folder}", valid=f"folders or files of {', '.join(CORRUPTIONS)}"
+                f"{self.name}: no corruption in {self.folder}",
+                got=", ".join(sets.strange_names(self.folder)) or None,
+                valid=f"folders or files of {', '.join(CORRUPTIONS)}",
             )
+        _tell_strange(self.name, self.folder)
         return found
 
     @cached_property
@@ -202,8 +206,10 @@ class ReleasedPerturbations:
         if not found:
             raise NstError(
                 f"{self.name}: no perturbation in {self.folder}",
+                got=", ".join(sets.strange_names(self.folder)) or None,
                 valid=f"folders or files of {', '.join(PERTURBATIONS)}",
             )
+        _tell_strange(self.name, self.folder)
         return found
 
     @cached_property
@@ -236,6 +242,12 @@ class ReleasedPerturbations:
 
     def measured(self, parts: Mapping[str, Mapping[str, Any]]) -> Block:
         return {"kind": "perturbations", "sequences": clip_results(parts, self.clips)}
+
+
+def _tell_strange(suite: str, folder: str) -> None:
+    """Says which folders are left out, since a misspelt one is missed without a word otherwise."""
+    if strange := sets.strange_names(folder):
+        say(f"{suite}: left out of {folder}: {', '.join(strange[:4])}{', ...' if len(strange) > 4 else ''}")
 
 
 def clip_pass(subject: Subject, images: ImageSet, view: Any, name: str, difficulties: Sequence[int]) -> Pass:

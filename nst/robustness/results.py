@@ -25,7 +25,7 @@ from nst.robustness.baselines import (
 from nst.robustness.scores import corruption_scores, perturbation_scores
 
 Block = dict[str, Any]  # what a result says of a suite
-NETWORKS_OWN = ("shown_at",)  # conditions in which a network and its baseline may differ
+NETWORKS_OWN = ("shown_at", "shown_as")  # conditions in which networks that are compared may differ
 
 
 def scored(
@@ -104,7 +104,9 @@ def _perturbations(name: str, measured: Block, published: Baseline | None, basel
             levels.setdefault(level, {})[perturbation] = result
     first = levels.pop("1", {})
     block = {**measured, **perturbation_scores(first, baseline=published, benchmark=benchmark)}
-    if block["missing"] and first:
+    if not first:
+        block["missing"] = []  # the benchmark's difficulty was not asked for
+    elif block["missing"]:
         block["subset_flip_rate"] = _mean(result["flip_probability"] for result in first.values())
     if baseline is not None:
         run = Baseline.of_run("run", "", None, baseline)
@@ -163,7 +165,11 @@ def _series(block: Block) -> dict[str, float | None]:
         }
         return {f"flip/{name}": value for name, value in block["flip_probability"].items()} | harder
     if kind == "attack":
-        return {f"top1_at_{e:g}": value for e, value in zip(block["epsilons"], block["top1"], strict=True)}
+        found = {f"top1_at_{e:g}": value for e, value in zip(block["epsilons"], block["top1"], strict=True)}
+        if block["attack"] != "fgsm":  # without these its numbers say little
+            facts = (block["steps"], max(block["step_sizes"]), float(block["random_start"]))
+            found |= dict(zip(ATTACK_FACTS, facts, strict=True))
+        return found
     return {}
 
 
@@ -172,11 +178,29 @@ def headlines(robustness: Mapping[str, Block]) -> list[str]:
     lines = []
     for suite, block in robustness.items():
         flat = {name.split("/", 2)[2]: value for name, value in summary({suite: block}).items()}
-        shown = [f"{name} {value:.2f}" for name, value in flat.items() if "/" not in name][:6]
+        told = [name for name in flat if "/" not in name and name not in ATTACK_FACTS]
+        shown = [f"{name} {flat[name]:.2f}" for name in told[:6]]
+        if block["kind"] == "attack":
+            shown.append(attack_steps(block))
         if lacks := block.get("missing"):
             shown.append(f"without {', '.join(lacks[:4])}{', ...' if len(lacks) > 4 else ''}")
         lines.append(f"{suite}: {', '.join(shown)}")
     return lines
+
+
+ATTACK_FACTS = ("steps", "largest_step", "random_start")
+
+
+def attack_steps(block: Block) -> str:
+    """An attack's search: `10 steps of 1 to 1.6, from the image itself`, in 1/255."""
+    sizes = sorted({size for size, epsilon in zip(block["step_sizes"], block["epsilons"], strict=True) if epsilon})
+    if block["attack"] == "fgsm":
+        return "one step of size ε along the sign of the gradient, in pixels of 0 to 1"
+    if not sizes:
+        return "no steps, as ε is 0"
+    span = f"{sizes[0]:g}/255" if len(sizes) == 1 else f"{sizes[0]:g} to {sizes[-1]:g}/255, growing with ε"
+    start = "a random point of the ball" if block["random_start"] else "the image itself"
+    return f"{block['steps']} steps of {span}, from {start}"
 
 
 COLUMNS = ("suite", "condition", "level", "metric", "value")
@@ -204,7 +228,8 @@ def table(robustness: Mapping[str, Block]) -> list[dict[str, Any]]:
             ]
         elif kind == "attack":
             pairs = zip(block["epsilons"], block["top1"], strict=True)
-            rows += [(suite, block["attack"], epsilon, "top1", value) for epsilon, value in pairs]
+            how = f"{block['attack']}: {attack_steps(block)}"
+            rows += [(suite, how, epsilon, "top1", value) for epsilon, value in pairs]
         else:
             names = (name for name in HEADLINES[kind] if block.get(name) is not None)
             rows += [(suite, "", None, name, block[name]) for name in names]

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nst.errors import NstError, require_choice
+from nst.data.layout import is_image
+from nst.errors import NstError, nearest, require_choice
 from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
 from nst.robustness.classes import (
     SUBSETS,
@@ -81,7 +82,8 @@ def imagenet_real(root: str | Path, classes: Sequence[str], labels: str | Path |
     """
     root = require_folder("imagenet_real", _path(root))
     sets = _real_labels(None if labels is None else _path(labels), classes)
-    files = {path.stem: path for pattern in ("", "*/") for path in root.glob(f"{pattern}{REAL_NAME}*.*")}
+    files = {path.stem: path for pattern in ("", "*/") for path in root.glob(f"{pattern}{REAL_NAME}*.*")
+             if is_image(path.name)}  # fmt: skip
     rows = {stem: int(number) - 1 for stem in sorted(files) if (number := stem.removeprefix(REAL_NAME)).isdecimal()}
     keys = [stem for stem, row in rows.items() if 0 <= row < REAL_IMAGES and sets[row, 0] >= 0]
     if not keys:
@@ -133,6 +135,24 @@ def find_perturbations(root: str | Path) -> dict[str, tuple[int, ...]]:
     names = dict.fromkeys((*PERTURBATIONS, *EXTRA_PERTURBATIONS))
     found = {name: tuple(level for level in DIFFICULTIES if _has(root, stored_name(name, level))) for name in names}
     return {name: difficulties for name, difficulties in found.items() if difficulties}
+
+
+def strange_names(root: str | Path) -> list[str]:
+    """Folders and arrays of a copy of -C or -P that are neither a corruption or perturbation nor a group of them:
+    each with the name that may be meant, if one is near."""
+    corruptions = [name for group in CORRUPTION_GROUPS.values() for name in group]
+    perturbations = [
+        stored_name(name, level) for name in (*PERTURBATIONS, *EXTRA_PERTURBATIONS) for level in DIFFICULTIES
+    ]
+    known = {*corruptions, *perturbations}
+    found = []
+    for path in sorted(_path(root).iterdir()):
+        name = path.name.removesuffix(".npy")
+        content = path.is_dir() or path.suffix == ".npy"
+        group = path.is_dir() and any((path / inside).is_dir() for inside in known)
+        if content and not group and name not in known | {"labels"} and not name.startswith("."):
+            found.append(f"{path.name}{nearest(name, sorted(known))}")
+    return found
 
 
 def stored_name(perturbation: str, difficulty: int = 1) -> str:

@@ -115,6 +115,11 @@ def subset_facts(subject: Subject, images: ImageSet, *, clips: bool = False) -> 
     return {"images": len(images), "digest": images.digest, "max_images": most, "seed": options.seed}
 
 
+def framing_facts(view: CenterView) -> dict[str, Any]:
+    """How a view frames a picture, as a result states it."""
+    return {"crop": view.crop, "resize": view.resize, "kept": view.kept}
+
+
 def shown_images(images: ImageSet, seed: int, count: int = SHOWN_IMAGES) -> list[int]:
     """Some images of every class, to be shown."""
     return stratified(images.keys, images.classes, min(count, len(images)), seed).tolist()

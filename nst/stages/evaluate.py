@@ -119,7 +119,7 @@ def run(
     size = options.image_size or info.image_size
     digest = weights_digest(weights)
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
-              "options": options}  # fmt: skip
+              "confusion": options.confusion}  # fmt: skip
     view = clean_view(size, pictures, info.framing)
     with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         before = run_.result() if run_.done else None
@@ -136,7 +136,9 @@ def run(
                 output / "robustness", subject, network, weights=digest, hardware=hardware,
                 max_bad_fraction=max_bad_fraction, overwrite=overwrite, label=label,
             )  # fmt: skip
-            result = _joined(result, suites.scores(measured, subject, 100.0 - result["top1"] if test else None))
+            clean_error = 100.0 - result["top1"] if test else None
+            blocks = suites.scores(measured, subject, clean_error, result.get("robustness", {}))
+            result = _joined(result, blocks)
         if is_rank_zero() and result != before:
             _keep(output, result, tracking)
         return result

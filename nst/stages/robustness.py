@@ -210,15 +210,21 @@ def evaluate_pass(
 # ---- the result --------------------------------------------------------------------------------------------------
 
 
-def scores(measured: Mapping[str, Block], subject: Subject, clean_error: float | None) -> dict[str, Block]:
+def scores(
+    measured: Mapping[str, Block],
+    subject: Subject,
+    clean_error: float | None,
+    before: Mapping[str, Block] | None = None,
+) -> dict[str, Block]:
     """The blocks of the result: measurements, and what follows from them.
 
     Args:
         clean_error: top-1 error in percent on the test set.
+        before: blocks of the same network that were measured earlier.
     """
     imagenet = len(subject.classes) == 1000
     others = baseline_blocks(subject.options.baseline)
-    validation = measured.get("imagenet_val")
+    validation = {**(before or {}), **measured}.get("imagenet_val")
     found = {}
     for name, block in measured.items():
         clean = 100.0 - validation["top1"] if validation and name.startswith("imagenet") else clean_error

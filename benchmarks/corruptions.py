@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import harness
 from nst.robustness.baselines import CORRUPTIONS, PERTURBATIONS
 from nst.robustness.corruptions import NAMES, Corruptions, corruption_generator
+from nst.robustness.options import RobustnessOptions
 from nst.robustness.perturbations import NAMES as SEQUENCES
 from nst.robustness.perturbations import Perturbations, perturbation_generator
 from nst.robustness.severities import SEVERITIES
@@ -57,7 +58,8 @@ def time_corruptions(side: int, repeats: int, jpeg_quality: int | None) -> dict[
     def work(name: str, severity: int) -> object:
         return corrupt(image, name, severity, corruption_generator(0, name, severity, "picture"))
 
-    print(f"corruptions at {side} px (table of {corrupt.table} px), ms per image on one core")
+    ending = "" if jpeg_quality is None else f", JPEG of quality {jpeg_quality} at the end"
+    print(f"corruptions at {side} px (table of {corrupt.table} px{ending}), ms per image on one core")
     print(f"{'':18s}" + "".join(f"{f'sev {severity}':>8s}" for severity in SEVERITIES) + f"{'images/s':>10s}")
     swept, times = [], {}
     for name in NAMES:
@@ -94,12 +96,13 @@ def time_sequences(side: int, repeats: int) -> dict[str, list[float]]:
 def main(argv: list[str]) -> None:
     parser = harness.parser("corruptions", __doc__, rounds=20)
     parser.add_argument("--side", type=int, default=224, help="px (default: %(default)s)")
-    parser.add_argument("--jpeg-quality", type=int, default=None, help="with a last round trip through JPEG")
+    parser.add_argument("--no-jpeg", action="store_true", help="without the JPEG step of the released files' sides")
     parser.add_argument("--sequences", action="store_true", help="perturbation sequences instead of corruptions")
     options = parser.parse_args(argv)
     cv2.setNumThreads(1)
     if options.sequences:
         times: dict[str, Any] = time_sequences(options.side, options.rounds)
     else:
-        times = time_corruptions(options.side, options.rounds, options.jpeg_quality)
+        quality = None if options.no_jpeg else RobustnessOptions().quality(Corruptions(options.side).table)
+        times = time_corruptions(options.side, options.rounds, quality)
     harness.finish("corruptions", "ms", times, options)

@@ -98,6 +98,32 @@ def test_a_second_run_in_the_same_directory_is_refused_at_once(training: Trainin
     assert training.process.poll() is None, "the first run goes on"
 
 
+def test_a_whole_group_of_processes_told_to_stop_saves_first_and_loaders_wait(digits: Path, tmp_path: Path):
+    """As a cloud, Slurm and `bin/tpu stop` tell it: SIGTERM to every process, loaders among them."""
+    directory = tmp_path / "run"
+    long = ["student.steps=100000", "student.checkpoint_every=50000", "student.validate_every=null"]
+    options = [*TINY, "trainer.workers=2", *long, f"data.root={digits}", f"run_dir={directory}"]
+    command = [sys.executable, "-m", "nst", "train", *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
+    )
+    try:
+        metrics, until = directory / "metrics.csv", time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < until:
+            if metrics.exists() and len(metrics.read_text().splitlines()) > 10:
+                break
+            time.sleep(0.1)
+        assert len(Training(directory, options, process).workers()) == 2
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == 143, errors
+    assert "told to stop (SIGTERM)" in errors
+    assert "a loader process died" not in errors
+    assert (directory / "checkpoints" / "trained_last.ckpt").exists()
+
+
 def test_a_killed_loader_process_ends_the_run_with_a_sentence(training: Training):
     (worker,) = training.workers()
     os.kill(worker, signal.SIGKILL)

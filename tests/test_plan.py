@@ -202,7 +202,8 @@ def test_time_falls_with_cores_and_utilisation_and_grows_with_work():
 @pytest.mark.parametrize(
     ("name", "cores", "hosts", "gib", "teraflops"),
     [("v2:4x4", 32, 4, 8, 22.5), ("v3:32x32", 2048, 256, 16, 61.5), ("v4:4x4x8", 128, 32, 32, 275),
-     ("v5e:16x16", 256, 64, 16, 197), ("v5p:2x2x1", 4, 1, 95, 459), ("v6e:4x4", 16, 4, 32, 918)],
+     ("v5e:16x16", 256, 64, 16, 197), ("v5p:2x2x1", 4, 1, 95, 459), ("v6e:4x4", 16, 4, 32, 918),
+     ("v5e:2x4", 8, 1, 16, 197), ("v6e:1x1", 1, 1, 32, 918)],
 )  # fmt: skip
 def test_slices_have_the_cores_of_their_chips(name: str, cores: int, hosts: int, gib: float, teraflops: float):
     found = cluster(name)
@@ -322,7 +323,7 @@ def test_hardware_follows_the_trainer_unless_it_is_named(trainer: str, name: str
 
 @pytest.mark.parametrize(
     "overrides",
-    [L2, ["experiment=figure1_b7"], ["experiment=digits_demo"], [*L2, "teacher=online", "plan.hardware=v5p:16x16x8"],
+    [L2, ["experiment=figure1_b7"], ["experiment=digits_demo"], [*L2, "teacher=online", "plan.hardware=v5p:8x16x16"],
      ["experiment=figure1_b7", "plan.hardware=cpu:1", "plan.unlabeled_images=50000000000"]],
     ids=lambda overrides: " ".join(overrides),
 )  # fmt: skip
@@ -359,6 +360,8 @@ def test_numbers_are_short():
     ("overrides", "words"),
     [
         (["plan.hardware=v7"], ["unknown plan.hardware, did you mean 'v", "valid: v3:32x32"]),
+        (["plan.hardware=v3:3x5"], ["does not come in this mesh", "2x2, 4x4, 4x8", "32x32"]),
+        (["plan.hardware=v4:8x4x4"], ["does not come in this mesh", "the smallest first"]),
         (["plan.hardware=v3"], ["lacks the mesh of a TPU slice, in chips", "v3:NxN, such as v3:32x32"]),
         (["plan.hardware=v4:4x4"], ["v4:NxNxN, such as v4:4x4x4"]),
         (["plan.hardware=h100:2x2"], ["lacks the number of devices", "h100:N"]),

@@ -251,10 +251,25 @@ def test_xla_evaluates_as_the_cpu_does(two: Ran, digits: Path, teacher: Path, tm
     assert [entry["key"] for entry in ours["mistakes"]] == [entry["key"] for entry in theirs["mistakes"]]
 
 
-IN_BF16 = """
+def printed(code: str, devices: int) -> Any:
+    """What a process on so many devices prints behind RESULT, as JSON."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", START.format(devices=devices) + code]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.split("RESULT ")[1])
+
+
+START = """
 import json, torch
 from nst.xla.environment import configure
-configure("cpu", 1, fast_compile=True)
+configure("cpu", {devices}, fast_compile=True)
+import torch_xla
+from nst.errors import NstError
+"""
+
+
+IN_BF16 = """
 from torch import nn
 from nst.xla.precision import XlaPrecision
 from nst.xla.remat import rematerialize
@@ -276,16 +291,93 @@ print("RESULT " + json.dumps(found))
 
 def test_gradients_are_summed_in_the_dtype_asked_for_with_and_without_rematerialisation():
     """bf16-mixed: values that no bfloat16 holds were not rounded to it before the all-reduce."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", IN_BF16]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
-    found = json.loads(process.stdout.split("RESULT ")[1])
+    found = printed(IN_BF16, devices=1)
     wide, narrow = [True, True], [False, False]
     assert found == {"float32,False": wide, "float32,True": wide, "bfloat16,False": narrow, "bfloat16,True": narrow}
 
 
 # ---- one graph
+
+
+# ---- the guard
+
+
+GUARDED = """
+from nst.xla.guard import Guard, GuardOptions
+from nst.xla.strategy import data_mesh
+data_mesh()
+
+def steps(action, shapes, *, reads=0, fallback=False):
+    guard = Guard(GuardOptions(action))
+    try:
+        for shape in shapes:
+            guard.on_predict_batch_start(None)
+            value = (torch.ones(shape).to(torch_xla.device()) * 3).sum()
+            if fallback:
+                value = torch.histc(value.unsqueeze(0), bins=4, min=0, max=100)
+            torch_xla.sync()
+            for _ in range(reads):
+                value.cpu()
+        guard.on_predict_end(None, None)
+    except NstError as error:
+        return str(error)
+    return ""
+
+print("RESULT " + json.dumps({
+    "good": steps("stop", [7] * 12, reads=1),
+    "shapes": steps("stop", [8, 9, 8]),
+    "reads": steps("stop", [10] * 12, reads=3),
+    "fallback": steps("stop", [11] * 3, fallback=True),
+    "warned": steps("warn", [12, 13, 14]),
+}))
+"""
+
+
+def test_the_guard_stops_what_compiles_twice_reads_too_often_or_falls_back():
+    found = printed(GUARDED, devices=2)
+    assert found["good"] == found["warned"] == ""
+    expected = {
+        "shapes": "2 compiles in 2 steps, 1 expected",
+        "reads": "3 transfers in 1 steps, 1 expected",
+        "fallback": "aten::histc ran on the host",
+    }
+    for problem, words in expected.items():
+        assert "the compiled predict step is not what it should be" in found[problem], problem
+        assert words in found[problem], problem
+        assert "trainer.guard.action=warn" in found[problem]
+
+
+# ---- whose rows are whose
+
+
+ROWS = """
+import numpy as np
+import torch_xla.distributed.spmd as xs
+from unittest import mock
+from nst.xla import strategy
+from nst.xla.hosts import Hosts
+strategy.data_mesh()
+told = []
+for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+    mesh = xs.Mesh(np.array(order), (4,), ("data",))
+    strategy.require_own_rows(mesh, Hosts())  # through the devices and back
+with mock.patch.object(strategy, "own_rows", lambda rows, *_: rows.flip(0)):
+    try:
+        strategy.require_own_rows(mesh, Hosts())
+    except NstError as error:
+        told.append(str(error))
+# a pod: two hosts with two rows each of a mesh that is counted across them
+rows = torch.arange(8)
+hosts = [strategy.own_rows(rows, devices, range(4)).tolist() for devices in (["TPU:0", "TPU:2"], ["TPU:1", "TPU:3"])]
+print("RESULT " + json.dumps({"told": told, "hosts": hosts}))
+"""
+
+
+def test_a_host_gets_back_the_rows_that_it_sent_however_the_devices_are_counted():
+    found = printed(ROWS, devices=4)
+    assert found["hosts"] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert len(found["told"]) == 1
+    assert "come back to other hosts" in found["told"][0]
 
 
 def guard(run: Path) -> dict[str, Any]:

@@ -119,6 +119,30 @@ def test_a_batch_that_the_devices_cannot_share_equally_names_one_that_they_can(
     assert f"student.labeled_batch_size={valid}" in text
 
 
+def test_a_batch_that_a_later_phase_cannot_share_is_told_before_the_first_one_starts(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, digits: Path, tmp_path: Path
+):
+    from nst.stages import train
+    from nst.training.hardware import Hardware
+
+    monkeypatch.setattr(Hardware, "groups", 8)
+    fine = ["student.labeled_batch_size=16", "student.finetune.epochs=1", "student.finetune.labeled_batch_size=20"]
+    text = told(lambda: train.from_cfg(tiny(*fine, f"run_dir={tmp_path / 'run'}")))
+    assert "labeled_batch_size=20 on 8 devices" in text
+    assert not (tmp_path / "run").exists()
+    assert "labeled_batch_size=20 on 8 devices" in told(lambda: train.check(tiny(*fine)))
+
+
+def test_a_pod_on_a_laptop_says_that_there_is_no_tpu(installed: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("NODE_RANK", raising=False)
+    installed(libtpu=False)
+    assert "NST_EXTRAS=tpu bin/install" in told(lambda: environment.announce_host("tpu", True))
+    installed(libtpu=True)
+    no_chips = SimpleNamespace(tpu=SimpleNamespace(num_available_chips=lambda: 0))
+    monkeypatch.setitem(sys.modules, "torch_xla._internal", no_chips)  # type: ignore[arg-type]
+    assert "no TPU was found" in told(lambda: environment.announce_host("tpu", True))
+
+
 def test_a_host_that_does_not_see_the_shards_says_which_host_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -92,7 +92,6 @@ def _create(tpu: Tpu, options: argparse.Namespace, flags: list[str]) -> None:
 def _setup(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:
     with _folder(tpu) as folder:
         setup(tpu, Source.repository(options.repo, options.ref) if options.repo else committed(tpu.shell, folder))
-    tpu.shell.say(f"next: bin/tpu run {tpu.name} -- train trainer=tpu_pod ...")
 
 
 def _run(tpu: Tpu, options: argparse.Namespace, words: list[str]) -> None:

@@ -96,4 +96,5 @@ def setup(tpu: Tpu, source: Source) -> str:
         raise CloudError("commits", "the workers fetched different commits", got=commits, next="--ref <commit>")
     commit = commits.pop()
     tpu.shell.say(f"{tpu.name}: {numbers(answers)} ready, commit {commit[:12]}")
+    tpu.shell.say(f"next: bin/tpu run {tpu.name} -- train trainer={'tpu_pod' if workers.count > 1 else 'tpu'} ...")
     return commit

@@ -8,6 +8,7 @@ killed one would have read, without replaying any.
 from __future__ import annotations
 
 import ctypes
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,9 @@ class _Steps(Sampler[int]):
 
 
 def quiet_worker(_: int) -> None:
-    """One thread per worker: the workers are the parallelism."""
+    """One thread per worker: the workers are the parallelism; and the process that they serve says when they end."""
+    # who takes a machine away tells all its processes, but a training takes a few more steps to its checkpoint
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     keep_freed_memory()
@@ -151,6 +154,17 @@ def evaluation_loader(
     return Loader(batches, _Steps(rank, rounds * world_size, stride=world_size), options, pin_memory=pin_memory)
 
 
+def require_divisible(labeled_batch_size: int, devices: int) -> None:
+    """Raises NstError where devices would get unequal parts of the labeled batch."""
+    if labeled_batch_size % devices:
+        raise NstError(
+            "the labeled batch does not divide by the number of devices",
+            got=f"labeled_batch_size={labeled_batch_size} on {devices} devices",
+            valid=f"a multiple of {devices}",
+            next=f"student.labeled_batch_size={-(-labeled_batch_size // devices) * devices}",
+        )
+
+
 class JointDataModule(pl.LightningDataModule):
     """Labeled (and unlabeled) samples for training, a labeled set for validation.
 
@@ -189,13 +203,7 @@ class JointDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         rank, world_size = self._place()
         devices = world_size * self.groups
-        if self.labeled_batch_size % devices:
-            raise NstError(
-                "the labeled batch does not divide by the number of devices",
-                got=f"labeled_batch_size={self.labeled_batch_size} on {devices} devices",
-                valid=f"a multiple of {devices}",
-                next=f"student.labeled_batch_size={-(-self.labeled_batch_size // devices) * devices}",
-            )
+        require_divisible(self.labeled_batch_size, devices)
         share = self.labeled_batch_size // world_size
         batches = TrainingBatches(
             self.labeled,

@@ -59,6 +59,16 @@ CHIPS = {
         Chip("cpu", 96e9, None, cores_per_host=1024),
     )
 }
+# meshes that a slice comes in (the same pages, "Configurations" and "Topologies")
+SQUARE = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
+SLICES = {
+    "v2": SQUARE[:6],
+    "v3": SQUARE,
+    "v5e": ("1x1", "2x2", "2x4", *SQUARE[1:6]),
+    "v6e": ("1x1", "2x2", "2x4", *SQUARE[1:6]),
+}
+CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")  # of v4 and v5p; larger ones are whole cubes of 4 x 4 x 4 chips
+ONE_HOST = ("1x1", "2x4")  # of v5e and v6e: eight chips in one machine, unlike a pod's hosts
 EXAMPLES = "v3:32x32, v4:4x4x4, v5e:16x16, v5p:2x2x1, v6e:4x4, a100:8, h100:8, h200:8, cpu:2"
 
 
@@ -81,6 +91,8 @@ class Cluster:
 
     @property
     def hosts(self) -> int:
+        if self.name.partition(":")[2] in ONE_HOST:
+            return 1
         return math.ceil(self.cores / self.chip.cores_per_host)
 
     @property
@@ -103,8 +115,21 @@ def cluster(name: str) -> Cluster:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size) or size.count("x") + 1 != max(chip.dimensions, 1):
         what = "the mesh of a TPU slice, in chips" if chip.tpu else "the number of devices"
         raise NstError(f"plan.hardware lacks {what}", got=name, valid=f"{kind}:{shape}, such as {_example(kind)}")
-    chips = math.prod(int(side) for side in size.split("x"))
-    return Cluster(name, chip, chips)
+    sides = [int(side) for side in size.split("x")]
+    if chip.tpu and not _comes_in(chip, size, sides):
+        cubes = f"{', '.join(CUBES)}, or sides that are multiples of 4, the smallest first"
+        raise NstError(
+            f"a TPU {kind} does not come in this mesh",
+            got=name,
+            valid=", ".join(SLICES[kind]) if kind in SLICES else cubes,
+        )
+    return Cluster(name, chip, math.prod(sides))
+
+
+def _comes_in(chip: Chip, size: str, sides: list[int]) -> bool:
+    if chip.name in SLICES:
+        return size in SLICES[chip.name]
+    return size in CUBES or (all(side % 4 == 0 for side in sides) and sides == sorted(sides))
 
 
 def _example(kind: str) -> str:

@@ -122,7 +122,7 @@ def run(
               "confusion": options.confusion}  # fmt: skip
     view = clean_view(size, pictures, info.framing)
     with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
-        before = run_.result() if run_.done else None
+        before = run_.result() if hardware.agreed(run_.done) else None
         if before is None or robustness is not None:
             network = hardware.place(network)
         if before is None:

@@ -69,11 +69,11 @@ def run(
         "precision": resolved,
     }
     with Run(output, "label", inputs, config=config, overwrite=overwrite, collective=engine.collective) as run_:
-        if run_.done:
+        if engine.agreed(run_.done):
             return run_.result()
         metadata = PredictionMetadata(digest, info.classes, size, "", "", {"inputs": fingerprint(inputs)})
         files = PredictionFiles(output.absolute(), metadata, keep)
-        todo = [number for number, shard in enumerate(unlabeled.shards) if not files.written(shard)]
+        todo = engine.agreed([number for number, shard in enumerate(unlabeled.shards) if not files.written(shard)])
         if todo:
             view, batch = clean_view(size, pictures), engine.batch_size(batch_size)
             engine.label(LabelJob(teacher, output, unlabeled, view, batch, resolved, files.write, label), todo)

@@ -140,7 +140,7 @@ def run(
     for suite in suites:
         inputs = {"weights": weights, "precision": str(hardware.precision), **conditions[suite.name]}
         with Run(folder / suite.name, "evaluate", inputs, overwrite=overwrite, collective=True) as run_:
-            if not run_.done:
+            if not hardware.agreed(run_.done):
                 parts = _evaluate(run_.directory, suite, network, subject, hardware, max_bad_fraction, label)
                 measured = suite.measured(parts) if is_rank_zero() else {}
                 run_.finish({"conditions": conditions[suite.name], **measured})
@@ -161,7 +161,7 @@ def _evaluate(
     """What every part of a suite has kept, after evaluating those that have no file yet."""
     names = suite.parts()
     paths = {name: directory / "parts" / f"{name}.json" for name in names}
-    missing = [name for name in names if not paths[name].exists()]
+    missing = hardware.agreed([name for name in names if not paths[name].exists()])
     total = suite.pictures()
     done = total * (len(names) - len(missing)) // len(names)
     with Bar(f"{label} {suite.name}", total, start=done, quiet=not is_rank_zero()) as bar:

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from nst.config import plain
+from nst.data.datamodule import require_divisible
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
@@ -91,9 +92,11 @@ def run(
     )
     steps = phases(architecture, recipe, noise, finetune, data.labeled.samples)
     for phase in steps:
-        learning_rates(phase.recipe, data.labeled.samples)  # a mistake is told before anything is written
+        # a mistake is told before anything is written
+        learning_rates(phase.recipe, data.labeled.samples)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
     with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
-        if run_.done:
+        if hardware.agreed(run_.done):
             return run_.result()
         setup = Setup(
             run_.directory,
@@ -114,7 +117,7 @@ def run(
         }
         weights, bad = start, set[str]()
         for phase in steps:
-            if not setup.summary_path(phase).exists():
+            if not hardware.agreed(setup.summary_path(phase).exists()):
                 fit(setup, phase, weights)
             kept = weights = setup.weights_path(phase)
             summary = read_json(setup.summary_path(phase))
@@ -263,12 +266,13 @@ def check(cfg: DictConfig) -> None:
         NstError: options or labeled data that do not fit together.
     """
     (recipe, finetune), architecture, data = recipes_from(cfg), architecture_from(cfg), data_from(cfg, unlabeled=False)
-    machine_from(cfg)
+    hardware = machine_from(cfg)
     require_monitoring(cfg)
     _check_labeled(data)
     _facts(architecture, data, recipe)  # builds the network, without memory
     for phase in phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples):
         learning_rates(phase.recipe, data.labeled.samples)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from nst.data.datamodule import LoaderOptions
 from nst.errors import NstError
 
 Network = TypeVar("Network", bound=torch.nn.Module)
+Value = TypeVar("Value")
 
 
 class Machine(Protocol):
@@ -54,6 +55,10 @@ class Machine(Protocol):
 
     def whole(self, batch_size: int) -> int:
         """The next batch size that divides by the devices of a process."""
+        ...
+
+    def agreed(self, value: Value) -> Value:
+        """The first host's value of what each may see otherwise, such as a file on a network disk. All hosts ask."""
         ...
 
     def place(self, network: Network) -> Network: ...
@@ -116,6 +121,9 @@ class Hardware:
 
     def whole(self, batch_size: int) -> int:
         return batch_size
+
+    def agreed(self, value: Value) -> Value:
+        return value  # processes of one machine see the same files
 
     def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
         return {}

@@ -21,7 +21,7 @@ from nst.errors import NstError, require_choice
 from nst.models.checkpoints import load_network
 from nst.models.folding import LabelingNetwork
 from nst.progress import Bar
-from nst.training.hardware import Hardware, Machine
+from nst.training.hardware import Hardware, Machine, Value
 from nst.training.labeler import Labeler, ShardByShard, ShardCollector, WriteShard
 
 PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
@@ -63,6 +63,10 @@ class LabelEngine(Protocol):
 
     def batch_size(self, wanted: int) -> int:
         """The next size that divides by the devices of a process."""
+        ...
+
+    def agreed(self, value: Value) -> Value:
+        """See `Machine`."""
         ...
 
     def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
@@ -122,6 +126,9 @@ class LightningEngine:
 
     def batch_size(self, wanted: int) -> int:
         return self.hardware.whole(wanted)
+
+    def agreed(self, value: Value) -> Value:
+        return self.hardware.agreed(value)
 
     def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
         hardware = self.hardware

@@ -23,7 +23,7 @@ from nst.data.shard_set import ShardInfo
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import Bar, say
-from nst.training.hardware import Hardware
+from nst.training.hardware import Hardware, Value
 from nst.training.label_engines import LabelJob, computes_bf16, shard_batches, torch_labeler, torch_precision
 from nst.training.labeler import Labeler, ShardCollector, on_the_way
 
@@ -81,6 +81,9 @@ class RayEngine:
 
     def batch_size(self, wanted: int) -> int:
         return wanted
+
+    def agreed(self, value: Value) -> Value:
+        return value
 
     def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
         """Labels these shards.

@@ -160,10 +160,11 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
         check_val_every_n_epoch=phase.recipe.segments_per_validation(setup.data.labeled.samples) or segments + 1,
         reload_dataloaders_every_n_epochs=1,
     )
-    if not state.exists() and trainer.is_global_zero:
+    kept = setup.hardware.agreed(state.exists())
+    if not kept and trainer.is_global_zero:
         # rows of an attempt of this phase that reached no checkpoint
         MetricsTable(setup.metrics_path).cut_to(_bytes_before(setup, phase))
-    trainer.fit(module, data, ckpt_path=str(state) if state.exists() else None)
+    trainer.fit(module, data, ckpt_path=str(state) if kept else None)
     if setup.data.validation is not None and module.validated_step != data.total_steps:
         trainer.validate(module, data, verbose=False)
     for callback in monitoring:

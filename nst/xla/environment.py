@@ -57,7 +57,7 @@ def configure(device: str, virtual_devices: int, *, fast_compile: bool) -> None:
         if fast_compile:
             os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
     else:
-        _require_tpu()
+        require_tpu()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "torch_xla" in sys.modules:
         differ = [f"{name}={os.environ.get(name)}" for name, value in wanted.items() if os.environ.get(name) != value]
@@ -71,7 +71,8 @@ def configure(device: str, virtual_devices: int, *, fast_compile: bool) -> None:
     os.environ.update(wanted)
 
 
-def _require_tpu() -> None:
+def require_tpu() -> None:
+    """Raises NstError where there is no TPU, or nothing to drive it."""
     if importlib.util.find_spec("libtpu") is None:
         raise NstError("the TPU library libtpu is not installed", next="NST_EXTRAS=tpu bin/install")
     from torch_xla._internal import tpu
@@ -93,6 +94,7 @@ def announce_host(device: str, many_hosts: bool) -> None:
     if device != "tpu" or not many_hosts or "NODE_RANK" in os.environ:
         return
     require_torch_xla()
+    require_tpu()
     from torch_xla._internal import tpu
 
     try:

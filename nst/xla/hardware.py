@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from nst.config import build
 from nst.data.datamodule import LoaderOptions
 from nst.models.efficientnet import EfficientNet
-from nst.training.hardware import Network, bare_trainer
+from nst.training.hardware import Network, Value, bare_trainer
 from nst.xla.environment import configure
 
 
@@ -79,6 +79,11 @@ class XlaHardware:
     def whole(self, batch_size: int) -> int:
         devices = self.local_groups
         return -(-batch_size // devices) * devices
+
+    def agreed(self, value: Value) -> Value:
+        hosts = self._hosts()
+        hosts.connect()
+        return hosts.broadcast(value)
 
     def place(self, network: Network) -> Network:
         """The network with XLA's rematerialisation and torch's statistics; layouts are the compiler's business."""

@@ -7,6 +7,7 @@ between hosts: waiting for each other, agreeing to stop, collecting names. They 
 from __future__ import annotations
 
 import datetime
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,12 @@ class Hosts:
 
     @classmethod
     def current(cls) -> Hosts:
-        """As the runtime knows them; initialises it."""
-        return cls(xr.process_index(), xr.process_count())
+        """As the runtime counts them, which this initialises, and numbered as the stages number them.
+
+        That is NODE_RANK (`nst.xla.environment.announce_host`): who writes was decided by it before.
+        """
+        count = xr.process_count()
+        return cls(int(os.environ.get("NODE_RANK", xr.process_index())) if count > 1 else 0, count)
 
     def connect(self) -> None:
         """Starts the process group, once; nothing on a single host."""

@@ -11,7 +11,7 @@ and looked up by its hash afterwards. Every remedy here serves that all steps re
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,6 +27,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from nst.errors import NstError
 from nst.training.optim import on_device
 from nst.training.tensor_rate import prime
 from nst.xla.hosts import Hosts
@@ -82,6 +83,42 @@ def data_mesh() -> xs.Mesh:
     return mesh
 
 
+def own_rows(rows: Tensor, devices: Sequence[str], mesh: Sequence[int]) -> Tensor:
+    """The rows of a global batch (B, ...) that lie on some of its devices, in the order of these.
+
+    A host's slice is divided among its own devices in their order, and the numbers of a host's devices need not follow
+    each other in a pod's mesh: a host of a v4 has a square of chips out of a grid that is counted in rows.
+
+    Args:
+        devices: names such as TPU:5.
+        mesh: numbers of all devices in the order of the batch.
+    """
+    places = {number: place for place, number in enumerate(mesh)}
+    own = [places[int(name.rpartition(":")[2])] for name in devices]
+    return rows.unflatten(0, (len(mesh), -1))[own].flatten(0, 1)
+
+
+def require_own_rows(mesh: xs.Mesh, hosts: Hosts) -> None:
+    """Sends a few numbered rows around, as batches go. All hosts must ask.
+
+    Raises:
+        NstError: a host gets back other rows than it sent: images would get each other's labels.
+    """
+    local = len(torch_xla._XLAC._xla_get_runtime_devices())
+    sent = torch.arange(2 * local) + 2 * local * hosts.index
+    rows = send_rows(sent, torch_xla.device(), mesh, slices=True) + 0  # computed, as what a step gives
+    xs.mark_sharding(rows, mesh, (None,))
+    torch_xla.sync()
+    found = own_rows(rows.cpu(), torch_xla._XLAC._xla_get_runtime_devices(), mesh.device_ids.tolist())
+    if hosts.any(not torch.equal(found, sent)):
+        raise NstError(
+            "the rows of a batch come back to other hosts than they came from",
+            got=f"{found.tolist()} on host {hosts.index}",
+            valid=sent.tolist(),
+            next="this version of torch_xla divides a batch in another way: report it, with the type of the TPU",
+        )
+
+
 class SpmdStrategy(Strategy):
     """One program over all devices of all hosts."""
 
@@ -92,6 +129,8 @@ class SpmdStrategy(Strategy):
         self.hosts = hosts
         self.mesh = data_mesh()
         hosts.connect()
+        if xr.process_count() > 1:
+            require_own_rows(self.mesh, hosts)
         # loggers write through this decorator and know no strategy
         rank_zero_only.rank = hosts.index  # type: ignore[attr-defined]
 
@@ -173,10 +212,8 @@ class SpmdStrategy(Strategy):
         return send_whole(tensor, self.device, self.mesh)
 
     def own_rows(self, values: Tensor) -> Tensor:
-        """This host's rows of a global (B, ...) tensor, on the CPU."""
-        rows = values.cpu()
-        share = len(rows) // xr.process_count()
-        return rows[xr.process_index() * share : (xr.process_index() + 1) * share]
+        """This host's rows of a global (B, ...) tensor, on the CPU, in the order in which it sent them."""
+        return own_rows(values.cpu(), torch_xla._XLAC._xla_get_runtime_devices(), self.mesh.device_ids.tolist())
 
     def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **options: Any) -> Any:
         # the module has seeded torch for this step; the devices' generator, which makes the masks, follows

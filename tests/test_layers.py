@@ -86,3 +86,18 @@ sys.exit("torch_xla" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+LIGHT = """
+import sys
+import nst.cli
+import nst.stages.shard, nst.stages.select, nst.stages.report
+heavy = {"torch", "timm", "torchvision", "lightning"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_stages_that_compute_nothing_load_no_torch():
+    """It takes seconds of each process, of many in a sweep."""
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -16,15 +16,8 @@ from nst.robustness.baselines import (
     PERTURBATIONS,
     Baseline,
 )
-from nst.robustness.scores import (
-    CorruptionErrors,
-    FlipScores,
-    clip_distances,
-    corruption_scores,
-    missing_cells,
-    perturbation_scores,
-    top_classes,
-)
+from nst.robustness.benchmark_scores import corruption_scores, missing_cells, perturbation_scores
+from nst.robustness.scores import CorruptionErrors, FlipScores, clip_distances, top_classes
 from tests.helpers import golden_arrays
 
 EXACT = {"rel": 0, "abs": 1e-9}

@@ -22,7 +22,7 @@ from nst.robustness.baselines import (
     PERTURBATIONS,
     Baseline,
 )
-from nst.robustness.scores import corruption_scores, perturbation_scores
+from nst.robustness.benchmark_scores import corruption_scores, perturbation_scores
 
 Block = dict[str, Any]  # what a result says of a suite
 NETWORKS_OWN = ("shown_at", "shown_as")  # conditions in which networks that are compared may differ

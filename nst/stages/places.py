@@ -7,8 +7,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nst.errors import NstError
-from nst.models.checkpoints import is_ours
-from nst.models.released import locate
 
 
 def teacher_weights(cfg: DictConfig) -> Path:
@@ -19,6 +17,9 @@ def teacher_weights(cfg: DictConfig) -> Path:
     """
     if cfg.teacher.checkpoint is None and cfg.teacher.run is None:
         raise NstError(f"nst {cfg.stage} needs a teacher", next=f"nst {cfg.stage} teacher.run=<its run directory>")
+    from nst.models.checkpoints import is_ours  # here: it brings torch, which a selection does without
+    from nst.models.released import locate
+
     source = cfg.teacher.checkpoint or cfg.teacher.run
     place = locate(source)
     if isinstance(place, Path) and is_ours(place):

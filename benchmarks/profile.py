@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = harness.parser("profile", __doc__, rounds=None)
     parser.add_argument("--run", default="digits", choices=RUNS)
-    parser.add_argument("--steps", type=int, default=None, help="of each training; default: 350, photographs: 6")
+    parser.add_argument("--steps", type=int, default=None, help="of each training; default: 300, photographs: 6")
     parser.add_argument("--functions", type=int, default=0, metavar="N", help="print the N functions that take longest")
     parser.add_argument("--stage", choices=STAGES, help="look only into this stage with --functions")
     parser.add_argument("--last", choices=STAGES, help="stop after this stage")

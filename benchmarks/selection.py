@@ -1,11 +1,18 @@
-"""Selection from 300 million predictions: time, memory; no peer.
+"""Selection from 300 million predictions: time, memory; peer: a DuckDB query.
 
     bin/bench selection                                # 300 million rows; 4 GB of disk, a quarter of an hour in all
     bin/bench selection --rows 20000000 --images-per-class 8667
+    bin/bench selection --rows 20000000 --images-per-class 8667 --peer duckdb          # the two in turn
+    bin/bench selection --rows 30000000 --images-per-class 13000 --saturated
 
-Makes prediction files as `nst label` writes them (with no distributions: the selection does not read them), runs
-`nst.stages.select.run` on them in a process of its own, and compares what it wrote with the rule, counted again by
-NumPy. Some classes have thousands of times the images of others; some confidences are equal.
+ours    what `nst select` calls, in a process of its own: a file per shard, rows in the order of the shard
+duckdb  in a process of its own, too: one query that ranks each class by a window function and writes Parquet files,
+        as many as it likes and in any order, within the memory that is asked of us
+
+Makes prediction files as `nst label` writes them (with no distributions: the selection does not read them), and
+compares what was selected from them with the rule, counted again by NumPy. Some classes have thousands of times the
+images of others; some confidences are equal. --saturated is a teacher that is sure of everything: all confidences lie
+above 0.9999, almost half of them are 1. All images of a class then lie near its cutoff.
 """
 
 from __future__ import annotations
@@ -14,11 +21,12 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,30 +37,36 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks import harness
+from benchmarks.harness import Comparison, Report, Timed
 from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
 from nst.errors import NstError
-from nst.runs import read_json, write_json
+from nst.runs import write_json
 
 TARGET_S, TARGET_GB = 180, 6  # of 300 million rows
 MINIMUM = 0.3
 TIES = 10_000  # every tenth confidence is a multiple of 1 / TIES
+SATURATED = 1e-4  # saturated confidences lie within half of it below 1
 
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    if options.select:
-        return select(*options.select, images_per_class=options.images_per_class, threads=options.threads)
+    if options.child:
+        return SELECTIONS[options.child](options, *options.folders)
     harness.warn_if_busy()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="nst-selection-") as folder:
-        predictions, output = Path(folder) / "predictions", Path(folder) / "selection"
+        predictions = Path(folder) / "predictions"
         begun = time.perf_counter()
-        write_all(predictions, options.rows, options.rows_per_shard, options.classes)
+        write_all(predictions, options.rows, options.rows_per_shard, options.classes, saturated=options.saturated)
         written_bytes = sum(file.stat().st_size for file in predictions.glob("*.parquet"))
         shards = -(-options.rows // options.rows_per_shard)
         about = f"{options.rows:,} rows, {options.classes:,} classes, {shards:,} files, {written_bytes / 1e9:.1f} GB"
+        about += ", saturated" if options.saturated else ""
         print(f"made {about} in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-        spent = in_a_child(predictions, output, options)
-        totals = check(predictions, output, options.images_per_class)
+        if options.peer:
+            return compare(predictions, options, about)
+        output = Path(folder) / "selection"
+        spent = in_a_child("ours", predictions, output, options)
+        totals = check(predictions, output, options.images_per_class, options.classes)
     print(f"selection: {about}")
     print(f"  time          {spent.wall_s:8.1f} s  {options.rows / spent.wall_s / 1e6:.2f} million rows/s")
     print(f"  of all cores  {spent.cpu_s:8.1f} s")
@@ -71,23 +85,87 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = harness.parser("selection", __doc__, rounds=None)
+    parser = harness.parser("selection", __doc__, rounds=3)
     parser.add_argument("--rows", type=int, default=300_000_000, help="(default: %(default)s)")
     parser.add_argument("--classes", type=int, default=1000, help="(default: %(default)s)")
     parser.add_argument("--rows-per-shard", type=int, default=10_000, help="(default: %(default)s)")
     parser.add_argument("--images-per-class", type=int, default=130_000, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=None, help="of the selection (default: all cores)")
+    parser.add_argument("--saturated", action="store_true", help="all confidences above 0.9999")
+    parser.add_argument("--peer", choices=PEERS, default=None, help="takes turns with us; else ours runs once")
+    parser.add_argument("--threads", type=int, default=None, help="of a selection (default: all cores)")
     parser.add_argument("--folder", type=Path, default=None, help="for the files (default: the temporary folder)")
-    parser.add_argument("--select", type=Path, nargs=2, default=None, help=argparse.SUPPRESS)  # what the child does
+    # what the children do
+    parser.add_argument("--child", choices=SELECTIONS, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--folders", type=Path, nargs=2, default=None, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
-def select(predictions: Path, output: Path, *, images_per_class: int, threads: int | None) -> None:
+def compare(predictions: Path, options: argparse.Namespace, about: str) -> None:
+    """Ours and the peer in turn; what each selected is compared with the rule, not timed."""
+    peaks: dict[str, float] = {}
+
+    def contender(name: str) -> Callable[[], Timed]:
+        def turn() -> Timed:
+            output = predictions.parent / name
+            spent = in_a_child(name, predictions, output, options)
+            check(predictions, output, options.images_per_class, options.classes)
+            shutil.rmtree(output)
+            peaks[name] = max(peaks.get(name, 0), spent.peak_gb)
+            return Timed(options.rows, spent.wall_s, spent.cpu_s)
+
+        return turn
+
+    measured = harness.alternate({name: contender(name) for name in ("ours", options.peer)}, options.rounds)
+    facts = {
+        "predictions": about,
+        "seconds": ", ".join(f"{name} {statistics.median(turns.wall_s):.1f}" for name, turns in measured.items()),
+        "peak memory": ", ".join(f"{name} {peak:.2f} GB" for name, peak in peaks.items()),
+        "selected": "exactly the rule, by both",
+    }
+    comparisons = [Comparison("ours", options.peer)]
+    harness.report(Report("selection", "rows/s", measured, comparisons, vars(options), facts=facts), options.json)
+
+
+def select(options: argparse.Namespace, predictions: Path, output: Path) -> None:
     """The measured part: what `nst select` calls."""
     from nst.stages.select import run
 
-    run(predictions, output, images_per_class=images_per_class, min_confidence=MINIMUM, threads=threads,
-        allow_empty_classes=True)  # fmt: skip
+    run(predictions, output, images_per_class=options.images_per_class, min_confidence=MINIMUM,
+        threads=options.threads, allow_empty_classes=True)  # fmt: skip
+
+
+def select_by_duckdb(options: argparse.Namespace, predictions: Path, output: Path) -> None:
+    """The same rule as a query; a hash of the key decides ties."""
+    import duckdb
+
+    output.mkdir()
+    settings = {
+        "memory_limit": f"{TARGET_GB}GB",
+        "temp_directory": str(output / ".spill"),
+        "preserve_insertion_order": False,
+        **({"threads": options.threads} if options.threads else {}),
+    }
+    wanted = options.images_per_class
+    with duckdb.connect(config=settings) as database:
+        database.execute(f"""
+            CREATE VIEW confident AS SELECT index, key, label, confidence
+                FROM read_parquet('{predictions}/*.parquet') WHERE confidence::DOUBLE >= {MINIMUM}::DOUBLE;
+            COPY (
+                WITH sizes AS (SELECT label, count(*) AS images FROM confident GROUP BY label),
+                ranked AS (
+                    SELECT index, key, label, confidence, images, row_number() OVER (
+                        PARTITION BY label
+                        ORDER BY CASE WHEN images > {wanted} THEN confidence END DESC, hash(key)
+                    ) AS rank FROM confident JOIN sizes USING (label)
+                )
+                SELECT index, key, label, confidence,
+                    ({wanted} // images + (rank <= {wanted} % images)::INTEGER)::UINTEGER AS copies
+                FROM ranked WHERE images <= {wanted} OR rank <= {wanted}
+            ) TO '{output}' (FORMAT parquet, COMPRESSION zstd, PER_THREAD_OUTPUT, OVERWRITE_OR_IGNORE)""")
+
+
+PEERS = {"duckdb": select_by_duckdb}
+SELECTIONS = {"ours": select, **PEERS}
 
 
 @dataclass(frozen=True)
@@ -99,8 +177,9 @@ class Spent:
     peak_gb: float
 
 
-def in_a_child(predictions: Path, output: Path, options: argparse.Namespace) -> Spent:
-    command = [sys.executable, "-m", "benchmarks", "selection", "--select", str(predictions), str(output)]
+def in_a_child(name: str, predictions: Path, output: Path, options: argparse.Namespace) -> Spent:
+    command = [sys.executable, "-m", "benchmarks", "selection", "--child", name]
+    command += ["--folders", str(predictions.absolute()), str(output.absolute())]
     command += ["--images-per-class", str(options.images_per_class)]
     command += ["--threads", str(options.threads)] if options.threads else []
     begun = time.perf_counter()
@@ -108,14 +187,14 @@ def in_a_child(predictions: Path, output: Path, options: argparse.Namespace) -> 
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise NstError("the selection failed", got=f"exit status {process.returncode}")
+        raise NstError(f"the selection failed ({name})", got=f"exit status {process.returncode}")
     return Spent(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9)
 
 
 # ---- predictions -----------------------------------------------------------------------------------------
 
 
-def write_all(folder: Path, rows: int, per_shard: int, classes: int) -> None:
+def write_all(folder: Path, rows: int, per_shard: int, classes: int, *, saturated: bool = False) -> None:
     """Prediction files of so many rows; memory is that of one file."""
     folder.mkdir(parents=True)
     names = [f"class {number}" for number in range(classes)]
@@ -131,7 +210,10 @@ def write_all(folder: Path, rows: int, per_shard: int, classes: int) -> None:
         count = min(per_shard, rows - start)
         label = np.minimum(np.searchsorted(ends, rng.random(count)), classes - 1)
         confidence = np.interp(rng.random(count) * 4096, np.arange(4097), quantiles)
-        confidence[::10] = np.round(confidence[::10] * TIES) / TIES
+        if saturated:
+            confidence = np.minimum(1 - SATURATED / 2 + SATURATED * confidence, 1)
+        else:
+            confidence[::10] = np.round(confidence[::10] * TIES) / TIES
         write_shard(folder, number, start, label, np.clip(confidence, 1 / classes, 1), names)
     write_json(folder / "predictions.json", {"images": rows})
 
@@ -184,13 +266,12 @@ class Counts:
     reached: np.ndarray
 
 
-def check(predictions: Path, output: Path, wanted: int) -> dict[str, int]:
+def check(predictions: Path, output: Path, wanted: int, classes: int) -> dict[str, int]:
     """Compares a selection with its rule, by NumPy alone; returns the totals.
 
     Raises:
         NstError: it is not exactly the rule.
     """
-    classes = len(read_json(output / "selection.json")["classes"])
     selected, copies, higher = (np.zeros(classes, np.int64) for _ in range(3))
     fewest, most = np.full(classes, wanted + 1), np.zeros(classes, np.int64)
     lowest = np.full(classes, np.inf)

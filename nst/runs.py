@@ -276,6 +276,7 @@ class Run:
         if not is_rank_zero():
             self._wait_for_rank_zero()
             return self.result()
+        self._sweep_leftovers()
         write_json(self.directory / "result.json", {"stage": self.stage, **result})
         write_text(self.directory / "DONE", self.fingerprint + "\n")
         return self.result()
@@ -322,7 +323,7 @@ class Run:
         self._lock = take_lock(self.directory, "wait for it, or give this run a directory of its own: run_dir=...")
 
     def _sweep_leftovers(self) -> None:
-        """Removes the temporary files of an attempt that was killed while writing; the lock says it is over."""
+        """Removes the temporary files of what was killed in writing: an attempt before this one, a Ray task."""
         for pattern in (".*.tmp-*", "checkpoints/.*.tmp-*", "bad/.*.tmp-*", "parts/.*.tmp-*"):
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)

@@ -193,8 +193,8 @@ def test_the_selection_benchmark_finds_a_selection_that_is_not_exact(tmp_path: P
 
     predictions, output = tmp_path / "predictions", tmp_path / "selection"
     selection.write_all(predictions, 3000, 500, 5)
-    selection.select(predictions, output, images_per_class=200, threads=1)
-    totals = selection.check(predictions, output, 200)
+    selection.select(selection.parse(["--images-per-class", "200", "--threads", "1"]), predictions, output)
+    totals = selection.check(predictions, output, 200, 5)
     assert totals["copies"] == 1000
     path = sorted(output.glob("*.parquet"))[2]
     table = pq.read_table(path)
@@ -202,10 +202,10 @@ def test_the_selection_benchmark_finds_a_selection_that_is_not_exact(tmp_path: P
     copies[0] += 1
     pq.write_table(table.set_column(4, "copies", pa.array(copies, pa.uint32())), path)
     with pytest.raises(NstError, match="every class has exactly its total"):
-        selection.check(predictions, output, 200)
+        selection.check(predictions, output, 200, 5)
     pq.write_table(table.slice(1), path)
     with pytest.raises(NstError, match="not exact"):
-        selection.check(predictions, output, 200)
+        selection.check(predictions, output, 200, 5)
 
 
 @pytest.mark.parametrize("name", ["selection", "corruptions", "host_cost", "profile"])

@@ -137,3 +137,16 @@ def test_a_task_on_a_gpu_takes_the_loaders_cores_too(monkeypatch):
     assert RayEngine().resources == {"num_cpus": 1, "num_gpus": 0}
     assert RayEngine(accelerator="gpu", workers=7).resources == {"num_cpus": 8, "num_gpus": 1}
     assert RayEngine(accelerator="gpu", cpus=2, gpus=4).resources == {"num_cpus": 2, "num_gpus": 4}
+
+
+def test_a_machine_must_be_large_enough_for_one_task(monkeypatch):
+    monkeypatch.setattr(label_ray, "_import_ray", lambda: None)
+    engine = RayEngine(cpus=4, gpus=1)
+    assert not engine.fits([])
+    assert not engine.fits(
+        [{"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}}, {"Alive": True, "Resources": {"CPU": 8.0}}]
+    )
+    assert not engine.fits([{"Alive": False, "Resources": {"CPU": 4.0, "GPU": 1.0}}])
+    assert engine.fits(
+        [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}]
+    )

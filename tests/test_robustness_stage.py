@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_networks import TINY as NETWORK
 
+from nst.config import compose_config
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import CenterView
 from nst.errors import NstError, Preempted
@@ -33,6 +34,7 @@ from nst.robustness.batches import ImageSetBatches
 from nst.robustness.classes import CIFAR10, imagenet_wnids, readable_names, subset_positions, subset_wnids
 from nst.robustness.corruptions import Corruptions, corruption_generator
 from nst.robustness.made import CLEAN, corrupted, whole_images
+from nst.robustness.options import RobustnessOptions
 from nst.robustness.perturbations import Perturbations, perturbation_generator
 from nst.robustness.readers import ImageSet, shard_images
 from nst.robustness.results import headlines
@@ -556,6 +558,9 @@ def test_a_whole_imagenet_c_has_mce_by_alexnet_and_the_relative_one_with_clean_i
     assert "robustness/imagenet_c/relative_mce" not in result  # the clean error is not known
     assert "AlexNet" in block["baseline"]
     assert "torchvision" in block["baseline_source"]
+    rows = {(row["condition"], row["metric"]): float(row["value"]) for row in rows_of(tmp_path / "e")}
+    assert rows["", "mce"] == result["robustness/imagenet_c/mce"]
+    assert [rows[name, "ce"] for name in CORRUPTIONS] == pytest.approx(ratios)
     network, _ = load_network(imagenet)
     for number in range(9):
         answered(tmp_path / "val", f"{number}.JPEG", network, CenterView(16), number, 32)
@@ -706,7 +711,9 @@ def test_cifar_100_goes_by_its_names_in_any_order(tiny: Compose, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_b0"])
-def test_released_files_go_through_all_suites_without_training(released: Compose, tmp_path: Path, name: str):
+def test_released_files_go_through_all_suites_without_training(
+    released: Compose, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
     """Tables 3 to 5 from a published checkpoint: a folder as the hub lays it out."""
     torch.manual_seed(1)
     network = timm.create_model(name, num_classes=1000)
@@ -737,6 +744,11 @@ def test_released_files_go_through_all_suites_without_training(released: Compose
     assert result["robustness"]["imagenet_c"]["errors"]["fog"] == [None, None, 50.0, None, None]
     assert result["robustness"]["imagenet_p"]["flip_probability"].keys() == {"brightness"}
     assert result["robustness"]["imagenet_c"]["conditions"]["shown_at"] == 64
+    # the recipe's own command, where there are no shards of ImageNet at all
+    monkeypatch.chdir(tmp_path)
+    recipe = ["stage=evaluate", "experiment=table3_noisy_student_l2", "trainer.workers=0", "run_dir=table3",
+              f"eval.imagenet_a={tmp_path / 'a'}", f"model.checkpoint={tmp_path / 'hub'}"]  # fmt: skip
+    assert evaluate.from_cfg(compose_config(recipe))["robustness"]["imagenet_a"]["top1"] is not None
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------
@@ -780,6 +792,29 @@ def test_mistakes_are_told_before_anything_is_measured(
         evaluate.from_cfg(tiny(*FEW, "eval.attacks={c_onthefly: {epsilons: [1]}}", f"model.checkpoint={learned}"))
     with pytest.raises(NstError, match=r"did you mean 'contrast'"):
         evaluate.from_cfg(tiny("eval=robustness", "eval.corruptions=[contrst]", f"model.checkpoint={learned}"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fgsm": 3}, "eval.attacks.fgsm is not an attack"),
+        ({"fgsm": {"epsilons": ["a"]}}, "eval.attacks.fgsm.epsilons are numbers"),
+        ({"fgsm": {"epsilons": "16"}}, "eval.attacks.fgsm.epsilons are numbers"),
+        ({"pgd": {"epsilons": [16], "steps": "ten"}}, "'steps' of Attack(.|\n)*valid: a whole number"),
+        ({"pgd": {"epsilons": [16], "step_size": "2.5eps"}}, "'step_size' of Attack(.|\n)*a number"),
+        ({"pgd": {"epsilons": []}}, "eval.attacks.pgd has no epsilons"),
+        ({"pgd": {"epsilons": [16], "radius": 3}}, "unknown option of eval.attacks.pgd"),
+    ],
+)
+def test_an_attack_with_wrong_options_is_refused(given: Any, said: str):
+    with pytest.raises(NstError, match=said):
+        RobustnessOptions(attacks=given)
+
+
+def test_one_epsilon_and_groups_within_lists_are_understood():
+    options = RobustnessOptions(attacks={"pgd": {"epsilons": 16, "steps": 10}}, corruptions=["benchmark", "spatter"])
+    assert options.attack_methods()["pgd"] == (Attack(steps=10), (16,))
+    assert options.corruption_names == (*CORRUPTIONS, "spatter")
 
 
 def test_numbers_of_suites_measured_before_are_replaced_and_others_kept() -> None:

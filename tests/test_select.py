@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst.config import compose_config
+from nst.data import balance
 from nst.data.balance import SCHEMA
 from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
+from nst.data.tickets import tickets
 from nst.errors import NstError
 from nst.runs import read_json
 from nst.stages import select
@@ -239,6 +241,80 @@ def test_class_total_is_exact_even_if_keys_repeat(tmp_path):
         folder = write_folder(tmp_path / f"p{quota}", label, confidence, classes=1, keys=keys)
         result = select.run(folder, tmp_path / f"s{quota}", images_per_class=quota)
         assert result["totals"]["copies"] == quota
+
+
+def by_the_rule(label, confidence, keys, quota):
+    """The exact selection's copies, by a sort of each class: most confident, then lowest ticket, then first."""
+    ticket = tickets(pa.array(keys), 0)
+    copies = np.zeros(len(label), np.int64)
+    for c in np.unique(label):
+        rows = np.flatnonzero(label == c)
+        base, extra = divmod(quota, len(rows))
+        sure = np.zeros(len(rows)) if base else -confidence[rows].astype(np.float64)
+        copies[rows] = base
+        copies[rows[np.lexsort((rows, ticket[rows], sure))[:extra]]] += 1
+    return copies
+
+
+def saturated(kind, count, rng):
+    if kind == "equal":
+        return np.ones(count, np.float32)
+    if kind == "within 1e-6":
+        return (1 - 1e-6 * rng.random(count)).astype(np.float32)
+    if kind == "over a bin's edge":
+        return (0.5 + 1e-6 * (rng.random(count) - 0.5)).astype(np.float32)
+    return np.where(rng.random(count) < 0.4, 1, 1 - 1e-4 * rng.random(count)).astype(np.float32)
+
+
+@pytest.mark.parametrize("most", [0, 50, 2**23])
+@pytest.mark.parametrize("keys", ["own", "of several", "of all"])
+@pytest.mark.parametrize("kind", ["equal", "within 1e-6", "over a bin's edge", "above 0.9999"])
+def test_a_teacher_that_is_sure_of_everything_changes_no_rule_and_fills_no_memory(
+    tmp_path, monkeypatch, kind, keys, most
+):
+    """Few images are held near a cutoff, however many are as confident, or have one ticket even."""
+    rng = np.random.default_rng(0)
+    count, quota = 3000, 211
+    label = rng.choice(6, count, p=[0.4, 0.3, 0.2, 0.06, 0.02, 0.02])
+    confidence = saturated(kind, count, rng)
+    shared = {"own": 1, "of several": 40, "of all": count}[keys]
+    names = [f"image{i // shared:06d}" for i in range(count)]
+    held = []
+
+    def narrow(search, parts):
+        held.append(sum(len(part.label) for part in parts))
+        return narrowed(search, parts)
+
+    narrowed = balance.Search.narrow
+    monkeypatch.setattr(balance.Search, "narrow", narrow)
+    monkeypatch.setattr(balance, "MOST_NEAR", most)
+    monkeypatch.setattr(balance, "CELLS", 600)
+    monkeypatch.setattr(select, "ROWS_PER_BATCH", 400)
+    folder = write_folder(tmp_path / "p", label, confidence, classes=6, shards=9, keys=names)
+    select.run(folder, tmp_path / "s", images_per_class=quota, threads=2)
+    assert max(held) <= max(most, 6)  # the one that is left of each class is looked at, too
+    if most > count:
+        assert len(held) == 1
+    else:
+        assert len(held) > 1
+    found = np.zeros(count, np.int64)
+    for number, rows in enumerate(np.array_split(np.arange(count), 9)):
+        table = pq.read_table(tmp_path / "s" / f"unlabeled-{number:06d}.parquet")
+        found[rows[table["index"].to_numpy()]] = table["copies"].to_numpy()
+    np.testing.assert_array_equal(found, by_the_rule(label, confidence, names, quota))
+
+
+def test_codes_of_confidence_keep_its_order_and_its_bins():
+    edges = (np.arange(1001) / 1000).astype(np.float32)
+    around = [np.nextafter(edges, np.float32(to), dtype=np.float32) for to in (0, 2)]
+    confidence = np.unique(np.concatenate([edges, *around, np.random.default_rng(0).random(9999, np.float32)]))
+    codes = balance.codes(confidence.astype(float))
+    assert (codes[1:] < codes[:-1]).all()
+    np.testing.assert_array_equal(balance.confidences(codes), confidence)
+    first, last = balance.code_ranges(np.floor(confidence.astype(float) * 1000).astype(np.int64))
+    assert ((first <= codes) & (codes <= last)).all()
+    first, last = balance.code_ranges(np.arange(balance.BINS + 1))
+    np.testing.assert_array_equal(last[1:] + np.uint64(1), first[:-1])  # so no other bin has them
 
 
 def test_quota_of_none_is_the_largest_class(tmp_path):

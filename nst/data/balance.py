@@ -12,7 +12,8 @@ The one decision worth knowing: every image draws a *ticket* (nst/data/tickets.p
 extra copies and coins. So a selection does not depend on threads, row order or packing into shards, and whether a row
 is selected follows from its class's cutoff alone: a histogram, a look at what may lie at a cutoff, and a pass that
 writes shard by shard. No step sorts all 300M rows. Kept in memory are 14 bytes for each image of a class that is
-duplicated: of such there are fewer than K a class, however many images there are.
+duplicated, of which there are fewer than K a class, and 26 bytes for each of at most MOST_NEAR images near a cutoff.
+If more are near, as with a teacher that is sure of everything, they are counted in finer bins and looked at again.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from __future__ import annotations
 import contextlib
 import glob
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,9 @@ from nst.errors import NstError
 BINS = 1000
 REPORT_BINS = 20
 TICKET_BINS = 1024
+MOST_NEAR = 2**22  # images held near the cutoffs of all classes: 0.1 GB, 0.3 GB while they are sorted
+CODE_BINS = 2**15  # of a bin of confidence: one for every float32 in it from 0.5 on
+CELLS = 2**25  # finer bins of all classes that need them, at most: 0.1 GB, 0.4 GB while they are summed
 SCHEMA = pa.schema(
     [
         ("index", pa.uint32()),
@@ -71,12 +78,16 @@ class Rows:
 
     Args:
         number: of this batch of files; a row is named by it and its place here.
+        files: which they are.
+        limits: that decide what passes.
         sizes: rows of each file.
         confidence: in double, which holds float32 exactly.
         passed: bool, of those whose confidence may be selected.
     """
 
     number: int
+    files: Sequence[Path]
+    limits: Limits
     sizes: list[int]
     table: pa.Table
     label: np.ndarray
@@ -91,7 +102,8 @@ class Rows:
         label, confidence = (table[name].to_numpy() for name in ("label", "confidence"))
         confidence = confidence.astype(float)
         sizes = [len(part) for part in tables]
-        return cls(number, sizes, table, label.astype(np.int64), confidence, limits.admit(confidence))
+        passed = limits.admit(confidence)
+        return cls(number, files, limits, sizes, table, label.astype(np.int64), confidence, passed)
 
     def bins(self) -> np.ndarray:
         """Of confidence (N,), 0 to BINS."""
@@ -140,11 +152,43 @@ def boundary(counts: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nda
     """Bin that holds the `wanted`-th image (C,) of counts (C, bins), and its place, from 1, in that bin."""
     cumulative = counts.cumsum(axis=1)
     bin = np.minimum((cumulative < wanted[:, None]).sum(axis=1), counts.shape[1] - 1)
-    before = np.take_along_axis(cumulative - counts, bin[:, None], axis=1)[:, 0]
-    return bin, wanted - before
+    reached, within = (np.take_along_axis(table, bin[:, None], axis=1)[:, 0] for table in (cumulative, counts))
+    return bin, wanted - (reached.astype(np.int64) - within)
+
+
+def placed(keys: Sequence[np.ndarray], label: np.ndarray, classes: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Which row is the `rank`-th (C,), from 1, of each of some classes, sorted by keys (N,), the first key first."""
+    order = np.lexsort((*reversed(keys), label))
+    return order[np.searchsorted(label[order], classes) + rank - 1]
 
 
 # ---- exact -----------------------------------------------------------------------------------------------
+
+
+def codes(confidence: np.ndarray) -> np.ndarray:
+    """Float32 bits of confidences, the surest first: no two differ by less than 1, uint64."""
+    # positive floats are ordered as their bits are
+    return np.uint64(2**32 - 1) - confidence.astype(np.float32).view(np.uint32)
+
+
+def confidences(codes: np.ndarray) -> np.ndarray:
+    """What `codes` was made of, in double."""
+    return (np.uint64(2**32 - 1) - codes).astype(np.uint32).view(np.float32).astype(float)
+
+
+def code_ranges(bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last code in each of some bins of confidence."""
+
+    def smallest(bins: np.ndarray) -> np.ndarray:
+        nearest = (bins / BINS).astype(np.float32)
+        return np.where(nearest.astype(float) * BINS < bins, np.nextafter(nearest, np.float32(2)), nearest)
+
+    return codes(smallest(bins + 1)) + np.uint64(1), codes(smallest(bins))
+
+
+def positions(number: int, place: np.ndarray) -> np.ndarray:
+    """Of rows of a batch among those of all, uint64: what decides between images of one ticket."""
+    return np.uint64(number << 32) + place.astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -156,16 +200,103 @@ class Drawn:
     ticket: np.ndarray  # uint64
 
     @classmethod
-    def of(cls, rows: Rows, chosen: np.ndarray, seed: int) -> Drawn:
-        place = np.flatnonzero(chosen)
+    def of(cls, rows: Rows, place: np.ndarray, seed: int) -> Drawn:
         label = rows.label[place].astype(np.uint16)
         return cls(place.astype(np.uint32), label, rows.tickets(place, seed))
 
     def bins(self) -> np.ndarray:
         return (self.ticket // np.uint64(2**64 // TICKET_BINS)).astype(np.int64)
 
-    def where(self, chosen: np.ndarray) -> Drawn:
-        return Drawn(self.place[chosen], self.label[chosen], self.ticket[chosen])
+
+@dataclass(frozen=True)
+class Near:
+    """Images near a cutoff: class (N,), and code, ticket and position (3, N)."""
+
+    label: np.ndarray  # uint16
+    digits: np.ndarray  # uint64
+
+
+class Search:
+    """Finds the rank-th image of some classes by code, ticket and position, its three digits, in bounded memory.
+
+    A class's image lies between `low` and `high` (3, C), at first the bounds of a bin of confidence. Where few others
+    do they are held and sorted. Otherwise they are counted in cells of the first digit that is open, and the next
+    look is at one cell. Call `look` on all batches, which may happen in several threads, then `narrow`, until there
+    is none of `left`.
+
+    Args:
+        classes: (C,) bool, those with something to find.
+        bin: (C,) of confidence.
+        count: (C,) images in it.
+        rank: (C,) of the image to find among them, from 1.
+    """
+
+    def __init__(self, classes: np.ndarray, bin: np.ndarray, count: np.ndarray, rank: np.ndarray, seed: int) -> None:
+        self.left, self.count, self.rank, self.seed = classes, count, rank, seed
+        self.low, self.high = np.zeros((3, len(bin)), np.uint64), np.full((3, len(bin)), 2**64 - 1, np.uint64)
+        self.low[0], self.high[0] = code_ranges(bin)
+        self.lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Decides of which classes the next look holds images and of which it counts them."""
+        images = np.where(self.left, self.count, 0)
+        order = np.argsort(images, kind="stable")  # the largest classes are counted
+        self.wide = np.zeros(len(images), bool)
+        self.wide[order] = (images[order].cumsum() > MOST_NEAR) & (images[order] > 1)
+        # most rows are far away: one comparison of doubles keeps them out
+        self.least = np.where(self.left, confidences(self.high[0]), np.inf)
+        self.most = confidences(self.low[0])
+        self.digit = (self.low < self.high).argmax(axis=0)
+        number = np.arange(len(images))
+        self.first, self.last = self.low[self.digit, number], self.high[self.digit, number]
+        cells = np.minimum(np.where(self.digit == 0, CODE_BINS, TICKET_BINS), max(16, CELLS // max(self.wide.sum(), 1)))
+        # the range itself, its last included, may be 2**64
+        self.width = (self.last - self.first) // cells.astype(np.uint64) + np.uint64(1)
+        needed = (self.last - self.first) // self.width
+        self.row = self.wide.cumsum() - 1
+        self.cells = np.zeros((self.wide.sum(), int(needed[self.wide].max(initial=0)) + 1), np.uint32)
+
+    def look(self, rows: Rows) -> Near:
+        """Counts what is to be counted; returns what is to be held."""
+        inside = rows.confidence >= self.least[rows.label]
+        inside &= rows.confidence <= self.most[rows.label]
+        place = np.flatnonzero(inside & rows.passed)
+        label, code = rows.label[place], codes(rows.confidence[place])
+        by_code = self.wide[label] & (self.digit[label] == 0)
+        self._tally(label[by_code], code[by_code])  # with no need of tickets, which take time
+        place, label, code = place[~by_code], label[~by_code], code[~by_code]
+        digits = np.stack([code, rows.tickets(place, self.seed), positions(rows.number, place)])
+        inside = np.ones(len(label), bool)
+        for digit, low, high in zip(digits, self.low, self.high, strict=True):
+            inside &= (digit >= low[label]) & (digit <= high[label])
+        label, digits = label[inside], digits[:, inside]
+        counted = self.wide[label]
+        self._tally(label[counted], digits[self.digit[label[counted]], counted.nonzero()[0]])
+        return Near(label[~counted].astype(np.uint16), digits[:, ~counted])
+
+    def _tally(self, label: np.ndarray, value: np.ndarray) -> None:
+        cell = ((value - self.first[label]) // self.width[label]).astype(np.int64)
+        with self.lock:
+            np.add.at(self.cells.reshape(-1), self.row[label] * self.cells.shape[1] + cell, np.uint32(1))
+
+    def narrow(self, parts: Sequence[Near]) -> None:
+        """Draws the bounds closer, or together, after a look."""
+        held = np.flatnonzero(self.left & ~self.wide)
+        if len(held):
+            label = np.concatenate([part.label for part in parts])
+            digits = np.concatenate([part.digits for part in parts], axis=1)
+            found = placed(list(digits), label, held, self.rank[held])
+            self.low[:, held] = self.high[:, held] = digits[:, found]
+        wide = np.flatnonzero(self.wide)
+        if len(wide):
+            cell, self.rank[wide] = boundary(self.cells, self.rank[wide])
+            self.count[wide] = self.cells[np.arange(len(wide)), cell]
+            low = self.first[wide] + cell.astype(np.uint64) * self.width[wide]
+            self.low[self.digit[wide], wide] = low
+            self.high[self.digit[wide], wide] = low + np.minimum(self.width[wide] - np.uint64(1), self.last[wide] - low)
+        self.left = self.wide
+        self._begin()
 
 
 @dataclass(frozen=True)
@@ -173,14 +304,14 @@ class Look:
     """What the cutoffs are found from, of one batch.
 
     Args:
-        near: images in the bin of confidence that holds their class's cutoff, where images abound.
-        confidence: of those.
+        again: reads it, with its keys.
+        near: images near the cutoff of their class, where images abound.
         lots: images of the classes whose extra copies are drawn.
     """
 
     number: int
-    near: Drawn
-    confidence: np.ndarray
+    again: Callable[[], Rows]
+    near: Near
     lots: Drawn
 
 
@@ -204,67 +335,68 @@ class ExactPlan:
         self.extra = wanted - self.base * images
         self.abundant = (self.base == 0) & (self.extra > 0)
         self.scarce = (self.base > 0) & (self.extra > 0)
-        bin, self.rank = boundary(above[:, ::-1], self.extra)  # the most confident first
-        self.bin = BINS - bin
-        self.looks: dict[int, Look] = {}
+        bin, rank = boundary(above[:, ::-1], self.extra)  # the most confident first
+        bin = BINS - bin
+        self.search = Search(self.abundant, bin, above[np.arange(len(bin)), bin], rank, seed)
+        self.threads: set[int] = set()  # that have looked: as many look again
+        self.lots: dict[int, Drawn] = {}
         # each class's last image with one more copy
         self.cut_confidence = np.full(len(images), np.inf)
-        self.cut_ticket = np.zeros(len(images), np.uint64)
-        self.cut_batch, self.cut_place = (np.zeros(len(images), np.int64) for _ in range(2))
+        self.cut_ticket, self.cut_position = (np.zeros(len(images), np.uint64) for _ in range(2))
 
     def look(self, rows: Rows) -> Look:
         """Finds what may lie at a cutoff."""
-        near = Drawn.of(
-            rows, rows.passed & self.abundant[rows.label] & (rows.bins() == self.bin[rows.label]), self.seed
-        )
-        lots = Drawn.of(rows, rows.passed & self.scarce[rows.label], self.seed)
-        return Look(rows.number, near, rows.confidence[near.place], lots)
+        self.threads.add(threading.get_ident())
+        lots = Drawn.of(rows, np.flatnonzero(rows.passed & self.scarce[rows.label]), self.seed)
+        again = partial(Rows.read, rows.number, rows.files, ["key"], rows.limits)
+        return Look(rows.number, again, self.search.look(rows), lots)
 
-    def decide(self, looks: Iterator[Look]) -> None:
-        """Finds the cutoff of every class."""
-        self.looks = {look.number: look for look in looks}
-        counts = np.zeros(len(self.base) * TICKET_BINS, np.int64)
-        for look in self.looks.values():
-            counts += np.bincount(look.lots.label * np.int64(TICKET_BINS) + look.lots.bins(), minlength=len(counts))
-        bin, rank = boundary(counts.reshape(-1, TICKET_BINS), self.extra)
-        edge = {look.number: look.lots.where(look.lots.bins() == bin[look.lots.label]) for look in self.looks.values()}
-        self._cut(self.scarce, rank, edge, {number: np.zeros(len(lots.place)) for number, lots in edge.items()})
-        near = {look.number: look.near for look in self.looks.values()}
-        self._cut(self.abundant, self.rank, near, {look.number: look.confidence for look in self.looks.values()})
+    def decide(self, looks: Iterable[Look]) -> None:
+        """Finds the cutoff of every class. Reads all batches again where too many images are near one."""
+        looked = list(looks)
+        self.search.narrow([look.near for look in looked])
+        self.lots = {look.number: look.lots for look in looked}
+        batches = [look.again for look in looked]
+        del looked  # what was near is no longer needed
+        self._cut_scarce()
+        while self.search.left.any():
+            with ThreadPoolExecutor(len(self.threads)) as pool:
+                self.search.narrow(list(pool.map(lambda again: self.search.look(again()), batches)))
+        code, ticket, position = self.search.low[:, self.abundant]
+        self.cut_confidence[self.abundant] = confidences(code)
+        self.cut_ticket[self.abundant], self.cut_position[self.abundant] = ticket, position
 
-    def _cut(
-        self, classes: np.ndarray, rank: np.ndarray, drawn: dict[int, Drawn], confidence: dict[int, np.ndarray]
-    ) -> None:
-        """The cutoff of some classes is the rank-th of their candidates, by confidence, ticket and place."""
-        chosen = np.flatnonzero(classes)
+    def _cut_scarce(self) -> None:
+        """Where copies are drawn the last to get one more is the `extra`-th by ticket and position."""
+        chosen = np.flatnonzero(self.scarce)
         if not len(chosen):
             return
-        batch = np.concatenate([np.full(len(part.place), number) for number, part in drawn.items()])
-        place, label, ticket = (
-            np.concatenate([getattr(part, name) for part in drawn.values()]) for name in ("place", "label", "ticket")
+        counts = np.zeros(len(self.base) * TICKET_BINS, np.int64)
+        for lots in self.lots.values():
+            counts += np.bincount(lots.label * np.int64(TICKET_BINS) + lots.bins(), minlength=len(counts))
+        bin, rank = boundary(counts.reshape(-1, TICKET_BINS), self.extra)
+        edge = [(number, lots, lots.bins() == bin[lots.label]) for number, lots in self.lots.items()]
+        label, ticket = (
+            np.concatenate([getattr(lots, name)[here] for _, lots, here in edge]) for name in ("label", "ticket")
         )
-        sure = np.concatenate(list(confidence.values()))
-        order = np.lexsort((place, batch, ticket, -sure, label))
-        last = order[np.searchsorted(label[order], chosen) + rank[chosen] - 1]
-        self.cut_confidence[chosen], self.cut_ticket[chosen] = sure[last], ticket[last]
-        self.cut_batch[chosen], self.cut_place[chosen] = batch[last], place[last]
+        position = np.concatenate([positions(number, lots.place[here]) for number, lots, here in edge])
+        last = placed([ticket, position], label, chosen, rank[chosen])
+        self.cut_ticket[chosen], self.cut_position[chosen] = ticket[last], position[last]
 
     def copies(self, rows: Rows) -> np.ndarray:
         """How often each row is selected (N,)."""
         copies = self.base[rows.label]
-        copies += self.abundant[rows.label] & (rows.confidence > self.cut_confidence[rows.label])
+        cut = self.cut_confidence[rows.label]
+        copies += self.abundant[rows.label] & (rows.confidence > cut)
         copies[~rows.passed] = 0
-        if rows.number in self.looks:
-            look = self.looks[rows.number]
-            tied = look.near.where(look.confidence == self.cut_confidence[look.near.label])
-            for drawn in (tied, look.lots):
-                copies[drawn.place] += self._wins(rows.number, drawn)
+        tied = Drawn.of(rows, np.flatnonzero(rows.passed & (rows.confidence == cut)), self.seed)
+        for drawn in (tied, self.lots[rows.number]):
+            copies[drawn.place] += self._wins(rows.number, drawn)
         return copies
 
     def _wins(self, number: int, drawn: Drawn) -> np.ndarray:
         cut = self.cut_ticket[drawn.label]
-        batch, place = self.cut_batch[drawn.label], self.cut_place[drawn.label]
-        earlier = (number < batch) | ((number == batch) & (drawn.place <= place))
+        earlier = positions(number, drawn.place) <= self.cut_position[drawn.label]
         return (drawn.ticket < cut) | ((drawn.ticket == cut) & earlier)
 
 

@@ -51,9 +51,13 @@ class Contents:
 
 def is_image(name: str) -> bool:
     """True for names with an image's extension and no hidden or system folder on the way."""
-    *folders, file = name.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in (*folders, file))
-    return not hidden and "." in file and file.rsplit(".", 1)[1].lower() in IMAGE_EXTENSIONS
+    file = name.rsplit("/", 1)[-1]
+    return not is_hidden(name) and "." in file and file.rsplit(".", 1)[1].lower() in IMAGE_EXTENSIONS
+
+
+def is_hidden(name: str) -> bool:
+    """True for names with a hidden or system file or folder on the way, such as macOS's `._x.jpg`."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def split_of(name: str) -> str | None:

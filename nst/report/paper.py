@@ -18,7 +18,7 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -33,6 +33,11 @@ from nst.report.rows import model_name
 from nst.runs import atomic_path
 
 FULL_SIZE = "full size"
+SUITE_METRICS = {  # kind of a suite → metric → its name in a result
+    "answers": {"top1": "top1", "top5": "top5"},
+    "corruptions": {"top1": "top1", "mce": "mce", "corruption_error": "mean_error"},
+    "perturbations": {"top1": "top1", "mfr": "mfr", "flip_rate": "mean_flip_probability"},
+}
 STAGES = ("iterate", "evaluate")  # whose runs have rows; the trainings inside them carry the same block
 
 
@@ -43,6 +48,8 @@ class Place:
     Args:
         metrics: name → heading.
         rows: row → column → metric → published value.
+        suites: column → robustness suite that all of its figures come from, top-1 included; of other columns: the
+            clean test set, and attacks.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Place:
     metrics: dict[str, str]
     columns: list[str]
     rows: dict[str, dict[str, dict[str, float]]]
+    suites: dict[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
@@ -184,27 +192,28 @@ def _measurements(where: Place, folders: Sequence[Path]) -> Iterator[Measurement
         for row, column in zip(rows, paper["columns"], strict=False):
             if column is not None:
                 network = model_name(row) if "model" in row else ""
-                metrics = measured(row)
+                metrics = measured(row, where.suites.get(column))
                 yield Measurement(scale, paper["row"], column, config["seed"], network, metrics, path.parent)
 
 
-def measured(result: Document) -> dict[str, float]:
-    """Metrics, as published.yaml names them, of a generation's row or of an evaluation's result.json."""
-    found = {name: result.get(name) for name in ("top1", "top5", "corruption_error", "mce", "flip_rate", "mfr")}
+def measured(result: Document, suite: str | None = None) -> dict[str, float]:
+    """Metrics, as published.yaml names them, of a generation's row or of an evaluation's result.json.
+
+    Args:
+        suite: whose figures alone are wanted; None: those of the clean test set, and of attacks.
+    """
+    blocks = result.get("robustness", {})
+    found: dict[str, float | None] = {}
+    if suite is None:
+        found |= {name: result.get(name) for name in ("top1", "top5", "corruption_error", "mce", "flip_rate", "mfr")}
+        for name, block in blocks.items():
+            if block["kind"] == "attack":
+                pairs = zip(block["epsilons"], block["top1"], strict=True)
+                found |= {f"{name}_{epsilon:g}": value for epsilon, value in pairs}
+    elif suite in blocks:
+        found |= {name: blocks[suite].get(own) for name, own in SUITE_METRICS[blocks[suite]["kind"]].items()}
     if "parameters" in result:
         found["params_m"] = result["parameters"] / 1e6
-    for name, block in result.get("robustness", {}).items():
-        kind = block["kind"]
-        if kind == "corruptions":
-            found |= {"top1": block.get("top1"), "mce": block.get("mce"), "corruption_error": block.get("mean_error")}
-        elif kind == "perturbations":
-            found |= {"top1": block.get("top1"), "mfr": block.get("mfr")}
-            found["flip_rate"] = block.get("mean_flip_probability")
-        elif kind == "attack":
-            pairs = zip(block["epsilons"], block["top1"], strict=True)
-            found |= {f"{name}_{epsilon:g}": value for epsilon, value in pairs}
-        elif kind == "answers":
-            found |= {"top1": block.get("top1"), "top5": block.get("top5")}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nst.config import build
 from nst.errors import NstError, require_choice
 from nst.robustness.attacks import Attack, AttackScores
 from nst.robustness.baselines import CORRUPTIONS, DIFFICULTIES, PERTURBATIONS
@@ -32,7 +33,7 @@ class RobustnessOptions:
     """Suites and their conditions.
 
     Args:
-        corruptions: made on the fly: "benchmark" (15), "all" (19), names, or None for none.
+        corruptions: made on the fly: "benchmark" (15), "all" (19), names, a list of these, or None for none.
         severities: of 1 to 5.
         perturbations: sequences made on the fly: "benchmark" (10), "all" (14), names, or None.
         difficulties: of perturbation sequences, 1 to 3; 1 gives the headline numbers.
@@ -108,7 +109,7 @@ class RobustnessOptions:
         """Attack and epsilons by name.
 
         Raises:
-            NstError: an option that an attack does not have, or no epsilons.
+            NstError: an option that an attack does not have, a value of the wrong kind, or no epsilons.
         """
         found = {}
         for name, given in (self.attacks or {}).items():
@@ -116,13 +117,19 @@ class RobustnessOptions:
                 raise NstError("an attack needs a name of its own", got=name, valid="such as fgsm, pgd or pgd_40")
             if given is None:
                 continue
+            if not isinstance(given, Mapping):
+                raise NstError(
+                    f"eval.attacks.{name} is not an attack", got=given, valid="{epsilons: [0, 2, 16]}, or null"
+                )
             settings = dict(given)
             for option in settings:
                 require_choice(f"option of eval.attacks.{name}", option, ATTACK_OPTIONS)
             if not settings.get("epsilons"):
                 raise NstError(f"eval.attacks.{name} has no epsilons", got=settings, valid="{epsilons: [0, 2, 16]}")
-            epsilons = tuple(settings.pop("epsilons"))
-            found[name] = Attack(**settings), epsilons
+            epsilons = settings.pop("epsilons")
+            if isinstance(epsilons, str) or not all(_is_number(one) for one in _listed(epsilons)):
+                raise NstError(f"eval.attacks.{name}.epsilons are numbers, in 1/255", got=epsilons, valid="[0, 2, 16]")
+            found[name] = build(Attack, settings), tuple(_listed(epsilons))
             AttackScores(*found[name])  # which knows what epsilons can be
         return found
 
@@ -144,10 +151,17 @@ class RobustnessOptions:
 
 
 def _names(given: str | Sequence[str] | None, **groups: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a group, one name, or a list of names, each once."""
-    if isinstance(given, str):
-        return groups.get(given, (given,))
-    return tuple(dict.fromkeys(given or ()))
+    """The names of a group, one name, or those of a list of both, each once."""
+    entries = [given] if isinstance(given, str) else given or ()
+    return tuple(dict.fromkeys(name for entry in entries for name in groups.get(entry, (entry,))))
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, Sequence) else [given]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_levels(option: str, given: Sequence[int], valid: Sequence[int]) -> None:

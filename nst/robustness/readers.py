@@ -20,7 +20,7 @@ import numpy as np
 
 from nst.data.batches import Images
 from nst.data.images import BadImage, decode
-from nst.data.layout import is_image, unique_keys
+from nst.data.layout import is_hidden, is_image, unique_keys
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError, nearest
 from nst.runs import fingerprint
@@ -269,6 +269,7 @@ def class_folders(
     labels: Mapping[str, int],
     known: Collection[str],
     kind: Callable[[str], bool] = is_image,
+    files: str = "images",
 ) -> tuple[list[str], list[str], np.ndarray, str]:
     """Paths, keys, labels (N,) and digest of `root/<class>/<file>`, sorted by name.
 
@@ -276,6 +277,10 @@ def class_folders(
         labels: label by folder name.
         known: folder names that the published set has.
         kind: which file names count.
+        files: what such files are called.
+
+    Raises:
+        NstError: no such folder or none of these files in it, or a class folder that set or network have not.
     """
     root = _unwrapped(require_folder(name, root), known)
     found = []
@@ -285,7 +290,9 @@ def class_folders(
             raise _wrong_folder(name, root, folder, known)
         found += [(folder, *file) for file in files]
     if not found:
-        raise NstError(f"{name}: no images in {root}", valid=f"folders such as {_some(known)}")
+        held = [f"{folder}/{entry.name}" for folder in _subfolders(root) for entry in os.scandir(root / folder)]
+        got = _some(sorted(held)) if held else None
+        raise NstError(f"{name}: no {files} in {root}", got=got, valid=f"{files} in folders such as {_some(known)}")
     names = [f"{folder}/{file}" for folder, file, _ in found]
     label = np.array([labels[folder] for folder, _, _ in found], np.int64)
     return [str(root / path) for path in names], unique_keys(names, names), label, fingerprint([name, found])
@@ -308,6 +315,12 @@ def _some(names: Collection[str]) -> str:
     return ", ".join(list(names)[:4]) + (", ..." if len(names) > 4 else "")
 
 
+def has_class_files(root: Path) -> bool:
+    """Whether `root` is a folder with a folder that has a file: what was unpacked in part leaves empty ones."""
+    inner = _subfolders(root) if root.is_dir() else []
+    return any(not is_hidden(file) for name in inner for *_, files in os.walk(root / name) for file in files)
+
+
 def require_folder(name: str, root: Path) -> Path:
     if not root.is_dir():
         raise NstError(f"{name}: no such folder: {root}", next="give the folder into which the set was unpacked")
@@ -324,7 +337,7 @@ def _unwrapped(root: Path, known: Collection[str]) -> Path:
 
 def _subfolders(root: Path) -> list[str]:
     """Names, sorted, without hidden ones and those of a system."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and is_image(f"{entry.name}/x.jpg"))
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
 
 
 def size_in_bytes(entry: os.DirEntry[str] | Path) -> int:

@@ -218,6 +218,12 @@ def table(robustness: Mapping[str, Block]) -> list[dict[str, Any]]:
                 for severity, error in zip(range(1, NUM_SEVERITIES + 1), row, strict=True)
                 if error is not None
             ]
+            rows += [
+                (suite, name, None, metric, value)
+                for metric in ("ce", "relative_ce", "to_baseline")
+                for name, value in block.get(metric, {}).items()
+                if value is not None
+            ]
         elif kind == "perturbations":
             levels = {1: block} | {int(k[-1]): found for k, found in block.items() if k.startswith("difficulty_")}
             rows += [
@@ -226,11 +232,16 @@ def table(robustness: Mapping[str, Block]) -> list[dict[str, Any]]:
                 for metric in ("flip_probability", "top5_distance")
                 for name, value in found[metric].items()
             ]
+            rows += [
+                (suite, name, 1, metric, value)
+                for metric in ("flip_rate", "to_baseline")
+                for name, value in block.get(metric, {}).items()
+                if value is not None
+            ]
         elif kind == "attack":
             pairs = zip(block["epsilons"], block["top1"], strict=True)
             how = f"{block['attack']}: {attack_steps(block)}"
             rows += [(suite, how, epsilon, "top1", value) for epsilon, value in pairs]
-        else:
-            names = (name for name in HEADLINES[kind] if block.get(name) is not None)
-            rows += [(suite, "", None, name, block[name]) for name in names]
+        names = (name for name in HEADLINES[kind] if block.get(name) is not None)
+        rows += [(suite, "", None, SHORT.get(name, name), block[name]) for name in names]
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nst.data.layout import is_image
+from nst.data.layout import is_hidden, is_image
 from nst.errors import NstError, nearest, require_choice
 from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
 from nst.robustness.classes import (
@@ -35,6 +35,7 @@ from nst.robustness.readers import (
     ImageFiles,
     ImageSet,
     class_folders,
+    has_class_files,
     open_array,
     require_folder,
     size_in_bytes,
@@ -115,26 +116,46 @@ def _real_labels(path: Path | None, classes: Sequence[str]) -> np.ndarray:
 # ---- ImageNet-C and -P -------------------------------------------------------------------------------------------
 
 
-def find_corruptions(root: str | Path) -> dict[str, tuple[int, ...]]:
-    """Which severities of which corruptions a copy of ImageNet-C or CIFAR-C holds, extra ones included."""
+def find_corruptions(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, ...]]:
+    """Which severities of which corruptions a copy of ImageNet-C holds, or, with `arrays`, of CIFAR-C; extra ones
+    included, and empty folders not."""
     root = require_folder("corruptions", _path(root))
     names = [name for group in CORRUPTION_GROUPS.values() for name in group]
-    severities = range(1, NUM_SEVERITIES + 1)
-    found = {}
-    for name in names:
-        if (root / f"{name}.npy").is_file():
-            found[name] = tuple(severities)
-        elif (folder := _located(root, name)) is not None:
-            found[name] = tuple(severity for severity in severities if (folder / str(severity)).is_dir())
+    severities = tuple(range(1, NUM_SEVERITIES + 1))
+    if arrays:
+        return {name: severities for name in names if (root / f"{name}.npy").is_file()}
+    folders = {name: folder for name in names if (folder := _located(root, name)) is not None}
+    found = {
+        name: tuple(severity for severity in severities if has_class_files(folder / str(severity)))
+        for name, folder in folders.items()
+    }
     return {name: held for name, held in found.items() if held}
 
 
-def find_perturbations(root: str | Path) -> dict[str, tuple[int, ...]]:
-    """Which difficulties of which perturbations can be computed from a copy of ImageNet-P or CIFAR-P."""
+def find_perturbations(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, ...]]:
+    """Which difficulties of which perturbations can be computed from a copy of ImageNet-P or, with `arrays`, of
+    CIFAR-P; empty folders do not count."""
     root = require_folder("perturbations", _path(root))
     names = dict.fromkeys((*PERTURBATIONS, *EXTRA_PERTURBATIONS))
-    found = {name: tuple(level for level in DIFFICULTIES if _has(root, stored_name(name, level))) for name in names}
+
+    def held(stored: str) -> bool:
+        if arrays:
+            return (root / f"{stored}.npy").is_file()
+        return (folder := _located(root, stored)) is not None and has_class_files(folder)
+
+    found = {name: tuple(level for level in DIFFICULTIES if held(stored_name(name, level))) for name in names}
     return {name: difficulties for name, difficulties in found.items() if difficulties}
+
+
+def mistaken_kind(suite: str, root: str | Path) -> str | None:
+    """What to do where `root` holds arrays and the suite consists of folders, or the other way round; None: neither."""
+    kind, arrays = suite.split("_")[1], suite.startswith("cifar")
+    find = find_corruptions if kind == "c" else find_perturbations
+    if find(root, arrays=arrays) or not find(root, arrays=not arrays):
+        return None
+    other = "imagenet" if arrays else "cifar"
+    content = "ImageNet-{}'s folders" if arrays else "CIFAR-{} arrays"
+    return f"these are {content.format(kind.upper())}: eval.{other}_{kind}={root}"
 
 
 def strange_names(root: str | Path) -> list[str]:
@@ -167,8 +188,8 @@ def imagenet_c(root: str | Path, corruption: str, severity: int, classes: Sequen
         NstError: as `imagenet_folders`, or the copy does not hold it.
     """
     folder = _located(require_folder("imagenet_c", _path(root)), corruption)
-    if folder is None or not (folder / str(severity)).is_dir():
-        raise _absent(f"imagenet_c: no {corruption} of severity {severity} in {root}", find_corruptions(root))
+    if folder is None or not has_class_files(folder / str(severity)):
+        raise _absent("imagenet_c", f"imagenet_c: no {corruption} of severity {severity} in {root}", root)
     name = f"imagenet_c/{corruption}/{severity}"
     paths, keys, labels, digest = class_folders(
         name, folder / str(severity), imagenet_positions(classes), imagenet_wnids()
@@ -190,11 +211,11 @@ def imagenet_p(
     """
     stored = stored_name(perturbation, difficulty)
     folder = _located(require_folder("imagenet_p", _path(root)), stored)
-    if folder is None:
-        raise _absent(f"imagenet_p: no {stored} in {root}", find_perturbations(root))
+    if folder is None or not has_class_files(folder):
+        raise _absent("imagenet_p", f"imagenet_p: no {stored} in {root}", root)
     name = f"imagenet_p/{stored}"
     paths, keys, labels, digest = class_folders(
-        name, folder, imagenet_positions(classes), imagenet_wnids(), lambda file: file.lower().endswith(".mp4")
+        name, folder, imagenet_positions(classes), imagenet_wnids(), _is_clip, ".mp4 files"
     )
     frames = frames or (TRANSLATE_FRAMES if perturbation == "translate" else FRAMES)
     return ImageSet(name, keys, labels, ClipFiles(paths, frames), digest, frames)
@@ -205,13 +226,16 @@ def _located(root: Path, name: str) -> Path | None:
     return next((path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()), None)
 
 
-def _has(root: Path, name: str) -> bool:
-    return (root / f"{name}.npy").is_file() or _located(root, name) is not None
+def _is_clip(file: str) -> bool:
+    return file.lower().endswith(".mp4") and not is_hidden(file)
 
 
-def _absent(what: str, found: dict[str, tuple[int, ...]]) -> NstError:
-    held = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in found.items())
-    return NstError(what, got=held or "none of them", next="give the folder that holds the folders of their names")
+def _absent(suite: str, what: str, root: str | Path) -> NstError:
+    find = find_corruptions if suite.endswith("_c") else find_perturbations
+    arrays = suite.startswith("cifar")
+    held = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in find(root, arrays=arrays).items())
+    right = f"give the folder that holds the {'files' if arrays else 'folders'} of their names"
+    return NstError(what, got=held or "none of them", next=mistaken_kind(suite, root) or right)
 
 
 # ---- CIFAR-C and -P ----------------------------------------------------------------------------------------------
@@ -228,7 +252,7 @@ def cifar_c(root: str | Path, corruption: str, severity: int, classes: Sequence[
     """
     root = require_folder("cifar_c", _path(root))
     require_choice("severity", str(severity), map(str, range(1, NUM_SEVERITIES + 1)))
-    images, labels = _array(root / f"{corruption}.npy", 4), _labels(root / "labels.npy", classes)
+    images, labels = _array("cifar_c", root / f"{corruption}.npy"), _labels(root / "labels.npy", classes)
     count, rest = divmod(len(images), NUM_SEVERITIES)
     if rest or len(labels) != len(images):
         raise NstError(
@@ -249,7 +273,7 @@ def cifar_p(root: str | Path, perturbation: str, classes: Sequence[str], difficu
     """
     root = require_folder("cifar_p", _path(root))
     path = root / f"{stored_name(perturbation, difficulty)}.npy"
-    count, frames = _array(path, 5).shape[:2]
+    count, frames = _array("cifar_p", path).shape[:2]
     has_labels = (root / "labels.npy").is_file()
     labels = _labels(root / "labels.npy", classes) if has_labels else np.full(count, -1, np.int64)
     if len(labels) != count:
@@ -263,11 +287,11 @@ def _cifar_set(name: str, path: Path, labels: np.ndarray, *, start: int = 0, fra
     return ImageSet(name, keys, labels, ArrayRows(str(path), start), digest, frames)
 
 
-def _array(path: Path, dimensions: int) -> np.ndarray:
+def _array(suite: str, path: Path) -> np.ndarray:
     """Checked, mapped uint8 array (..., H, W, 3)."""
     if not path.is_file():
-        raise _absent(f"no file {path}", find_corruptions(path.parent) | find_perturbations(path.parent))
-    array = open_array(str(path))
+        raise _absent(suite, f"{suite}: no file {path}", path.parent)
+    array, dimensions = open_array(str(path)), 4 if suite == "cifar_c" else 5
     if array.dtype != np.uint8 or array.ndim != dimensions or array.shape[-1] != 3:
         raise NstError(
             f"{path} holds no pictures",
@@ -282,11 +306,15 @@ def _labels(path: Path, classes: Sequence[str]) -> np.ndarray:
     positions = np.array(cifar_positions(classes), np.int64)
     if not path.is_file():
         raise NstError(f"no file {path}", valid="labels.npy beside the images")
-    published = np.array(open_array(str(path)), np.int64)
-    if published.ndim != 1 or published.min() < 0 or published.max() >= len(positions):
+    published = open_array(str(path))
+    if published.ndim != 1 or not published.size or not np.issubdtype(published.dtype, np.integer):
+        raise NstError(
+            f"{path} holds no labels", got=f"{published.dtype} {published.shape}", valid="whole numbers (N,), of int64"
+        )
+    if published.min() < 0 or published.max() >= len(positions):
         raise NstError(
             f"{path} does not fit a network of {len(positions)} classes",
-            got=f"labels {published.min()} to {published.max()}, shape {published.shape}",
+            got=f"labels {published.min()} to {published.max()}",
             next="CIFAR-10-C goes with ten classes, CIFAR-100-C with a hundred",
         )
     return positions[published]

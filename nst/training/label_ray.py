@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,21 @@ class RayEngine:
                 ) from error
             total = ray.cluster_resources()
             say(f"Ray: {total.get('CPU', 0):g} cores, {total.get('GPU', 0):g} GPUs")
+            if not self.fits(ray.nodes()):
+                # no mistake where the cluster grows by itself; where it does not, Ray would wait without a word
+                say(
+                    f"Ray waits for a machine of {self.cores} cores and {self.resources['num_gpus']} GPUs, which the "
+                    "cluster does not have yet; label.ray.cpus and label.ray.gpus set what a task takes"
+                )
         return ray
+
+    def fits(self, nodes: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether one of these machines (`ray.nodes()`) is large enough for a task."""
+        wanted = {"CPU": self.cores, "GPU": self.resources["num_gpus"]}
+        return any(
+            node["Alive"] and all(node["Resources"].get(name, 0) >= least for name, least in wanted.items())
+            for node in nodes
+        )
 
 
 def _import_ray() -> Any:

@@ -46,6 +46,12 @@ def require_choice(what: str, got: str, valid: Iterable[str]) -> None:
         raise NstError(f"unknown {what}{nearest(got, names)}", got=got, valid=", ".join(names))
 
 
+def require_count(what: str, got: object) -> None:
+    """Raises NstError unless `got` is a whole number of at least 1."""
+    if not isinstance(got, int) or isinstance(got, bool) or got < 1:
+        raise NstError(f"{what} is out of range", got=repr(got), valid="a whole number, 1 or more")
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the closest of `valid` to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 import ctypes
 import io
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -88,6 +89,13 @@ def test_workers_never_change_what_is_read(digits: Path, workers: int):
     read = list(Loader(batches, _Steps(2, 9), LoaderOptions(workers=workers, prefetch=2)))
     assert len(read) == 7
     assert all(equal(one, other) for one, other in zip(read, expected, strict=True))
+
+
+def test_batches_can_be_pickled_for_workers_that_are_spawned(digits: Path):
+    batches = joint(digits)
+    expected = [batches[step] for step in range(2)]
+    pickled = pickle.loads(pickle.dumps(batches))
+    assert all(equal(pickled[step], expected[step]) for step in range(2))
 
 
 def test_ranks_together_read_the_global_batch(digits: Path):

@@ -5,30 +5,39 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from helpers import add_file, encode
+from helpers import add_file, encode, finish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from nst.cli import dispatch, flags_as_options
 from nst.data import hashes as hashing
-from nst.data.batches import EvaluationBatches
+from nst.data.batches import EvaluationBatches, UnlabeledSamples
 from nst.data.exclusion import ALIKE, SAME, exclude
 from nst.data.hashes import hash_shards, look_hash, pixel_hash
 from nst.data.images import decode
 from nst.data.lookalikes import LARGEST_DISTANCE, Lookalikes
+from nst.data.packed import PackedLabels
+from nst.data.prediction_files import PredictionFiles
+from nst.data.predictions import PredictionMetadata
 from nst.data.remote import Remote
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Sample
 from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
-from nst.runs import take_lock
+from nst.models.checkpoints import NetworkInfo, save_network
+from nst.models.efficientnet import Architecture, build
+from nst.runs import sha256_file, take_lock
+from nst.stages import select
+from nst.training.teachers import Teacher, pseudo_labels
 
 
 def picture(number: int, height: int = 150, width: int = 200) -> np.ndarray:
@@ -241,6 +250,131 @@ def test_indexing_again_keeps_what_is_excluded_while_the_shard_is_the_same(
     assert "1 shards from which images were excluded are gone or have changed" in caplog.text
 
 
+def test_indexing_again_brings_no_shard_back_that_lost_all_images(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    web, known = tmp_path / "web", evaluation(tmp_path / "test")
+    exclude(img2dataset(web), [known], web, workers=1)
+    with tarfile.open(web / "00003.tar", "w") as archive:  # another one has come
+        add_file(archive, "000030000.jpg", jpeg(picture(103)))
+    left = ["000000000", "000000003", "000010004", "000030000"]
+    assert keys(index_tars(web)) == left
+    exclude(ShardSet.open(web), [evaluation(tmp_path / "more", range(103, 104))], web, workers=1)
+    assert keys(index_tars(web)) == left[:-1], "nor after another exclusion, which empties another one"
+    assert [row["name"] for row in json.loads((web / "excluded.json").read_text())["emptied"]] == [
+        "00002.tar", "00003.tar",
+    ]  # fmt: skip
+    assert not caplog.records
+    with tarfile.open(web / "00002.tar", "w") as archive:  # the same name, another content
+        add_file(archive, "000020001.jpg", jpeg(picture(4)))
+    assert keys(index_tars(web)) == [*left[:-1], "000020001"]
+    assert "1 shards from which images were excluded are gone or have changed" in caplog.text
+    exclude(ShardSet.open(web), [known], web, workers=1)
+    assert keys(index_tars(web)) == left[:-1]
+
+
+def test_hashes_are_computed_only_a_few_shards_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    samples = [Sample(f"u-{number}", jpeg(picture(number, 30, 40)), "jpg", None) for number in range(20)]
+    shards = write_shards(tmp_path, "u", samples, classes=(), labeled=False, name="u", samples_per_shard=1)
+    submitted: list[str] = []
+
+    class Threads(ThreadPoolExecutor):
+        def __init__(self, workers: int, **_: Any) -> None:
+            super().__init__(workers)
+
+        def submit(self, function: Any, /, one: ShardSet, *rest: Any) -> Any:
+            submitted.append(one.shards[0].name)
+            return super().submit(function, one, *rest)
+
+    monkeypatch.setattr(hashing, "ProcessPoolExecutor", Threads)
+    found: list[str] = []
+    for number, hashes in enumerate(hash_shards(shards, workers=2)):
+        assert len(submitted) <= number + 5
+        found += hashes.keys
+    assert found == [sample.key for sample in samples]
+
+
+# ---- labels made before
+
+
+def label(shards: ShardSet, folder: Path, teacher: str) -> Path:
+    """Predictions as `nst label` writes them, over two classes."""
+    files = PredictionFiles(folder, PredictionMetadata(teacher, ("a", "b"), 32, "", ""), 0.0)
+    for number, shard in enumerate(shards.shards):
+        found = shards.reader(number).keys
+        probs = np.tile(np.array([0.9, 0.1], np.float32), (len(found), 1))
+        files.write(shard, np.arange(len(found)), found, probs, [])
+    return finish(folder)
+
+
+@pytest.fixture
+def labeled(tmp_path: Path) -> Teacher:
+    """An online teacher that has labeled <tmp_path>/web, of which nothing was excluded, and selected all of it."""
+    architecture = Architecture(0.25, 0.25, train_size=12, test_size=12, small_images=True, name="small")
+    weights = tmp_path / "teacher.safetensors"
+    info = NetworkInfo(architecture, ("a", "b"), image_size=12, train_size=12)
+    save_network(weights, build(architecture, 2).state_dict(), info)
+    predictions = label(img2dataset(tmp_path / "web"), tmp_path / "predictions", sha256_file(weights))
+    select.run(predictions, tmp_path / "selection", images_per_class=6, allow_empty_classes=True)
+    return Teacher(weights, predictions=predictions, selection=tmp_path / "selection")
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_what_was_labeled_before_an_exclusion_is_refused(tmp_path: Path, labeled: Teacher, mode: str):
+    web, teacher = tmp_path / "web", replace(labeled, mode=mode)
+    whole = ShardSet.open(web)
+    assert pseudo_labels(teacher, whole) is not None
+    exclude(whole, [evaluation(tmp_path / "test", range(1, 2))], web, workers=1)
+    pruned = ShardSet.open(web)
+    assert [shard.sha256 for shard in pruned.shards] == [shard.sha256 for shard in whole.shards]
+    with pytest.raises(NstError, match=r"made of other shards\n  got:   the same shards with other images excluded"):
+        pseudo_labels(teacher, pruned)
+    options = {"images_per_class": 6, "allow_empty_classes": True, "unlabeled": pruned}
+    with pytest.raises(NstError, match=r"predictions in .* are of other shards\n  got:   the same shards with other"):
+        select.run(labeled.predictions, tmp_path / "selection", **options)
+    label(pruned, tmp_path / "again", sha256_file(labeled.weights))
+    select.run(tmp_path / "again", tmp_path / "new", **options)
+    teacher = replace(teacher, predictions=tmp_path / "again", selection=tmp_path / "new")
+    found = pseudo_labels(teacher, pruned)
+    assert found is not None
+    assert {key for shard in pruned.shards for key in found.entries(shard.name).key} == set(keys(pruned))
+    exclude(pruned, [evaluation(tmp_path / "more", range(100, 101))], web, workers=1)
+    with pytest.raises(NstError, match="made of other shards"):
+        pseudo_labels(teacher, ShardSet.open(web))
+
+
+def test_predictions_of_packed_shards_are_refused_after_an_exclusion(tmp_path: Path, labeled: Teacher):
+    whole = replace(ShardSet.open(tmp_path / "web"), classes=("a", "b"))
+    assert PackedLabels(whole, {"targets": "soft"}, labeled.predictions).counts == [3, 2, 1]
+    pruned = replace(whole, shards=(replace(whole.shards[0], excluded=(2,), samples=2), *whole.shards[1:]))
+    with pytest.raises(
+        NstError, match=r"are of other shards than .*\n  got:   00000\.tar has another content, or other"
+    ):
+        PackedLabels(pruned, {"targets": "soft"}, labeled.predictions)
+
+
+def test_nst_select_looks_at_the_shards_that_data_unlabeled_names(tmp_path: Path, labeled: Teacher):
+    web = tmp_path / "web"
+    (tmp_path / "predictions" / "DONE").touch()
+    options = [f"teacher.checkpoint={labeled.weights}", f"teacher.predictions={tmp_path / 'predictions'}",
+               f"teacher.selection={tmp_path / 'new'}", f"data.unlabeled={web}", "select.allow_empty_classes=true",
+               "select.images_per_class=6"]  # fmt: skip
+    assert dispatch(["select", *options]) == 0
+    exclude(ShardSet.open(web), [evaluation(tmp_path / "test", range(1, 2))], web, workers=1)
+    with pytest.raises(NstError, match="are of other shards"):
+        dispatch(["select", *options])
+
+
+def test_an_image_in_the_place_of_a_selected_one_is_refused_with_an_online_teacher_too(
+    tmp_path: Path, labeled: Teacher
+):
+    whole, view = ShardSet.open(tmp_path / "web"), clean_view(12, Pictures())
+    labels = pseudo_labels(replace(labeled, mode="online"), whole)
+    moved = replace(whole, shards=(replace(whole.shards[0], excluded=(0,), samples=2), *whole.shards[1:]))
+    samples = UnlabeledSamples(moved, view, 0, labels, clean_view=view)
+    with pytest.raises(NstError, match=r"is not what was labeled\n  got:   000000002 at 0\n  valid: 000000000 at 0"):
+        samples.sample(0, 0, 0, [])
+    assert "clean_image" in UnlabeledSamples(whole, view, 0, labels, clean_view=view).sample(0, 0, 0, [])
+
+
 def test_processes_find_what_one_finds(tmp_path: Path):
     shards = img2dataset(tmp_path / "web")
     alone = list(hash_shards(shards, workers=1))
@@ -343,6 +477,26 @@ def test_exclude_alone_takes_the_test_set_out_of_the_unlabeled_set(
     assert "3 of 83 images excluded" in capsys.readouterr().out
     assert dispatch(["shard", "--verify", *options]) == 0
     assert "80 images in 1 shards, all as the index says, 3 excluded ones left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--exclude", "data.test=null"], r"data\.test names no shards\n  got:   null[\s\S]*next:  data\.test="),
+        (["--exclude=x", "data.unlabeled=null"], r"data\.unlabeled names no shards"),
+        (["shard.exclude=3"], r"shard\.exclude names no shards\n  got:   3"),
+        (["shard.exclude=[null]"], r"shard\.exclude names no shards"),
+    ],
+)
+def test_excluding_without_shards_is_refused_before_anything_is_indexed(
+    tmp_path: Path, options: list[str], message: str
+):
+    img2dataset(tmp_path / "web")
+    (tmp_path / "web" / "index.json").unlink()
+    more = [] if "data.unlabeled=null" in options else [f"shard.index={tmp_path / 'web'}"]
+    with pytest.raises(NstError, match=message):
+        dispatch(["shard", *options, *more])
+    assert not (tmp_path / "web" / "index.json").exists()
 
 
 def test_a_finished_nst_shard_is_still_recognised_after_excluding(tmp_path: Path, digits: Path):

@@ -259,9 +259,8 @@ def labeled(output: Path, teacher: Path, digits: Path, engine=None, **options):
 
     engine = engine or LightningEngine(Hardware(workers=0))
     unlabeled, pictures = ShardSet.open(digits / "unlabeled"), Pictures(small=True, flip=False)
-    return label.run(
-        output, teacher=teacher, unlabeled=unlabeled, pictures=pictures, engine=engine, batch_size=32, **options
-    )
+    options = {"batch_size": 32, **options}
+    return label.run(output, teacher=teacher, unlabeled=unlabeled, pictures=pictures, engine=engine, **options)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -310,3 +309,16 @@ def test_a_full_disk_stops_labeling_and_leaves_no_half_file(tmp_path, teacher, d
     assert time.monotonic() - begun < 120
     assert not list((tmp_path / "p").glob("*.parquet"))
     assert not (tmp_path / "p" / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "valid"),
+    [
+        *(("batch_size", value, "a whole number, 1 or more") for value in (0, -1, 2.5, True, "many", None)),
+        *(("keep", value, "a confidence, 0 to 1") for value in (2, -1, float("nan"), "much", None)),
+    ],
+)
+def test_options_out_of_range_are_refused_before_a_run_begins(tmp_path, teacher, digits, option, value, valid):
+    with pytest.raises(NstError, match=rf"label\.{option} is out of range\n  got:   .*\n  valid: {valid}"):
+        labeled(tmp_path / "p", teacher, digits, **{option: value})
+    assert not (tmp_path / "p").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -262,6 +263,11 @@ def test_targets_equal_those_of_the_joined_path(world, tmp_path, targets):
     count = 60 * len(CLASSES)
     assert beside.stream.length == alone.stream.length == count
     theirs, ours = targets_by_key(beside, count), targets_by_key(alone, count)
+    for samples, found in ((beside, theirs), (alone, ours)):  # a process that is spawned gets them pickled
+        again = targets_by_key(pickle.loads(pickle.dumps(samples)), count)
+        assert {image: np.array(values).tobytes() for image, values in again.items()} == {
+            image: np.array(values).tobytes() for image, values in found.items()
+        }
     assert ours.keys() == theirs.keys()
     for image, values in theirs.items():
         assert len(ours[image]) == len(values)
@@ -351,3 +357,20 @@ def test_a_folder_with_other_shards_is_never_packed_into(world):
     with pytest.raises(NstError, match=r"shard\.output=<folder>"):
         shard.main(command(world, world["unlabeled"], "overwrite=true"))
     assert ShardSet.open(world["unlabeled"]).samples == 150
+
+
+@pytest.mark.parametrize("samples", ["0", "-1", "2.5", "null", "many"])
+def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(world, tmp_path, samples):
+    with pytest.raises(NstError, match=r"samples_per_shard is out of range\n  got: .*\n  valid: a whole number, 1 or"):
+        shard.main(command(world, tmp_path / "packed", f"shard.samples_per_shard={samples}"))
+    assert not (tmp_path / "packed").exists()
+    with pytest.raises(NstError, match="shards_at_once is out of range"):
+        packed(world, tmp_path / "packed", shards_at_once=0)
+    assert not (tmp_path / "packed").exists()
+
+
+def test_packing_needs_unlabeled_shards_and_a_selected_image(world, tmp_path):
+    with pytest.raises(NstError, match=r"data\.unlabeled names no shards"):
+        shard.main(command(world, tmp_path / "packed", "data.unlabeled=null"))
+    with pytest.raises(NstError, match="selection to pack is empty"):
+        Packing([].__getitem__, 0, 0, 0, 20)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -322,6 +322,29 @@ def test_an_open_shard_stays_readable_when_the_cache_drops_it(tmp_path: Path, se
     assert [sample for reader in readers for sample in reader] == content(here)
 
 
+def test_a_cache_that_holds_nothing_keeps_what_a_thread_was_given_until_it_asks_again(tmp_path: Path):
+    names = [shard.name for shard in write(tmp_path / "set").shards]
+    options, both, seen = remote(tmp_path, cache_gb=1e-9), Barrier(2, timeout=60), []
+
+    def ask(first: str, second: str | None) -> None:
+        path, _ = options.unknown_shard(f"pipe:cat {tmp_path}/set/{first}", first)
+        both.wait()
+        seen.append(path.exists())
+        both.wait()
+        if second is not None:
+            options.unknown_shard(f"pipe:cat {tmp_path}/set/{second}", second)
+            seen.append(path.exists())
+        both.wait()
+
+    threads = [Thread(target=ask, args=given) for given in ((names[0], names[1]), (names[2], None))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [True, True, False]
+    assert len(cached(tmp_path)) == 2, "of the two threads"
+
+
 def test_a_shard_that_changed_at_its_place_is_never_taken_for_the_old_one(tmp_path: Path, server: Server):
     write(tmp_path / "served")
     content(ShardSet.open(server.url, remote(tmp_path)))
@@ -395,6 +418,13 @@ def test_tars_at_an_address_are_indexed_from_here_and_stay_there(tmp_path: Path,
     assert content(ShardSet.open(tmp_path / "index", options)) == content(here)
     with pytest.raises(NstError, match="does not list"):
         index_tars(f"pipe:cat {here.folder}", output=tmp_path / "index", remote=options)
+
+
+def test_a_cache_smaller_than_a_shard_is_enough_for_indexing(tmp_path: Path, server: Server):
+    here = write(tmp_path / "served", 36)
+    (Path(here.folder) / "index.json").unlink()
+    found = index_tars(server.url, output=tmp_path / "index", remote=remote(tmp_path, cache_gb=1e-9))
+    assert found.shards == here.shards
 
 
 def test_tars_in_a_bucket_are_indexed(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch):

@@ -24,6 +24,7 @@ from tiny_networks import TINY as NETWORK
 from nst.config import compose_config
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import CenterView
+from nst.data.views import Pictures
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import EfficientNet, build, normalize
@@ -37,9 +38,11 @@ from nst.robustness.made import CLEAN, corrupted, whole_images
 from nst.robustness.options import RobustnessOptions
 from nst.robustness.perturbations import Perturbations, perturbation_generator
 from nst.robustness.readers import ImageSet, shard_images
-from nst.robustness.results import headlines
+from nst.robustness.released_suites import SHOWN_PER_CORRUPTION
+from nst.robustness.results import headlines, summary, table
 from nst.robustness.scores import CorruptionErrors, clip_distances, top_classes
 from nst.robustness.sets import imagenet_p
+from nst.robustness.suites import Subject, block_size, image_blocks
 from nst.runs import read_json
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
@@ -252,12 +255,12 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_parts(
     tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole = evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'whole'}"))
-    monkeypatch.setattr("nst.robustness.made_suites.image_blocks", blocks_of_eight)
+    monkeypatch.setattr("nst.robustness.suites.SMALLEST_BLOCK", 8)
     cfg = tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'killed'}")
     with monkeypatch.context() as patch, pytest.raises(Crash):
         seen = passes(patch, die_at=5)
         evaluate.from_cfg(cfg)
-    first = ["images-000000", "images-000008", "images-000016"]
+    first = ["images-000000-of-8", "images-000008-of-8", "images-000016-of-8"]
     assert seen == [f"c_onthefly/{part}" for part in first] + ["p_onthefly/brightness", "p_onthefly/shot_noise"]
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "_clean_scores", lambda *_: pytest.fail("the clean images again"))
@@ -272,10 +275,32 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_parts(
         patch.setattr(evaluate, "write_json", lambda *_: pytest.fail("nothing has changed"))
         assert evaluate.from_cfg(cfg) == again
     assert seen == []
+    assert shown_answers(tmp_path / "killed") == shown_answers(tmp_path / "whole")
+    assert len(shown_answers(tmp_path / "whole")) == 2 * SHOWN_PER_CORRUPTION
 
 
-def blocks_of_eight(images: Any) -> dict[str, range]:
-    return {f"images-{start:06d}": range(start, min(start + 8, len(images))) for start in range(0, len(images), 8)}
+def shown_answers(output: Path) -> list[tuple[str, str, list[str]]]:
+    """What is shown of corruptions on the fly, whatever the parts: key, caption and answer."""
+    paths = (output / "robustness/c_onthefly/parts").glob("*.json")
+    shown = [entry for path in paths for entry in read_json(path).get("shown", [])]
+    return sorted((entry["key"], entry["caption"], entry["predicted"]) for entry in shown)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "parts"), [(20, 50, 1), (120, 50, 3), (500, 50, 10), (2000, 100, 20), (50_000, 500, 100)]
+)
+def test_a_kill_loses_a_twentieth_of_corruptions_on_the_fly_or_fifty_images(count: int, size: int, parts: int):
+    images = ImageSet("test", [str(number) for number in range(count)], np.zeros(count, np.int64), plain_pixels, "")
+    blocks = image_blocks(images, block_size(count))
+    assert max(map(len, blocks.values())) == min(size, count)
+    assert len(blocks) == parts
+    assert [number for block in blocks.values() for number in block] == list(range(count))
+    other = image_blocks(images)  # files of other blocks, of which a sum would count images twice
+    assert parts == 1 or size == 500 or not blocks.keys() & other.keys()
+
+
+def plain_pixels(number: int) -> np.ndarray:
+    return plain(8, number)
 
 
 def test_sigterm_ends_an_evaluation_in_words_and_the_same_command_continues(
@@ -544,6 +569,46 @@ def test_a_half_unpacked_cell_is_missing_and_is_not_taken_for_whole_later(
     assert "robustness/imagenet_c/ce/fog" in again
 
 
+def test_empty_folders_of_a_partial_copy_are_missing(
+    released: Compose, imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_imagenet_c(tmp_path / "c", imagenet, ["fog"], [2, 3])
+    (tmp_path / "c" / "fog" / "1").mkdir()
+    (tmp_path / "c" / "snow" / "1" / WNIDS[0]).mkdir(parents=True)
+    write_imagenet_p(tmp_path / "p", ["brightness"], 224)
+    (tmp_path / "p" / "tilt").mkdir()
+    result = released(f"eval.imagenet_c={tmp_path / 'c'}", f"eval.imagenet_p={tmp_path / 'p'}", "eval.resize_to=16")
+    assert {"fog/1", "snow"} <= set(result["robustness"]["imagenet_c"]["missing"])
+    assert "fog/2" not in result["robustness"]["imagenet_c"]["missing"]
+    assert "tilt" in result["robustness"]["imagenet_p"]["missing"]
+    told = capsys.readouterr().out
+    for name in ("snow", "tilt"):
+        assert f"{name}/ (no files in folders of classes)" in told
+
+
+def test_a_relative_mce_is_to_the_error_on_the_same_images(imagenet: Path):
+    subject = Subject(WNIDS, 16, Pictures(), 10, RobustnessOptions())
+
+    def clean_error(most: int | None, seed: int, before: tuple[int | None, int] | None, test: float | None) -> Any:
+        errors = {name: [60.0] * 5 for name in CORRUPTIONS}
+        c = {"kind": "corruptions", "errors": errors, "top5_errors": errors, "clean_error": None,
+             "conditions": {"max_images": most, "seed": seed}}  # fmt: skip
+        keys = ("max_images", "seed")
+        val = {"kind": "answers", "top1": 80.0, "conditions": dict(zip(keys, before, strict=True))} if before else None
+        block = robustness.scores({"imagenet_c": c}, subject, test, {"imagenet_val": val} if val else {})["imagenet_c"]
+        assert (block["relative_mce"] is None) == (block["clean_error"] is None)
+        return block["clean_error"]
+
+    assert clean_error(None, 0, (None, 0), None) == 20.0
+    assert clean_error(None, 0, (None, 1), None) == 20.0  # all images: the seed has chosen none
+    assert clean_error(9, 0, (9, 0), 30.0) == 20.0
+    assert clean_error(9, 0, (9, 1), None) is None
+    assert clean_error(9, 0, (None, 0), None) is None
+    assert clean_error(None, 0, (9, 0), None) is None
+    assert clean_error(9, 0, None, 30.0) is None  # of the whole test set
+    assert clean_error(None, 0, None, 30.0) == 30.0
+
+
 def test_a_whole_imagenet_c_has_mce_by_alexnet_and_the_relative_one_with_clean_images(
     released: Compose, imagenet: Path, tmp_path: Path
 ):
@@ -629,6 +694,24 @@ def test_a_whole_imagenet_p_has_mfr_by_alexnet(released: Compose, tmp_path: Path
     assert f"robustness/{suite}/mt5d" not in result  # nobody has published AlexNet's
 
 
+@pytest.mark.parametrize("most", ["null", "1"])
+def test_a_half_unpacked_perturbation_is_missing(
+    released: Compose, tmp_path: Path, most: str, capsys: pytest.CaptureFixture[str]
+):
+    write_imagenet_p(tmp_path / "p", PERTURBATIONS, 224)
+    for clip in (tmp_path / "p").rglob("a.mp4"):
+        if clip.parent.parent.name not in ("gaussian_noise", "tilt"):
+            shutil.copy(clip, clip.with_name("b.mp4"))
+    options = [f"eval.imagenet_p={tmp_path / 'p'}", "eval.resize_to=16", f"eval.max_clips={most}"]
+    result = released(*options)
+    block = result["robustness"]["imagenet_p"]
+    assert block["missing"] == ["gaussian_noise", "tilt"]
+    assert "robustness/imagenet_p/mfr" not in result
+    assert not {"gaussian_noise", "tilt"} & block["flip_probability"].keys()
+    assert block["conditions"]["images"] == (2 if most == "null" else 1)
+    assert "fewer clips than elsewhere, not scored: gaussian_noise, tilt" in capsys.readouterr().out
+
+
 def test_a_difficulty_alone_is_not_called_incomplete(
     released: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -639,9 +722,26 @@ def test_a_difficulty_alone_is_not_called_incomplete(
     assert result["robustness"]["imagenet_p"]["missing"] == []
     assert not {"robustness/imagenet_p/mfr", "robustness/imagenet_p/flip_rate"} & result.keys()
     assert result["robustness/imagenet_p/flip_rate_difficulty_2"] > 0
-    assert headlines(result["robustness"]) == [
-        f"imagenet_p: flip_rate_difficulty_2 {result['robustness/imagenet_p/flip_rate_difficulty_2']:.2f}"
-    ]
+    rate = result["robustness/imagenet_p/flip_rate_difficulty_2"]
+    assert headlines(result["robustness"]) == [f"imagenet_p: flip_rate_difficulty_2 {rate:.2f}, of 1 of 50,000 clips"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "images", "said"),
+    [
+        ("imagenet_c", 500, "imagenet_c: mce 80.00, of 500 of 50,000 images"),
+        ("imagenet_c", 50_000, "imagenet_c: mce 80.00"),
+        ("cifar_c", 10_000, "cifar_c: mce 80.00"),
+        ("cifar_c", 9_999, "cifar_c: mce 80.00, of 9,999 of 10,000 images"),
+        ("c_onthefly", 500, "c_onthefly: mce 80.00"),
+    ],
+)
+def test_a_benchmark_of_fewer_images_than_published_says_so(suite: str, images: int, said: str):
+    blocks = {suite: {"kind": "corruptions", "errors": {}, "mce": 80.0, "conditions": {"images": images}}}
+    assert headlines(blocks) == [said]
+    fewer = {f"robustness/{suite}/images": images} if " of " in said else {}
+    assert summary(blocks) == {f"robustness/{suite}/mce": 80.0, **fewer}
+    assert [row["value"] for row in table(blocks) if row["metric"] == "images"] == list(fewer.values())
 
 
 def test_misspelt_folders_of_a_copy_are_told(
@@ -784,6 +884,11 @@ def test_mistakes_are_told_before_anything_is_measured(
     (tmp_path / "empty").mkdir()
     with pytest.raises(NstError, match=r"no corruption in(.|\n)*gaussian_noise"):
         released(f"eval.imagenet_c={tmp_path / 'empty'}")
+    np.save(tmp_path / "empty" / "fog.npy", np.zeros((5, 32, 32, 3), np.uint8))
+    with pytest.raises(NstError, match=r"no corruption in(.|\n)*these are CIFAR-C arrays: eval\.cifar_c="):
+        released(f"eval.imagenet_c={tmp_path / 'empty'}")
+    with pytest.raises(NstError, match=r"no corruption in(.|\n)*these are ImageNet-C's folders: eval\.imagenet_c="):
+        released(f"eval.cifar_c={tmp_path / 'c'}")
     # a later suite's mistake comes before the first suite's work
     with pytest.raises(NstError, match=r"network's classes are not ImageNet's"):
         evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"eval.imagenet_a={tmp_path / 'c'}",

@@ -346,6 +346,24 @@ def test_sizes_of_the_wrong_kind_are_told(tmp_path: Path) -> None:
         shard.from_cfg(compose_config(["data.labeled_per_class=abc", f"data.root='{tmp_path}'"]))
 
 
+@pytest.mark.parametrize("samples", ["0", "-1", "null"])
+def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(tmp_path: Path, samples: str) -> None:
+    with pytest.raises(NstError, match=r"shard\.samples_per_shard is out of range"):
+        shard.main(compose_config([f"data.root='{tmp_path / 'out'}'", f"shard.samples_per_shard={samples}"]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["selection", "digits"])
+def test_a_source_given_as_one_option_is_told_what_it_is_called(tmp_path: Path, source: str) -> None:
+    with pytest.raises(NstError, match=r"unknown option 'source', did you mean 'data\.source'"):
+        compose_config([f"source={source}"])
+    cfg = compose_config([f"data.source={source}", f"data.root='{tmp_path / 'out'}'"])
+    for command in (shard.main, shard.from_cfg):
+        with pytest.raises(NstError, match=rf"next:  data\.source\.name={source}$"):
+            command(cfg)
+    assert not (tmp_path / "out").exists()
+
+
 def test_progress_sees_every_image_twice(tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
 

@@ -229,6 +229,38 @@ def test_a_cut_tar_lists_its_whole_samples_wherever_it_is_cut(tmp_path: Path) ->
         assert len(reader) == sum(offset + size <= length for offset, size in _ends(path))
 
 
+def test_zeros_from_the_middle_on_are_no_end(tmp_path: Path) -> None:
+    path = write(tmp_path, 60, max_bytes=1 << 30).path(0)
+    with tarfile.open(path, "w") as archive:
+        for i in range(60):
+            add_file(archive, f"s-{i:03d}.png", noise(20, 20, i).tobytes())
+    data = path.read_bytes()
+    assert not TarReader(path).truncated
+    for begin in range(30 * 2048, 45 * 2048, 512):
+        path.write_bytes(data[:begin] + bytes(len(data) - begin))
+        assert TarReader(path).truncated
+        assert len(TarReader(path)) < 60
+
+
+@pytest.mark.parametrize("behind", [b"x", b"a second tar", bytes(2 << 20) + b"x", bytes(2 << 20)])
+def test_what_follows_the_end_mark_is_not_lost_in_silence(tmp_path: Path, behind: bytes) -> None:
+    path = write(tmp_path).path(0)
+    with open(path, "ab") as file:
+        file.write(path.read_bytes() if behind == b"a second tar" else behind)
+    assert TarReader(path).truncated
+    with pytest.raises(NstError, match=r"000000\.tar: cut short after 3 whole samples"):
+        index_tars(tmp_path)
+
+
+@pytest.mark.parametrize("record", [512, 10240, 65536, 1 << 20])
+def test_a_tar_padded_to_whole_records_is_whole(tmp_path: Path, record: int) -> None:
+    path = write(tmp_path).path(0)
+    data = path.read_bytes().rstrip(b"\0")
+    data += bytes(-len(data) % 512)
+    path.write_bytes(data + bytes(1024) + bytes(-(len(data) + 1024) % record))
+    assert not TarReader(path).truncated
+
+
 def _ends(path: Path) -> list[tuple[int, int]]:
     with tarfile.open(path) as archive:
         return [(m.offset_data, m.size) for m in archive if m.name.endswith(".png")]

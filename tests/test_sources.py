@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import tarfile
@@ -147,13 +148,18 @@ def test_the_digest_follows_names_and_sizes(tmp_path: Path) -> None:
     assert open_source("folder", root=tmp_path).digest != before
 
 
-@pytest.mark.parametrize("kind", ["cut", "cut-gz", "damaged"])
+@pytest.mark.parametrize("kind", ["cut", "cut-gz", "damaged", "zeros", "zeros-gz"])
 def test_a_broken_archive_is_named(tmp_path: Path, kind: str) -> None:
-    path = write_tar(tmp_path / ("x.tar.gz" if kind == "cut-gz" else "x.tar"), SPLIT)
+    names = [f"train/{i}.jpg" for i in range(40)]
+    path = write_tar(tmp_path / ("x.tar.gz" if kind == "cut-gz" else "x.tar"), names)
     data = bytearray(path.read_bytes())
     if kind == "damaged":
         data[1024 + 10] ^= 0xFF  # in the second member's header
-    path.write_bytes(data if kind == "damaged" else data[: len(data) // 2 if kind == "cut-gz" else 1400])
+    elif kind.startswith("zeros"):
+        data[20 * 1024 :] = bytes(len(data) - 20 * 1024)
+    else:
+        del data[len(data) // 2 if kind == "cut-gz" else 1400 :]
+    path.write_bytes(gzip.compress(data) if kind == "zeros-gz" else data)
     with pytest.raises(NstError, match=r"x\.tar.* is not a whole tar"):
         _ = open_source("tar", root=path).entries
 

@@ -177,7 +177,7 @@ def test_an_evaluation_has_a_run_with_its_robustness_as_summary_and_table(
     with open(tmp_path / "e" / "robustness.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row[-1]) for row in table["data"]] == [float(row["value"]) for row in rows]
-    assert len(rows) == 2 * 5 + 2 + 2
+    assert len(rows) == 2 * 5 + 2 + 2 + 3  # clean_error, corruption_error and flip_rate of the whole suites
 
     monkeypatch.setattr(Tracking, "loggers", lambda self: pytest.fail("logged again"))
     assert evaluate.from_cfg(cfg) == result  # nothing new: no second run

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nst.data.layout import Contents, is_image, label_by_folder, split_of, strip_common_folder
+from nst.data.tars import LONGEST_END, is_end
 from nst.errors import NstError
 
 MEMORY_BYTES = 1 << 30  # of unpacked archives; more goes to the disk
@@ -93,10 +94,14 @@ def _members(path: Path, file: IO[bytes]) -> list[tuple[str, int, int]]:
             end = archive.offset
     except tarfile.TarError as error:
         raise _damaged(path, error) from error
+    size = file.seek(0, 2)
     file.seek(end)
-    mark = file.read(tarfile.BLOCKSIZE)  # tarfile takes a broken header for the end; the true end is a block of zeros
-    if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
+    rest = file.read(LONGEST_END + 1)
+    # tarfile takes a broken header for the end, and zeros wherever they are
+    if rest[: tarfile.BLOCKSIZE].count(b"\0") < tarfile.BLOCKSIZE:
         raise _damaged(path, f"no end mark at byte {end}")
+    if not is_end(rest, size):
+        raise _damaged(path, f"zeros at byte {end} of {size}, and more behind them than the end of a tar has")
     return found
 
 

@@ -9,7 +9,6 @@ and reported in the batch under "bad", so shapes stay static and nothing is lost
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from nst.errors import NstError
 View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch = dict[str, Any]
 _OPEN_SHARDS = 32
+_KEPT_ENTRIES = 2 * WINDOW_SHARDS  # as many shards as a window of the stream mixes, and the next window's
 _READ = (*IMAGE_EXTENSIONS, "cls")  # of a sample's files; captions and the like stay on the disk
 
 
@@ -146,32 +146,41 @@ class UnlabeledSamples:
         self.images = Images(self.shards)
         sizes = self.pseudo_labels.counts if self.pseudo_labels else [shard.samples for shard in self.shards.shards]
         self.stream = Stream(sizes, seed=self.seed, name="unlabeled")
-        # as many shards as a window of the stream mixes, and the next window's
-        self._entries = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_entries)
+        self._entries: OrderedDict[int, PseudoLabelShard] = OrderedDict()
 
-    def _read_entries(self, shard: int) -> PseudoLabelShard:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_entries": OrderedDict()}
+
+    def entries(self, shard: int) -> PseudoLabelShard:
+        """The selected rows of a shard; those used last are kept."""
         assert self.pseudo_labels is not None
-        return self.pseudo_labels.entries(self.shards.shards[shard].name)
+        if shard not in self._entries:
+            self._entries[shard] = self.pseudo_labels.entries(self.shards.shards[shard].name)
+            if len(self._entries) > _KEPT_ENTRIES:
+                self._entries.popitem(last=False)
+        self._entries.move_to_end(shard)
+        return self._entries[shard]
 
     def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]:
         index, copy, entry = row, 0, None
         if self.pseudo_labels is not None:
-            entry = self._entries(shard)
+            entry = self.entries(shard)
             index, copy = int(entry.index[row]), int(entry.copy[row])
         key, image, _, found = self.images.read_or_next(shard, index, bad)
         rng = generator(self.seed, "unlabeled", pass_number, key, copy)
         sample = {"image": self.view(image, rng)}
+        # not the image that was labeled (it no longer decodes, or the shard changed): it must not get the label. A
+        # teacher in the step labels what stands in for an undecodable image, but the shard must be the selection's
+        if entry is not None and key != entry.key[row] and (self.clean_view is None or found == index):
+            raise NstError(
+                f"a selected image of {self.shards.path(shard)} is not what was labeled",
+                got=bad[-1] if found != index else f"{key} at {index}",
+                valid=f"{entry.key[row]} at {index}",
+                next="restore the shard, or label and select again",
+            )
         if self.clean_view is not None:
             sample["clean_image"] = self.clean_view(image, rng)
         elif entry is not None:
-            if key != entry.key[row]:
-                # not the image that was labeled (it no longer decodes, or the shard changed): it must not get the label
-                raise NstError(
-                    f"a selected image of {self.shards.path(shard)} is not what was labeled",
-                    got=bad[-1] if found != index else f"{key} at {index}",
-                    valid=f"{entry.key[row]} at {index}",
-                    next="restore the shard, or label and select again",
-                )
             sample["target"] = np.asarray(entry.target(row))
         return sample
 

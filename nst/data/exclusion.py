@@ -5,7 +5,7 @@ over them, and the digest of the set changes with them, so predictions made befo
 set of 300 million images is pruned by writing one file.
 
     index.json      the set without the excluded images
-    excluded.json   what was excluded, and because of which evaluation image
+    excluded.json   what was excluded, and because of which evaluation image; the shards that lost all images
     hashes/         a Parquet file per shard (`nst.data.hashes`)
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from nst.data.hashes import Hashes, hash_shards
 from nst.data.lookalikes import Lookalikes
-from nst.data.shard_set import ShardInfo, ShardSet, load_index, read_index
+from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, load_index, read_index
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import Progress, silent
@@ -117,13 +117,14 @@ def exclude(
             excluded = tuple(sorted(before.union(match.position for match in more)))
             left.append(replace(shard, excluded=excluded, samples=shard.samples - len(more)))
             found += more
+        emptied = [*_emptied_earlier(output, shards), *(shard for shard in left if not shard.samples)]
         left = [shard for shard in left if shard.samples]
         if not left:
             raise NstError(
                 f"all images of {shards.folder} are evaluation images",
                 next="a smaller distance: shard.exclude_distance=0",
             )
-        report = _report(shards, evaluation, distance, found, _earlier(output, shards))
+        report = _report(shards, evaluation, distance, found, _earlier(output, shards), emptied)
         write_json(output / "excluded.json", report)
         _write_index(shards, left, found, output)
         return report
@@ -154,12 +155,19 @@ def _earlier(output: Path, shards: ShardSet) -> list[dict[str, Any]]:
     ]
 
 
+def _emptied_earlier(output: Path, shards: ShardSet) -> list[ShardInfo]:
+    """Shards without an image left that indexing must not bring back; those that came back as others are not."""
+    names = {shard.name for shard in shards.shards}
+    return [shard for shard in emptied_shards(output) if shard.name not in names]
+
+
 def _report(
     shards: ShardSet,
     evaluation: Sequence[ShardSet],
     distance: int | None,
     found: Sequence[Excluded],
     earlier: list[dict[str, Any]],
+    emptied: Sequence[ShardInfo],
 ) -> dict[str, Any]:
     reasons = Counter(match.reason for match in found)
     return {
@@ -172,6 +180,7 @@ def _report(
         "look_alike": reasons[ALIKE],
         "excluded_earlier": shards.excluded,
         "images": [*earlier, *(asdict(match) for match in found)],
+        "emptied": [{**shard.as_json(), "excluded": list(shard.excluded)} for shard in emptied],
     }
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from nst.runs import atomic_path
 
 HASHED_SIZE = 32  # px of the grey image
 FREQUENCIES = 8
+SHARDS_AHEAD = 2  # per process: bounds memory, since a set has as many hashes as images
 VERSION = "1"  # of the two hashes; kept ones of another are made anew
 _BIT_VALUES = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
 
@@ -97,17 +99,21 @@ def hash_shards(shards: ShardSet, kept: Path | None = None, *, workers: int | No
     """
     workers = min(workers or len(os.sched_getaffinity(0)), len(shards.shards))
     # one shard a task: the whole index would travel with every one
-    single = [replace(shards, shards=(replace(shard, excluded=()),)) for shard in shards.shards]
+    single = (replace(shards, shards=(replace(shard, excluded=()),)) for shard in shards.shards)
     if workers == 1:
         yield from (_hash_shard(one, kept) for one in single)
         return
     # not forked: threads of the parent may hold locks that no one would ever release in the child
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        pending = [pool.submit(_hash_shard, one, kept) for one in single]
+        waiting: deque[Future[Hashes]] = deque()
         try:
-            for future in pending:
-                yield future.result()
+            for one in single:
+                waiting.append(pool.submit(_hash_shard, one, kept))
+                if len(waiting) > SHARDS_AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise NstError(
                 "a process that hashes images died",

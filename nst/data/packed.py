@@ -61,10 +61,10 @@ class PackedLabels:
     def _check(self, predictions: Predictions) -> None:
         predictions.require(classes=self.classes)
         for shard in self.shards.shards:
-            if predictions.shard(shard.name).sha256 != shard.sha256:
+            if predictions.shard(shard.name).identity != shard.identity:
                 raise NstError(
                     f"the predictions in {predictions.folder} are of other shards than {self.folder}",
-                    got=f"{shard.name} has another content",
+                    got=f"{shard.name} has another content, or other images of it are excluded",
                     next=f"nst label data.unlabeled={self.folder}, by the teacher that reassigns",
                 )
 

@@ -32,7 +32,7 @@ from nst.data.shard_set import ShardInfo, ShardSet
 from nst.data.shard_writer import write_index
 from nst.data.stream import generator
 from nst.data.tars import TarReader
-from nst.errors import NstError
+from nst.errors import NstError, require_count
 from nst.runs import atomic_path, read_json, write_json
 
 OPEN_SHARDS = 64  # written at the same time
@@ -46,6 +46,10 @@ class Packing:
     Args:
         copies: called with a shard's number, copies of its selected images.
         entries: of all shards together.
+        samples_per_shard: entries of a packed shard, a few more or less.
+
+    Raises:
+        NstError: no entries, or shards that could hold none.
     """
 
     copies: Callable[[int], np.ndarray]
@@ -54,6 +58,12 @@ class Packing:
     seed: int
     samples_per_shard: int
     open_shards: int = OPEN_SHARDS
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise NstError("the selection to pack is empty", next="nst select, with a lower select.min_confidence")
+        require_count("samples_per_shard", self.samples_per_shard)
+        require_count("shards_at_once", self.open_shards)
 
     @cached_property
     def order(self) -> np.ndarray:

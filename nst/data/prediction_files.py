@@ -31,7 +31,8 @@ class PredictionFiles:
         return self._path(shard).exists() and self._bad_path(shard).exists()
 
     def write(self, shard: ShardInfo, index: np.ndarray, keys: list[str], probs: np.ndarray, bad: list[str]) -> None:
-        metadata = replace(self.metadata, shard_name=shard.name, shard_sha256=shard.sha256)
+        name, sha256, excluded = shard.identity
+        metadata = replace(self.metadata, shard_name=name, shard_sha256=sha256, shard_excluded=excluded)
         write_json(self._bad_path(shard), bad)
         write_predictions(self._path(shard), index=index, keys=keys, probs=probs, metadata=metadata, keep=self.keep)
 

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nst.data.shard_set import Identity, ShardSet
 from nst.errors import NstError, nearest
 from nst.runs import atomic_path, fingerprint
 
@@ -31,7 +32,10 @@ FORMAT = 1  # of predictions and selections
 
 @dataclass(frozen=True)
 class PredictionMetadata:
-    """Who labeled which shard: sha256 of the teacher's checkpoint and of the tar, image size in pixels."""
+    """Who labeled which shard: sha256 of the teacher's checkpoint and of the tar, image size in pixels.
+
+    `shard_excluded` is a digest of the positions that were passed over (`ShardInfo.identity`), None if none were.
+    """
 
     teacher_sha256: str
     classes: Sequence[str]
@@ -39,6 +43,7 @@ class PredictionMetadata:
     shard_name: str
     shard_sha256: str
     extra: dict[str, Any] = field(default_factory=dict)  # the label stage's configuration, for people
+    shard_excluded: str | None = None
 
 
 def parquet_name(shard_name: str) -> str:
@@ -121,13 +126,14 @@ def _check_predictions(index: np.ndarray, probs: np.ndarray, metadata: Predictio
 
 def footer_of(metadata: PredictionMetadata, keep: float, rows: str) -> dict[str, Any]:
     """What a file says of itself; `rows`: digest of what it holds."""
+    excluded = {} if metadata.shard_excluded is None else {"excluded": metadata.shard_excluded}
     return {
         "format": FORMAT,
         "teacher": metadata.teacher_sha256,
         "classes": list(metadata.classes),
         "class_digest": fingerprint(list(metadata.classes)),
         "image_size": metadata.image_size,
-        "shard": {"name": metadata.shard_name, "sha256": metadata.shard_sha256},
+        "shard": {"name": metadata.shard_name, "sha256": metadata.shard_sha256, **excluded},
         "keep": keep,
         "rows_sha256": rows,
         "config": metadata.extra,
@@ -153,6 +159,12 @@ class PredictionShard:
     classes: tuple[str, ...]
     keep: float
     digest: str  # sha256 of the footer, which holds a digest of the rows
+    excluded: str | None = None  # digest of what was excluded of the tar
+
+    @property
+    def identity(self) -> Identity:
+        """The shard as it was labeled; see `ShardInfo.identity`."""
+        return self.name, self.sha256, self.excluded
 
 
 class Predictions:
@@ -207,8 +219,17 @@ class Predictions:
             )
         return self.shards[shard_name]
 
-    def require(self, *, classes: Sequence[str] | None = None, teacher: str | None = None) -> None:
-        """Raises NstError if these are over other classes or by another teacher (checkpoint sha256)."""
+    def require(
+        self, *, classes: Sequence[str] | None = None, teacher: str | None = None, shards: ShardSet | None = None
+    ) -> None:
+        """Raises NstError if these are over other classes, of other shards or by another teacher (its sha256)."""
+        if shards and (difference := shards.difference([shard.identity for shard in self.shards.values()])):
+            raise NstError(
+                f"predictions in {self.folder} are of other shards",
+                got=difference,
+                valid=f"the {len(shards.shards)} shards of {shards.folder}",
+                next="point data.unlabeled at the shards that were labeled, or label again: nst label overwrite=true",
+            )
         if classes is not None and list(classes) != self.classes:
             raise NstError(
                 f"predictions in {self.folder} are over other classes",
@@ -251,6 +272,7 @@ def _read_footer(path: Path) -> PredictionShard:
             classes=tuple(footer["classes"]),
             keep=footer["keep"],
             digest=digest,
+            excluded=shard.get("excluded"),
         )
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise NstError(

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 MAX_WAIT_S = 60.0
 LOCKS = 64  # files that keep two processes from fetching one shard; two shards that share one wait for each other
 LEFTOVER_S = 86_400  # a temporary file this old was left by a process that was killed
+_given = threading.local()  # what `unknown_shard` gave each thread last
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Remote:
     def unknown_shard(self, url: str, name: str) -> tuple[Path, str]:
         """The local copy of a shard that no index describes yet, and its sha256.
 
+        It stays in the cache, however small that is, until this thread asks for the next one.
+
         Raises:
             NstError: it cannot be reached, or there is no room for it.
         """
@@ -96,6 +100,7 @@ class Remote:
             self._persist(url, lambda: transfer(url, temporary, self.stall_s))
             digest = sha256_file(temporary)
             path = self._place(name, digest)
+            _given.file = _InUse(temporary)  # before it has the name by which another thread could delete it
             _settle(temporary, path)
         self._make_room(path)
         return path, digest
@@ -163,7 +168,8 @@ class Remote:
             raise self._no_room(error) from error
 
     def _make_room(self, keep: Path) -> None:
-        """Deletes the shards used longest ago, and what killed processes left; open files stay readable."""
+        """Deletes the shards used longest ago, but none in use, and what killed processes left; open files stay
+        readable."""
         with self._lock_file(".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = sorted((file.stat().st_mtime, file) for file in self.folder.glob("*.tar"))
@@ -171,13 +177,33 @@ class Remote:
             for _, file in found:
                 if total <= self.cache_gb * 1e9:
                     break
-                if file != keep:
+                if file != keep and not _is_in_use(file):
                     total -= file.stat().st_size
                     file.unlink()
             for file in self.folder.glob(".*.tmp-*"):
                 with contextlib.suppress(FileNotFoundError):
                     if file.stat().st_mtime < time.time() - LEFTOVER_S:
                         file.unlink()
+
+
+class _InUse:
+    """A file that no thread or process deletes from the cache while this object lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _is_in_use(path: Path) -> bool:
+    with open(path, "rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _settle(temporary: Path, path: Path) -> None:

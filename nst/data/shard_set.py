@@ -21,10 +21,11 @@ from nst.data.remote import Remote
 from nst.data.tars import TarReader
 from nst.data.transfer import is_remote, join
 from nst.errors import NstError
-from nst.runs import read_json
+from nst.runs import fingerprint, read_json
 
 FORMAT = 1
 SHOWN_PROBLEMS = 20
+Identity = tuple[str, str, str | None]  # file name, sha256, and a digest of what is excluded, None if nothing is
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class ShardInfo:
     bytes: int
     sha256: str
     excluded: tuple[int, ...] = ()
+
+    @property
+    def identity(self) -> Identity:
+        """What fixes which image is at which position."""
+        return self.name, self.sha256, fingerprint(self.excluded) if self.excluded else None
 
     def as_json(self) -> dict[str, Any]:
         """Its entry in index.json, where nothing excluded is no word."""
@@ -96,6 +102,15 @@ class ShardSet:
         """sha256 over the shards' sha256, what is excluded of them, and the classes: the identity of the data."""
         lines = [shard.sha256 + "".join(f" -{position}" for position in shard.excluded) for shard in self.shards]
         return hashlib.sha256("\n".join([*lines, "classes", *self.classes]).encode()).hexdigest()
+
+    def difference(self, made_of: Sequence[Identity]) -> str | None:
+        """How the shards that something was made of differ from these, in words; None: they do not."""
+        now = [shard.identity for shard in self.shards]
+        if list(made_of) == now:
+            return None
+        if [one[:2] for one in made_of] == [one[:2] for one in now]:
+            return "the same shards with other images excluded"
+        return f"{len(made_of)} shards that differ in name or content"
 
     @property
     def place(self) -> Path | str:
@@ -187,6 +202,13 @@ def _parse_index(index: dict[str, Any], folder: Path | str, remote: Remote) -> S
         index.get("whole_digest"),
         remote,
     )
+
+
+def emptied_shards(folder: Path) -> list[ShardInfo]:
+    """Shards of which an exclusion left nothing (`nst.data.exclusion`), so that index.json does not name them."""
+    path = folder / "excluded.json"
+    found = read_json(path).get("emptied", []) if path.exists() else []
+    return [ShardInfo(**{**shard, "excluded": tuple(shard["excluded"])}) for shard in found]
 
 
 def size_problems(shards: ShardSet) -> list[str]:

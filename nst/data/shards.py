@@ -21,7 +21,7 @@ import xxhash
 
 from nst.data.images import BadImage, decode, image_extension
 from nst.data.remote import Remote
-from nst.data.shard_set import ShardInfo, ShardSet, listed_problems, load_index, size_problems
+from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, listed_problems, load_index, size_problems
 from nst.data.shard_writer import write_index, write_shards
 from nst.data.tars import TarReader
 from nst.data.transfer import is_remote, join, list_tars
@@ -96,20 +96,26 @@ class _Opener:
         path = Path(self.folder) / name
         return path, sha256_file(path)
 
-    def keys(self, name: str, before: Mapping[str, tuple[int, ...]]) -> list[str]:
+    def keys(self, name: str, before: Mapping[str, ShardInfo]) -> list[str]:
         path, sha256 = self(name)
-        return TarReader(path, before.get(sha256, ())).keys
+        return TarReader(path, _excluded_of(sha256, before)).keys
 
 
-def _excluded_before(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Positions that an index written earlier leaves out, by the shard's sha256."""
+def _excluded_before(folder: Path) -> dict[str, ShardInfo]:
+    """Shards of which an index written earlier leaves images out, or all, by their sha256."""
     if not (folder / "index.json").exists():
         return {}
-    return {shard.sha256: shard.excluded for shard in load_index(folder).shards if shard.excluded}
+    # in this order: what the index names, it knows best
+    known = {shard.sha256: shard for shard in [*emptied_shards(folder), *load_index(folder).shards]}
+    return {sha256: shard for sha256, shard in known.items() if shard.excluded}
 
 
-def _look(name: str, path: Path, sha256: str, before: Mapping[str, tuple[int, ...]]) -> _Look:
-    excluded = before.get(sha256, ())
+def _excluded_of(sha256: str, before: Mapping[str, ShardInfo]) -> tuple[int, ...]:
+    return before[sha256].excluded if sha256 in before else ()
+
+
+def _look(name: str, path: Path, sha256: str, before: Mapping[str, ShardInfo]) -> _Look:
+    excluded = _excluded_of(sha256, before)
     size = path.stat().st_size
     try:
         reader = TarReader(path, excluded)
@@ -135,15 +141,22 @@ def _write_found(
     labels: Counter[int | None],
     classes: Sequence[str] | None,
     remote: Remote | None,
-    before: Mapping[str, tuple[int, ...]],
+    before: Mapping[str, ShardInfo],
 ) -> ShardSet:
     counts = {label: number for label, number in labels.items() if label is not None}
     names = list(classes) if classes is not None else [str(i) for i in range(max(counts, default=-1) + 1)]
     if counts and (max(counts) >= len(names) or min(counts) < 0):
         valid = f"0 to {len(names) - 1}"
         raise NstError("labels are out of range", got=f"{min(counts)} to {max(counts)}", valid=valid)
-    if changed := len(before.keys() - {shard.sha256 for shard in shards}):
-        log.warning("%d shards from which images were excluded are gone or have changed: exclude them again", changed)
+    same, there = {shard.sha256 for shard in shards}, {shard.name for shard in shards}
+    # an emptied shard that is gone is no loss: only one that came back as another is told
+    changed = [
+        shard for sha256, shard in before.items() if sha256 not in same and (shard.samples or shard.name in there)
+    ]
+    if changed:
+        log.warning(
+            "%d shards from which images were excluded are gone or have changed: exclude them again", len(changed)
+        )
     elsewhere = folder if is_remote(folder) else Path(folder).resolve()
     return write_index(
         output,

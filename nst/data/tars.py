@@ -19,6 +19,10 @@ from nst.errors import NstError
 
 BLOCK = 512
 NUL = b"\0"
+RECORD = 20 * BLOCK  # what a tar is padded to, unless its writer was asked for other records
+LARGEST_RECORD = 1 << 20
+END_MARK = 2 * BLOCK
+LONGEST_END = LARGEST_RECORD + END_MARK
 FILE_TYPES = (b"0", b"\0", b"7")  # regular, regular in old tars, contiguous
 Member = tuple[str, int, int]  # extension, byte offset, size in bytes
 
@@ -34,7 +38,8 @@ class TarReader:
     """Samples of one tar by position; `read(i)` gives (key, {extension: bytes}).
 
     Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their
-    own offset. `truncated` is True when the file lacks its end; the sample that was cut is then not listed.
+    own offset. `truncated` is True when the file lacks its end, or has zeros or more samples behind what looks like it;
+    the sample that was cut is then not listed.
 
     Args:
         without: positions of samples that are passed over, as if the tar did not hold them.
@@ -131,7 +136,7 @@ def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[st
     while position + BLOCK <= size:
         header = data[position : position + BLOCK]
         if header.count(NUL) == BLOCK:
-            return files, False
+            return files, not is_end(data[position : position + LONGEST_END + 1], size)
         _check_header(path, header, position)
         length = _number(header[124:136])
         start = position + BLOCK
@@ -144,6 +149,17 @@ def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[st
             long_name = None
         position = start + -(-length // BLOCK) * BLOCK
     return files, True
+
+
+def is_end(rest: bytes, size: int) -> bool:
+    """Whether zeros end a tar of `size` bytes, or only stand where a copy that broke off has none of its bytes.
+
+    Args:
+        rest: from the first block of zeros on, up to LONGEST_END + 1 bytes.
+    """
+    # whole records make a whole file, so the size tells which ones; those of a power of two are in use beside RECORD
+    record = max(RECORD, min(size & -size, LARGEST_RECORD))
+    return len(rest) <= record + END_MARK and rest.count(NUL) == len(rest)
 
 
 def _check_header(path: Path, header: bytes, position: int) -> None:

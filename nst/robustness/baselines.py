@@ -31,6 +31,11 @@ PERTURBATIONS = (
 EXTRA_PERTURBATIONS = ("speckle_noise", "gaussian_blur", "spatter", "shear")
 # the reference evaluation of CIFAR-P counts spatter, and leaves snow to validation
 CIFAR_PERTURBATIONS = tuple("spatter" if name == "snow" else name for name in PERTURBATIONS)
+# images of every corruption at each severity, or clips of every perturbation
+PUBLISHED_SAMPLES = {
+    **dict.fromkeys(("imagenet_c", "imagenet_c_299", "imagenet_p", "imagenet_p_299"), 50_000),
+    **dict.fromkeys(("cifar_c", "cifar_p"), 10_000),
+}
 
 
 @dataclass(frozen=True)

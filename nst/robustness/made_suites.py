@@ -27,7 +27,16 @@ from nst.robustness.released_suites import (
 )
 from nst.robustness.results import Block
 from nst.robustness.scorers import AttackScorer, CorruptionScorer
-from nst.robustness.suites import Pass, Subject, Suite, framing_facts, image_blocks, subset_facts
+from nst.robustness.suites import (
+    BLOCK_IMAGES,
+    Pass,
+    Subject,
+    Suite,
+    block_size,
+    framing_facts,
+    image_blocks,
+    subset_facts,
+)
 
 CORRUPTED, PERTURBED = MADE
 
@@ -79,8 +88,12 @@ class MadeCorruptions:
         }
         return subset_facts(self.subject, self.images) | made
 
+    @cached_property
+    def _blocks(self) -> dict[str, range]:
+        return image_blocks(self.images, block_size(len(self.images)))
+
     def parts(self) -> list[str]:
-        return list(image_blocks(self.images))
+        return list(self._blocks)
 
     def pictures(self) -> int:
         return len(self.images) * len(self.variants)
@@ -88,19 +101,21 @@ class MadeCorruptions:
     def open(self, part: str) -> Pass:
         subject, variants = self.subject, self.variants
         names = subject.options.corruption_names
-        images = self.images.chosen(image_blocks(self.images)[part])
+        block = self._blocks[part]
+        images = self.images.chosen(block)
         errors = CorruptionScorer(names).errors
         view = subject.view(made_side(subject))
         found = corrupted(images, view, self.corruptions, variants, errors, subject.options.seed)
-        shown = self._shown(len(images)) if part == self.parts()[0] else []
+        shown = [number - block.start * len(variants) for number in self._shown if number // len(variants) in block]
         captions = [f"{name} {severity}" for name, severity in (variants[number % len(variants)] for number in shown)]
         batch = whole_images(len(variants), subject.batch_size)
         shown_view = subject.resized(subject.image_size)
         return Pass(found, shown_view, batch, partial(CorruptionScorer, names), shown, captions)
 
-    def _shown(self, images: int) -> list[int]:
-        """A few images of each corruption at the middle severity, other ones for each."""
-        options, variants = self.subject.options, self.variants
+    @cached_property
+    def _shown(self) -> list[int]:
+        """A few images of each corruption at the middle severity, other ones for each: samples of all blocks."""
+        options, variants, images = self.subject.options, self.variants, min(len(self.images), BLOCK_IMAGES)
         severity = SHOWN_SEVERITY if SHOWN_SEVERITY in options.severities else options.severities[0]
         wanted = [(name, severity) for name in options.corruption_names for _ in range(SHOWN_PER_CORRUPTION)]
         pairs = [(place % images, variants.index(variant)) for place, variant in enumerate(wanted)]

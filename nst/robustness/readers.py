@@ -269,7 +269,7 @@ def class_folders(
     labels: Mapping[str, int],
     known: Collection[str],
     kind: Callable[[str], bool] = is_image,
-    files: str = "images",
+    what: str = "images",
 ) -> tuple[list[str], list[str], np.ndarray, str]:
     """Paths, keys, labels (N,) and digest of `root/<class>/<file>`, sorted by name.
 
@@ -277,7 +277,7 @@ def class_folders(
         labels: label by folder name.
         known: folder names that the published set has.
         kind: which file names count.
-        files: what such files are called.
+        what: the name of such files.
 
     Raises:
         NstError: no such folder or none of these files in it, or a class folder that set or network have not.
@@ -292,7 +292,7 @@ def class_folders(
     if not found:
         held = [f"{folder}/{entry.name}" for folder in _subfolders(root) for entry in os.scandir(root / folder)]
         got = _some(sorted(held)) if held else None
-        raise NstError(f"{name}: no {files} in {root}", got=got, valid=f"{files} in folders such as {_some(known)}")
+        raise NstError(f"{name}: no {what} in {root}", got=got, valid=f"{what} in folders such as {_some(known)}")
     names = [f"{folder}/{file}" for folder, file, _ in found]
     label = np.array([labels[folder] for folder, _, _ in found], np.int64)
     return [str(root / path) for path in names], unique_keys(names, names), label, fingerprint([name, found])

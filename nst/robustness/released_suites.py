@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from nst.errors import NstError
 from nst.progress import say
@@ -22,6 +22,7 @@ from nst.robustness.scorers import AnswersScorer, CorruptionScorer, FlipScorer, 
 from nst.robustness.suites import Pass, Subject, Suite, framing_facts, shown_images, subset_facts
 from nst.runs import fingerprint
 
+Name = TypeVar("Name")
 WHOLE = "all"  # the one part of a suite that has no others
 SHOWN_SEVERITY = 3
 SHOWN_PER_CORRUPTION = 8
@@ -100,13 +101,9 @@ class ReleasedCorruptions:
 
     @cached_property
     def held(self) -> dict[str, tuple[int, ...]]:
-        found = sets.find_corruptions(self.folder)
+        found = sets.find_corruptions(self.folder, arrays=self.name == "cifar_c")
         if not found:
-            raise NstError(
-                f"{self.name}: no corruption in {self.folder}",
-                got=", ".join(sets.strange_names(self.folder)) or None,
-                valid=f"folders or files of {', '.join(CORRUPTIONS)}",
-            )
+            raise _nothing(self.name, "corruption", self.folder, CORRUPTIONS)
         _tell_strange(self.name, self.folder)
         return found
 
@@ -127,8 +124,7 @@ class ReleasedCorruptions:
     @property
     def _incomplete(self) -> list[tuple[str, int]]:
         """Cells with fewer images than others, whose error is of other images than theirs."""
-        most = max(count for count, _ in self._listed.values())
-        return [cell for cell, (count, _) in self._listed.items() if count < most]
+        return _smaller({cell: count for cell, (count, _) in self._listed.items()})
 
     def _images(self, corruption: str) -> ImageSet:
         counted = CorruptionScorer(ALL_CORRUPTIONS).errors
@@ -140,7 +136,7 @@ class ReleasedCorruptions:
     def conditions(self) -> dict[str, Any]:
         side = require_side(self.name, self._first)
         facts = subset_facts(self.subject, self._first)
-        facts["images"] = len(self._first) // len(next(iter(self.held.values())))
+        facts["images"] = _shown_of(max(count for count, _ in self._listed.values()), facts["max_images"])
         facts["digest"] = fingerprint([digest for _, digest in self._listed.values()])
         shown_at = self.subject.options.resize_to or side
         return facts | {"held": self.held, "side": side, "shown_at": shown_at}
@@ -166,10 +162,7 @@ class ReleasedCorruptions:
                 table[corruption] = [
                     None if place == severity else error for place, error in enumerate(table[corruption], 1)
                 ]
-        if self._incomplete:
-            names = [f"{corruption}/{severity}" for corruption, severity in self._incomplete[:5]]
-            more = " ..." if len(self._incomplete) > 5 else ""
-            say(f"{self.name}: fewer images than elsewhere, not scored: {', '.join(names)}{more}")
+        _tell_incomplete(self.name, "images", [f"{corruption}/{severity}" for corruption, severity in self._incomplete])
         return found
 
 
@@ -197,18 +190,14 @@ class ReleasedPerturbations:
         """Perturbation and difficulties of each part: noise has files of its own for each."""
         wanted = self.subject.options.difficulties
         found: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for name, held in sets.find_perturbations(self.folder).items():
+        for name, held in sets.find_perturbations(self.folder, arrays=self.name == "cifar_p").items():
             levels = tuple(level for level in wanted if level in held)
             if "noise" in name:
                 found.update({sets.stored_name(name, level): (name, (level,)) for level in levels})
             elif levels:
                 found[name] = name, levels
         if not found:
-            raise NstError(
-                f"{self.name}: no perturbation in {self.folder}",
-                got=", ".join(sets.strange_names(self.folder)) or None,
-                valid=f"folders or files of {', '.join(PERTURBATIONS)}",
-            )
+            raise _nothing(self.name, "perturbation", self.folder, PERTURBATIONS)
         _tell_strange(self.name, self.folder)
         return found
 
@@ -216,16 +205,30 @@ class ReleasedPerturbations:
     def _first(self) -> ImageSet:
         return self._images(next(iter(self.clips)))
 
-    def _images(self, part: str) -> ImageSet:
+    def _whole(self, part: str) -> ImageSet:
         opener = sets.cifar_p if self.name == "cifar_p" else sets.imagenet_p
         name, levels = self.clips[part]
-        images = opener(self.folder, name, self.subject.classes, difficulty=levels[0])
-        return self.subject.subset(images, clips=True)
+        return opener(self.folder, name, self.subject.classes, difficulty=levels[0])
+
+    def _images(self, part: str) -> ImageSet:
+        return self.subject.subset(self._whole(part), clips=True)
+
+    @cached_property
+    def _listed(self) -> dict[str, tuple[int, str]]:
+        """How many clips every part of the copy has, and which of them are shown."""
+        wholes = ((part, self._whole(part)) for part in self.clips)
+        return {part: (len(whole), self.subject.subset(whole, clips=True).digest) for part, whole in wholes}
+
+    @property
+    def _incomplete(self) -> list[str]:
+        """Parts with fewer clips than others, whose flips are of other clips than theirs."""
+        return _smaller({part: count for part, (count, _) in self._listed.items()})
 
     def conditions(self) -> dict[str, Any]:
         side = require_side(self.name, self._first)
         facts = subset_facts(self.subject, self._first, clips=True)
-        facts["digest"] = fingerprint([self._images(part).digest for part in self.clips])
+        facts["images"] = _shown_of(max(count for count, _ in self._listed.values()), facts["max_images"])
+        facts["digest"] = fingerprint([digest for _, digest in self._listed.values()])
         shown_at = self.subject.options.resize_to or side
         return facts | {"held": self.clips, "side": side, "shown_at": shown_at}
 
@@ -241,7 +244,36 @@ class ReleasedPerturbations:
         return clip_pass(self.subject, images, self.subject.resized(side), *self.clips[part])
 
     def measured(self, parts: Mapping[str, Mapping[str, Any]]) -> Block:
-        return {"kind": "perturbations", "sequences": clip_results(parts, self.clips)}
+        whole = {part: clips for part, clips in self.clips.items() if part not in self._incomplete}
+        _tell_incomplete(self.name, "clips", self._incomplete)
+        return {"kind": "perturbations", "sequences": clip_results(parts, whole)}
+
+
+def _smaller(counts: Mapping[Name, int]) -> list[Name]:
+    """What has fewer samples than the largest has."""
+    most = max(counts.values())
+    return [name for name, count in counts.items() if count < most]
+
+
+def _shown_of(count: int, most: int | None) -> int:
+    """Samples that are shown of `count`."""
+    return count if most is None else min(count, most)
+
+
+def _nothing(suite: str, what: str, folder: str, names: Sequence[str]) -> NstError:
+    kind = "files" if suite.startswith("cifar") else "folders"
+    return NstError(
+        f"{suite}: no {what} in {folder}",
+        got=", ".join(sets.strange_names(folder)) or None,
+        valid=f"{kind} of {', '.join(names)}",
+        next=sets.mistaken_kind(suite, folder),
+    )
+
+
+def _tell_incomplete(suite: str, samples: str, names: Sequence[str]) -> None:
+    if names:
+        more = " ..." if len(names) > 5 else ""
+        say(f"{suite}: fewer {samples} than elsewhere, not scored: {', '.join(names[:5])}{more}")
 
 
 def _tell_strange(suite: str, folder: str) -> None:

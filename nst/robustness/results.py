@@ -20,6 +20,7 @@ from nst.robustness.baselines import (
     CORRUPTIONS,
     NUM_SEVERITIES,
     PERTURBATIONS,
+    PUBLISHED_SAMPLES,
     Baseline,
 )
 from nst.robustness.benchmark_scores import corruption_scores, perturbation_scores
@@ -142,13 +143,20 @@ SHORT = {"mean_flip_probability": "flip_rate", "mean_top5_distance": "top5_dista
 
 
 def summary(robustness: Mapping[str, Block]) -> dict[str, float]:
-    """Flat numbers of all blocks, such as `robustness/imagenet_c/mce`; what is not known has no key."""
+    """Flat numbers of all blocks, such as `robustness/imagenet_c/mce`; what is not known has no key, and `images`
+    only suites of fewer than were published."""
     found: dict[str, float | None] = {}
     for suite, block in robustness.items():
         values = {SHORT.get(name, name): block.get(name) for name in HEADLINES[block["kind"]]}
-        values |= _series(block)
+        values |= _series(block) | {"images": fewer_samples(suite, block)}
         found |= {f"robustness/{suite}/{name}": value for name, value in values.items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def fewer_samples(suite: str, block: Block) -> int | None:
+    """Images or clips that each error or flip probability of a benchmark is of; None: as many as were published."""
+    published = PUBLISHED_SAMPLES.get(suite)
+    return block["conditions"]["images"] if published and block["conditions"]["images"] < published else None
 
 
 def _series(block: Block) -> dict[str, float | None]:
@@ -178,10 +186,13 @@ def headlines(robustness: Mapping[str, Block]) -> list[str]:
     lines = []
     for suite, block in robustness.items():
         flat = {name.split("/", 2)[2]: value for name, value in summary({suite: block}).items()}
-        told = [name for name in flat if "/" not in name and name not in ATTACK_FACTS]
+        told = [name for name in flat if "/" not in name and name not in (*ATTACK_FACTS, "images")]
         shown = [f"{name} {flat[name]:.2f}" for name in told[:6]]
         if block["kind"] == "attack":
             shown.append(attack_steps(block))
+        if (count := fewer_samples(suite, block)) is not None:
+            samples = "clips" if block["kind"] == "perturbations" else "images"
+            shown.append(f"of {count:,} of {PUBLISHED_SAMPLES[suite]:,} {samples}")
         if lacks := block.get("missing"):
             shown.append(f"without {', '.join(lacks[:4])}{', ...' if len(lacks) > 4 else ''}")
         lines.append(f"{suite}: {', '.join(shown)}")
@@ -244,4 +255,6 @@ def table(robustness: Mapping[str, Block]) -> list[dict[str, Any]]:
             rows += [(suite, how, epsilon, "top1", value) for epsilon, value in pairs]
         names = (name for name in HEADLINES[kind] if block.get(name) is not None)
         rows += [(suite, "", None, SHORT.get(name, name), block[name]) for name in names]
+        if (count := fewer_samples(suite, block)) is not None:
+            rows.append((suite, "", None, "images", count))
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]

@@ -159,8 +159,8 @@ def mistaken_kind(suite: str, root: str | Path) -> str | None:
 
 
 def strange_names(root: str | Path) -> list[str]:
-    """Folders and arrays of a copy of -C or -P that are neither a corruption or perturbation nor a group of them:
-    each with the name that may be meant, if one is near."""
+    """Folders and arrays of a copy of -C or -P that are neither a corruption or perturbation nor a group of them,
+    each with the name that may be meant, if one is near; and folders of these that hold nothing."""
     corruptions = [name for group in CORRUPTION_GROUPS.values() for name in group]
     perturbations = [
         stored_name(name, level) for name in (*PERTURBATIONS, *EXTRA_PERTURBATIONS) for level in DIFFICULTIES
@@ -173,7 +173,12 @@ def strange_names(root: str | Path) -> list[str]:
         group = path.is_dir() and any((path / inside).is_dir() for inside in known)
         if content and not group and name not in known | {"labels"} and not name.startswith("."):
             found.append(f"{path.name}{nearest(name, sorted(known))}")
-    return found
+    folders = {name: _located(_path(root), name) for name in sorted(known)}
+    return found + [
+        f"{name}/ (no files in folders of classes)"
+        for name, folder in folders.items()
+        if folder is not None and not has_class_files(folder)
+    ]
 
 
 def stored_name(perturbation: str, difficulty: int = 1) -> str:

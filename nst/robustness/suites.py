@@ -8,7 +8,8 @@
     fgsm, pgd, ...                          a part per block of images
 
 The one decision worth knowing: a part is what a killed evaluation loses at most. Corruptions on the fly are cut by
-*images* and not by corruption, because an image is decoded once for all of them; counts of blocks add up.
+*images* and not by corruption, because an image is decoded once for all of them; counts of blocks add up. Attacks
+have larger blocks: one picture per image, of which a small block would not fill a batch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nst.robustness.results import Block
 from nst.robustness.scorers import Scorer
 
 BLOCK_IMAGES = 500  # of corruptions on the fly and attacks
+BLOCKS, SMALLEST_BLOCK = 20, 50  # of corruptions on the fly, where there are less than 10,000 images
 SHOWN_IMAGES = 120  # whose pictures and answers are kept, for galleries
 
 
@@ -125,7 +127,14 @@ def shown_images(images: ImageSet, seed: int, count: int = SHOWN_IMAGES) -> list
     return stratified(images.keys, images.classes, min(count, len(images)), seed).tolist()
 
 
+def block_size(count: int) -> int:
+    """Images of a block of `count` images with their corruptions: small where a kill would lose the most of them."""
+    return min(max(count // BLOCKS, SMALLEST_BLOCK), BLOCK_IMAGES)
+
+
 def image_blocks(images: ImageSet, size: int = BLOCK_IMAGES) -> dict[str, range]:
     """The images in blocks, by name."""
     starts = range(0, len(images), size)
-    return {f"images-{start:06d}": range(start, min(start + size, len(images))) for start in starts}
+    # counts of blocks add up: a file of a block of another size must not be taken for one of these
+    of = "" if size >= min(BLOCK_IMAGES, len(images)) else f"-of-{size}"
+    return {f"images-{start:06d}{of}": range(start, min(start + size, len(images))) for start in starts}

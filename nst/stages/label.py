@@ -18,7 +18,7 @@ from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
 from nst.data.views import Pictures, clean_view
-from nst.errors import NstError, require_choice
+from nst.errors import NstError, require_choice, require_count
 from nst.models.checkpoints import read_info
 from nst.progress import say
 from nst.runs import Run, fingerprint, is_rank_zero, sha256_file, write_json
@@ -53,8 +53,11 @@ def run(
         precision: "auto" is bf16 where the engine's hardware computes in it, else float32.
 
     Raises:
-        NstError: no such teacher or precision, or too many bad images.
+        NstError: no such teacher or precision, options out of range, or too many bad images.
     """
+    require_count("label.batch_size", batch_size)
+    if not isinstance(keep, int | float) or not 0 <= keep <= 1:
+        raise NstError("label.keep is out of range", got=repr(keep), valid="a confidence, 0 to 1")
     info = read_info(teacher)
     size = image_size or info.image_size
     digest = sha256_file(teacher)

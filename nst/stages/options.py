@@ -13,10 +13,10 @@ from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import Augmentation, Pictures
-from nst.errors import NstError
+from nst.errors import NstError, require_count
 from nst.models.efficientnet import Architecture
 from nst.robustness.options import RobustnessOptions
-from nst.stages.places import predictions_folder, selection_folder, teacher_weights
+from nst.stages.places import predictions_folder, selection_folder, shards_place, teacher_weights
 from nst.training.hardware import Hardware, Machine
 from nst.training.phases import Data, Finetune, Noise
 from nst.training.recipe import ModelNoise, Recipe, Side
@@ -36,6 +36,9 @@ class EvalOptions:
     batch_size: int = 256
     image_size: int | None = None
     confusion: bool = True
+
+    def __post_init__(self) -> None:
+        require_count("eval.batch_size", self.batch_size)
 
 
 def evaluation_from(cfg: DictConfig) -> tuple[EvalOptions, RobustnessOptions | None]:
@@ -85,7 +88,7 @@ def noise_from(cfg: DictConfig) -> Noise:
 
 def open_shards(cfg: DictConfig, part: str) -> ShardSet:
     """The shard set that `data.<part>` names, on this machine or elsewhere."""
-    return ShardSet.open(cfg.data[part], build_from(Remote, cfg.remote))
+    return ShardSet.open(shards_place(cfg, part), build_from(Remote, cfg.remote))
 
 
 def data_from(cfg: DictConfig, *, unlabeled: bool) -> Data:

@@ -43,7 +43,7 @@ def run(
         shards_at_once: files that are open at the same time.
 
     Raises:
-        NstError: selection, predictions and shards do not belong together, or there is no room.
+        NstError: options out of range, selection, predictions and shards that do not belong together, or no room.
     """
     labels = pseudo_labels(teacher, unlabeled)
     if not isinstance(labels, PseudoLabels):
@@ -63,17 +63,17 @@ def run(
         "shards_at_once": shards_at_once,
     }
     _require_free(output, unlabeled)
+    packing = Packing(
+        copies=lambda number: labels.copies(unlabeled.shards[number].name),
+        shards=len(unlabeled.shards),
+        entries=len(labels),
+        seed=seed,
+        samples_per_shard=samples_per_shard,
+        open_shards=shards_at_once,
+    )
     with Run(output, "shard", inputs, config=config, overwrite=overwrite) as this:
         if this.done:
             return this.result()
-        packing = Packing(
-            copies=lambda number: labels.copies(unlabeled.shards[number].name),
-            shards=len(unlabeled.shards),
-            entries=len(labels),
-            seed=seed,
-            samples_per_shard=samples_per_shard,
-            open_shards=shards_at_once,
-        )
         with Bar("pack", len(labels)) as bar:
             packed = Packer(unlabeled, labels, output, packing).run(about, bar.update)
         images = sum(shard["samples"] for shard in labels.summary["shards"])

@@ -9,6 +9,19 @@ from omegaconf import DictConfig
 from nst.errors import NstError
 
 
+def shards_place(cfg: DictConfig, part: str) -> str:
+    """Path or address of the shards that `data.<part>` names.
+
+    Raises:
+        NstError: it is null.
+    """
+    if cfg.data[part] is None:
+        raise NstError(
+            f"data.{part} names no shards", got="null", valid="their folder or address", next=f"data.{part}=<folder>"
+        )
+    return cfg.data[part]
+
+
 def teacher_weights(cfg: DictConfig) -> Path:
     """The teacher's network file.
 

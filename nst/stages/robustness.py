@@ -219,7 +219,7 @@ def scores(
     """The blocks of the result: measurements, and what follows from them.
 
     Args:
-        clean_error: top-1 error in percent on the test set.
+        clean_error: top-1 error in percent on the whole test set; of suites of a part of their images it is not used.
         before: blocks of the same network that were measured earlier.
     """
     imagenet = len(subject.classes) == 1000
@@ -227,11 +227,20 @@ def scores(
     validation = {**(before or {}), **measured}.get("imagenet_val")
     found = {}
     for name, block in measured.items():
-        clean = 100.0 - validation["top1"] if validation and name.startswith("imagenet") else clean_error
+        part = _part(block)
+        clean = clean_error if part is None else None
+        if validation and name.startswith("imagenet") and _part(validation) == part:
+            clean = 100.0 - validation["top1"]
         found[name] = results.scored(
             name, block, clean_error=clean, imagenet=imagenet, baseline=others.get(name) if others else None
         )
     return found
+
+
+def _part(block: Block) -> tuple[int, int] | None:
+    """What chose a suite's images: `max_images` and seed; None: all of them."""
+    conditions = block["conditions"]
+    return None if conditions["max_images"] is None else (conditions["max_images"], conditions["seed"])
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -34,10 +34,11 @@ from nst.data.balance import (
     thinned,
 )
 from nst.data.predictions import FORMAT, Predictions, PredictionShard, parquet_name
+from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, require_choice
 from nst.progress import say
 from nst.runs import Run, atomic_path, sha256_file, write_json
-from nst.stages.places import predictions_folder, selection_folder
+from nst.stages.places import predictions_folder, selection_folder, shards_place
 
 T = TypeVar("T")
 ROWS_PER_BATCH = 1_000_000
@@ -57,6 +58,7 @@ def run(
     seed: int = 0,
     allow_empty_classes: bool = False,
     truth: Path | str | None = None,
+    unlabeled: ShardSet | None = None,
     memory_limit: str = "4GB",
     threads: int | None = None,
     overwrite: bool = False,
@@ -70,6 +72,7 @@ def run(
         max_copies: no image appears more often, even if its class stays below K; None: no limit.
         fraction: of the selected images, drawn uniformly; class totals are then K x fraction on average.
         truth: Parquet (key, label) with the true classes, to report the accuracy of the pseudo-labels.
+        unlabeled: the shards as they are now; predictions of others are refused. None: not compared.
         threads: that select; None: one a core. memory_limit: of DuckDB, where there is a truth to compare with.
             The result does not depend on them.
 
@@ -78,6 +81,7 @@ def run(
     """
     _check_options(method, min_confidence, max_confidence, images_per_class, max_copies, fraction)
     opened = Predictions.open(predictions)
+    opened.require(shards=unlabeled)
     options: dict[str, Any] = {
         "method": method,
         "min_confidence": min_confidence,
@@ -181,6 +185,7 @@ class Selection:
                     {
                         "name": shard.name,
                         "sha256": shard.sha256,
+                        **({} if shard.excluded is None else {"excluded": shard.excluded}),
                         "samples": len(part),
                         "copies": int(part["copies"].to_numpy().sum()),
                     }
@@ -332,12 +337,14 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     predictions, output = predictions_folder(cfg), selection_folder(cfg)
     if not (predictions / "DONE").exists():
         raise NstError(f"there is no finished labeling in {predictions}", next="nst label, with the same options")
-    truth = Path(cfg.data.unlabeled) / "truth.parquet"
+    folder = Path(shards_place(cfg, "unlabeled"))  # of an address nothing exists here, and nothing is compared
+    truth = folder / "truth.parquet"
     return run(
         predictions,
         output,
         seed=cfg.seed,
         truth=truth if truth.exists() else None,
+        unlabeled=load_index(folder) if (folder / "index.json").exists() else None,
         overwrite=cfg.overwrite,
         config=plain(cfg),
         **plain(cfg.select),

@@ -31,9 +31,10 @@ from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Source, open_source
 from nst.data.splits import Sizes, split
 from nst.data.transfer import is_remote
-from nst.errors import NstError
+from nst.errors import NstError, require_count
 from nst.progress import Progress, say, silent, track
 from nst.runs import Run, atomic_path
+from nst.stages.places import shards_place
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,13 +75,15 @@ def run(
         config: kept as config.yaml.
 
     Raises:
-        NstError: images that the split needs and that are not there, too many bad ones, or an `output` that
-            holds something else.
+        NstError: options out of range, images that the split needs and that are not there, too many bad ones, or an
+            `output` that holds something else.
     """
     output = Path(output)
     sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples)
     if not 0 <= max_bad_fraction <= 1 or workers < 1:
         raise NstError("options out of range", got=f"{max_bad_fraction=}, {workers=}", valid="0 to 1; 1 or more")
+    require_count("shard.samples_per_shard", samples_per_shard)
+    require_count("max_shard_bytes", max_shard_bytes)
     layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
     checks = {"check_images": check_images, "max_bad_fraction": max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
@@ -219,7 +222,8 @@ def _write_truth(source: Source, positions: Sequence[int], path: Path) -> None:
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage, or indexes, prunes or checks what is there."""
     options, remote = cfg.shard, build(Remote, cfg.remote)
-    if cfg.data.source.name == PACKED and not options.verify and not options.exclude:
+    evaluation = _evaluation_sets(cfg)
+    if _source_name(cfg) == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch
 
         say(f"{options.output}: {pack.summary_line(pack.from_cfg(cfg))}")
@@ -228,8 +232,8 @@ def main(cfg: DictConfig) -> None:
         shards = _index(options.index, Path(options.output), remote)
         say(f"{shards.folder}: index.json for {len(shards.shards)} tars, {shards.samples} images")
     if options.exclude:
-        unlabeled = ShardSet.open(cfg.data.unlabeled, remote) if options.index is None else shards
-        for line in _exclude(cfg, unlabeled, remote):
+        unlabeled = ShardSet.open(shards_place(cfg, "unlabeled"), remote) if options.index is None else shards
+        for line in _exclude(cfg, unlabeled, evaluation, remote):
             say(line)
     if options.verify:
         for folder in _shard_sets(options.output):
@@ -248,15 +252,36 @@ def _index(folder: str, output: Path, remote: Remote) -> ShardSet:
     return index_tars(folder, output=beside, remote=remote, progress=track)
 
 
-def _exclude(cfg: DictConfig, unlabeled: ShardSet, remote: Remote) -> Iterator[str]:
-    """Prunes the unlabeled set and tells what was found, line by line."""
+def _source_name(cfg: DictConfig) -> str:
+    """`data.source.name`; its group, `data.source`, is often taken for it."""
+    source = cfg.data.source
+    if not isinstance(source, DictConfig):
+        raise NstError(
+            "data.source is a group of options", got=f"data.source={source}", next=f"data.source.name={source}"
+        )
+    return source.name
+
+
+def _evaluation_sets(cfg: DictConfig) -> list[str]:
+    """Places of the shards whose images `shard.exclude` wants excluded."""
     chosen = plain(cfg.shard.exclude)
-    folders = [cfg.data.test] if chosen is True else [chosen] if isinstance(chosen, str) else list(chosen)
+    if not chosen:
+        return []
+    places = [shards_place(cfg, "test")] if chosen is True else chosen if isinstance(chosen, list) else [chosen]
+    if not all(isinstance(place, str) for place in places):
+        raise NstError(
+            "shard.exclude names no shards", got=chosen, valid="a folder or address of shards, a list of them, or true"
+        )
+    return places
+
+
+def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[str], remote: Remote) -> Iterator[str]:
+    """Prunes the unlabeled set and tells what was found, line by line."""
     here = not is_remote(unlabeled.folder) and os.access(unlabeled.folder, os.W_OK)
     output = Path(unlabeled.folder) if here else Path(cfg.shard.output) / "unlabeled"
     report = exclude(
         unlabeled,
-        [ShardSet.open(folder, remote) for folder in folders],
+        [ShardSet.open(place, remote) for place in evaluation],
         output,
         distance=cfg.shard.exclude_distance,
         workers=cfg.shard.workers,
@@ -286,6 +311,7 @@ def _shard_sets(folder: str) -> list[Path | str]:
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
+    _source_name(cfg)
     data, options = plain(cfg.data), cfg.shard
     return run(
         open_source(**data["source"]),

@@ -83,13 +83,13 @@ def _packed_labels(teacher: Teacher, shards: ShardSet, about: dict[str, Any]) ->
 
 
 def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) -> None:
-    made_of = [(shard["name"], shard["sha256"]) for shard in labels.summary["shards"]]
-    if made_of != [(shard.name, shard.sha256) for shard in shards.shards]:
+    made_of = [(shard["name"], shard["sha256"], shard.get("excluded")) for shard in labels.summary["shards"]]
+    if difference := shards.difference(made_of):
         raise NstError(
             f"the selection {selection} was made of other shards",
-            got=f"{len(made_of)} shards that differ in name or content",
+            got=difference,
             valid=f"the {len(shards.shards)} shards of {shards.folder}",
-            next="point data.unlabeled at the shards that were labeled, or label and select again",
+            next="point data.unlabeled at the shards that were labeled, or label and select again: overwrite=true",
         )
 
 

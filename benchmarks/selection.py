@@ -1,4 +1,4 @@
-"""Selection from 300 million predictions: time, memory; peer: a DuckDB query.
+"""Selection from 300 million predictions; peer: a DuckDB query.
 
     bin/bench selection                                # 300 million rows; 4 GB of disk, a quarter of an hour in all
     bin/bench selection --rows 20000000 --images-per-class 8667

@@ -770,5 +770,9 @@ def test_interrupting_the_wait_says_that_the_request_stays(cloud: Cloud, monkeyp
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(time, "sleep", interrupt)
-    assert main(["create", "pod", "--type", "v3-8", "--wait"]) == 130
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert main(["create", "pod", "--type", "v3-8", "--wait"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert "goes on, and is billed" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -494,7 +495,7 @@ def test_stop_ends_the_job_with_all_its_processes(ready: Cloud, capsys: pytest.C
         assert not alive(int(ready.beside(worker, "loader").read_text()))
     capsys.readouterr()
     assert main(["status", "pod"]) == 0
-    assert "workers 0-1: ended with 143 (SIGTERM)" in capsys.readouterr().out
+    assert "workers 0-1: stopped by bin/tpu stop" in capsys.readouterr().out
 
 
 def test_workers_with_different_commits_are_not_started(ready: Cloud, capsys: pytest.CaptureFixture[str]):
@@ -604,6 +605,83 @@ def test_a_preempted_pod_is_asked_for_again_set_up_and_goes_on(cloud: Cloud, cap
     assert git(cloud.home(1) / "nst", "rev-parse", "HEAD") == cloud.head()
     assert cloud.words(1) == ["train", "seed=3"]
     assert cloud.starts(1) == 2
+
+
+def preempted_at_work(cloud: Cloud, *states: str) -> None:
+    """A spot TPU that is taken away once its job has started, and what becomes of the next request for it."""
+    cloud.change(states=["ACTIVE"])
+    assert main(["create", "pod", "--type", "v3-16", "--spot"]) == 0
+    assert main(["setup", "pod"]) == 0
+    for _ in range(2):
+        cloud.fault("tpu-vm ssh", workers=[])  # check and launch
+    cloud.fault("tpu-vm ssh", preempt=True)
+    cloud.change(states=list(states))
+
+
+def test_a_second_preemption_while_the_first_is_made_good_counts_as_another(cloud: Cloud, capsys):
+    preempted_at_work(cloud, "WAITING_FOR_RESOURCES", "SUSPENDED")
+    assert "was preempted" in refused(capsys, "run", "pod", "--restart", "2", "--", "train")
+    assert len(cloud.calls("queued-resources create")) == 3
+
+
+def test_an_offline_computer_asks_for_a_preempted_pod_later(cloud: Cloud, capsys: pytest.CaptureFixture[str]):
+    preempted_at_work(cloud, "WAITING_FOR_RESOURCES", "ACTIVE")
+    cloud.fault("queued-resources create", says=NETWORK, times=6)
+    assert main(["run", "pod", "--restart", "1", "--", "train"]) == 0
+    assert "no connection to Google Cloud; trying again" in capsys.readouterr().out
+    assert cloud.starts(1) == 2
+
+
+def watched(cloud: Cloud) -> tuple[threading.Thread, list[int]]:
+    """`run --restart 3` of a job that waits, in a thread; its exit code, once it ends."""
+    for worker in range(2):
+        cloud.beside(worker, "codes").write_text("wait\n0\n")
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["run", "pod", "--restart", "3", "--", "train"])))
+    thread.start()
+    until(lambda: all(cloud.starts(worker) == 1 for worker in range(2)))
+    return thread, codes
+
+
+def test_what_a_person_stops_is_not_started_again(ready: Cloud, capsys: pytest.CaptureFixture[str]):
+    thread, codes = watched(ready)
+    assert main(["stop", "pod"]) == 0
+    thread.join(60)
+    assert codes == [1]
+    assert "workers 0-1 stopped by bin/tpu stop" in capsys.readouterr().err
+    assert [ready.starts(worker) for worker in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["on its way", "gone"])
+def test_what_a_person_deletes_is_not_asked_for_again(ready: Cloud, capsys: pytest.CaptureFixture[str], gone: bool):
+    thread, codes = watched(ready)
+    if gone:
+        assert main(["delete", "pod", "--yes"]) == 0
+    else:
+        ready.move("DELETING")
+    thread.join(60)
+    assert codes == [1]
+    assert ("there is no TPU named pod" if gone else "TPU pod is being deleted") in capsys.readouterr().err
+    assert not ready.calls("queued-resources create")
+
+
+def test_a_pod_that_nobody_watches_is_told(ready: Cloud, capsys: pytest.CaptureFixture[str]):
+    assert main(["run", "pod", "--", "train"]) == 0
+    assert "nobody watches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "pod", "--restart", "-1", "--", "train"],
+        ["logs", "pod", "--lines", "0"],
+        ["logs", "pod", "--worker=-1"],
+        ["logs", "pod", "--worker", "one"],
+    ],
+)
+def test_numbers_that_count_nothing_are_refused(cloud: Cloud, capsys: pytest.CaptureFixture[str], words: list[str]):
+    assert re.search(r"argument --(restart|lines|worker): .*whole number of at least", refused(capsys, *words))
+    assert not cloud.calls("")
 
 
 def test_without_restart_a_preemption_is_told(ready: Cloud, capsys: pytest.CaptureFixture[str]):

@@ -347,6 +347,28 @@ def test_the_guard_stops_what_compiles_twice_reads_too_often_or_falls_back():
         assert "trainer.guard.action=warn" in found[problem]
 
 
+TRAINING_READS = """
+from nst.xla.guard import Guard, GuardOptions, Tally
+def judged(transfers, runs):
+    guard = Guard(GuardOptions("stop"))
+    tally = Tally(steps=120, runs=runs)
+    tally.counts["transfers"] = transfers
+    try:
+        guard._check("train", tally, 10)
+    except NstError as error:
+        return str(error)
+    return ""
+print("RESULT " + json.dumps([judged(*case) for case in ((12, 1), (24, 12), (25, 12), (120, 12))]))
+"""
+
+
+def test_the_guard_allows_a_training_a_read_where_a_number_is_shown():
+    once, segments, one_more, every_step = printed(TRAINING_READS, devices=1)
+    assert once == segments == ""
+    assert "25 transfers in 120 steps, 24 expected" in one_more
+    assert "120 transfers in 120 steps, 24 expected" in every_step
+
+
 # ---- whose rows are whose
 
 
@@ -424,6 +446,63 @@ def test_labeling_and_evaluation_compile_one_graph(two: Ran, name: str):
 # ---- many hosts
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# the runtime numbers its processes in another order than the stages number the hosts
+RENUMBERED = """
+import os, sys
+host, port = int(sys.argv[1]), sys.argv[2]
+os.environ |= {"NODE_RANK": str(host), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+import torch_xla.runtime as xr
+xr.process_count, xr.process_index = lambda: 2, lambda: 1 - host
+xr.use_spmd()
+from nst.xla.hosts import Hosts
+hosts = Hosts.current()
+hosts.connect()
+print("RESULT " + json.dumps([hosts.gather(host), hosts.broadcast(f"of host {host}")]))
+"""
+
+
+def test_hosts_are_numbered_as_the_stages_number_them():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    code = START.format(devices=1) + RENUMBERED
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(host), port], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for host in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[[0, 1], "of host 0"]] * 2
+
+
+A_POD_AS_A_HOST = """
+from unittest import mock
+from nst.xla import hardware
+from nst.xla.hosts import Hosts
+def told(many_hosts):
+    try:
+        hardware.XlaHardware(device="tpu", many_hosts=many_hosts)
+    except NstError as error:
+        return str(error)
+    return ""
+with mock.patch.object(hardware, "configure"), mock.patch.object(Hosts, "current", return_value=Hosts(1, 4)):
+    print("RESULT " + json.dumps([told(False), told(True)]))
+"""
+
+
+def test_a_pod_is_not_taken_for_a_single_host():
+    refused, taken = printed(A_POD_AS_A_HOST, devices=1)
+    assert "this TPU has several hosts" in refused
+    assert "trainer=tpu_pod" in refused
+    assert taken == ""
+
+
 @pytest.fixture(scope="module")
 def hosts(folder: Path, digits: Path) -> Ran:
     """Two hosts with two devices each run Algorithm 1 into one directory; host 1 is preempted in the first training."""
@@ -433,9 +512,7 @@ def hosts(folder: Path, digits: Path) -> Ran:
     select = ["select.min_confidence=0", "select.allow_empty_classes=true"]
     program.add("told", generations, *select, stage="iterate", run_dir="run", preempt_at=9)
     program.add("again", generations, *select, stage="iterate", run_dir="run")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [program.launch(2, TEST_HOST=f"{index}/2/{port}") for index in range(2)]
     results = []
     for process in processes:

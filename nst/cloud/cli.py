@@ -31,6 +31,15 @@ class _Parser(argparse.ArgumentParser):
         raise NstError(message, next=hint or f"{self.prog} --help")
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least {least}")
+        return int(text)
+
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; what stands behind `--` is taken off before."""
     common = _Parser(add_help=False)
@@ -66,13 +75,13 @@ def parser() -> argparse.ArgumentParser:
 
     one = add("run", "start nst on every worker: bin/tpu run <name> -- train trainer=tpu_pod ...", _run)
     one.add_argument("--follow", action="store_true", help="stay, and print worker 0's log")
-    one.add_argument("--restart", type=int, default=0, metavar="N", help="stay, and start again up to N times")
+    one.add_argument("--restart", type=_at_least(0), default=0, metavar="N", help="stay, and start again up to N times")
     one.add_argument("--env", action="append", default=[], metavar="NAME=value", help="environment of the job")
 
     add("status", "the request, the machines, and what every worker is doing", _status)
     one = add("logs", "the end of a worker's log", _logs)
-    one.add_argument("--worker", type=int, default=0)
-    one.add_argument("--lines", type=int, default=50)
+    one.add_argument("--worker", type=_at_least(0), default=0)
+    one.add_argument("--lines", type=_at_least(1), default=50)
     what = one.add_mutually_exclusive_group()
     what.add_argument("--follow", action="store_true", help="as it grows, until the job ends")
     what.add_argument("--setup", action="store_true", help="of the installation")

@@ -141,6 +141,8 @@ def ended(tpu: Tpu, request: dict[str, Any]) -> CloudError:
     if state in GONE:
         what = f"TPU {tpu.name} was preempted ({state}): its machines and their disks are gone"
         return CloudError("preempted", what, next=again(tpu))
+    if state == "DELETING":
+        return CloudError("deleted", f"TPU {tpu.name} is being deleted", next=f"bin/tpu status {tpu.name}")
     reason = str(request.get("state", {}).get("failedData", {}).get("error", {}).get("message", ""))
     fault = classify(1, reason)
     if fault.kind in ("quota", "capacity"):

@@ -49,7 +49,7 @@ if running; then
     kill -TERM -- "-$pid"
     for tenth in $(seq {10 * STOP_SECONDS}); do running || break; sleep 0.1; done
     running && kill -KILL -- "-$pid" && sleep 1
-    [ -e "$job/exit" ] || echo 143 >"$job/exit"
+    echo stopped >"$job/exit"
 fi
 state"""
 

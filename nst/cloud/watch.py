@@ -8,7 +8,9 @@ its last checkpoint, so starting again loses minutes, and the number of times is
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from nst.cloud import queue
 from nst.cloud.deploy import COMMIT, Source, committed, git, setup
@@ -21,8 +23,9 @@ from nst.errors import NstError
 LOOKS_PER_ROUND = 6  # worker 0's log is read at every look, the state of all workers once a round
 PATIENCE = 30  # looks in a row that may fail: this computer may be offline for a while, the job is not
 USAGE = "2"  # nst's exit code for a command line that makes no sense: trying again does not help
-GONE = ("preempted", "missing", "failed")  # machines that do not come back
+GONE = ("preempted", "failed")  # machines that do not come back; deleted ones (`missing`) somebody wanted gone
 RESTARTABLE = ("job", *GONE)
+Result = TypeVar("Result")
 ENDED = f"ended 0 {COMMIT} launch -"
 
 
@@ -56,6 +59,8 @@ def run(tpu: Tpu, job: Job, *, follows: bool, restarts: int, folder: Path) -> No
         _until_finished(workers, launch)
     else:
         tpu.shell.say(f"next: bin/tpu logs {tpu.name} --follow, or bin/tpu status {tpu.name}")
+        if workers.count > 1:
+            tpu.shell.say("nobody watches: if one host fails, the others may wait for it, and are billed (--restart N)")
 
 
 def _same_source(tpu: Tpu, commit: str, folder: Path) -> Source:
@@ -74,26 +79,49 @@ def _stay(tpu: Tpu, job: Job, launch: str, commit: str, source: Source, restarts
     """Watches the job, and starts it again up to `restarts` times."""
     tpu.shell.say(f"if it fails it is started again, up to {restarts} times: this computer has to stay on")
     failure: CloudError | None = None
+    request = tpu.request(assume={})
+    wish = queue.Wish.of(request) if request is not None else None
     while True:
         try:
-            workers = Workers(tpu)
+            if failure is not None and failure.kind in GONE:
+                _anew(tpu, source, wish)
             if failure is not None:
-                stop(tpu, workers)  # peers that still wait for the ones that failed
-                launch = start(tpu, workers, job, commit)
-            _until_finished(workers, launch)
+                launch = _patiently(tpu, lambda: _start_again(tpu, job, commit))
+            _until_finished(Workers(tpu), launch)
             break
         except CloudError as error:
             if error.kind not in RESTARTABLE or not restarts:
                 raise
             failure, restarts = error, restarts - 1
             tpu.shell.say(f"{failure}\nstarting again; {restarts} more times after this one")
-            if failure.kind in GONE:
-                _anew(tpu, source)
     if tpu.shell.dry_run:
         tpu.shell.comment("after a failure: this, then the launch under a new name")
         stop(tpu, Workers(tpu))
         tpu.shell.comment("after a preemption: this, then create with the same flags, setup and the launch")
         queue.delete(tpu, sure=True)
+
+
+def _start_again(tpu: Tpu, job: Job, commit: str) -> str:
+    workers = Workers(tpu)
+    stop(tpu, workers)  # peers that still wait for the ones that failed
+    return start(tpu, workers, job, commit)
+
+
+def _patiently(tpu: Tpu, step: Callable[[], Result]) -> Result:
+    """`step()`, which may run twice, again while Google Cloud cannot be reached, `PATIENCE` times.
+
+    Raises:
+        CloudError: of kind `connection` after that; any other at once.
+    """
+    for _ in range(PATIENCE):
+        try:
+            return step()
+        except CloudError as error:
+            if error.kind != "connection":
+                raise
+            tpu.shell.say("no connection to Google Cloud; trying again")
+        tpu.shell.pause()
+    return step()
 
 
 def _until_finished(workers: Workers, launch: str) -> None:
@@ -134,7 +162,8 @@ def _judge(tpu: Tpu, states: dict[int, State], launch: str) -> None:
     bad = {number: state for number, state in states.items() if state.failed}
     if bad:
         first = min(bad)
-        kind = "usage" if bad[first].code == USAGE else "job"
+        codes = {state.code for state in bad.values()}
+        kind = "usage" if USAGE in codes else "stopped" if "stopped" in codes else "job"
         log = f"bin/tpu logs {tpu.name} --worker {first}"
         waiting = [number for number, state in states.items() if state.name == "running"]
         hint = f"{log}; {numbers(waiting)} may wait for ever: bin/tpu stop {tpu.name}" if waiting else log
@@ -142,20 +171,19 @@ def _judge(tpu: Tpu, states: dict[int, State], launch: str) -> None:
     tpu.shell.say(f"{tpu.name}: finished on {numbers(states)}")
 
 
-def _anew(tpu: Tpu, source: Source) -> None:
+def _anew(tpu: Tpu, source: Source, wish: queue.Wish | None) -> None:
     """The same TPU again, as it was asked for, with code and environment.
 
     Raises:
         NstError: it was not asked for by `create`, or cannot be had now.
     """
-    request = tpu.request()
-    wish = queue.Wish.of(request) if request is not None else None
     if wish is None:
         raise NstError(f"how TPU {tpu.name} was asked for is not known", next=queue.again(tpu))
-    queue.delete(tpu, sure=True)
-    queue.create(tpu, wish)
-    queue.wait(tpu)
-    setup(tpu, source)
+    # one by one: a machine that was had once is not given back because the network failed during its setup
+    _patiently(tpu, lambda: queue.delete(tpu, sure=True))
+    _patiently(tpu, lambda: queue.create(tpu, wish))
+    _patiently(tpu, lambda: queue.wait(tpu))
+    _patiently(tpu, lambda: setup(tpu, source))
 
 
 def _show(text: str) -> None:

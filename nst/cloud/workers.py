@@ -28,7 +28,7 @@ class State:
     """What a worker is doing."""
 
     name: str  # new | idle | running | ended | lost
-    code: str = "-"  # exit code of what has ended
+    code: str = "-"  # exit code of what has ended, or "stopped"
     commit: str = "-"
     launch: str = "-"
     command: str = ""
@@ -48,7 +48,8 @@ class State:
             "running": "running",
             "lost": "gone without an exit code (the machine was restarted, or the job killed)",
         }
-        return said.get(self.name) or ("finished" if self.code == "0" else f"ended with {_exit(self.code)}")
+        ended = {"0": "finished", "stopped": "stopped by bin/tpu stop"}
+        return said.get(self.name) or ended.get(self.code) or f"ended with {_exit(self.code)}"
 
 
 def _exit(code: str) -> str:
@@ -120,6 +121,8 @@ class Workers:
     def _gone(self) -> CloudError | None:
         """That the machines will not come back, where that is why they cannot be reached; None while they are there."""
         request, node = self.tpu.request(), self.tpu.node()
+        if request is None and node is None:
+            return classify(1, "NOT_FOUND").error(self.tpu.name, "")
         if request is not None and state_of(request) != "ACTIVE":
             return ended(self.tpu, request)
         state = (node or {}).get("state", "DELETED")

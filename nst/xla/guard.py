@@ -106,11 +106,13 @@ class Guard(Callback):
 
     def _check(self, kind: str, tally: Tally, log_every: int | None) -> None:
         """Judges the steps that are over, before the next begins."""
-        reads = tally.steps if log_every is None else tally.steps // log_every + tally.runs
+        reads = tally.steps + EVALUATION_READS * tally.runs
+        if log_every is not None:
+            reads = tally.steps // log_every + tally.runs
         allowed = {
             "compiles": self.options.compiles,
             "executions": tally.steps,
-            "transfers": reads + EVALUATION_READS * tally.runs,
+            "transfers": reads,
         }
         problems = [
             f"{tally.counts[name]} {name} in {tally.steps} steps, {limit} expected"

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from nst.config import build
 from nst.data.datamodule import LoaderOptions
+from nst.errors import NstError
 from nst.models.efficientnet import EfficientNet
 from nst.training.hardware import Network, Value, bare_trainer
 from nst.xla.environment import configure
@@ -33,7 +34,7 @@ class XlaHardware:
         workers, prefetch: see `LoaderOptions`.
 
     Raises:
-        NstError: there is no such device here.
+        NstError: there is no such device here, or many hosts where one was told of.
     """
 
     accelerator: str = "xla"
@@ -57,6 +58,14 @@ class XlaHardware:
         XlaPrecision(self.precision, self.gradient_dtype)
         build(GuardOptions, self.guard)
         data_mesh()
+        if self.device == "tpu" and not self.many_hosts and (hosts := self._hosts().count) > 1:
+            # each would take itself for the one that writes
+            raise NstError(
+                "this TPU has several hosts",
+                got=f"trainer.many_hosts=false on one of {hosts}",
+                valid="trainer=tpu_pod",
+                next="bin/tpu run <name> -- <stage> trainer=tpu_pod ..., on every host",
+            )
 
     compile = False
     pin_memory = False

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 import torch_xla.runtime as xr
+from torch.distributed.rendezvous import rendezvous
 
 # longer than the slowest thing that one host does alone: compiling, or writing a checkpoint of the largest network
 PATIENCE = datetime.timedelta(minutes=60)
@@ -37,11 +38,12 @@ class Hosts:
     def connect(self) -> None:
         """Starts the process group, once; nothing on a single host."""
         if self.count > 1 and not dist.is_initialized():
-            import torch_xla.distributed.xla_backend  # noqa: F401 (registers xla://, which finds host 0's address)
+            import torch_xla.distributed.xla_backend  # noqa: F401 (registers xla://, which finds a host to meet at)
 
-            dist.init_process_group(
-                "gloo", init_method="xla://", rank=self.index, world_size=self.count, timeout=PATIENCE
-            )
+            # the meeting place alone: as an init_method, xla:// would number the hosts as the runtime does
+            store, _, _ = next(rendezvous("xla://", self.index, self.count))
+            store.set_timeout(PATIENCE)
+            dist.init_process_group("gloo", store=store, rank=self.index, world_size=self.count, timeout=PATIENCE)
 
     def barrier(self) -> None:
         if self.count > 1:

@@ -192,11 +192,12 @@ def summary_table(jobs: Sequence[Job]) -> Table:
     table = Table(title="sweep")
     rows = [_result(job.directory) for job in jobs]
     keys = [key for key in SUMMARY_KEYS if any(key in row for row in rows)]
-    for heading in ("job", *keys, "state"):
-        table.add_column(heading, justify="left" if heading in ("job", "state") else "right")
+    table.add_column("job", overflow="fold")  # an end that is cut off is often what distinguishes jobs
+    for heading in (*keys, "state"):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
     for job, row in zip(jobs, rows, strict=True):
         values = [f"{row[key]:.4g}" if isinstance(row.get(key), (int, float)) else "" for key in keys]
-        table.add_row(job.directory.name, *values, job.state)
+        table.add_row(job.directory.name.replace("experiment=", ""), *values, job.state)
     return table
 
 

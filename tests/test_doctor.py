@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import wandb
+from safetensors.torch import save_file
 
 from nst.cli import run_stage
 from nst.config import compose_config, group_choices
@@ -26,6 +27,8 @@ from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
 from nst.stages import doctor, train
 from nst.stages.doctor import described
+from nst.stages.iterate import starts_from_a_run
+from nst.stages.options import architecture_from
 from nst.training.phases import Finetune, Noise
 from nst.training.recipe import ModelNoise, Recipe, Side
 from tests.tiny_networks import trained_tiny
@@ -84,8 +87,10 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_000), "", ""),
     ("batchnorm_momentum", recipe(steps=200), "13% of its statistics are still the initial", "=0.1"),
     ("batchnorm_momentum", recipe(steps=300), "", ""),  # 0.99 ** 300 = 4.9 %
-    ("ema_horizon", recipe(steps=350), "spans 10,000 steps, the run has 350", "student.ema_decay=0.971"),
+    ("ema_horizon", recipe(steps=350), "spans 10,000 steps, the run has 350", "student.ema_decay=0.9714"),
     ("ema_horizon", recipe(steps=350, ema_decay=0.98), "", ""),
+    ("ema_horizon", recipe(steps=50_000, ema_decay=0.99999), "spans 100,000 steps", "student.ema_decay=0.9998"),
+    ("ema_horizon", recipe(steps=900_000, ema_decay=0.999999), "spans 1,000,000 steps", "student.ema_decay=0.9999"),
     ("ema_horizon", recipe(), "", ""),
     ("weight_decay", {"undecayed": ("a.weight", "a.bias", "b.bias")}, "on 3 parameters .*2 of them biases", "1e-5"),
     ("learning_rate", recipe(optimizer={"name": "rmsprop", "rate_per_256": 0.03}), "0.24 for 2,048 .* 0.128", "0.016"),
@@ -133,11 +138,14 @@ OF_RUN: list[tuple[str, dict[str, Any], str, str]] = [
     ("copies", selecting(images_per_class=None, classes=10, unlabeled=992), "", ""),
     ("copies", selecting(classes=None, unlabeled=None), "", ""),
     ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**11}, "610.0 GB, and 100.0 GB are free", "label.keep"),
+    ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**11, **selecting(keep=0.3)}, "at least 610.0 GB", "disk>"),
     ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**12}, "", ""),
     ("disk", {"needed_bytes": None, "free_bytes": 0}, "", ""),
     ("wandb_offline", {"wandb_mode": "auto", "wandb_resolved": "offline"}, "nobody is logged in", "wandb login"),
     ("wandb_offline", {"wandb_mode": "offline", "wandb_resolved": "offline"}, "", ""),
     ("wandb_offline", {"wandb_mode": "auto", "wandb_resolved": "online"}, "", ""),
+    ("wandb_offline", {"wandb_mode": "auto", "wandb_resolved": "disabled", "wandb_environment": "disabled"},
+     "WANDB_MODE=disabled in the environment: the runs go nowhere", "unset WANDB_MODE, or logger.wandb.mode=disabled"),
     ("replaced", {"replaced": {"student.steps": ("9", {"gen1": "7"})}}, r"student\.steps=9 \(gen1 has 7\)", "inside"),
 ]  # fmt: skip
 
@@ -242,12 +250,48 @@ def config(*overrides: str) -> Any:
 
 
 @pytest.mark.parametrize("name", group_choices("experiment"))
-def test_experiments_on_disk_are_clean_or_say_what_they_accept(name: str, large_disk: None):
+def test_experiments_on_disk_are_clean_or_say_what_they_accept(name: str, large_disk: None, tmp_path: Path):
     cfg = config(f"experiment={name}")
+    if starts_from_a_run(cfg):
+        large = architecture_from(config("scale=digits", "model.width=0.65"))  # small_table2's last student
+        described_run(tmp_path / "run", large if name.startswith("small") else ARCHITECTURES["efficientnet_l2"])
+        cfg = config(f"experiment={name}", f"iterate.teacher={tmp_path / 'run'}")
     findings = doctor.run(cfg, most_compared=0).findings
     assert [finding for finding in findings if finding.severity != "note"] == []
     accepted = {finding.rule for finding in findings} & set(cfg.doctor.accept)
     assert accepted == set(cfg.doctor.accept), "what is accepted is there"
+
+
+def described_run(run: Path, architecture: Architecture, *classes: str) -> None:
+    """A finished run whose network file has a description and no weights, which the doctor does not read."""
+    run.mkdir()
+    info = NetworkInfo(architecture, classes, architecture.test_size, architecture.train_size)
+    save_file({}, run / "network.safetensors", metadata={"nst": info.to_json()})
+    (run / "result.json").write_text(json.dumps({"stage": "train", "weights": "network.safetensors"}))
+    (run / "DONE").touch()
+
+
+def test_a_given_generation_0_is_read_and_one_that_is_missing_is_an_error(digits: Path, tmp_path: Path):
+    classes = load_index(digits / "labeled").classes
+    described_run(tmp_path / "same", B0, *classes)
+    described_run(tmp_path / "turned", B0, *reversed(classes))
+
+    def findings(teacher: Path, *options: str) -> dict[str, Finding]:
+        """Of two students; labels at 224 px, where the teacher was evaluated."""
+        cfg = config("experiment=digits_demo", f"data.root={digits}", f"iterate.teacher={teacher}", *options,
+                     "iterate.generations=[null,['model.width=0.5'],['model.width=0.65']]")  # fmt: skip
+        examination = doctor.run(cfg)
+        assert [training.label for training in examination.situation.trainings] == ["gen1", "gen2"]
+        return {finding.rule: finding for finding in examination.findings}
+
+    assert findings(tmp_path / "same").keys() == {"student_smaller"}
+    assert findings(tmp_path / "same")["student_smaller"].where == ("gen1",)
+    assert findings(tmp_path / "same", "teacher.image_size=16")["teacher_size"].where == ("gen1",)
+    assert findings(tmp_path / "turned")["class_order"].severity == "error"
+    (tmp_path / "same" / "DONE").unlink()
+    missing = findings(tmp_path / "same")["options"]
+    assert (missing.severity, missing.where) == ("error", ("teacher",))
+    assert "which has not finished" in missing.message
 
 
 def test_the_demo_with_its_data_is_clean(digits: Path, capsys: pytest.CaptureFixture[str]):
@@ -313,13 +357,28 @@ def test_wandb_that_would_be_offline_by_accident_is_told(monkeypatch: pytest.Mon
     assert [finding.rule for finding in doctor.run(config(*options)).findings] == ["wandb_offline"]
     assert doctor.run(config(*options, "logger.wandb.mode=offline")).findings == []
     monkeypatch.setenv("WANDB_MODE", "offline")
+    (finding,) = doctor.run(config(*options)).findings
+    assert finding.rule == "wandb_offline"
+    assert "WANDB_MODE=offline in the environment: the runs stay on this machine" in finding.message
+    assert doctor.run(config(*options, "logger.wandb.mode=offline")).findings == []
+    monkeypatch.setenv("WANDB_MODE", "online")
     assert doctor.run(config(*options)).findings == []
 
 
 def test_disk_is_compared_with_what_is_still_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**11))
     options = ["experiment=figure1_b7", f"run_dir={tmp_path / 'run'}"]
-    assert [finding.rule for finding in doctor.run(config(*options)).findings] == ["disk"]
+    (finding,) = doctor.run(config(*options)).findings
+    assert finding.rule == "disk"
+    assert "up to 6" in finding.message
+    assert finding.next.endswith("label.keep=0.3: probabilities of likely images only")
+    # with that advice taken, the rows alone are counted: 10 GB fit
+    assert doctor.run(config(*options, "label.keep=0.3")).findings == []
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**9))
+    (finding,) = doctor.run(config(*options, "label.keep=0.3")).findings
+    assert re.search(r"at least 1\d\.\d GB", finding.message)
+    assert "label.keep" not in finding.next
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**11))
     (tmp_path / "run" / "gen0" / "predictions").mkdir(parents=True)
     (tmp_path / "run" / "gen0" / "predictions" / "DONE").touch()
     assert doctor.run(config(*options)).findings == []

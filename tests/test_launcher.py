@@ -1,19 +1,26 @@
 """Sweeps: one process, run directory and W&B run per job; a failed job does not stop the others."""
 
 import importlib.util
+import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from rich.console import Console
 
 from nst import launcher
 from nst.config import compose_config, conf_dir, groups, plain, summary_line
 from nst.errors import NstError
 from tests.conftest import TINY
+
+ROWS_OF_TABLE_6 = sorted(
+    path.stem.removeprefix("small_table6_") for path in (conf_dir() / "experiment").glob("small_table6_*.yaml")
+)
 
 
 @pytest.fixture
@@ -65,6 +72,30 @@ def test_jobs_are_named_by_what_distinguishes_them():
     swept = launcher._swept_names(["noise=full,none", "seed=range(0,3)", "model.width=0.5", "experiment=glob(table*)"])
     assert swept == {"noise", "seed", "experiment"}
     assert launcher._job_name(["noise=none", "seed=2", "model.width=0.5"], swept) == "noise=none,seed=2"
+
+
+def test_the_closing_table_tells_jobs_apart_in_80_columns(tmp_path: Path):
+    names = [f"experiment=small_table6_{row},seed={seed}" for seed in (0, 1) for row in ROWS_OF_TABLE_6]
+    for name in names:
+        (tmp_path / name).mkdir()
+        scores = {"top1": 91.25, "top5": 99.5, "ece": 10.25, "gain": -10.5}
+        (tmp_path / name / "result.json").write_text(json.dumps(scores))
+    jobs = [launcher.Job(tmp_path / name, exit_code=1) for name in names]
+    out = io.StringIO()
+    Console(file=out, width=80).print(launcher.summary_table(jobs))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    shown: list[str] = []
+    for line in lines:
+        cells = [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+        if not cells or cells[0] == "job":
+            continue
+        if cells[1]:
+            shown.append(cells[0])
+        else:
+            shown[-1] += cells[0]
+    assert shown == [name.removeprefix("experiment=") for name in names]
+    assert "failed (1)" in out.getvalue()
 
 
 def test_unknown_options_of_a_sweep_are_explained_before_anything_runs(here: Path):

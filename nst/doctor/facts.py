@@ -112,9 +112,11 @@ class Situation:
     Args:
         sets: shard sets that are there, by their name in the data group: labeled, test.
         teacher_classes: of a teacher that is there; None otherwise.
-        needed_bytes: that predictions and selections will take; None where not known.
+        needed_bytes: that predictions and selections will take, without probabilities where only likely images
+            keep theirs; None where not known.
         free_bytes: on the disk of the run directory.
         wandb_mode: as asked for; None without W&B. `wandb_resolved`: what comes of it.
+        wandb_environment: what the variable WANDB_MODE says; empty: nothing.
         replaced: option of the command line → (its value, generation → the value that replaces it there).
     """
 
@@ -127,6 +129,7 @@ class Situation:
     free_bytes: int | None = None
     wandb_mode: str | None = None
     wandb_resolved: str | None = None
+    wandb_environment: str = ""
     replaced: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
 
 

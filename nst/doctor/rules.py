@@ -1,6 +1,9 @@
 """The table of rules with their severity, and what they find.
 
 error: it will stop, or its result will mean nothing. warning: probably not what was wanted. note: worth knowing.
+
+There is no rule on a teacher left noisy (Algorithm 1, step 2), because no option can make it so: it labels pictures
+without augmentation, and the labeler and a student's online teacher hold it in eval mode.
 """
 
 from __future__ import annotations

@@ -66,22 +66,31 @@ def copies(situation: Situation) -> Advice | None:
 
 
 def disk(situation: Situation) -> Advice | None:
-    """Predictions hold a number per image and class."""
+    """Predictions hold a number per image and class, unless only likely images keep theirs."""
     needed, free = situation.needed_bytes, situation.free_bytes
     if needed is None or free is None or needed <= free:
         return None
+    every = situation.selecting.keep == 0
+    less = ", or label.keep=0.3: probabilities of likely images only" if every else ""
     return Advice(
-        f"Predictions and selections take up to {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free.",
-        "run_dir=<on a larger disk>, or label.keep=0.3: probabilities of likely images only",
+        f"Predictions and selections take {'up to' if every else 'at least'} {needed / 1e9:,.1f} GB, and"
+        f" {free / 1e9:,.1f} GB are free.",
+        f"run_dir=<on a larger disk>{less}",
     )
 
 
 def wandb_offline(situation: Situation) -> Advice | None:
-    """Offline is only a surprise where it was not asked for."""
-    if situation.wandb_mode != "auto" or situation.wandb_resolved != "offline":
+    """Offline is only a surprise where the run's own options do not ask for it."""
+    if situation.wandb_mode != "auto" or situation.wandb_resolved == "online":
         return None
+    where = "go nowhere" if situation.wandb_resolved == "disabled" else "stay on this machine"
+    if situation.wandb_environment:
+        return Advice(
+            f"logger=wandb, and WANDB_MODE={situation.wandb_environment} in the environment: the runs {where}.",
+            f"unset WANDB_MODE, or logger.wandb.mode={situation.wandb_resolved} if that is wanted",
+        )
     return Advice(
-        "logger=wandb, and nobody is logged in: the runs stay on this machine.",
+        f"logger=wandb, and nobody is logged in: the runs {where}.",
         "wandb login, or logger.wandb.mode=offline and wandb sync later",
     )
 

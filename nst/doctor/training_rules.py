@@ -16,6 +16,7 @@ INITIAL_SHARE = 0.05  # of BatchNorm's statistics that may be left from before t
 PAPER_RATE = 0.016  # [C]: per 256 labeled images
 PAPER_BATCHES = (512, 2048)  # [P]: the same result between them
 PAPER_OPTIMIZER = "rmsprop"
+PAPER_DECAY = 0.9999  # of the moving average of the weights
 
 
 def randaugment_clipped(training: Training) -> Advice | None:
@@ -71,9 +72,10 @@ def ema_horizon(training: Training) -> Advice | None:
     steps, horizon = training.steps, 1 / (1 - training.recipe.ema_decay)
     if steps is None or horizon <= steps:
         return None
+    decay = min(PAPER_DECAY, max(0.0, 1 - 10 / steps))
     return Advice(
         f"The average of the weights spans {horizon:,.0f} steps, the run has {steps:,}.",
-        f"student.ema_decay={max(0.0, 1 - 10 / steps):.3g}",
+        f"student.ema_decay={decay:.4g}",
     )
 
 

@@ -1,7 +1,7 @@
 """`nst doctor`: what is wrong or unwise with the options of an `nst train` or `nst iterate`, before hours are spent.
 
 With teacher.run or teacher.checkpoint the options are one student's, as `nst train` takes them, else those of
-`nst iterate`, and every generation is looked at. Nothing has to be there but the configuration; what is there, such
+`nst iterate`, and every generation that is trained is looked at. Nothing has to be there but the configuration; what is there, such
 as shards or a teacher, is looked at too. Training does the same by itself and tells what is worse than a note.
 """
 
@@ -28,10 +28,10 @@ from nst.doctor.facts import Comparison, Selecting, Situation, TeacherFacts, Tra
 from nst.doctor.rules import RULES, Finding, examine
 from nst.errors import NstError, require_choice
 from nst.models.checkpoints import read_info
-from nst.plan.images import Counts, Images, Split, find_images
+from nst.plan.images import PREDICTION, Counts, Images, Split, find_images
 from nst.progress import say
 from nst.runs import is_rank_zero
-from nst.stages.iterate import configurations, generation_options
+from nst.stages.iterate import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.options import architecture_from, noise_from, recipes_from
 from nst.stages.places import teacher_weights
 from nst.training.phases import learning_rates, phases
@@ -73,8 +73,15 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
     images = _images(cfg)
     trainings: list[Training] = []
     mistakes: list[Finding] = []
-    teacher, classes = _teacher(cfg, mistakes) if taught else (None, None)
+    given = not single and starts_from_a_run(cfg)
+    teacher, classes = None, None
+    if taught:
+        teacher, classes = _teacher(cfg, mistakes)
+    elif given:
+        teacher, classes = _given_teacher(cfg, each, mistakes)
     for number, one in enumerate(each):
+        if given and number == 0:
+            continue  # it is not trained
         label = "" if single else f"gen{number}"
         try:
             trainings.append(_training(one, label, teacher, sets, images))
@@ -159,6 +166,20 @@ def _teacher(cfg: DictConfig, mistakes: list[Finding]) -> tuple[TeacherFacts | N
     return TeacherFacts(name, parameters, info.image_size, cfg.teacher.image_size), tuple(info.classes)
 
 
+def _given_teacher(
+    cfg: DictConfig, each: Sequence[DictConfig], mistakes: list[Finding]
+) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
+    """Generation 0 where it is a finished run, and its classes."""
+    try:
+        require_teacher(cfg)
+    except NstError as error:
+        mistakes.append(_mistake(error, "teacher"))
+        return None, None
+    student = each[-1].copy()  # any of them: which network and pictures generation 0 has is the same to all
+    Places.of(cfg).name_teacher(student, 0)
+    return _teacher(student, mistakes)
+
+
 def _mistake(error: NstError, label: str) -> Finding:
     """What a stage would stop with, as a finding."""
     what, *more = str(error).splitlines()
@@ -191,12 +212,17 @@ def _needed(each: Sequence[DictConfig], single: bool, images: Images | None) -> 
     if images is None:
         return None
     sizes = images.storage()
-    todo = [
-        student
-        for teacher, student in pairwise(each)
-        if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
-    ]
-    return 0.0 if single else len(todo) * (sizes["predictions"] + sizes["selection"])
+    every, selection = sizes["predictions"], sizes["selection"]
+    rows = images.unlabeled * PREDICTION  # how many of them keep probabilities too is known after labeling only
+    return (
+        0.0
+        if single
+        else sum(
+            (every if student.label.keep == 0 else rows) + selection
+            for teacher, student in pairwise(each)
+            if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
+        )
+    )
 
 
 def _existing(folder: Path) -> Path:
@@ -207,10 +233,14 @@ def _existing(folder: Path) -> Path:
 
 def _wandb(cfg: DictConfig) -> dict[str, Any]:
     node = plain(cfg.logger)["wandb"]
-    if not node or "WANDB_MODE" in os.environ:  # the variable says what is wanted
+    if not node:
         return {}
     options = build_from(WandbOptions, node)
-    return {"wandb_mode": options.mode, "wandb_resolved": options.resolved_mode()}
+    return {
+        "wandb_mode": options.mode,
+        "wandb_resolved": options.resolved_mode(),
+        "wandb_environment": os.environ.get("WANDB_MODE", ""),
+    }
 
 
 def _replaced(cfg: DictConfig) -> dict[str, tuple[str, dict[str, str]]]:

@@ -184,7 +184,7 @@ def main(cfg: DictConfig) -> None:
     places = Places.of(cfg)
     directory = places.directory
     generations = configurations(cfg)
-    _require_teacher(cfg)
+    require_teacher(cfg)
     make_shards(cfg)
     check(cfg, generations)
     advise(cfg)
@@ -277,7 +277,8 @@ def _flat(options: Sequence[Any]) -> Iterator[str]:
         yield from _flat(option) if isinstance(option, list) else [option]
 
 
-def _require_teacher(cfg: DictConfig) -> None:
+def require_teacher(cfg: DictConfig) -> None:
+    """Raises NstError where generation 0 should be a finished run and is none."""
     teacher = cfg.iterate.teacher
     if not starts_from_a_run(cfg):
         return

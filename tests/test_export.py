@@ -6,8 +6,10 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -179,6 +181,34 @@ def test_a_student_is_exported_with_a_card_of_its_runs_facts(generations: Path, 
         assert said in card, said
     assert re.search(r"## Licence and intended use\n\nTo be filled in", card)
     assert "student 2" not in card
+
+
+def test_the_card_has_every_number_of_robustness_also_of_an_attack_alone(
+    generations: Path, digits: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(generations / "gen0", run)
+    options = [*TINY, f"data.root={digits}", f"model.checkpoint={run}", "eval=robustness", "eval.max_images=10",
+               "eval.attacks.pgd=null", "eval.perturbations=null"]  # fmt: skip
+    for name, chosen in (("fgsm", ["eval.corruptions=null"]), ("both", ["eval.corruptions=[fog]"])):
+        assert run_stage("evaluate", [*options, *chosen, "overwrite=true"]) == 0
+        assert run_stage("export", [f"model.checkpoint={run}", f"export.output={tmp_path / name}"]) == 0
+    blocks = read_json(run / "evaluation" / "result.json")["robustness"]
+    attacked = [
+        ["fgsm", f"top-1 % at ε = {epsilon}/255", f"{top1:.2f}"]
+        for epsilon, top1 in zip((0, 1, 2, 4, 8, 16), blocks["fgsm"]["top1"], strict=True)
+    ]
+    fog = [
+        ["c_onthefly", "mean error % of what was measured", f"{fmean(blocks['c_onthefly']['errors']['fog']):.2f}"],
+        ["c_onthefly", "error % on clean images", f"{blocks['c_onthefly']['clean_error']:.2f}"],
+    ]
+    for name, expected in (("fgsm", attacked), ("both", [*fog, *attacked])):
+        card = (tmp_path / name / "README.md").read_text()
+        table = card.split("### Robustness")[1].split("## ")[0]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+        assert sorted(rows[2:]) == sorted(expected)
+        assert "- fgsm: 10 images, a subset in proportion to the classes" in table
+        assert "not measured" not in card
 
 
 def test_the_teachers_card_knows_of_no_student_and_no_teacher(generations: Path, tmp_path: Path):

@@ -13,6 +13,8 @@ from typing import Any
 
 from nst.report.page import number
 from nst.report.records import Experiment, Generation, open_runs
+from nst.report.robustness import blocks_of
+from nst.report.robustness_numbers import conditions, measured_rows
 from nst.report.rows import Row, model_name, rows
 from nst.report.summary import command, facts
 
@@ -122,16 +124,18 @@ def _results(experiment: Experiment, entries: Sequence[Row]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     last = entries[-1]
     lines += ["", _measured_on(experiment, last)]
-    measured = [
-        f"{label}: {last[name]:.2f} % ({last[suite]})"
-        for name, suite, label in (
-            ("corruption_error", "corruption_suite", "Corruption error"),
-            ("flip_rate", "perturbation_suite", "Flip rate"),
-        )
-        if last.get(name) is not None
-    ]
-    lines += ["", "Robustness: " + ("; ".join(measured) if measured else "not measured.")]
+    lines += ["", *_robustness(experiment.last)]
     return "\n".join(["## Results", "", *lines])
+
+
+def _robustness(generation: Generation) -> list[str]:
+    """A row for each number of each suite, and what the numbers depend on."""
+    blocks = blocks_of(generation)
+    if not blocks:
+        return ["Robustness: not measured."]
+    cells = [f"| {' | '.join(row)} |" for row in measured_rows(blocks)]
+    depend = [f"- {conditions(suite, block)}" for suite, block in blocks.items()]
+    return ["### Robustness", "", "| suite | | value |", "|---|---|---|", *cells, "", *depend]
 
 
 def _measured_on(experiment: Experiment, last: Row) -> str:

@@ -31,6 +31,7 @@ NUMBERS = {  # per kind of suite: key of the block → what it is
         "flips_to_baseline": "flip rate (baseline run = 100)",
     },
 }
+ANSWERS = ("answers", "real")  # kinds of suites of photographs, shown as they are
 CHANGE_NOTE = "Change: last network less first. For errors and flips lower is better, for top-1 higher."
 BASELINE_NOTE = "The baseline run is eval.baseline; nst iterate takes the teacher where none is named."
 
@@ -46,11 +47,25 @@ def numbers_table(networks: Mapping[str, Sequence[Measured]]) -> Table:
                  for name, values in _numbers(blocks).items()]  # fmt: skip
     change = ["change"] if len(labels) > 1 else []
     columns = ["", "suite", *labels, *change]
-    others = [f"{suite}: {_subset(shown[0].block)}." for suite, shown in networks.items()
-              if shown[0].block["kind"] in ("answers", "real")]  # fmt: skip
+    others = [conditions(suite, shown[0].block) for suite, shown in networks.items()
+              if shown[0].block["kind"] in ANSWERS]  # fmt: skip
     divided = any("(baseline run = 100)" in row[0] for row in rows)
     notes = [CHANGE_NOTE] * bool(change) + [BASELINE_NOTE] * divided
     return Table(columns, rows, [False, False, *[True] * (len(columns) - 2)], note=" ".join([*notes, *others]))
+
+
+def measured_rows(blocks: Mapping[str, Block]) -> list[list[str]]:
+    """[suite, what the number is, value] of all that was measured of one network, attacks at every epsilon."""
+    rows = []
+    for suite, block in blocks.items():
+        if block["kind"] == "attack":
+            each = zip(block["epsilons"], block["top1"], strict=True)
+            found = {f"top-1 % at ε = {epsilon:g}/255": value for epsilon, value in each}
+        else:
+            named = NUMBERS[block["kind"]].items()
+            found = {name: block[key] for key, name in named if block.get(key) is not None}
+        rows += [[suite, name, number(value, ".2f")] for name, value in found.items()]
+    return rows
 
 
 def _numbers(blocks: Mapping[str, Block]) -> dict[str, dict[str, float]]:
@@ -79,6 +94,8 @@ def conditions(suite: str, block: Block) -> str:
     given = block["conditions"]
     if block["kind"] == "attack":
         return f"{suite}: {_subset(block)}; {attack_steps(block)}."
+    if block["kind"] in ANSWERS:
+        return f"{suite}: {_subset(block)}."
     parts = [_subset(block), _pictures(given)]
     if "frost" in given:
         quality = given["jpeg_quality"]

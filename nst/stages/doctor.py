@@ -1,8 +1,9 @@
 """`nst doctor`: what is wrong or unwise with the options of an `nst train` or `nst iterate`, before hours are spent.
 
 With teacher.run or teacher.checkpoint the options are one student's, as `nst train` takes them, else those of
-`nst iterate`, and every generation that is trained is looked at. Nothing has to be there but the configuration; what is there, such
-as shards or a teacher, is looked at too. Training does the same by itself and tells what is worse than a note.
+`nst iterate`, and every generation that is trained is looked at. Nothing has to be there but the configuration; what is
+there, such as shards or a teacher, is looked at too. Training does the same by itself and tells what is worse than a
+note.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nst.errors import NO_ROOM, NstError, loader_death, nearest
+from nst.errors import NO_ROOM, NstError, Preempted, loader_death, nearest
 
 STAGES = {
     "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
@@ -51,23 +51,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # processes of busy cores, sleeping at once costs a step of an idle machine 1.6 times its time
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    fault = ""
     try:
         code = dispatch(arguments)
     except NstError as error:
-        print(f"nst: {_host()}{error}", file=sys.stderr)
-        code = error.exit_code
+        fault, code = str(error), error.exit_code
     except OSError as error:
-        print(f"nst: {_host()}{_file_error(error)}", file=sys.stderr)
-        code = 1
+        fault, code = _file_error(error), 1
     except RuntimeError as error:  # torch raises it wherever the training is when a loader process dies
         death = loader_death(error)
         if death is None:
             raise
-        print(f"nst: {_host()}{death}", file=sys.stderr)
-        code = death.exit_code
+        fault, code = str(death), death.exit_code
     except KeyboardInterrupt:
-        print("\nnst: stopped; the same command continues", file=sys.stderr)
-        code = 130
+        print(file=sys.stderr)
+        fault, code = "stopped; the same command continues", 130
+    if fault:
+        print(f"nst: {_host()}{fault}", file=sys.stderr)
+    if lifeline := sys.modules.get("nst.xla.lifeline"):  # there only where several hosts may wait for each other
+        lifeline.release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0])
     sys.exit(code)
 
 

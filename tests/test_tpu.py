@@ -667,7 +667,7 @@ def test_what_a_person_deletes_is_not_asked_for_again(ready: Cloud, capsys: pyte
 
 def test_a_pod_that_nobody_watches_is_told(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     assert main(["run", "pod", "--", "train"]) == 0
-    assert "nobody watches" in capsys.readouterr().out
+    assert "the others end too" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -464,6 +465,8 @@ from nst.xla.hosts import Hosts
 hosts = Hosts.current()
 hosts.connect()
 print("RESULT " + json.dumps([hosts.gather(host), hosts.broadcast(f"of host {host}")]))
+from nst.xla import lifeline
+lifeline.release()
 """
 
 
@@ -501,6 +504,39 @@ def test_a_pod_is_not_taken_for_a_single_host():
     assert "this TPU has several hosts" in refused
     assert "trainer=tpu_pod" in refused
     assert taken == ""
+
+
+FAILING = """
+import ctypes, sys
+from tests.xla_program import act_as_host, in_step
+host = int(sys.argv[1])
+act_as_host(host, 2, int(sys.argv[2]))
+from nst.cli import main
+from nst.xla import lifeline
+lifeline.GRACE = 2.0
+def act():
+    if host == 1:
+        raise OSError(28, "No space left on device", "/full/disk")
+    ctypes.PyDLL(None).sleep(500)  # as in a collective, for which the other does not come
+with in_step(0, act):
+    main(["train", *sys.argv[3:]])
+"""
+
+
+def test_a_host_that_fails_ends_the_one_that_waits_for_it(folder: Path, digits: Path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = [*TINY, f"data.root={digits}", *RECIPE, f"run_dir={folder / 'failing'}", *ON_XLA, "trainer.workers=0",
+               "trainer.virtual_devices=2"]  # fmt: skip
+    command = [sys.executable, "-c", START.format(devices=2) + FAILING]
+    port = str(free_port())
+    processes = [
+        subprocess.Popen([*command, str(host), port, *options], env=environment, stderr=subprocess.PIPE, text=True)
+        for host in range(2)
+    ]
+    told = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, 1], told
+    assert "nst: host 1: No space left on device while writing /full/disk" in told[1]
+    assert "nst: host 0: host 1 has failed: [Errno 28] No space left on device: '/full/disk'; this one ends" in told[0]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,11 @@ from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
 from nst.stages.options import machine_from
 from nst.xla import environment
+
+
+@pytest.fixture(autouse=True)
+def environment_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PJRT_DEVICE", os.environ.get("PJRT_DEVICE", "CPU"))
 
 
 @pytest.fixture
@@ -70,6 +76,24 @@ def test_a_tpu_that_is_not_there_is_told_before_anything_starts(installed: Calla
     text = told(lambda: environment.configure("tpu", 1, fast_compile=False))
     assert "no TPU was found" in text
     assert "trainer=xla_cpu" in text
+
+
+@pytest.mark.parametrize("many_hosts", [False, True])
+def test_a_device_left_in_the_environment_gives_way_to_the_trainers(
+    installed: Callable[..., None], many_hosts: bool, monkeypatch: pytest.MonkeyPatch
+):
+    installed(libtpu=True)
+    tpu = SimpleNamespace(num_available_chips=lambda: 4, worker_id=lambda: 2)
+    monkeypatch.setitem(sys.modules, "torch_xla._internal", SimpleNamespace(tpu=tpu))  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "torch_xla", raising=False)
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    monkeypatch.setenv("NODE_RANK", "")  # with the next line: what is set below is undone
+    monkeypatch.delenv("NODE_RANK")
+    monkeypatch.setattr(environment, "require_torch_xla", lambda: None)
+    environment.announce_host("tpu", many_hosts)
+    environment.configure("tpu", 1, fast_compile=False)
+    assert os.environ["PJRT_DEVICE"] == "TPU"
+    assert os.environ.get("NODE_RANK") == ("2" if many_hosts else None)
 
 
 @pytest.mark.parametrize(

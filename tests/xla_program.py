@@ -94,6 +94,9 @@ def main(devices: int, runs: Path) -> None:
         counted = counters()
         counted.subtract(before)
         results.append({**told, "counters": dict(counted)})
+    from nst.xla import lifeline
+
+    lifeline.release()
     print("RESULT " + json.dumps(results))
 
 

@@ -60,7 +60,7 @@ def run(tpu: Tpu, job: Job, *, follows: bool, restarts: int, folder: Path) -> No
     else:
         tpu.shell.say(f"next: bin/tpu logs {tpu.name} --follow, or bin/tpu status {tpu.name}")
         if workers.count > 1:
-            tpu.shell.say("nobody watches: if one host fails, the others may wait for it, and are billed (--restart N)")
+            tpu.shell.say("if one host fails, the others end too, and are billed until bin/tpu delete (--restart N)")
 
 
 def _same_source(tpu: Tpu, commit: str, folder: Path) -> Source:
@@ -166,7 +166,7 @@ def _judge(tpu: Tpu, states: dict[int, State], launch: str) -> None:
         kind = "usage" if USAGE in codes else "stopped" if "stopped" in codes else "job"
         log = f"bin/tpu logs {tpu.name} --worker {first}"
         waiting = [number for number, state in states.items() if state.name == "running"]
-        hint = f"{log}; {numbers(waiting)} may wait for ever: bin/tpu stop {tpu.name}" if waiting else log
+        hint = f"{log}; {numbers(waiting)} will end within minutes, or by bin/tpu stop {tpu.name}" if waiting else log
         raise CloudError(kind, f"{tpu.name}: {numbers(bad)} {bad[first]}", next=hint)
     tpu.shell.say(f"{tpu.name}: finished on {numbers(states)}")
 

@@ -72,9 +72,15 @@ def configure(device: str, virtual_devices: int, *, fast_compile: bool) -> None:
 
 
 def require_tpu() -> None:
-    """Raises NstError where there is no TPU, or nothing to drive it."""
+    """Chooses the TPU, where torch_xla is not loaded yet, and loads it.
+
+    Raises:
+        NstError: there is no TPU, or nothing to drive it.
+    """
     if importlib.util.find_spec("libtpu") is None:
         raise NstError("the TPU library libtpu is not installed", next="NST_EXTRAS=tpu bin/install")
+    if "torch_xla" not in sys.modules:
+        os.environ["PJRT_DEVICE"] = "TPU"  # over what is left there from an earlier command
     from torch_xla._internal import tpu
 
     if tpu.num_available_chips() == 0:

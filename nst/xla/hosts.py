@@ -1,7 +1,8 @@
 """What the processes of a pod, one per host, tell each other outside the compiled program.
 
 The compiled program reduces gradients and statistics over all devices by itself. What is left are small matters
-between hosts: waiting for each other, agreeing to stop, collecting names. They go through a gloo process group.
+between hosts: waiting for each other, agreeing to stop, collecting names. They go through a gloo process group. What
+becomes of a host while the others wait for it, in the program or here, is the lifeline's business (`nst.xla.lifeline`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import torch.distributed as dist
 import torch_xla.runtime as xr
 from torch.distributed.rendezvous import rendezvous
+
+from nst.xla import lifeline
 
 # longer than the slowest thing that one host does alone: compiling, or writing a checkpoint of the largest network
 PATIENCE = datetime.timedelta(minutes=60)
@@ -36,14 +39,17 @@ class Hosts:
         return cls(int(os.environ.get("NODE_RANK", xr.process_index())) if count > 1 else 0, count)
 
     def connect(self) -> None:
-        """Starts the process group, once; nothing on a single host."""
-        if self.count > 1 and not dist.is_initialized():
+        """Starts the process group and the lifeline, once; nothing on a single host."""
+        if self.count == 1:
+            return
+        if not dist.is_initialized():
             import torch_xla.distributed.xla_backend  # noqa: F401 (registers xla://, which finds a host to meet at)
 
             # the meeting place alone: as an init_method, xla:// would number the hosts as the runtime does
             store, _, _ = next(rendezvous("xla://", self.index, self.count))
             store.set_timeout(PATIENCE)
             dist.init_process_group("gloo", store=store, rank=self.index, world_size=self.count, timeout=PATIENCE)
+        lifeline.hold(self.index, _meeting_place(), self.broadcast)
 
     def barrier(self) -> None:
         if self.count > 1:
@@ -63,3 +69,12 @@ class Hosts:
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         return self.gather(value)[source]
+
+
+def _meeting_place() -> str:
+    """The address at which torch_xla lets the hosts find each other."""
+    if xr.device_type() != "TPU" or "MASTER_ADDR" in os.environ:
+        return os.environ.get("MASTER_ADDR", "localhost")
+    from torch_xla._internal import tpu
+
+    return str(tpu.discover_master_worker_ip())

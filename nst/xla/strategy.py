@@ -27,9 +27,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from nst.errors import NstError
+from nst.errors import NstError, Preempted
 from nst.training.optim import on_device
 from nst.training.tensor_rate import prime
+from nst.xla import lifeline
 from nst.xla.hosts import Hosts
 from nst.xla.precision import XlaPrecision
 from nst.xla.transfer import module_to_host, send_rows, send_whole, settle, to_host
@@ -199,6 +200,13 @@ class SpmdStrategy(Strategy):
         for optimizer in self.optimizers:
             optimizer.state.clear()
         super().teardown()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tells the other hosts that this one fails, before its teardown, which may wait for them; not where all have
+        agreed to stop."""
+        if not isinstance(exception, Preempted):
+            lifeline.release(str(exception).partition("\n")[0] or type(exception).__name__)
+        super().on_exception(exception)
 
     # ---- steps
 

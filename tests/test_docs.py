@@ -1,8 +1,10 @@
-"""What README, CONTRIBUTING and docs/ say is true: commands compose, links lead somewhere, the Dockerfile fits."""
+"""What README, CONTRIBUTING and docs/ say is true: commands compose, some are run, links lead somewhere, the Dockerfile
+fits."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,9 +17,13 @@ from PIL import Image
 
 from nst.cli import STAGES, dispatch, flags_as_options
 from nst.cloud import cli as tpu
-from nst.config import compose_config, group_choices, groups, plain
+from nst.config import compose_config, group_choices, groups, option_names, plain
 from nst.data.shard_set import ShardSet
+from nst.runs import sha256_file
 from nst.stages.iterate import configurations
+from nst.stages.options import recipes_from
+from nst.training.phases import learning_rates
+from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,9 +32,16 @@ README = (ROOT / "README.md").read_text()
 NO_OVERRIDES = {"-m", "--multirun", "--cfg", "--help", "-h"}
 
 
-def commands(page: Path) -> Iterator[str]:
-    """The commands in the page's bash blocks, one a line, placeholders like <folder> filled in."""
-    for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
+def commands(page: Path, section: str = "") -> Iterator[str]:
+    """The commands in the page's bash blocks, one a line, placeholders like <folder> filled in.
+
+    Args:
+        section: begin of the heading of the only section that is read; all are if it is empty.
+    """
+    text = page.read_text()
+    if section:
+        text = re.split(r"^## ", text.split(f"\n## {section}")[1], flags=re.MULTILINE)[0]
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(re.sub(r"<[^<>]+>", "placeholder", line), comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -38,7 +51,18 @@ def commands(page: Path) -> Iterator[str]:
 
 
 COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
-OURS = [(page, command) for page, command in COMMANDS if re.match(r"(bin/\w+|nst)( |$)", command)]
+# extending.md makes choices that are not in conf/: tests/test_extending.py composes its commands
+OURS = [
+    (page, command) for page, command in COMMANDS if re.match(r"(bin/\w+|nst)( |$)", command) and page != "extending.md"
+]
+# appended to a command that is run; it still says all else itself
+SMALLEST = [
+    *(option for option in TINY if not option.startswith(("experiment=", "eval=", "model.width="))),
+    "eval.max_images=10",
+    "eval.max_clips=2",
+    "select.min_confidence=0",
+    "select.allow_empty_classes=true",
+]
 
 
 def swept(item: Override) -> list[str]:
@@ -148,6 +172,11 @@ def test_links_and_images_lead_somewhere(page: Path):
             assert anchor in {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}, target
 
 
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\(([^)#\s]+)", README))
+    assert not [page.name for page in PAGES if page.parent.name == "docs" and f"docs/{page.name}" not in linked]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_names_a_path_of_somebodys_machine(page: Path):
     found = re.findall(r"(?<![\w.:/])/(?:home|root|work|mnt|media|Users|tmp|data|scratch|var)/\S*", page.read_text())
@@ -194,6 +223,86 @@ def test_own_pictures_are_split_as_the_page_says(tmp_path: Path, monkeypatch: py
     assert {name: shards.samples for name, shards in sets.items()} == {"labeled": 24, "unlabeled": 24, "test": 24}
     assert sets["labeled"].classes == ("daisy", "rose")
     assert not sets["unlabeled"].labeled
+
+
+def smallest(words: list[str]) -> list[str]:
+    """A command with those of the `SMALLEST` options that it has."""
+    known = option_names(words)
+    return [*words, *(option for option in SMALLEST if option.partition("=")[0] in known)]
+
+
+def test_the_loop_by_hand_of_the_readme_and_both_exports_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    loop = [*commands(ROOT / "README.md", "What it does"), *commands(ROOT / "docs" / "export.md", "Out")]
+    for command in loop:
+        words = shlex.split(command.replace("placeholder", "runs/student"))[1:]
+        assert dispatch(smallest(words)) == 0, command
+    assert [shlex.split(command)[1] for command in loop] == [
+        *("shard", "train", "label", "select", "train", "evaluate", "report", "doctor", "export", "export")
+    ]
+    made = [
+        *(f"datasets/digits-5-seed0/{part}/index.json" for part in ("labeled", "unlabeled", "test")),
+        "runs/teacher/checkpoints/trained.safetensors",
+        "runs/teacher/predictions/predictions.json",
+        "runs/teacher/selection/selection.json",
+        "runs/student/checkpoints/trained.safetensors",
+        "runs/student/evaluation/result.json",
+        "runs/by_hand/report.html",
+        "runs/student/export/timm/model.safetensors",
+        "runs/student/export/timm/README.md",
+        "runs/student/export/onnx/model.onnx",
+    ]
+    assert not [name for name in made if not (tmp_path / name).is_file()]
+    student = json.loads((tmp_path / "runs/student/started.json").read_text())["inputs"]
+    assert student["teacher"]["weights"] == sha256_file(tmp_path / "runs/teacher/checkpoints/trained.safetensors")
+    assert student["architecture"]["width"] == 0.5
+    assert json.loads((tmp_path / "runs/student/evaluation/result.json").read_text())["robustness"]
+
+
+IMAGENET = list(commands(ROOT / "docs" / "imagenet.md", "4. Teacher"))
+IMAGES = 1_281_167  # ImageNet's labeled ones
+
+
+def test_teacher_and_student_of_imagenet_follow_the_papers_recipes():
+    """As the page says: what the recipes are, how long they take, where the rate ends."""
+    teacher, student = (compose_config(shlex.split(command)[2:]) for command in IMAGENET if " train " in command)
+    for cfg, name, ratio, steps in ((teacher, "b0", 1, 1_751_595), (student, "b1", 3, 7_006_382)):
+        assert (cfg.model.name, cfg.student.unlabeled_ratio) == (f"efficientnet_{name}", ratio)
+        assert (cfg.student.epochs, cfg.noise.randaugment.num_ops) == (700, 0)
+        assert recipes_from(cfg)[0].total_steps(IMAGES) == steps
+    assert (teacher.teacher.run, student.teacher.run) == (None, teacher.run_dir)
+    alone = compose_config(["data=imagenet", "model=efficientnet_b1"])
+    assert (alone.student.epochs, alone.noise.randaugment.magnitude, alone.noise.randaugment.num_ops) == (350, 27, 2)
+    short = ["student.epochs=90"]
+    gentle = [*short, "student.schedule.final_rate_per_256=0.0002"]
+    rates = [rate_at_the_end(["student=efficientnet_b1", *more]) for more in ([], short, gentle)]
+    assert rates == pytest.approx([0.00019, 0.0092, 0.00016], rel=0.03)
+
+
+def rate_at_the_end(options: list[str]) -> float:
+    recipe, _ = recipes_from(compose_config(options))
+    last = learning_rates(recipe, IMAGES).learning_rate(recipe.total_steps(IMAGES) - 1)
+    return last * 256 / recipe.labeled_batch_size
+
+
+def test_the_commands_for_imagenet_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On digits and a CPU, with small networks; the doctor finds no error in the student's options."""
+    monkeypatch.chdir(tmp_path)
+    small = [
+        *("model.width=0.25", "model.depth=0.25", "model.train_size=32", "model.test_size=32", "student.steps=4"),
+        *("label.keep=0", "select.min_confidence=0", "select.allow_empty_classes=true", "trainer.workers=0"),
+        f"data.root={digits}",
+    ]
+    for command in IMAGENET:
+        words = shlex.split(command.replace("placeholder", str(digits / "unlabeled")))[1:]
+        words = ["trainer=cpu" if word == "trainer=gpu" else word for word in words]
+        if words[0] == "train":
+            assert dispatch(["doctor", *words[1:], *small]) == 0, command
+        assert dispatch([*words, *small]) == 0, command
+    student = json.loads((tmp_path / "runs/b1/started.json").read_text())["inputs"]
+    assert student["recipe"]["unlabeled_ratio"] == 3
+    assert student["teacher"]["selection"]
+    assert json.loads((tmp_path / "runs/b1/evaluation/result.json").read_text())["samples"] == 100
 
 
 def stages_of_dockerfile() -> dict[str, str]:

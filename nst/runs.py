@@ -3,6 +3,7 @@
     config.yaml   what was asked for        checkpoints/  weights, and the state to continue from
     started.json  inputs' fingerprint       metrics.csv   step, metric, value
     result.json   what came out             DONE          the fingerprint again, written last
+    wandb_id      of its W&B run, if any
 
 The one decision worth knowing: a stage is identified by the *fingerprint* of its inputs (options that move
 numbers, and hashes of the files it reads). Same fingerprint and DONE: skipped. Same fingerprint, no DONE:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from wandb.proto import wandb_internal_pb2
 
 from nst.cli import dispatch
 from nst.errors import NstError
 from nst.report import workspace
 from nst.stages import evaluate, iterate, report, train
-from nst.training.classifier import TRAIN_METRICS
+from nst.training.classifier import TRAIN_METRICS, Classifier
 from nst.training.loggers import read_rows
 from nst.training.tracking import Tracking, WandbOptions, run_id
 
@@ -112,6 +113,51 @@ def test_every_run_directory_has_a_run_of_its_own_and_keeps_it(tmp_path: Path):
     ids = {run_id(tmp_path / name) for name in ("a", "b", "c")}
     assert len(ids) == 3
     assert run_id(tmp_path / "a") == run_id(tmp_path / "b" / ".." / "a")
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    assert run_id(tmp_path / "elsewhere") in ids
+    assert run_id(tmp_path / "a") not in ids, "another directory, if at the same path"
+
+
+def logged_ids(folder: Path) -> set[str]:
+    """Ids of the W&B runs that were written in `folder`."""
+    return {path.name.rpartition("-")[2] for path in folder.glob("wandb/offline-run-*")}
+
+
+def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Crash(Exception):
+        """Stands for the process dying."""
+
+    cfg, original = tiny("logger=wandb", "logger.wandb.mode=offline"), Classifier.training_step
+
+    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.trainer.global_step == 6:
+            raise Crash
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Classifier, "training_step", dies)
+        train.from_cfg(cfg)
+    before = run_id(tmp_path / "run")
+    train.from_cfg(cfg)
+    assert (tmp_path / "run" / "DONE").exists()
+    assert logged_ids(tmp_path / "run") == {before} == {run_id(tmp_path / "run")}
+
+
+def test_a_training_made_anew_by_overwrite_has_a_new_run(tiny: Compose, run: Path):
+    before = run_id(run)
+    options = ["logger=wandb", "logger.wandb.mode=offline", "overwrite=true"]
+    train.from_cfg(tiny(*options, run_dir=run))
+    assert run_id(run) == before, "the same inputs: nothing was made anew"
+    train.from_cfg(tiny(*options, "student.weight_decay=0.01", run_dir=run))
+    assert run_id(run) != before
+    assert logged_ids(run) == {run_id(run)}
+
+
+@pytest.mark.usefixtures("no_account")
+def test_a_report_of_a_run_directory_goes_to_its_run(run: Path):
+    before = run_id(run)
+    dispatch(["report", "--wandb", f"run_dir={run}", "logger.wandb=null"])
+    assert logged_ids(run) == {before} == {run_id(run)}
 
 
 def test_without_an_account_auto_means_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -153,6 +199,12 @@ def test_iterate_gives_each_generation_its_evaluation_and_the_report_a_run(
     for folder in folders:
         (group,) = [record.run.run_group for record in records(tmp_path / folder) if record.HasField("run")]
         assert group == "w"
+
+    before = {folder: run_id(tmp_path / folder) for folder in folders}
+    cfg.overrides, cfg.overwrite = [*cfg.overrides, "overwrite=true", "student.weight_decay=0.01"], True
+    iterate.main(cfg)
+    assert not {run_id(tmp_path / folder) for folder in folders} & set(before.values()), "all is made anew"
+    assert logged_ids(tmp_path / "run") == {before["run"], run_id(tmp_path / "run")}
 
 
 def test_an_evaluation_has_a_run_with_its_robustness_as_summary_and_table(

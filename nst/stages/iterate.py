@@ -32,6 +32,7 @@ from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
 from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_text
 from nst.stages.options import evaluation_from, test_set
+from nst.training.tracking import forget_run
 
 Result = dict[str, Any]
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")
@@ -190,6 +191,8 @@ def main(cfg: DictConfig) -> None:
     advise(cfg)
     if is_rank_zero():
         places.link()
+        if cfg.overwrite:
+            forget_run(directory)  # the report's; a generation that is made anew loses its own with its directory
 
     results = run(
         len(generations),

@@ -1,13 +1,15 @@
 """Loggers of a run, opened when first needed and closed with its result: metrics.csv, and a W&B run of its own.
 
-The one decision worth knowing: a W&B run belongs to a run directory. Its id is made from the directory's path, so a
-continued training continues its run, and two jobs of a sweep never share one. Without an account everything is
-written offline, to be sent later by `wandb sync`.
+The one decision worth knowing: a W&B run belongs to a run directory. Its id is drawn once and lies in the directory,
+as wandb_id, so a continued training and its report find their run. What `overwrite=true` makes anew gets a new one, and
+two machines with equal paths never share one. Without an account everything is written offline, to be sent later by
+`wandb sync`.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +20,11 @@ from lightning.pytorch.loggers import Logger
 
 from nst.errors import require_choice
 from nst.progress import say
-from nst.runs import fingerprint, is_rank_zero
+from nst.runs import is_rank_zero, write_text
 from nst.training.loggers import MetricsTable
 
 MODES = ("auto", "online", "offline", "disabled")
+ID_FILE = "wandb_id"
 
 
 @dataclass(frozen=True)
@@ -162,5 +165,17 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def run_id(directory: Path) -> str:
-    """The W&B id that belongs to a run directory."""
-    return fingerprint(str(Path(directory).resolve()))[:16]
+    """The W&B id that belongs to a run directory, drawn and written at its first use; asked for by rank 0 alone.
+
+    Raises:
+        NstError: it cannot be written.
+    """
+    path = directory / ID_FILE
+    if not path.exists():
+        write_text(path, secrets.token_hex(8) + "\n")  # of no seed: runs of one seed have W&B runs of their own
+    return path.read_text(encoding="utf-8").strip()
+
+
+def forget_run(directory: Path) -> None:
+    """What is logged of this directory from now on goes to a new W&B run."""
+    (directory / ID_FILE).unlink(missing_ok=True)

@@ -1,16 +1,20 @@
 """The paper's tables and figures from runs: where runs are found, what is averaged, what is shown."""
 
 import csv
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from nst.cli import dispatch
+from nst.config import compose_config
 from nst.errors import NstError
 from nst.report import paper, paper_figures
 from nst.stages import report
@@ -52,6 +56,29 @@ def noise_runs(root: Path) -> Path:
             root / f"alone-{seed}", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(teacher)], seed=seed
         )
     return root
+
+
+def made_cells(where: paper.Place) -> paper.Cells:
+    """Two runs in each cell of the last three rows."""
+    rows = list(where.rows)[-3:] or ["0.0 to 0.4", "0.4 to 0.6", "0.6 to 0.8"]
+    names = [*where.metrics, "fgsm_1", "fgsm_16"] if where.name == "figure 3" else list(where.metrics)
+
+    def measured(row: str, column: str, seed: int) -> paper.Measurement:
+        place = rows.index(row)
+        metrics = {"params_m": 1.0 + place, **dict.fromkeys(names, 50.0 + place + seed)}
+        return paper.Measurement(DIGITS, row, column, seed, "small", metrics, Path())
+
+    return {
+        (row, column): paper.Cell(tuple(measured(row, column, seed) for seed in range(2)))
+        for row in rows
+        for column in where.columns
+    }
+
+
+def note_of(figure: Figure) -> str:
+    """The text between a figure's panels and its legend."""
+    (legend,) = figure.legends
+    return " ".join(legend.get_title().get_text().split())
 
 
 def test_seeds_are_averaged_wherever_their_runs_lie(tmp_path: Path):
@@ -152,22 +179,60 @@ def test_every_column_with_a_suite_is_one():
         assert set(where.suites) <= set(where.columns)
 
 
+def test_every_heading_that_is_explained_is_one():
+    for where in paper.places().values():
+        assert set(where.twin_headings) <= {*where.rows, *where.columns}
+
+
+def test_a_twin_says_what_the_papers_headings_are_of_it(tmp_path: Path):
+    where = paper.place("table", 6)
+    cells = paper.collect(where, [noise_runs(tmp_path)])[DIGITS]
+    note = paper.twin_note(where, DIGITS, cells)
+    assert '"130M unlabeled" is all of the selected images, with RandAugment' in note
+    assert "1.3M" not in note, "nothing of ours stands below it"
+    assert paper.markdown(where, DIGITS, cells).endswith(f"|\n\n*{note}*\n")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(paper.terminal_table(where, DIGITS, cells))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert note in " ".join(shown.split())
+
+
+def test_at_full_size_the_papers_headings_are_true(tmp_path: Path):
+    where = paper.place("table", 6)
+    cells = paper.collect(where, [noise_runs(tmp_path)])[DIGITS]
+    assert paper.twin_note(where, paper.FULL_SIZE, cells) == ""
+    assert "Scaled down" not in paper.markdown(where, paper.FULL_SIZE, cells)
+    assert paper.terminal_table(where, paper.FULL_SIZE, cells).caption is None
+    text = note_of(paper_figures.draw(where, paper.FULL_SIZE, cells))
+    assert re.fullmatch(r"Bars begin at [\d.]+ \(ours\) and 81.7 \(the paper\), not at 0\.", text)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "share", "augment"), [("noise_full_1m", 0.1, "standard"), ("noise_full_130m", 1.0, "randaugment")]
+)
+def test_twins_of_table_6_are_what_their_headings_are_said_to_be(recipe: str, share: float, augment: str):
+    cfg = compose_config([f"experiment=small_table6_{recipe}"])
+    assert (cfg.select.fraction, cfg.noise.unlabeled.augment) == (share, augment)
+
+
 @pytest.mark.parametrize("where", list(paper.places().values()), ids=lambda where: where.file_name)
-def test_every_place_has_its_figure(where: paper.Place, tmp_path: Path):
-    rows = list(where.rows)[-3:] or ["0.0 to 0.4", "0.4 to 0.6", "0.6 to 0.8"]
-    names = [*where.metrics, "fgsm_1", "fgsm_16"] if where.name == "figure 3" else list(where.metrics)
+def test_notes_of_a_figure_are_not_cut_and_lie_upon_nothing(where: paper.Place):
+    figure = paper_figures.draw(where, DIGITS, made_cells(where))
+    FigureCanvasAgg(figure).draw()
+    panels = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(panel) for panel in panels)
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0
+    assert ("Scaled down" in note_of(figure)) == bool(where.twin_headings)
 
-    def measured(row: str, column: str, seed: int) -> paper.Measurement:
-        place = rows.index(row)
-        metrics = {"params_m": 1.0 + place, **dict.fromkeys(names, 50.0 + place + seed)}
-        return paper.Measurement(DIGITS, row, column, seed, "small", metrics, tmp_path)
 
-    cells = {
-        (row, column): paper.Cell(tuple(measured(row, column, seed) for seed in range(2)))
-        for row in rows
-        for column in where.columns
-    }
-    figure = paper_figures.draw(where, DIGITS, cells)
+@pytest.mark.parametrize("where", list(paper.places().values()), ids=lambda where: where.file_name)
+def test_every_place_has_its_figure(where: paper.Place):
+    figure = paper_figures.draw(where, DIGITS, made_cells(where))
     assert isinstance(figure, Figure)
     drawn = [line for axes in figure.axes for line in [*axes.get_lines(), *axes.patches]]
     assert len(drawn) >= len(where.columns)

@@ -9,7 +9,7 @@ A recipe says in its `paper` block where its figures belong:
 
 Published figures and the layout are in published.yaml. The one decision worth knowing: a run is found by the block in
 its configuration, wherever it lies; twins of other data (`scale`) are never averaged with each other or with runs of
-full size, and stand in tables of their own.
+full size, and stand in tables of their own. These keep the paper's headings, and say what such a heading is of a twin.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Place:
         rows: row → column → metric → published value.
         suites: column → robustness suite that all of its figures come from, top-1 included; of other columns: the
             clean test set, and attacks.
+        twin_headings: row or column → what it is of a scaled-down twin, of which the heading is not literally true.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Place:
     columns: list[str]
     rows: dict[str, dict[str, dict[str, float]]]
     suites: dict[str, str] = field(default_factory=dict)
+    twin_headings: dict[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
@@ -266,12 +268,20 @@ def heading(where: Place, scale: str) -> str:
     return f"{name}: {where.title}" if scale == FULL_SIZE else f"{name}, scaled down ({scale}): {where.title}"
 
 
+def twin_note(where: Place, scale: str, cells: Cells) -> str:
+    """What the headings above or beside our numbers are of this twin; nothing to say: an empty text."""
+    used = {heading for key in cells for heading in key}
+    told = [f'"{heading}" is {meaning}' for heading, meaning in where.twin_headings.items() if heading in used]
+    return f"Scaled down, {'; '.join(told)}." if told and scale != FULL_SIZE else ""
+
+
 def terminal_table(where: Place, scale: str, cells: Cells) -> Shown:
     """The table for a terminal of 80 columns."""
     headings, rows = lines(where, cells)
     shown = Shown(
-        title=heading(where, scale), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+        title=heading(where, scale), title_justify="left", caption=twin_note(where, scale, cells) or None,
+        caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     for number, text in enumerate(headings):
         shown.add_column(text, justify="right" if number else "left", vertical="bottom")
     for row in rows:
@@ -284,7 +294,8 @@ def markdown(where: Place, scale: str, cells: Cells) -> str:
     headings, rows = lines(where, cells)
     body = [[text.replace("\n", "<br>") for text in headings], ["---", *["--:"] * (len(headings) - 1)], *rows]
     table = "\n".join("| " + " | ".join(row) + " |" for row in body)
-    return f"{heading(where, scale)}\n\n{table}\n"
+    note = twin_note(where, scale, cells)
+    return "\n\n".join([heading(where, scale), table, *([f"*{note}*"] if note else [])]) + "\n"
 
 
 COLUMNS = ("place", "scale", "row", "column", "metric", "published", "ours", "deviation", "seeds")

@@ -7,7 +7,7 @@ the paper's are panels of their own: accuracies of other data do not share an ax
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from nst.report.figures import MARKER
-from nst.report.paper import FULL_SIZE, Cell, Cells, Measurement, Place
+from nst.report.paper import FULL_SIZE, Cell, Cells, Measurement, Place, twin_note
 from nst.report.style import BLUE, GREEN, MUTED, ORANGE, VERMILLION, panels, styled
 
 COLORS = (MUTED, BLUE, VERMILLION, GREEN, ORANGE)
+NOTE_SIZE, NOTE_WIDTH, NOTE_LINE = 8.5, 126, 0.17  # points, characters of a line, inches of its height
 
 
 def draw(where: Place, scale: str, cells: Cells) -> Figure:
@@ -52,11 +53,8 @@ def bars(where: Place, scale: str, cells: Cells) -> Figure:
         paper.set_title(f"the paper: {where.metrics[known]}")
     else:
         paper.set_visible(False)
-    handles, labels = ours.get_legend_handles_labels()
-    more = dict(zip(*reversed(paper.get_legend_handles_labels()), strict=True)) if known else {}
-    legend = {**dict(zip(labels, handles, strict=True)), **more}
-    if len(legend) > 1:
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
+    begins = _begins({"ours": ours, "the paper": paper} if known else {"ours": ours})
+    _legend(figure, ours, paper, notes=(twin_note(where, scale, cells), begins), least=2)
     return figure
 
 
@@ -84,11 +82,17 @@ def _bars(axes: Axes, where: Place, rows: list[str], cells: Cells, metric: str) 
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.grid(axis="y", visible=False)
     span = max(max(extent) - min(extent), 1.0)
-    # differences are what matters; the axis says where it begins
+    # differences are what matters; the note below the bars says where they begin
     # room for the numbers beside the bars, and no percentages over 100
     axes.set_xlim(max(0.0, min(extent) - span), max(extent) + 0.9 * span)
     low, high = axes.get_xlim()
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high and (tick <= 100 or max(extent) > 100)])
+
+
+def _begins(panels_: dict[str, Axes]) -> str:
+    """Where bars do not begin at 0, without which their lengths would be read as ratios."""
+    cut = [f"{axes.get_xlim()[0]:.3g} ({name})" for name, axes in panels_.items() if axes.get_xlim()[0] > 0]
+    return f"Bars begin at {' and '.join(cut)}, not at 0." if cut else ""
 
 
 @styled
@@ -115,7 +119,7 @@ def against_parameters(where: Place, scale: str, cells: Cells) -> Figure:
         axes.set_xlabel("parameters (millions)")
         axes.set_ylabel("top-1 (%)")
         axes.set_title(title)
-    _legend(figure, ours, paper)
+    _legend(figure, ours, paper, notes=(twin_note(where, scale, cells),))
     return figure
 
 
@@ -143,7 +147,7 @@ def against_epsilon(where: Place, scale: str, cells: Cells) -> Figure:
         panel.set_xlabel("epsilon (of 255)")
         panel.set_ylim(bottom=0)
     axes[0].set_ylabel("top-1 (%)")
-    _legend(figure, *axes)
+    _legend(figure, *axes, notes=(twin_note(where, scale, cells),))
     return figure
 
 
@@ -166,7 +170,7 @@ def against_confidence(where: Place, scale: str, cells: Cells) -> Figure:
     axes.set_xticks(range(len(bins)), bins)
     axes.set_xlabel("confidence of the teacher")
     axes.set_ylabel("top-1 (%)")
-    _legend(figure, axes)
+    _legend(figure, axes, notes=(twin_note(where, scale, cells),))
     return figure
 
 
@@ -203,6 +207,17 @@ def _title(where: Place, scale: str) -> str:
     return textwrap.shorten(title, 90, placeholder=" ...")
 
 
-def _legend(figure: Figure, *axes: Axes) -> None:
+def _legend(figure: Figure, *axes: Axes, notes: Sequence[str], least: int = 1) -> None:
+    """A legend for all panels, of `least` entries or more, below the notes."""
     entries = {text: line for panel in axes for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)))
+    entries = entries if len(entries) >= least else {}
+    told = [line for note in notes for line in textwrap.wrap(note, NOTE_WIDTH)]
+    if not (entries or told):
+        return
+    figure.set_figheight(figure.get_figheight() + NOTE_LINE * len(told))
+    # as the legend's title: the layout makes room for legends, and a text of the figure's would lie upon it
+    legend = figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=max(1, min(4, len(entries))),
+        title="\n".join(told), title_fontsize=NOTE_SIZE,
+    )  # fmt: skip
+    legend.get_title().set_color(MUTED)

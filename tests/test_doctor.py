@@ -86,6 +86,7 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_001), "remembers 10 batches of 10,001", "=0.01"),
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_000), "", ""),
     ("batchnorm_momentum", recipe(steps=200), "13% of its statistics are still the initial", "=0.1"),
+    ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=20), "12% of its statistics", "more student.steps"),
     ("batchnorm_momentum", recipe(steps=300), "", ""),  # 0.99 ** 300 = 4.9 %
     ("ema_horizon", recipe(steps=350), "spans 10,000 steps, the run has 350", "student.ema_decay=0.9714"),
     ("ema_horizon", recipe(steps=350, ema_decay=0.98), "", ""),
@@ -137,6 +138,8 @@ OF_RUN: list[tuple[str, dict[str, Any], str, str]] = [
     ("copies", selecting(classes=10, unlabeled=992), "out of 992: each 1,310 times", "images_per_class=null"),
     ("copies", selecting(images_per_class=None, classes=10, unlabeled=992), "", ""),
     ("copies", selecting(classes=None, unlabeled=None), "", ""),
+    ("copies", {"selecting": None}, "", ""),
+    ("labels_dropped", {"selecting": None}, "", ""),
     ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**11}, "610.0 GB, and 100.0 GB are free", "label.keep"),
     ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**11, **selecting(keep=0.3)}, "at least 610.0 GB", "disk>"),
     ("disk", {"needed_bytes": 6.1e11, "free_bytes": 10**12}, "", ""),
@@ -343,7 +346,9 @@ def test_a_students_teacher_is_read_and_one_that_is_missing_is_an_error(digits: 
     path = tmp_path / "teacher.safetensors"
     network = trained_tiny()
     save_network(path, network.state_dict(), NetworkInfo(network.architecture, classes, 24, 16))
+    # what labeling and selecting would be told is not this training's business any more
     options = ["experiment=digits_demo", f"data.root={digits}", f"teacher.checkpoint={path}", "model.width=0.25",
+               "select.images_per_class=130000", "label.keep=0.9",
                "teacher.predictions=p", "teacher.selection=s", "teacher.image_size=12"]  # fmt: skip
     told = {finding.rule: finding for finding in doctor.run(config(*options)).findings}
     assert told.keys() == {"class_order", "student_smaller", "teacher_size"}

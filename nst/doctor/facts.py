@@ -110,6 +110,7 @@ class Situation:
     """Everything at once.
 
     Args:
+        selecting: None where nothing will be selected: of a single training, whose selection is made.
         sets: shard sets that are there, by their name in the data group: labeled, test.
         teacher_classes: of a teacher that is there; None otherwise.
         needed_bytes: that predictions and selections will take, without probabilities where only likely images
@@ -121,7 +122,7 @@ class Situation:
     """
 
     trainings: tuple[Training, ...]
-    selecting: Selecting
+    selecting: Selecting | None
     sets: Mapping[str, ShardSet] = field(default_factory=dict)
     teacher_classes: tuple[str, ...] | None = None
     comparison: Comparison | None = None

@@ -41,7 +41,7 @@ def evaluation_images(situation: Situation) -> Advice | None:
 def labels_dropped(situation: Situation) -> Advice | None:
     """Soft labels need the probabilities of what is selected."""
     chosen = situation.selecting
-    if not (chosen.offline and chosen.soft) or chosen.keep <= chosen.min_confidence:
+    if chosen is None or not (chosen.offline and chosen.soft) or chosen.keep <= chosen.min_confidence:
         return None
     return Advice(
         f"Labels from confidence {chosen.min_confidence:g} on are selected, and probabilities kept from"
@@ -53,7 +53,7 @@ def labels_dropped(situation: Situation) -> Advice | None:
 def copies(situation: Situation) -> Advice | None:
     """METHOD, Filtering: 130,000 images a class are for 300 million."""
     chosen = situation.selecting
-    if chosen.images_per_class is None or not chosen.classes or not chosen.unlabeled:
+    if chosen is None or chosen.images_per_class is None or not chosen.classes or not chosen.unlabeled:
         return None
     total = chosen.images_per_class * chosen.classes
     if total <= MOST_COPIES * chosen.unlabeled:
@@ -70,7 +70,7 @@ def disk(situation: Situation) -> Advice | None:
     needed, free = situation.needed_bytes, situation.free_bytes
     if needed is None or free is None or needed <= free:
         return None
-    every = situation.selecting.keep == 0
+    every = situation.selecting is None or situation.selecting.keep == 0
     less = ", or label.keep=0.3: probabilities of likely images only" if every else ""
     return Advice(
         f"Predictions and selections take {'up to' if every else 'at least'} {needed / 1e9:,.1f} GB, and"

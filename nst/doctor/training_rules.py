@@ -63,7 +63,7 @@ def batchnorm_momentum(training: Training) -> Advice | None:
     return Advice(
         f"After {steps:,} steps at BatchNorm momentum {momentum:g}, {left:.0%} of its statistics are still the initial"
         " ones.",
-        "student.batchnorm_momentum=0.1",
+        "student.batchnorm_momentum=0.1" if momentum < SHORT_MEMORY else "more student.steps",
     )
 
 

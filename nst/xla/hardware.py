@@ -95,13 +95,17 @@ class XlaHardware:
         return hosts.broadcast(value)
 
     def place(self, network: Network) -> Network:
-        """The network with XLA's rematerialisation and torch's statistics; layouts are the compiler's business."""
+        """The network with XLA's rematerialisation and torch's statistics, on a CPU also with convolutions that XLA runs
+        fast there; layouts are the compiler's business."""
         from nst.xla.batch_norm import unbias_statistics
+        from nst.xla.depthwise import as_products
         from nst.xla.remat import rematerialize
 
         if isinstance(network, EfficientNet):
             network.checkpoint = rematerialize
         unbias_statistics(network)
+        if self.device == "cpu" and self.precision == "32-true":
+            as_products(network)
         return network
 
     def _hosts(self) -> Any:

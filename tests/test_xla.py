@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,9 @@ import pytest
 from safetensors.torch import load_file
 
 from nst.cli import dispatch
+from nst.models.checkpoints import load_network
 from nst.runs import sha256_file
+from nst.xla.environment import FAST_COMPILE
 from tests.conftest import TINY
 
 # a process of many trainings stands behind the first test that asks for it
@@ -261,8 +264,66 @@ def printed(code: str, devices: int) -> Any:
     return json.loads(process.stdout.split("RESULT ")[1])
 
 
+IN_PARTS = """
+import torch.nn.functional as F
+from nst.xla.virtual import Divisible
+torch.manual_seed(0)
+def compared(operation, inputs):
+    found = []
+    for mode in (contextlib.nullcontext(), Divisible()):
+        leaves = [tensor.clone().requires_grad_(tensor.requires_grad) for tensor in inputs]
+        with mode:
+            result = operation(*leaves)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found.append([result, *leaves, *torch.autograd.grad(result.cos().sum(), wanted)])
+    return max(float((one - other).detach().abs().max() / one.detach().abs().max()) for one, other in zip(*found))
+def normed(training):
+    def operation(images, mean, variance, weight, bias):
+        return F.batch_norm(images, mean, variance, weight, bias, training, 0.1, 1e-3)
+    # as torch_xla's, the running variance gets the biased one: compared with many values
+    shapes = (torch.randn(400, 3, 16, 16) * 2 + 1, torch.randn(3), torch.rand(3) + 0.5, torch.randn(3), torch.randn(3))
+    return compared(operation, [each.requires_grad_(place in (0, 3, 4)) for place, each in enumerate(shapes)])
+def convolved(side, kernel, stride, padding, groups=6):
+    shapes = torch.randn(2, 6, *side), torch.randn(6, 6 // groups, kernel, kernel)
+    return compared(lambda images, weight: F.conv2d(images, weight, None, stride, padding, 1, groups),
+                    [each.requires_grad_() for each in shapes])
+print("RESULT " + json.dumps({
+    "training": normed(True), "eval": normed(False),
+    **{str(case): convolved(*case) for case in [
+        ((8, 8), 3, 1, 1), ((8, 6), 5, 2, 2), ((9, 9), 3, 2, 0), ((1, 1), 5, 1, 2), ((32, 32), 3, (1, 1), (1, 1)),
+        ((8, 8), 3, 1, 1, 2)]}}))
+"""
+
+
+def test_what_is_written_in_parts_for_virtual_devices_is_what_torch_computes():
+    worst = printed(IN_PARTS, devices=1)
+    assert len(worst) == 8
+    assert max(worst.values()) < 2e-5, worst
+
+
+def test_every_virtual_device_computes_its_own_rows(folder: Path, digits: Path):
+    """The compiled steps reduce over the devices, and collect no activations on one of them."""
+    place = folder / "programs"
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": f"{FAST_COMPILE} --xla_dump_to={place} --xla_dump_hlo_as_text",
+    }  # fmt: skip
+    options = [*TINY, f"data.root={digits}", *RECIPE, f"run_dir={folder / 'dumped'}", "student.steps=2", *ON_XLA]
+    subprocess.run([sys.executable, "-m", "nst", "train", *options, "trainer.workers=0"], env=environment, check=True)
+    programs = [path.read_text() for path in place.glob("*cpu_after_optimizations.txt")]
+    network, _ = load_network(folder / "dumped" / "checkpoints" / "trained.safetensors")
+    reduced = max(len(re.findall(r"= \S+ all-reduce(?:-start)?\(", program)) for program in programs)
+    norms = sum(name.endswith("running_mean") for name, _ in network.named_buffers())
+    # a gradient of each parameter, and of each BatchNorm the mean and the variance
+    assert reduced >= len(list(network.parameters())) + 2 * norms
+    for program in programs:
+        # a validation step gives its answers to all devices: a number per image
+        collected = re.findall(r"= \S*\[([\d,]*)\]\S* all-gather\(", program)
+        assert all(shape.count(",") <= 1 for shape in collected), collected
+
+
 START = """
-import json, torch
+import contextlib, json, torch
 from nst.xla.environment import configure
 configure("cpu", {devices}, fast_compile=True)
 import torch_xla

@@ -95,17 +95,13 @@ class XlaHardware:
         return hosts.broadcast(value)
 
     def place(self, network: Network) -> Network:
-        """The network with XLA's rematerialisation and torch's statistics, on a CPU also with convolutions that XLA runs
-        fast there; layouts are the compiler's business."""
+        """The network with XLA's rematerialisation and torch's statistics; layouts are the compiler's business."""
         from nst.xla.batch_norm import unbias_statistics
-        from nst.xla.depthwise import as_products
         from nst.xla.remat import rematerialize
 
         if isinstance(network, EfficientNet):
             network.checkpoint = rematerialize
         unbias_statistics(network)
-        if self.device == "cpu" and self.precision == "32-true":
-            as_products(network)
         return network
 
     def _hosts(self) -> Any:
@@ -120,7 +116,8 @@ class XlaHardware:
         from nst.xla.precision import XlaPrecision
         from nst.xla.strategy import SpmdStrategy
 
-        strategy = SpmdStrategy(XlaPrecision(self.precision, self.gradient_dtype), self._hosts())
+        precision = XlaPrecision(self.precision, self.gradient_dtype, virtual=self.device == "cpu")
+        strategy = SpmdStrategy(precision, self._hosts())
         return bare_trainer(
             directory,
             [Guard(build(GuardOptions, self.guard)), *callbacks],

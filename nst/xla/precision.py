@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from nst.errors import require_choice
+from nst.xla.virtual import Divisible
 
 PRECISIONS = ("32-true", "bf16-mixed")
 GRADIENT_DTYPES = ("float32", "bfloat16")
@@ -29,21 +30,24 @@ class XlaPrecision(Precision):
     Args:
         precision: "32-true" or "bf16-mixed".
         gradient_dtype: of the gradients' all-reduce under bf16-mixed.
+        virtual: the devices are parts of a CPU (`nst.xla.virtual`).
 
     Raises:
         NstError: an unknown one.
     """
 
-    def __init__(self, precision: str = "32-true", gradient_dtype: str = "float32") -> None:
+    def __init__(self, precision: str = "32-true", gradient_dtype: str = "float32", *, virtual: bool = False) -> None:
         require_choice("trainer.precision", precision, PRECISIONS)
         require_choice("trainer.gradient_dtype", gradient_dtype, GRADIENT_DTYPES)
         self.precision = precision  # type: ignore[assignment]
         self.gradient_dtype = gradient_dtype
+        self.virtual = virtual
 
     @contextlib.contextmanager
     def forward_context(self) -> Iterator[None]:
         if self.precision == "32-true":
-            yield
+            with Divisible() if self.virtual else contextlib.nullcontext():
+                yield
             return
         wide = WideWeightGradients() if self.gradient_dtype == "float32" else contextlib.nullcontext()
         with torch.autocast("xla", dtype=torch.bfloat16), wide:
@@ -68,10 +72,11 @@ class WideWeightGradients(TorchFunctionMode):
         return function(*arguments, **options)
 
 
-def same_gradients() -> contextlib.AbstractContextManager[Any]:
-    """What makes a part of the forward pass that is run again later compute its gradients as the first time."""
-    wide = any(isinstance(mode, WideWeightGradients) for mode in _get_current_function_mode_stack())
-    return WideWeightGradients() if wide else contextlib.nullcontext()
+def same_operations() -> contextlib.AbstractContextManager[Any]:
+    """What makes a part of the forward pass that is run again later do as the first time, its gradients too."""
+    modes = [type(mode) for mode in _get_current_function_mode_stack()]
+    ours = next((mode for mode in (WideWeightGradients, Divisible) if mode in modes), contextlib.nullcontext)
+    return ours()
 
 
 def _convolution(

@@ -14,20 +14,20 @@ import torch_xla.utils.checkpoint as xla_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nst.xla.precision import same_gradients
+from nst.xla.precision import same_operations
 
 
 def rematerialize(block: nn.Module, x: Tensor) -> Tensor:
     """`block(x)`, keeping `x` only; BatchNorm's statistics move once."""
 
     # the second run comes in the backward pass, outside of what surrounds the first; only autocast is restored there
-    gradients = same_gradients()
+    operations = same_operations()
 
     def run(inputs: Tensor) -> Tensor:
         # the first run is without gradients, the second with: there the statistics stay
         if not torch.is_grad_enabled():
             return block(inputs)
-        with _without_statistics(block), gradients:
+        with _without_statistics(block), operations:
             return block(inputs)
 
     if not x.requires_grad and any(parameter.requires_grad for parameter in block.parameters()):

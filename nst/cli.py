@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nst.errors import NO_ROOM, NstError, Preempted, loader_death, nearest
+from nst.errors import NO_ROOM, NstError, Preempted, in_a_line, loader_death, nearest
 
 STAGES = {
     "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
@@ -28,6 +28,8 @@ STAGES = {
 }
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
+COMPUTING = ("train", "label", "evaluate", "iterate")  # on all hosts of a pod together
+BAD_USAGE = 2
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
 
@@ -45,32 +47,46 @@ start here: nst iterate experiment=digits_demo"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits with 0 on success, 1 on a mistake or fault (told without a traceback), 2 on bad usage."""
+    """Entry point; exits with 0 on success, 1 on a mistake or fault (told without a traceback), 2 where there is no
+    such stage, option or choice."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # set before torch loads OpenMP: threads that wait spin for a moment, then sleep. Spinning on starves the loader
     # processes of busy cores, sleeping at once costs a step of an idle machine 1.6 times its time
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    fault = ""
     try:
-        code = dispatch(arguments)
+        code, fault = _outcome(arguments)
+    except BaseException as error:
+        _release(in_a_line(error))
+        raise
+    if fault:
+        print(f"nst: {_host()}{fault}", file=sys.stderr)
+    _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
+    sys.exit(code)
+
+
+def _outcome(arguments: list[str]) -> tuple[int, str]:
+    """The exit code, and a mistake or fault in words."""
+    try:
+        return dispatch(arguments), ""
     except NstError as error:
-        fault, code = str(error), error.exit_code
+        return error.exit_code, str(error)
     except OSError as error:
-        fault, code = _file_error(error), 1
+        return 1, _file_error(error)
     except RuntimeError as error:  # torch raises it wherever the training is when a loader process dies
         death = loader_death(error)
         if death is None:
             raise
-        fault, code = str(death), death.exit_code
+        return death.exit_code, str(death)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        fault, code = "stopped; the same command continues", 130
-    if fault:
-        print(f"nst: {_host()}{fault}", file=sys.stderr)
-    if lifeline := sys.modules.get("nst.xla.lifeline"):  # there only where several hosts may wait for each other
-        lifeline.release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0])
-    sys.exit(code)
+        return 130, "stopped; the same command continues"
+
+
+def _release(fault: str | None) -> None:
+    """Tells the other hosts how this one ends, where several may wait for each other; None: as all do."""
+    if lifeline := sys.modules.get("nst.xla.lifeline"):
+        lifeline.release(fault)
 
 
 def _host() -> str:
@@ -92,7 +108,7 @@ def _file_error(error: OSError) -> str:
 def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE.format(stages=_lines(STAGES)))
-        return 0 if arguments else 2
+        return 0 if arguments else BAD_USAGE
     if arguments[0] == "--version":
         from nst import __version__
 
@@ -100,7 +116,11 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     stage, options = arguments[0], arguments[1:]
     if stage not in STAGES:
-        raise NstError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
+        unknown = NstError(
+            f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help"
+        )
+        unknown.exit_code = BAD_USAGE
+        raise unknown
     if "-h" in options or "--help" in options:
         print(stage_help(stage))
         return 0
@@ -116,7 +136,11 @@ def dispatch(arguments: list[str]) -> int:
 def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> int:
     from nst.config import compose_config
 
-    config = compose_config([*overrides, f"stage={stage}"])
+    try:
+        config = compose_config([*overrides, f"stage={stage}"])
+    except NstError as error:
+        error.exit_code = BAD_USAGE  # whoever restarts failed jobs need not try again
+        raise
     config.overrides = list(overrides)
     if show_only:
         from omegaconf import OmegaConf
@@ -127,6 +151,10 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
         from nst.xla.environment import announce_host
 
         announce_host(config.trainer.device, config.trainer.many_hosts)
+        if config.trainer.many_hosts and stage in COMPUTING:
+            from nst.stages.options import machine_from
+
+            machine_from(config).agreed(None)  # that all are there: whoever fails from here on ends the others
     importlib.import_module(f"nst.stages.{stage}").main(config)
     return 0
 

@@ -39,6 +39,14 @@ class Preempted(NstError):
     exit_code = 143  # as a shell reports a process that SIGTERM has ended: whoever restarts preempted jobs knows it
 
 
+def in_a_line(error: BaseException) -> str:
+    """What went wrong, for those who see no more of it than that."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, NstError) else f"{type(error).__name__}: {text}"
+
+
 def require_choice(what: str, got: str, valid: Iterable[str]) -> None:
     """Raises NstError, which names the nearest choice, unless `got` is one of `valid`."""
     names = list(valid)

@@ -5,12 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from nst import cli
 from nst.config import compose_config, group_choices, groups, summary_line
-from nst.errors import NstError, nearest
+from nst.errors import NstError, Preempted, nearest
+from nst.stages import options as stage_options
+from nst.stages import select, train
+from nst.xla import environment
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +70,9 @@ def test_help_is_quick_because_it_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "the options do not fit together")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -93,7 +101,7 @@ def test_mistakes_are_told_in_words_without_a_traceback(
 ):
     monkeypatch.chdir(tmp_path)
     code, _, errors = main(capsys, *arguments)
-    assert code == 1
+    assert code == (2 if words[0].startswith(NO_SUCH) else 1)  # what restarts failed jobs tells them apart
     assert errors.startswith("nst: ")
     assert "Traceback" not in errors
     for text in words:
@@ -187,3 +195,45 @@ def test_full_disk_is_told_in_words(digits: Path, tmp_path: Path):
     assert "Traceback" not in done.stderr
     assert "make room" in done.stderr
     assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize(("stage", "module", "meets"), [("train", train, True), ("select", select, False)])
+def test_hosts_of_a_pod_meet_before_a_stage_in_which_they_compute(
+    stage: str, module: Any, meets: bool, monkeypatch: pytest.MonkeyPatch
+):
+    done: list[str] = []
+    machine = SimpleNamespace(agreed=lambda _: done.append("meets"))
+    monkeypatch.setattr(environment, "announce_host", lambda *_: done.append("numbered"))
+    monkeypatch.setattr(stage_options, "machine_from", lambda _: machine)
+    monkeypatch.setattr(module, "main", lambda _: done.append("runs"))
+    assert cli.run_stage(stage, ["trainer=tpu_pod"]) == 0
+    assert done == ["numbered", *["meets"] * meets, "runs"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (0, None),
+        (Preempted("told to stop"), None),
+        (NstError("no such thing", next="x"), "no such thing"),
+        (OSError(errno.ENOSPC, "No space left on device", "/run"), "No space left on device while writing /run"),
+        (KeyboardInterrupt(), "stopped; the same command continues"),
+        (ValueError("a bug\nin lines"), "ValueError: a bug"),
+        (RuntimeError("of torch"), "RuntimeError: of torch"),
+        (SystemExit(1), "SystemExit: 1"),
+        (3, "exit code 3"),
+    ],
+    ids=repr,
+)
+def test_other_hosts_are_told_how_this_one_ends(outcome: Any, told: str | None, monkeypatch: pytest.MonkeyPatch):
+    def dispatch(_: list[str]) -> int:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    heard: list[str | None] = []
+    monkeypatch.setattr(cli, "dispatch", dispatch)
+    monkeypatch.setitem(sys.modules, "nst.xla.lifeline", SimpleNamespace(release=heard.append))  # type: ignore[arg-type]
+    with pytest.raises((SystemExit, ValueError, RuntimeError)):
+        cli.main(["train"])
+    assert heard == [told]

@@ -23,7 +23,7 @@ HOST = """
 import ctypes, json, os, sys, time
 from pathlib import Path
 from nst.xla import lifeline
-host, act, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+host, act, folder, count = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[5])
 lifeline.GRACE = float(sys.argv[4])
 
 def agree(offer):
@@ -35,10 +35,13 @@ def agree(offer):
         time.sleep(0.02)
     return json.loads(place.read_text())
 
-lifeline.hold(host, "127.0.0.1", agree)
-lifeline.hold(host, "127.0.0.1", None)  # once is enough
+lifeline.hold(host, count, "127.0.0.1", agree)
+lifeline.hold(host, count, "127.0.0.1", None)  # once is enough
 print("ready", flush=True)
-sys.stdin.readline()
+if act.startswith("at once "):
+    act = act.removeprefix("at once ")
+else:
+    sys.stdin.readline()
 if act == "collective":
     ctypes.PyDLL(None).sleep(60)
 elif act == "fails":
@@ -61,14 +64,16 @@ def start(tmp_path: Path) -> Iterator[Hosts]:
     """Starts hosts that do something each when `go` is called, and ends what is left of them."""
     started: list[subprocess.Popen[str]] = []
 
-    def hosts(*acts: str) -> list[subprocess.Popen[str]]:
+    def hosts(*acts: str, wait: bool = True) -> list[subprocess.Popen[str]]:
         for number, act in enumerate(acts):
             process = subprocess.Popen(
-                [sys.executable, "-c", HOST, str(number), act, str(tmp_path), str(GRACE)],
+                [sys.executable, "-c", HOST, str(number), act, str(tmp_path), str(GRACE), str(len(acts))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
             started.append(process)
+        if not wait:
+            return started
         for process in started:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
@@ -128,6 +133,36 @@ def test_a_host_that_is_killed_ends_the_others(start: Hosts, killed: int):
     code, said = ended(hosts[1 - killed], 20)
     assert code == -signal.SIGKILL
     assert f"host {killed} has failed: its process is gone" in said
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_host_that_fails_before_the_watchers_have_met_ends_the_others(start: Hosts, failing: int):
+    acts = ["at once collective"] * 2
+    acts[failing] = "at once fails"
+    hosts = start(*acts, wait=False)
+    assert ended(hosts[failing], 20) == (1, "")
+    code, said = ended(hosts[1 - failing], 20)
+    assert code == -signal.SIGKILL
+    assert f"host {failing} has failed: " in said
+
+
+def test_hosts_that_end_well_at_once_say_nothing(start: Hosts):
+    assert [ended(process, 20) for process in start("at once ends well", "at once ends well", wait=False)] == [
+        (0, "")
+    ] * 2
+
+
+def test_a_host_whose_watcher_is_killed_ends_with_all_others(start: Hosts):
+    hosts = start("is slow", "collective")
+    go(hosts[1])
+    (child,) = Path(f"/proc/{hosts[0].pid}/task/{hosts[0].pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    code, said = ended(hosts[0], 20)
+    assert code == 1
+    assert "this host's watcher has ended with -9" in said
+    code, said = ended(hosts[1], 20)
+    assert code == -signal.SIGKILL
+    assert "host 0 has failed: its machine or its watcher is gone" in said
 
 
 def test_a_host_that_hangs_after_its_failure_is_ended_too(start: Hosts):

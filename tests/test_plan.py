@@ -28,7 +28,7 @@ from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import CHIPS, EXAMPLES, GIB, cluster
 from nst.plan.images import KEY, Counts, Images, Split, find_images
 from nst.plan.network import measure
-from nst.plan.tables import duration, number, short, size, tables
+from nst.plan.tables import duration, memory, number, short, size, tables
 from nst.stages import plan
 from nst.training.optim import build_optimizer, parameter_groups
 from nst.training.recipe import Recipe
@@ -340,6 +340,16 @@ def test_tables_fit_into_80_columns(overrides: list[str]):
         assert word in text
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["plan.hardware=v3:2x2"], "does not fit: more cores or a smaller student.labeled_batch_size"),
+     (["plan.hardware=v3:16x16"], "does not fit: model.remat=true does"),
+     (["plan.hardware=v3:32x32"], None)],
+)  # fmt: skip
+def test_a_plan_that_does_not_fit_says_so(options: list[str], said: str | None):
+    assert memory(planned("experiment=figure1_b7", *options)).caption == said
+
+
 def compiled_example(found: dict) -> dict:
     memory = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries", "code", "peak"), 15.4 * GIB)
     entry = asdict(Collective("collective-permute", "bf16", 12_345, 967_000_000))
@@ -360,6 +370,8 @@ def test_numbers_are_short():
     ("overrides", "words"),
     [
         (["plan.hardware=v7"], ["unknown plan.hardware, did you mean 'v", "valid: v3:32x32"]),
+        (["plan.hardware=v3-32"], ["next:  the mesh of a v3-32: plan.hardware=v3:4x4"]),
+        (["plan.hardware=v5litepod-256"], ["plan.hardware=v5e:16x16"]),
         (["plan.hardware=v3:3x5"], ["does not come in this mesh", "2x2, 4x4, 4x8", "32x32"]),
         (["plan.hardware=v4:8x4x4"], ["does not come in this mesh", "the smallest first"]),
         (["plan.hardware=v3"], ["lacks the mesh of a TPU slice, in chips", "v3:NxN, such as v3:32x32"]),

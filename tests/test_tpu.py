@@ -323,9 +323,9 @@ def test_waiting_ends_where_the_request_does(cloud: Cloud, capsys: pytest.Captur
         (["run", "pod", "train", "seed=1"], "stands behind --"),
         (["run", "pod", "--", "trian"], "did you mean 'train'?"),
         (["run", "pod"], "nothing to run"),
-        (["run", "pod", "--env", "A", "--", "train"], "--env takes NAME=value"),
-        (["run", "pod", "--", "train", "--dry-run"], "--dry-run stands before --"),
-        (["status", "pod", "--", "train"], "passes nothing on"),
+        (["run", "pod", "--env", "A", "--", "train", "trainer=tpu_pod"], "--env takes NAME=value"),
+        (["run", "pod", "--", "train", "trainer=tpu_pod", "--dry-run"], "--dry-run stands before --"),
+        (["status", "pod", "--", "train", "trainer=tpu_pod"], "passes nothing on"),
     ],
 )
 def test_a_wrong_command_line_is_explained_before_anything_runs(
@@ -380,7 +380,7 @@ def test_a_failed_installation_is_told_with_its_worker_and_reason(ready: Cloud, 
     assert "worker 1: the installation failed" in message
     assert "no room on the disk" in message
     assert "bin/tpu logs pod --setup --worker 1" in message
-    assert "worker 1 of pod: not set up" in refused(capsys, "run", "pod", "--", "train")
+    assert "worker 1 of pod: not set up" in refused(capsys, "run", "pod", "--", "train", "trainer=tpu_pod")
     assert main(["logs", "pod", "--setup", "--worker", "1"]) == 0
     assert capsys.readouterr().out.endswith("no room on the disk\n")
 
@@ -419,7 +419,8 @@ def test_a_tpu_that_is_not_there_yet_is_no_riddle(cloud: Cloud, capsys: pytest.C
 # ---- run -------------------------------------------------------------------------------------------------
 
 NASTY = [
-    "train", "report.runs=['a b',\"c'd\"]", "iterate.generations=[['model.width=0.5'],[\"model.width=1.0\"]]",
+    "train", "trainer=tpu_pod", "report.runs=['a b',\"c'd\"]",
+    "iterate.generations=[['model.width=0.5'],[\"model.width=1.0\"]]",
     "x=$HOME `id` $(id)", "y=a\\b\\", "two\nlines", "*", "", "  spaces  ", "ü=ä", "a;b|c&d>e", "--verify", "{a:1,b:!}",
 ]  # fmt: skip
 
@@ -438,19 +439,19 @@ def test_every_worker_gets_the_same_words_whatever_is_in_them(ready: Cloud, caps
 
 def test_a_job_goes_on_by_itself_and_a_second_one_is_refused(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     (ready.folder / "hold").touch()
-    assert main(["run", "pod", "--", "train", "seed=1"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod", "seed=1"]) == 0
     assert ready.states() == ["running", "running"]
-    for words in (["run", "pod", "--", "train", "seed=2"], ["setup", "pod"]):
+    for words in (["run", "pod", "--", "train", "trainer=tpu_pod", "seed=2"], ["setup", "pod"]):
         message = refused(capsys, *words)
         assert "workers 0-1" in message
-        assert "train seed=1" in message
+        assert "train trainer=tpu_pod seed=1" in message
         assert "bin/tpu stop pod" in message
     until(lambda: ready.starts(0) == ready.starts(1) == 1)
     (ready.folder / "hold").unlink()
     until(lambda: ready.states() == ["ended", "ended"])
-    assert main(["run", "pod", "--", "train", "seed=2"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod", "seed=2"]) == 0
     until(lambda: ready.starts(1) == 2)
-    assert ready.words(1) == ["train", "seed=2"]
+    assert ready.words(1) == ["train", "trainer=tpu_pod", "seed=2"]
 
 
 @pytest.mark.parametrize("still_running", [False, True])
@@ -461,7 +462,7 @@ def test_a_launch_that_is_repeated_starts_once(ready: Cloud, when: str, still_ru
         hold.touch()
     ready.fault("tpu-vm ssh", workers=[])  # the check is left alone
     ready.fault("tpu-vm ssh", workers=[0, 1], when=when, printed=0)
-    assert main(["run", "pod", "--", "train"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod"]) == 0
     hold.unlink(missing_ok=True)
     until(lambda: ready.states() == ["ended", "ended"])
     assert main(["status", "pod"]) == 0
@@ -469,7 +470,7 @@ def test_a_launch_that_is_repeated_starts_once(ready: Cloud, when: str, still_ru
 
 
 def test_loaders_that_outlive_nst_are_ended(ready: Cloud):
-    assert main(["run", "pod", "--", "train"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod"]) == 0
     until(lambda: ready.states() == ["ended", "ended"])
     for worker in range(2):
         loader = int(ready.beside(worker, "loader").read_text())
@@ -486,7 +487,7 @@ def alive(pid: int) -> bool:
 
 def test_stop_ends_the_job_with_all_its_processes(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     (ready.folder / "hold").touch()
-    assert main(["run", "pod", "--", "train"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod"]) == 0
     until(lambda: all(ready.beside(worker, "loader").exists() for worker in range(2)))
     assert main(["stop", "pod"]) == 0
     assert main(["stop", "pod"]) == 0, "nothing running is fine"
@@ -498,9 +499,20 @@ def test_stop_ends_the_job_with_all_its_processes(ready: Cloud, capsys: pytest.C
     assert "workers 0-1: stopped by bin/tpu stop" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["train"], ["iterate", "trainer=cpu"], ["label", "trainer=tpu_pod", "trainer=tpu"]])
+def test_a_job_that_would_not_run_on_the_tpu_is_not_started(
+    ready: Cloud, words: list[str], capsys: pytest.CaptureFixture[str]
+):
+    message = refused(capsys, "run", "pod", "--", *words)
+    assert f"nst {words[0]} would not run on this TPU" in message
+    assert "valid: trainer=tpu_pod, for 2 hosts" in message
+    message = refused(capsys, "run", "pod", "--dry-run", "--", words[0], "trainer=gpu")
+    assert "valid: trainer=tpu or trainer=tpu_pod\n" in message
+
+
 def test_workers_with_different_commits_are_not_started(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     (ready.home(1) / "nst-job" / "ready").write_text("f" * 40)
-    assert "the workers have different commits" in refused(capsys, "run", "pod", "--", "train")
+    assert "the workers have different commits" in refused(capsys, "run", "pod", "--", "train", "trainer=tpu_pod")
     assert ready.starts(0) == 0
 
 
@@ -516,7 +528,7 @@ def test_following_shows_every_line_once_in_spite_of_drops(ready: Cloud, capsys:
         ready.fault("tpu-vm ssh", workers=[])  # check and launch
     ready.fault("tpu-vm ssh", workers=[0], when="after", times=2)
     ready.fault("tpu-vm ssh", workers=[0], when="twice", printed=60)
-    assert main(["run", "pod", "--follow", "--", "train"]) == 0
+    assert main(["run", "pod", "--follow", "--", "train", "trainer=tpu_pod"]) == 0
     out = capsys.readouterr().out
     for line in ("attempt 1 on 0", "step 1", "step 2", "step 3"):
         assert out.count(line) == 1
@@ -526,7 +538,7 @@ def test_an_offline_computer_does_not_give_up_the_job(ready: Cloud, capsys: pyte
     for _ in range(2):
         ready.fault("tpu-vm ssh", workers=[])  # check and launch
     ready.fault("tpu-vm ssh", workers=[0], times=9)
-    assert main(["run", "pod", "--restart", "1", "--", "train"]) == 0
+    assert main(["run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod"]) == 0
     out = capsys.readouterr().out
     assert out.count("the job does not need it, looking again") == 2
     assert "pod: finished on workers 0-1" in out
@@ -535,13 +547,13 @@ def test_an_offline_computer_does_not_give_up_the_job(ready: Cloud, capsys: pyte
 
 def test_a_long_log_is_shown_to_its_end(ready: Cloud, capsys: pytest.CaptureFixture[str], monkeypatch):
     monkeypatch.setattr(remote, "LOOK_BYTES", 17)
-    assert main(["run", "pod", "--follow", "--", "train"]) == 0
+    assert main(["run", "pod", "--follow", "--", "train", "trainer=tpu_pod"]) == 0
     assert "attempt 1 on 0\nstep 1\nstep 2\nstep 3\npod: finished" in capsys.readouterr().out
 
 
 def test_a_log_is_followed_where_it_was_left(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     (ready.folder / "hold").touch()
-    assert main(["run", "pod", "--", "train"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod"]) == 0
     until(lambda: ready.beside(1, "loader").exists())
     capsys.readouterr()
     follower = subprocess.Popen(
@@ -556,7 +568,7 @@ def test_a_log_is_followed_where_it_was_left(ready: Cloud, capsys: pytest.Captur
 
 def test_the_failing_worker_is_named(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     ready.beside(1, "codes").write_text("139\n")
-    message = refused(capsys, "run", "pod", "--follow", "--", "train")
+    message = refused(capsys, "run", "pod", "--follow", "--", "train", "trainer=tpu_pod")
     assert "pod: worker 1 ended with 139 (SIGSEGV)" in message
     assert "bin/tpu logs pod --worker 1" in message
     assert ready.starts(1) == 1
@@ -565,23 +577,25 @@ def test_the_failing_worker_is_named(ready: Cloud, capsys: pytest.CaptureFixture
 def test_a_failure_is_started_again_on_all_workers_with_the_waiting_ones_stopped(ready: Cloud, capsys):
     ready.beside(0, "codes").write_text("wait\n0\n")
     ready.beside(1, "codes").write_text("1\n0\n")
-    assert main(["run", "pod", "--restart", "2", "--", "train", "seed=3"]) == 0
+    assert main(["run", "pod", "--restart", "2", "--", "train", "trainer=tpu_pod", "seed=3"]) == 0
     assert [ready.starts(worker) for worker in range(2)] == [2, 2]
-    assert ready.words(0) == ["train", "seed=3"]
+    assert ready.words(0) == ["train", "trainer=tpu_pod", "seed=3"]
     assert "worker 1 ended with 1" in capsys.readouterr().out
 
 
 def test_starting_again_is_bounded(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     for worker in range(2):
         ready.beside(worker, "codes").write_text("1\n1\n1\n0\n")
-    assert "workers 0-1 ended with 1" in refused(capsys, "run", "pod", "--restart", "2", "--", "train")
+    assert "workers 0-1 ended with 1" in refused(
+        capsys, "run", "pod", "--restart", "2", "--", "train", "trainer=tpu_pod"
+    )
     assert [ready.starts(worker) for worker in range(2)] == [3, 3]
 
 
 def test_a_wrong_command_line_of_nst_is_not_started_again(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     for worker in range(2):
         ready.beside(worker, "codes").write_text("2\n0\n")
-    assert "ended with 2" in refused(capsys, "run", "pod", "--restart", "2", "--", "train")
+    assert "ended with 2" in refused(capsys, "run", "pod", "--restart", "2", "--", "train", "trainer=tpu_pod")
     assert ready.starts(0) == 1
 
 
@@ -594,7 +608,7 @@ def test_a_preempted_pod_is_asked_for_again_set_up_and_goes_on(cloud: Cloud, cap
     cloud.fault("tpu-vm ssh", preempt=True)
     cloud.change(states=["WAITING_FOR_RESOURCES", "ACTIVE"])
     cloud.fault("queued-resources delete", when="after", says=NETWORK)
-    assert main(["run", "pod", "--restart", "1", "--", "train", "seed=3"]) == 0
+    assert main(["run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod", "seed=3"]) == 0
     out = capsys.readouterr().out
     assert "was preempted" in out
     assert "WAITING_FOR_RESOURCES" in out
@@ -603,7 +617,7 @@ def test_a_preempted_pod_is_asked_for_again_set_up_and_goes_on(cloud: Cloud, cap
     assert "--labels=a=b c" in second
     assert "--force" in cloud.calls("queued-resources delete")[0]
     assert git(cloud.home(1) / "nst", "rev-parse", "HEAD") == cloud.head()
-    assert cloud.words(1) == ["train", "seed=3"]
+    assert cloud.words(1) == ["train", "trainer=tpu_pod", "seed=3"]
     assert cloud.starts(1) == 2
 
 
@@ -620,14 +634,14 @@ def preempted_at_work(cloud: Cloud, *states: str) -> None:
 
 def test_a_second_preemption_while_the_first_is_made_good_counts_as_another(cloud: Cloud, capsys):
     preempted_at_work(cloud, "WAITING_FOR_RESOURCES", "SUSPENDED")
-    assert "was preempted" in refused(capsys, "run", "pod", "--restart", "2", "--", "train")
+    assert "was preempted" in refused(capsys, "run", "pod", "--restart", "2", "--", "train", "trainer=tpu_pod")
     assert len(cloud.calls("queued-resources create")) == 3
 
 
 def test_an_offline_computer_asks_for_a_preempted_pod_later(cloud: Cloud, capsys: pytest.CaptureFixture[str]):
     preempted_at_work(cloud, "WAITING_FOR_RESOURCES", "ACTIVE")
     cloud.fault("queued-resources create", says=NETWORK, times=6)
-    assert main(["run", "pod", "--restart", "1", "--", "train"]) == 0
+    assert main(["run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod"]) == 0
     assert "no connection to Google Cloud; trying again" in capsys.readouterr().out
     assert cloud.starts(1) == 2
 
@@ -637,7 +651,9 @@ def watched(cloud: Cloud) -> tuple[threading.Thread, list[int]]:
     for worker in range(2):
         cloud.beside(worker, "codes").write_text("wait\n0\n")
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(main(["run", "pod", "--restart", "3", "--", "train"])))
+    thread = threading.Thread(
+        target=lambda: codes.append(main(["run", "pod", "--restart", "3", "--", "train", "trainer=tpu_pod"]))
+    )
     thread.start()
     until(lambda: all(cloud.starts(worker) == 1 for worker in range(2)))
     return thread, codes
@@ -666,14 +682,14 @@ def test_what_a_person_deletes_is_not_asked_for_again(ready: Cloud, capsys: pyte
 
 
 def test_a_pod_that_nobody_watches_is_told(ready: Cloud, capsys: pytest.CaptureFixture[str]):
-    assert main(["run", "pod", "--", "train"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod"]) == 0
     assert "the others end too" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["run", "pod", "--restart", "-1", "--", "train"],
+        ["run", "pod", "--restart", "-1", "--", "train", "trainer=tpu_pod"],
         ["logs", "pod", "--lines", "0"],
         ["logs", "pod", "--worker=-1"],
         ["logs", "pod", "--worker", "one"],
@@ -688,15 +704,15 @@ def test_without_restart_a_preemption_is_told(ready: Cloud, capsys: pytest.Captu
     for _ in range(2):
         ready.fault("tpu-vm ssh", workers=[])
     ready.fault("tpu-vm ssh", preempt=True)
-    message = refused(capsys, "run", "pod", "--follow", "--", "train")
+    message = refused(capsys, "run", "pod", "--follow", "--", "train", "trainer=tpu_pod")
     assert "was preempted" in message
     assert "continues from its run_dir" in message
-    assert "was preempted (SUSPEND" in refused(capsys, "run", "pod", "--", "train")
+    assert "was preempted (SUSPEND" in refused(capsys, "run", "pod", "--", "train", "trainer=tpu_pod")
 
 
 def test_restart_needs_the_commit_that_is_on_the_tpu(ready: Cloud, capsys):
     git(ready.repository, "commit", "--quiet", "--allow-empty", "-m", "two")
-    assert "here is another commit" in refused(capsys, "run", "pod", "--restart", "1", "--", "train")
+    assert "here is another commit" in refused(capsys, "run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod")
     assert ready.starts(0) == 0
 
 
@@ -710,14 +726,14 @@ def test_status_tells_request_machines_and_groups_of_workers(ready: Cloud, capsy
         "pod  v3-16 spot  request ACTIVE\nmachines READY, health HEALTHY\nworkers 0-1: ready, commit "
     )
     ready.beside(1, "codes").write_text("1\n")
-    assert main(["run", "pod", "--", "train", "seed=1"]) == 0
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod", "seed=1"]) == 0
     until(lambda: ready.states() == ["ended", "ended"])
     (ready.home(0) / "nst-job" / "exit").unlink()
     capsys.readouterr()
     assert main(["status", "pod"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"worker 0: gone without an exit code .*: train seed=1", out)
-    assert re.search(r"worker 1: ended with 1, commit \w{12}, [\w-]+: train seed=1", out)
+    assert re.search(r"worker 0: gone without an exit code .*: train trainer=tpu_pod seed=1", out)
+    assert re.search(r"worker 1: ended with 1, commit \w{12}, [\w-]+: train trainer=tpu_pod seed=1", out)
     ready.fault("tpu-vm ssh", workers=[0], times=2)
     assert main(["status", "pod"]) == 0
     assert "worker 0: no answer" in capsys.readouterr().out
@@ -729,7 +745,7 @@ def test_status_of_what_is_not_there(cloud: Cloud, capsys: pytest.CaptureFixture
 
 
 def test_logs_shows_the_last_lines_of_a_worker(ready: Cloud, capsys: pytest.CaptureFixture[str]):
-    assert main(["run", "pod", "--follow", "--", "train"]) == 0
+    assert main(["run", "pod", "--follow", "--", "train", "trainer=tpu_pod"]) == 0
     capsys.readouterr()
     assert main(["logs", "pod", "--worker", "1", "--lines", "2"]) == 0
     assert capsys.readouterr().out == "step 2\nstep 3\n"
@@ -772,7 +788,7 @@ COMMANDS = [
     ["setup", "pod", "--dry-run"],
     ["setup", "pod", "--repo", "https://example.org/nst.git", "--ref", "v1", "--dry-run"],
     ["run", "pod", "--follow", "--dry-run", "--", *NASTY],
-    ["run", "pod", "--restart", "3", "--dry-run", "--", "train"],
+    ["run", "pod", "--restart", "3", "--dry-run", "--", "train", "trainer=tpu_pod"],
     ["status", "pod", "--dry-run"],
     ["logs", "pod", "--dry-run"],
     ["logs", "pod", "--follow", "--dry-run"],

@@ -545,6 +545,29 @@ def test_hosts_are_numbered_as_the_stages_number_them():
     assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[[0, 1], "of host 0"]] * 2
 
 
+ALONE = """
+import os
+from unittest import mock
+import torch.distributed as dist
+from nst.xla import hosts
+os.environ["NODE_RANK"] = "1"
+def none_comes(*_, **__):
+    raise dist.DistStoreError("timed out after 300 s")
+with mock.patch.object(hosts, "rendezvous", none_comes):
+    try:
+        hosts.Hosts(1, 4).connect()
+    except NstError as error:
+        print("RESULT " + json.dumps(str(error)))
+"""
+
+
+def test_hosts_that_do_not_come_together_are_told_in_a_sentence():
+    told = printed(ALONE, devices=1)
+    assert "the hosts of the pod do not all come together" in told
+    assert "timed out after 300 s" in told
+    assert "bin/tpu logs" in told
+
+
 A_POD_AS_A_HOST = """
 from unittest import mock
 from nst.xla import hardware
@@ -574,7 +597,7 @@ host = int(sys.argv[1])
 act_as_host(host, 2, int(sys.argv[2]))
 from nst.cli import main
 from nst.xla import lifeline
-lifeline.GRACE = 2.0
+lifeline.GRACE = 15.0  # for host 1 to end by itself
 def act():
     if host == 1:
         raise OSError(28, "No space left on device", "/full/disk")
@@ -596,8 +619,9 @@ def test_a_host_that_fails_ends_the_one_that_waits_for_it(folder: Path, digits: 
     ]
     told = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGKILL, 1], told
+    assert "nst: host 1 fails: No space left on device: /full/disk" in told[1]  # should its teardown not end
     assert "nst: host 1: No space left on device while writing /full/disk" in told[1]
-    assert "nst: host 0: host 1 has failed: [Errno 28] No space left on device: '/full/disk'; this one ends" in told[0]
+    assert "nst: host 0: host 1 has failed: No space left on device: /full/disk; this one ends" in told[0]
 
 
 @pytest.fixture(scope="module")

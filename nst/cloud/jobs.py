@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nst.cli import STAGES
+from nst.cli import COMPUTING, STAGES
 from nst.cloud import remote
 from nst.cloud.deploy import COMMIT
 from nst.cloud.gcloud import Tpu
@@ -36,7 +36,6 @@ class Job:
         if not words:
             raise NstError("there is nothing to run", next="bin/tpu run <name> -- train trainer=tpu_pod ...")
         require_choice("stage", words[0], STAGES)
-        # named, so that a TPU that cannot be had is an error and not a training on the host's processor
         values = {"PJRT_DEVICE": "TPU"}
         for item in variables:
             name, equals, value = item.partition("=")
@@ -44,6 +43,18 @@ class Job:
                 raise NstError("--env takes NAME=value", got=item)
             values[name] = value
         return cls(list(words), values)
+
+    def require_trainer(self, hosts: int | None) -> None:
+        """Raises NstError for what would train on the processors beside a TPU of so many hosts; None: not known."""
+        valid = {None: ("trainer=tpu", "trainer=tpu_pod"), 1: ("trainer=tpu",)}.get(hosts, ("trainer=tpu_pod",))
+        given = next((word for word in reversed(self.words) if word.startswith("trainer=")), None)
+        if self.words[0] in COMPUTING and given not in valid:
+            raise NstError(
+                f"nst {self.words[0]} would not run on this TPU",
+                got=given or "no trainer=, so a CPU's",
+                valid=" or ".join(valid) + (f", for {hosts} host{'s' if hosts > 1 else ''}" if hosts else ""),
+                next=f"bin/tpu run <name> -- {self.words[0]} {valid[-1]} ...",
+            )
 
 
 def check(tpu: Tpu, workers: Workers) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nst.cli import BAD_USAGE
 from nst.cloud import queue
 from nst.cloud.deploy import COMMIT, Source, committed, git, setup
 from nst.cloud.faults import CloudError
@@ -22,7 +23,7 @@ from nst.errors import NstError
 
 LOOKS_PER_ROUND = 6  # worker 0's log is read at every look, the state of all workers once a round
 PATIENCE = 30  # looks in a row that may fail: this computer may be offline for a while, the job is not
-USAGE = "2"  # nst's exit code for a command line that makes no sense: trying again does not help
+USAGE = str(BAD_USAGE)  # there is no such option: trying again does not help
 GONE = ("preempted", "failed")  # machines that do not come back; deleted ones (`missing`) somebody wanted gone
 RESTARTABLE = ("job", *GONE)
 Result = TypeVar("Result")
@@ -50,6 +51,7 @@ def run(tpu: Tpu, job: Job, *, follows: bool, restarts: int, folder: Path) -> No
         NstError: it could not start, or failed once more than `restarts` times.
     """
     workers = Workers(tpu)
+    job.require_trainer(None if tpu.shell.dry_run else workers.count)
     commit = check(tpu, workers)
     source = _same_source(tpu, commit, folder) if restarts else None
     launch = start(tpu, workers, job, commit)

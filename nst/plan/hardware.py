@@ -109,7 +109,10 @@ def cluster(name: str) -> Cluster:
     """
     kind, _, size = name.partition(":")
     if kind not in CHIPS:
-        raise NstError(f"unknown plan.hardware{nearest(kind, CHIPS)}", got=name, valid=EXAMPLES)
+        meshes = _meshes(name)
+        hint = "" if meshes else nearest(kind, CHIPS)
+        told = f"the mesh of a {name}: plan.hardware={' or '.join(meshes)}" if meshes else None
+        raise NstError(f"unknown plan.hardware{hint}", got=name, valid=EXAMPLES, next=told)
     chip = CHIPS[kind]
     shape = "x".join(["N"] * max(chip.dimensions, 1))
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size) or size.count("x") + 1 != max(chip.dimensions, 1):
@@ -124,6 +127,16 @@ def cluster(name: str) -> Cluster:
             valid=", ".join(SLICES[kind]) if kind in SLICES else cubes,
         )
     return Cluster(name, chip, math.prod(sides))
+
+
+def _meshes(accelerator_type: str) -> list[str]:
+    """`v3:4x4` for Cloud TPU's name `v3-32`, which counts TensorCores, two a chip, or for v5litepod and v6e chips."""
+    found = re.fullmatch(r"(v2|v3|v4|v5p|v5litepod|v6e)-(\d+)", accelerator_type)
+    if found is None:
+        return []
+    kind, count = found[1].replace("v5litepod", "v5e"), int(found[2])
+    chips = count if kind in ("v5e", "v6e") else count // 2
+    return [f"{kind}:{mesh}" for mesh in SLICES.get(kind, CUBES) if math.prod(map(int, mesh.split("x"))) == chips]
 
 
 def _comes_in(chip: Chip, size: str, sides: list[int]) -> bool:

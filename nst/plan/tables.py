@@ -98,6 +98,11 @@ def memory(plan: Result) -> Table:
             table.add_row(title, f"{kept[name] / GIB:.2f}", f"{remat[name] / GIB:.2f}")
     table.add_section()
     table.add_row("all", *(_of_limit(values["total"], limit) for values in (kept, remat)))
+    if limit and plan["memory"][mine]["total"] > limit:
+        cure = (
+            "model.remat=true does" if remat["total"] <= limit else "more cores or a smaller student.labeled_batch_size"
+        )
+        table.caption, table.caption_justify = f"does not fit: {cure}", "left"
     return table
 
 

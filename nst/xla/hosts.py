@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch_xla.runtime as xr
 from torch.distributed.rendezvous import rendezvous
 
+from nst.errors import NstError, in_a_line
 from nst.xla import lifeline
 
 # longer than the slowest thing that one host does alone: compiling, or writing a checkpoint of the largest network
@@ -39,17 +40,28 @@ class Hosts:
         return cls(int(os.environ.get("NODE_RANK", xr.process_index())) if count > 1 else 0, count)
 
     def connect(self) -> None:
-        """Starts the process group and the lifeline, once; nothing on a single host."""
+        """Starts the process group and the lifeline, once; nothing on a single host.
+
+        Raises:
+            NstError: some do not come, within minutes.
+        """
         if self.count == 1:
             return
         if not dist.is_initialized():
             import torch_xla.distributed.xla_backend  # noqa: F401 (registers xla://, which finds a host to meet at)
 
             # the meeting place alone: as an init_method, xla:// would number the hosts as the runtime does
-            store, _, _ = next(rendezvous("xla://", self.index, self.count))
-            store.set_timeout(PATIENCE)
-            dist.init_process_group("gloo", store=store, rank=self.index, world_size=self.count, timeout=PATIENCE)
-        lifeline.hold(self.index, _meeting_place(), self.broadcast)
+            try:
+                store, _, _ = next(rendezvous("xla://", self.index, self.count))
+                store.set_timeout(PATIENCE)
+                dist.init_process_group("gloo", store=store, rank=self.index, world_size=self.count, timeout=PATIENCE)
+            except dist.DistError as error:
+                raise NstError(
+                    "the hosts of the pod do not all come together",
+                    got=in_a_line(error),
+                    next="see the log of each: bin/tpu status <name>, bin/tpu logs <name> --worker <number>",
+                ) from error
+        lifeline.hold(self.index, self.count, _meeting_place(), self.broadcast)
 
     def barrier(self) -> None:
         if self.count > 1:

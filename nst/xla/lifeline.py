@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ START = 120.0  # s in which the watchers find each other
 LOOK = 0.5  # s between two looks whether the host's process is there
 # a machine without power or network says nothing: after 30 s of silence it is asked, and missed after 60 s more
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
-GONE, LOST = "its process is gone", "its machine is gone"
+GONE, LOST = "its process is gone", "its machine or its watcher is gone"
 
 _watcher: subprocess.Popen[bytes] | None = None
 
@@ -42,7 +43,7 @@ class Settings:
     """What a watcher has to know.
 
     Args:
-        host: number of its own; `process`: of the operating system.
+        host: number of its own, of `count`; `process`: of the operating system.
         address, port: where host 0's watcher listens.
         token: known to the job's watchers, so that nobody else is taken for one.
         listener: file descriptor of host 0's listening socket; -1 on the others.
@@ -50,6 +51,7 @@ class Settings:
     """
 
     host: int
+    count: int
     process: int
     address: str
     port: int
@@ -61,10 +63,11 @@ class Settings:
 # ---- in the host's process -------------------------------------------------------------------------------
 
 
-def hold(host: int, meeting_place: str, agree: Callable[[Any], Any]) -> None:
+def hold(host: int, count: int, meeting_place: str, agree: Callable[[Any], Any]) -> None:
     """Starts this host's watcher, the first time it is called. All hosts must ask.
 
     Args:
+        host: number of this one, of `count`.
         meeting_place: address of a machine that all hosts reach; nothing is sent there.
         agree: gives all hosts the value of host 0.
     """
@@ -86,7 +89,15 @@ def hold(host: int, meeting_place: str, agree: Callable[[Any], Any]) -> None:
             pass_fds=[listener] if host == 0 else [],
             start_new_session=True,  # what stops the host's process group is not meant for it
         )
-    _write(asdict(Settings(host, os.getpid(), address, port, token, listener, GRACE)))
+    _write(asdict(Settings(host, count, os.getpid(), address, port, token, listener, GRACE)))
+    threading.Thread(target=_end_with, args=[_watcher], daemon=True).start()
+
+
+def _end_with(watcher: subprocess.Popen[bytes]) -> None:
+    """Ends this host where its watcher was killed: the others take it for lost, and end."""
+    if (code := watcher.wait()) != 0 and watcher.stdin is not None and not watcher.stdin.closed:
+        print(f"nst: this host's watcher has ended with {code}, and the host with it", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def release(fault: str | None = None) -> None:
@@ -125,17 +136,29 @@ async def watch() -> None:
     words = StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(words), sys.stdin)
     settings = Settings(**json.loads(await words.readline()))
-    with contextlib.ExitStack() as stack:
-        if settings.listener >= 0:
-            listener = socket.socket(fileno=settings.listener)
-            stack.callback((await asyncio.start_server(Exchange(settings.token).serve, sock=listener)).close)
-        found = await _connect(settings)
-        if found is None:
-            await _unwatched(settings)
-            return
-        reader, writer = found
-        stack.callback(writer.close)
-        own = asyncio.create_task(_own_end(settings, words))
+    own = asyncio.create_task(_own_end(settings, words))
+    if settings.listener < 0:
+        await _follow(settings, own)
+        return
+    exchange = Exchange(settings)
+    server = await asyncio.start_server(exchange.serve, sock=socket.socket(fileno=settings.listener))
+    await _follow(settings, own)
+    with contextlib.suppress(TimeoutError):  # those that come later than this host's end have to be told too
+        await asyncio.wait_for(exchange.complete.wait(), START)
+    server.close()
+
+
+async def _follow(settings: Settings, own: asyncio.Task[str | None]) -> None:
+    """Tells of this host's end, and ends it where another has failed."""
+    found = await _connect(settings)
+    if found is None:
+        if _alive(settings):
+            _say(settings, f"no connection to host 0's watcher at {settings.address}:{settings.port}; if another host"
+                 " fails, this one may wait for it")  # fmt: skip
+            await own
+        return
+    reader, writer = found
+    with contextlib.closing(writer):
         others = asyncio.create_task(_others_end(reader))
         await asyncio.wait({own, others}, return_when=asyncio.FIRST_COMPLETED)
         if not own.done():
@@ -147,7 +170,7 @@ async def watch() -> None:
             writer.write(_line({"fault": own.result()}))
             await writer.drain()
         if own.result() is not None or settings.host == 0:
-            await others  # its own word, sent back: all have it
+            await others  # its own word, sent back: all that are there have it
         if own.result() is not None:
             await _end(settings)
 
@@ -155,8 +178,10 @@ async def watch() -> None:
 class Exchange:
     """Host 0's watcher as the one that passes on: a fault to all, and that host 0 has ended well."""
 
-    def __init__(self, token: str) -> None:
-        self.token = token
+    def __init__(self, settings: Settings) -> None:
+        self.token, self.count = settings.token, settings.count
+        self.came: set[int] = set()
+        self.complete = asyncio.Event()  # every host's watcher has come
         self.writers: set[StreamWriter] = set()
         self.told: bytes | None = None
 
@@ -175,6 +200,9 @@ class Exchange:
         if self.told is not None:  # before this one came
             writer.write(self.told)
         host = hello["host"]
+        self.came.add(host)
+        if len(self.came) == self.count:
+            self.complete.set()
         word = await _read(reader) or {"fault": LOST}
         if self.told is None and (word["fault"] is not None or host == 0):
             self.told = _line({"host": host, "fault": word["fault"]})
@@ -185,7 +213,7 @@ class Exchange:
 
 async def _connect(settings: Settings) -> tuple[StreamReader, StreamWriter] | None:
     deadline = asyncio.get_running_loop().time() + START
-    while _alive(settings) and asyncio.get_running_loop().time() < deadline:
+    while asyncio.get_running_loop().time() < deadline:  # also for a host that has ended: the others want to know
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(settings.address, settings.port), 10)
         except OSError:  # too late too
@@ -210,13 +238,6 @@ async def _others_end(reader: StreamReader) -> str | None:
     """Which host has failed, and how; None: host 0 has ended well, and nobody waits for anybody any more."""
     word = await _read(reader) or {"host": 0, "fault": LOST}
     return None if word["fault"] is None else f"host {word['host']} has failed: {word['fault']}"
-
-
-async def _unwatched(settings: Settings) -> None:
-    _say(settings, f"no connection to host 0's watcher at {settings.address}:{settings.port}; if another host fails,"
-         " this one may wait for it")  # fmt: skip
-    while _alive(settings):
-        await asyncio.sleep(LOOK)
 
 
 async def _end(settings: Settings) -> None:

@@ -11,6 +11,8 @@ and looked up by its hash afterwards. Every remedy here serves that all steps re
 from __future__ import annotations
 
 import functools
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from nst.errors import NstError, Preempted
+from nst.errors import NstError, Preempted, in_a_line
 from nst.training.optim import on_device
 from nst.training.tensor_rate import prime
 from nst.xla import lifeline
@@ -202,10 +204,13 @@ class SpmdStrategy(Strategy):
         super().teardown()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Tells the other hosts that this one fails, before its teardown, which may wait for them; not where all have
-        agreed to stop."""
-        if not isinstance(exception, Preempted):
-            lifeline.release(str(exception).partition("\n")[0] or type(exception).__name__)
+        """Says why this host fails and tells the others, before the teardown, in which it may wait for them and be
+        ended before anybody says it. Nothing where all have agreed to stop."""
+        if self.hosts.count > 1 and not isinstance(exception, Preempted):
+            known = isinstance(exception, (NstError, OSError))
+            told = in_a_line(exception) if known else "".join(traceback.format_exception(exception)).rstrip()
+            print(f"nst: host {self.hosts.index} fails: {told}", file=sys.stderr, flush=True)
+            lifeline.release(in_a_line(exception))
         super().on_exception(exception)
 
     # ---- steps

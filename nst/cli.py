@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nst.errors import NO_ROOM, NstError, Preempted, in_a_line, loader_death, nearest
+from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, loader_death, nearest
 
 STAGES = {
     "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
@@ -29,7 +29,6 @@ STAGES = {
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
 COMPUTING = ("train", "label", "evaluate", "iterate")  # on all hosts of a pod together
-BAD_USAGE = 2
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
 
@@ -108,7 +107,7 @@ def _file_error(error: OSError) -> str:
 def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE.format(stages=_lines(STAGES)))
-        return 0 if arguments else BAD_USAGE
+        return 0 if arguments else UsageError.exit_code
     if arguments[0] == "--version":
         from nst import __version__
 
@@ -116,11 +115,7 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     stage, options = arguments[0], arguments[1:]
     if stage not in STAGES:
-        unknown = NstError(
-            f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help"
-        )
-        unknown.exit_code = BAD_USAGE
-        raise unknown
+        raise UsageError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
     if "-h" in options or "--help" in options:
         print(stage_help(stage))
         return 0
@@ -136,11 +131,7 @@ def dispatch(arguments: list[str]) -> int:
 def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> int:
     from nst.config import compose_config
 
-    try:
-        config = compose_config([*overrides, f"stage={stage}"])
-    except NstError as error:
-        error.exit_code = BAD_USAGE  # whoever restarts failed jobs need not try again
-        raise
+    config = compose_config([*overrides, f"stage={stage}"])
     config.overrides = list(overrides)
     if show_only:
         from omegaconf import OmegaConf

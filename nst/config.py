@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nst.errors import NstError, nearest
+from nst.errors import NstError, UsageError, nearest
 
 T = TypeVar("T")
 
@@ -50,29 +50,29 @@ def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> Dic
         raise explain(error, overrides) from error
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> NstError:
+def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
     """The same mistake in a sentence, with the nearest valid name."""
     text = str(error)
     if match := re.search(r"Could not override '(\S+?)'", text):
         key, known = match[1], option_names(overrides)
         given = next((item for item in overrides if item.lstrip("+~").startswith(key)), key)
         if key in known and (entry := re.search(r"Key '(\S+?)' is not in struct", str(error.__cause__))):
-            return NstError(
+            return UsageError(
                 f"{key} has no entry '{entry[1]}'{nearest(f'{key}.{entry[1]}', known)}",
                 got=given,
                 next=f"+{key}.{entry[1]}=... adds one, where entries are free",
             )
-        return NstError(
+        return UsageError(
             f"unknown option '{key}'{nearest(key, known)}", got=given, next="nst <stage> --help lists the options"
         )
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         choices = group_choices(group) if group else []
-        return NstError(
+        return UsageError(
             f"there is no {group or 'configuration'} named '{choice}'{nearest(choice, choices)}",
             valid=", ".join(choices) or None,
         )
-    return NstError(
+    return UsageError(
         "the options do not fit together",
         got=text.strip().splitlines()[0],
         next="nst <stage> --help lists the options",

@@ -33,6 +33,12 @@ class NstError(Exception):
         super().__init__("\n".join(lines))
 
 
+class UsageError(NstError):
+    """There is no such stage, option or choice; whoever restarts failed jobs need not try again."""
+
+    exit_code = 2
+
+
 class Preempted(NstError):
     """The machine is about to be taken away (SIGTERM); what was done so far is kept and will be continued."""
 

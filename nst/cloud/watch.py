@@ -12,18 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nst.cli import BAD_USAGE
 from nst.cloud import queue
 from nst.cloud.deploy import COMMIT, Source, committed, git, setup
 from nst.cloud.faults import CloudError
 from nst.cloud.gcloud import Tpu
 from nst.cloud.jobs import Job, check, start, stop
 from nst.cloud.workers import State, Workers, numbers
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 
 LOOKS_PER_ROUND = 6  # worker 0's log is read at every look, the state of all workers once a round
 PATIENCE = 30  # looks in a row that may fail: this computer may be offline for a while, the job is not
-USAGE = str(BAD_USAGE)  # there is no such option: trying again does not help
+USAGE = str(UsageError.exit_code)  # there is no such option: trying again does not help
 GONE = ("preempted", "failed")  # machines that do not come back; deleted ones (`missing`) somebody wanted gone
 RESTARTABLE = ("job", *GONE)
 Result = TypeVar("Result")

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.plugins import Precision
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from nst.errors import require_choice
+from nst.xla.replacing import Replacing, pair
 from nst.xla.virtual import Divisible
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -54,31 +55,6 @@ class XlaPrecision(Precision):
             yield
 
 
-class WideWeightGradients(TorchFunctionMode):
-    """Makes the weight gradients of convolutions and linear layers under autocast come out in float32.
-
-    The partial sums of a device are then float32 when they meet those of the others. Inputs are bfloat16 all the same,
-    so the multiplications cost what they did.
-    """
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        options = options or {}
-        if function is torch.nn.functional.conv2d or function is torch.conv2d:
-            return _convolution(*arguments, **options)
-        if function is torch.nn.functional.linear:
-            return _linear(*arguments, **options)
-        return function(*arguments, **options)
-
-
-def same_operations() -> contextlib.AbstractContextManager[Any]:
-    """What makes a part of the forward pass that is run again later do as the first time, its gradients too."""
-    modes = [type(mode) for mode in _get_current_function_mode_stack()]
-    ours = next((mode for mode in (WideWeightGradients, Divisible) if mode in modes), contextlib.nullcontext)
-    return ours()
-
-
 def _convolution(
     images: Tensor,
     weight: Tensor,
@@ -88,7 +64,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    geometry = (_pair(stride), _pair(padding), _pair(dilation), False, (0, 0), groups)
+    geometry = (pair(stride), pair(padding), pair(dilation), False, (0, 0), groups)
     result = _WideConvolution.apply(images, weight, geometry)
     return result if bias is None else result + bias.to(result.dtype).view(1, -1, 1, 1)
 
@@ -96,10 +72,6 @@ def _convolution(
 def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     result = _WideLinear.apply(features, weight)
     return result if bias is None else result + bias.to(result.dtype)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 class _WideConvolution(torch.autograd.Function):
@@ -145,3 +117,13 @@ class _WideLinear(torch.autograd.Function):
         to_features = gradient @ weight.to(torch.bfloat16) if wanted_features else None
         to_weight = gradient.float().T @ features.float() if wanted_weight else None
         return to_features, to_weight
+
+
+class WideWeightGradients(Replacing):
+    """Makes the weight gradients of convolutions and linear layers under autocast come out in float32.
+
+    The partial sums of a device are then float32 when they meet those of the others. Inputs are bfloat16 all the same,
+    so the multiplications cost what they did.
+    """
+
+    replaced: ClassVar = {F.conv2d: _convolution, F.linear: _linear}

@@ -14,7 +14,7 @@ import torch_xla.utils.checkpoint as xla_checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nst.xla.precision import same_operations
+from nst.xla.replacing import same_operations
 
 
 def rematerialize(block: nn.Module, x: Tensor) -> Tensor:

@@ -12,33 +12,19 @@ TPU's program rounds.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 import torch_xla.distributed.spmd as xs
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from nst.xla.replacing import Replacing, pair
 from nst.xla.transfer import send_whole
 
 MOST_ENTRIES = 2**16  # of a channel's matrix: 16 x 16 px in and out; beyond, the zeros cost more than the loops
 
 Pair = tuple[int, int]
-
-
-class Divisible(TorchFunctionMode):
-    """BatchNorm in parts, depthwise convolutions as products."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        options = options or {}
-        if function is F.batch_norm:
-            return batch_norm(*arguments, **options)
-        if function is F.conv2d:
-            return convolution(*arguments, **options)
-        return function(*arguments, **options)
 
 
 # ---- BatchNorm -------------------------------------------------------------------------------------------
@@ -110,7 +96,7 @@ def convolution(
     channels, side = images.shape[1], (images.shape[2], images.shape[3])
     if groups == channels == len(weight) > 1 and bias is None and dilation in (1, (1, 1)):
         kernel = (weight.shape[2], weight.shape[3])
-        places, made = _places(side, kernel, _pair(stride), _pair(padding), images.device)
+        places, made = _places(side, kernel, pair(stride), pair(padding), images.device)
         if places is not None:
             matrices = (weight.flatten(1) @ places).view(channels, side[0] * side[1], -1)
             return torch.einsum("bci,cio->bco", images.flatten(2), matrices).unflatten(2, made)
@@ -140,5 +126,7 @@ def _places(side: Pair, kernel: Pair, stride: Pair, padding: Pair, device: torch
     return places, (rows, columns)
 
 
-def _pair(value: Any) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+class Divisible(Replacing):
+    """BatchNorm in parts, depthwise convolutions as products."""
+
+    replaced: ClassVar = {F.batch_norm: batch_norm, F.conv2d: convolution}

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nst.checking import Mistake, kind_of, read_settings, takes_more, verbatim
 from nst.errors import NstError, UsageError, nearest
 
 T = TypeVar("T")
@@ -34,20 +33,68 @@ def conf_dir() -> Path:
 
 
 def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
-    """The configuration for these overrides; interpolations stay lazy.
+    """The configuration for these overrides, every value of the kind and range of its option (`nst.settings`);
+    interpolations stay lazy. Names and paths are taken as they are typed.
 
     Args:
         with_hydra: keep Hydra's own part, which says how a sweep runs.
 
     Raises:
-        NstError: an option or group choice does not exist (the nearest one is named), or the syntax is wrong.
+        UsageError: an option or group choice does not exist (the nearest one is named), a value that the option cannot
+            have, or wrong syntax.
     """
+    # null is what these are anyway, which Hydra does not let anybody say
+    overrides = [item for item in overrides if item not in ("experiment=null", "scale=null")]
+    for item in overrides:
+        _check_form(item)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+            config = compose("config", overrides=verbatim(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
+    _check(config, overrides)
+    return config
+
+
+def _check_form(override: str) -> None:
+    """Raises UsageError for what Hydra would answer with a fault of its own."""
+    name, equals, value = override.lstrip("+").partition("=")
+    if name.startswith("~") and not name.startswith("~hydra."):
+        raise UsageError("options cannot be taken out", got=override[:80], valid="option=null, where null is a value")
+    if not equals or not name:
+        raise UsageError(f"'{override[:80]}' is not an option", valid="option=value, and flags such as --verify")
+    choice = value.strip("'\"")
+    if name in groups() and choice not in (choices := group_choices(name)):
+        raise UsageError(
+            f"there is no {name} named '{choice[:80]}'{nearest(choice, choices)}", valid=", ".join(choices)
+        )
+
+
+def _check(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Brings the values to the form that stages take; raises UsageError for the first that is none."""
+    try:
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        tree = OmegaConf.to_container(own, resolve=True)
+    except OmegaConfBaseException as error:
+        raise _broken_reference(error) from error
+    assert isinstance(tree, dict)
+    if tree["stage"] is None and OmegaConf.is_interpolation(config, "name"):
+        del tree["name"]  # it is the stage's, and this configuration is for none
+    changed, mistakes = read_settings(tree)
+    # what was typed before what follows from it
+    mistakes.sort(key=lambda mistake: not mistake.typed(overrides))
+    if mistakes:
+        raise mistakes[0].error(overrides)
+    for name, value in changed.items():
+        OmegaConf.update(config, name, value, merge=False)
+
+
+def _broken_reference(error: OmegaConfBaseException) -> UsageError:
+    key, what = getattr(error, "full_key", None) or "an option", str(error).splitlines()[0]
+    return UsageError(
+        f"{key} refers to an option that is not there", got=what, next="a $ that is no reference is written \\${...}"
+    )
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
@@ -57,10 +104,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         key, known = match[1], option_names(overrides)
         given = next((item for item in overrides if item.lstrip("+~").startswith(key)), key)
         if key in known and (entry := re.search(r"Key '(\S+?)' is not in struct", str(error.__cause__))):
+            adds = f"+{key}.{entry[1]}=... adds one" if takes_more(key) else None
             return UsageError(
-                f"{key} has no entry '{entry[1]}'{nearest(f'{key}.{entry[1]}', known)}",
-                got=given,
-                next=f"+{key}.{entry[1]}=... adds one, where entries are free",
+                f"{key} has no entry '{entry[1]}'{nearest(f'{key}.{entry[1]}', known)}", got=given, next=adds
             )
         return UsageError(
             f"unknown option '{key}'{nearest(key, known)}", got=given, next="nst <stage> --help lists the options"
@@ -72,11 +118,25 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
             f"there is no {group or 'configuration'} named '{choice}'{nearest(choice, choices)}",
             valid=", ".join(choices) or None,
         )
+    for item in overrides:
+        if not _readable(item):
+            name, _, value = item.partition("=")
+            if kind := kind_of(name.lstrip("+")):
+                return Mistake(name.lstrip("+"), value, kind.words).error([item])
+            return UsageError(f"'{item[:80]}' cannot be read", valid="option=value; lists as [a, b], text in quotes")
     return UsageError(
-        "the options do not fit together",
-        got=text.strip().splitlines()[0],
-        next="nst <stage> --help lists the options",
+        "the options do not fit together", got=text.strip().splitlines()[0], next="nst <stage> --help lists the options"
     )
+
+
+def _readable(override: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        OverridesParser.create().parse_overrides(verbatim([override]))
+    except HydraException:
+        return False
+    return True
 
 
 def groups() -> list[str]:
@@ -120,7 +180,7 @@ def plain(node: Any) -> Any:
     """A configuration node as dicts, lists and scalars, interpolations resolved; anything else as it is.
 
     Raises:
-        NstError: a value is still missing (`???`), or an interpolation leads nowhere.
+        UsageError: a value is still missing (`???`), or an interpolation leads nowhere.
     """
     if not OmegaConf.is_config(node):
         return node
@@ -128,48 +188,18 @@ def plain(node: Any) -> Any:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
-        raise NstError(f"option '{key}' needs a value", next=f"{key}=...") from error
+        raise UsageError(f"option '{key}' needs a value", next=f"{key}=...") from error
 
 
 def build(cls: type[T], node: DictConfig | Mapping[str, Any], **more: Any) -> T:
     """The dataclass `cls` from a configuration node; `more` wins over the node.
 
     Raises:
-        NstError: an option that the class does not have, or a value of another kind than its annotation.
+        UsageError: an option that the class does not have.
     """
     values = {**dict(plain(node)), **more}
     names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
         if name not in names:
-            raise NstError(f"{cls.__name__} has no option '{name}'{nearest(name, names)}", valid=", ".join(names))
-    kinds = typing.get_type_hints(cls)
-    for name, value in values.items():
-        if not _fits(value, kinds[name]):
-            raise NstError(f"option '{name}' of {cls.__name__} has a value of the wrong kind",
-                           got=repr(value), valid=_in_words(kinds[name]))  # fmt: skip
+            raise UsageError(f"{cls.__name__} has no option '{name}'{nearest(name, names)}", valid=", ".join(names))
     return cls(**values)
-
-
-KIND_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    """The parts of a union, or the kind alone."""
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated kind; scalars are checked, of lists and mappings only that they are ones."""
-    for member in _members(kind):
-        outer = typing.get_origin(member) or member
-        if outer is Any or (outer is tuple and isinstance(value, list)):
-            return True
-        if isinstance(value, bool) and outer in (int, float):  # a bool is an int in Python, not to a user
-            continue
-        if isinstance(value, (int, float) if outer is float else outer):
-            return True
-    return False
-
-
-def _in_words(kind: Any) -> str:
-    return " or ".join(KIND_WORDS.get(member, getattr(member, "__name__", str(member))) for member in _members(kind))

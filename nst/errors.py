@@ -34,7 +34,8 @@ class NstError(Exception):
 
 
 class UsageError(NstError):
-    """There is no such stage, option or choice; whoever restarts failed jobs need not try again."""
+    """There is no such stage, option or choice, or none of such a value; whoever restarts failed jobs need not try
+    again."""
 
     exit_code = 2
 
@@ -54,16 +55,16 @@ def in_a_line(error: BaseException) -> str:
 
 
 def require_choice(what: str, got: str, valid: Iterable[str]) -> None:
-    """Raises NstError, which names the nearest choice, unless `got` is one of `valid`."""
+    """Raises UsageError, which names the nearest choice, unless `got` is one of `valid`."""
     names = list(valid)
     if got not in names:
-        raise NstError(f"unknown {what}{nearest(got, names)}", got=got, valid=", ".join(names))
+        raise UsageError(f"unknown {what}{nearest(got, names)}", got=got, valid=", ".join(names))
 
 
 def require_count(what: str, got: object) -> None:
-    """Raises NstError unless `got` is a whole number of at least 1."""
+    """Raises UsageError unless `got` is a whole number of at least 1."""
     if not isinstance(got, int) or isinstance(got, bool) or got < 1:
-        raise NstError(f"{what} is out of range", got=repr(got), valid="a whole number, 1 or more")
+        raise UsageError(f"{what} is out of range", got=repr(got), valid="a whole number, 1 or more")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

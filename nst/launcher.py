@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
+from nst.checking import verbatim
 from nst.config import compose_config, conf_dir, explain
 from nst.errors import NstError
 from nst.progress import console, say
@@ -88,6 +89,7 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     Raises:
         NstError: an option does not exist, or the launcher or sweeper is not installed.
     """
+    overrides = verbatim(overrides, sweep=True)
     swept = _swept_names(overrides)
     config = compose_config(
         [*(item for item in overrides if _name(item) not in swept), f"stage={stage}"], with_hydra=True

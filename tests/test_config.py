@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from nst.config import build, compose_config, group_choices, groups, option_names, plain
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.models.efficientnet import ARCHITECTURES, block_counts
 from nst.stages import options
 from nst.stages.options import evaluation_from
@@ -46,32 +46,32 @@ def test_every_recipe_on_disk_is_in_range(student: str):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("student.labeled_batch_size=abc", r"'labeled_batch_size' of Recipe[\s\S]*'abc'[\s\S]*a whole number"),
-        ("student.labeled_batch_size=2.5", r"wrong kind[\s\S]*2\.5"),
-        ("student.labeled_batch_size=true", r"wrong kind[\s\S]*True"),
-        ("student.labeled_batch_size=null", r"wrong kind[\s\S]*None"),
-        ("student.steps=many", r"a whole number or null"),
-        ("student.epochs=abc", r"valid: a number"),
-        ("student.loss_average=3", r"valid: text"),
-        ("student.loss_average=mean", r"unknown student\.loss_average"),
-        ("student.labeled_batch_size=0", r"student\.labeled_batch_size is out of range[\s\S]*1 or more"),
-        ("student.steps=0", r"student\.steps is out of range"),
-        ("student.epochs=0", r"student\.epochs is out of range"),
-        ("student.log_every=0", r"student\.log_every is out of range"),
-        ("student.checkpoint_every=0", r"student\.checkpoint_every is out of range"),
-        ("student.validate_every=0", r"student\.validate_every is out of range"),
-        ("student.unlabeled_ratio=-1", r"student\.unlabeled_ratio is out of range"),
-        ("student.label_smoothing=1", r"student\.label_smoothing is out of range"),
-        ("student.ema_decay=1", r"student\.ema_decay is out of range"),
-        ("student.batchnorm_momentum=0", r"student\.batchnorm_momentum is out of range"),
-        ("student.gradient_clip=0", r"student\.gradient_clip is out of range"),
-        ("student.optimizer.rate_per_256=abc", r"student\.optimizer\.rate_per_256 is not a number"),
-        ("student.optimizer.rate_per_256=0", r"student\.optimizer\.rate_per_256 is out of range"),
-        ("student.schedule.warmup_epochs=abc", r"student\.schedule\.warmup_epochs is not a number"),
+        ("student.labeled_batch_size=abc", r"student\.labeled_batch_size cannot be 'abc'[\s\S]*a whole number, 1 to"),
+        ("student.labeled_batch_size=2.5", r"cannot be 2\.5\n  got:   student\.labeled_batch_size=2\.5\n"),
+        ("student.labeled_batch_size=true", r"cannot be true"),
+        ("student.labeled_batch_size=null", r"cannot be null"),
+        ("student.steps=many", r"a whole number, 1 to [\d,]+, or null"),
+        ("student.epochs=abc", r"valid: a number, above 0"),
+        ("student.loss_average=3", r"valid: sum \| joint"),
+        ("student.loss_average=mean", r"student\.loss_average cannot be 'mean'"),
+        ("student.labeled_batch_size=0", r"student\.labeled_batch_size cannot be 0"),
+        ("student.steps=0", r"student\.steps cannot be 0"),
+        ("student.epochs=0", r"student\.epochs cannot be 0"),
+        ("student.log_every=0", r"student\.log_every cannot be 0"),
+        ("student.checkpoint_every=0", r"student\.checkpoint_every cannot be 0"),
+        ("student.validate_every=0", r"student\.validate_every cannot be 0"),
+        ("student.unlabeled_ratio=-1", r"student\.unlabeled_ratio cannot be -1"),
+        ("student.label_smoothing=1", r"student\.label_smoothing cannot be 1\n[\s\S]*0 to below 1"),
+        ("student.ema_decay=1", r"student\.ema_decay cannot be 1\n"),
+        ("student.batchnorm_momentum=0", r"student\.batchnorm_momentum cannot be 0"),
+        ("student.gradient_clip=0", r"student\.gradient_clip cannot be 0[\s\S]*above 0 to 1,000,000,000, or null"),
+        ("student.optimizer.rate_per_256=abc", r"student\.optimizer\.rate_per_256 cannot be 'abc'"),
+        ("student.optimizer.rate_per_256=0", r"student\.optimizer\.rate_per_256 cannot be 0"),
+        ("student.schedule.warmup_epochs=abc", r"student\.schedule\.warmup_epochs cannot be 'abc'"),
     ],
 )
 def test_values_of_the_wrong_kind_or_range_are_told_with_their_option(override: str, words: str):
-    with pytest.raises(NstError, match=words):
+    with pytest.raises(UsageError, match=words):
         recipe(override)
 
 

@@ -53,7 +53,6 @@ SCHEMA = pa.schema(
         ("copies", pa.uint32()),
     ]
 )
-METHODS = ("exact", "official")
 APART = 2**40  # added to a seed: of draws that have nothing to do with those of the seed itself
 
 

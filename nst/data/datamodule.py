@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nst.data.batches import Batch, Batches, EvaluationBatches, Samples, TrainingBatches
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT_BYTES = 32 * 2**20  # blocks up to this come from the heap; the most that glibc takes
@@ -157,7 +157,7 @@ def evaluation_loader(
 def require_divisible(labeled_batch_size: int, devices: int) -> None:
     """Raises NstError where devices would get unequal parts of the labeled batch."""
     if labeled_batch_size % devices:
-        raise NstError(
+        raise UsageError(
             "the labeled batch does not divide by the number of devices",
             got=f"labeled_batch_size={labeled_batch_size} on {devices} devices",
             valid=f"a multiple of {devices}",

@@ -41,7 +41,7 @@ import numpy as np
 
 from nst.data import operations as op
 from nst.data.operations import GREY, Image, cutout, cutout_at, require_rgb
-from nst.errors import NstError, require_choice
+from nst.errors import NstError, UsageError, require_choice
 
 Operation = Callable[[Image, float], Image]
 
@@ -76,14 +76,14 @@ class RandAugment:
     def __post_init__(self) -> None:
         require_choice("RandAugment variant", self.variant, VARIANTS)
         if self.num_ops < 0 or self.magnitude < 0:
-            raise NstError(
+            raise UsageError(
                 "RandAugment needs num_ops and magnitude of 0 or more",
                 got=f"num_ops={self.num_ops}, magnitude={self.magnitude}",
             )
         if self.variant in _PEERS and self.magnitude != int(self.magnitude):
-            raise NstError(f"RandAugment variant '{self.variant}' takes whole magnitudes", got=self.magnitude)
+            raise UsageError(f"RandAugment variant '{self.variant}' takes whole magnitudes", got=self.magnitude)
         if self.variant == "torchvision" and self.magnitude >= TORCHVISION_BINS:
-            raise NstError(
+            raise UsageError(
                 "torchvision's RandAugment has no such magnitude",
                 got=self.magnitude,
                 valid=f"0 to {TORCHVISION_BINS - 1}",

@@ -21,7 +21,7 @@ import numpy as np
 from nst.data.archives import scan_tars
 from nst.data.images import IMAGE_EXTENSIONS, encode_png
 from nst.data.layout import Contents, Entry, is_image, label_by_folder
-from nst.errors import NstError, nearest
+from nst.errors import NstError, UsageError, nearest
 from nst.runs import fingerprint
 
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
@@ -283,17 +283,17 @@ def open_source(name: str, **options: Any) -> Source:
         NstError: unknown name or option, a missing one, or no data there.
     """
     if name not in SOURCES:
-        raise NstError("unknown source", got=f"'{name}'{nearest(name, SOURCES)}", valid=", ".join(SOURCES))
+        raise UsageError("unknown source", got=f"'{name}'{nearest(name, SOURCES)}", valid=", ".join(SOURCES))
     given = {option: value for option, value in options.items() if value is not None}
     parameters = inspect.signature(SOURCES[name]).parameters
     if unknown := sorted(given.keys() - parameters.keys()):
-        raise NstError(
+        raise UsageError(
             f"source {name} has no option {unknown[0]}",
             valid=", ".join(parameters) or f"{name} takes no options",
         )
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
     if missing:
-        raise NstError(f"source {name} needs {missing[0]}", next=f"data.source.{missing[0]}=<folder or file>")
+        raise UsageError(f"source {name} needs {missing[0]}", next=f"data.source.{missing[0]}=<folder or file>")
     return SOURCES[name](**given)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import xxhash
 
+from nst.checking import check_fields
 from nst.data.layout import Entry
 from nst.errors import NstError
 
@@ -39,14 +40,7 @@ class Sizes:
     unlabeled_samples: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "labeled_per_class": 1,
-            "test_samples": 0,
-            "unlabeled_samples": 0,
-        }.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise NstError(f"data.{name} is too small", got=value, valid=f"{least} or more, or null")
+        check_fields("data", self)
 
 
 def split(

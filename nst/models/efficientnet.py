@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth
 
 # B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
@@ -222,7 +222,7 @@ def build(
     if num_classes < 1:
         raise NstError("a classifier needs classes", got=num_classes, valid="num_classes >= 1")
     if architecture.width <= 0 or architecture.depth <= 0:
-        raise NstError(
+        raise UsageError(
             "a network needs a width and a depth",
             got=f"width {architecture.width}, depth {architecture.depth}",
             valid=f"numbers above 0; known: {', '.join(ARCHITECTURES)}",
@@ -251,7 +251,7 @@ def freeze_blocks(network: EfficientNet, count: int) -> None:
     """
     blocks = network.residual_blocks
     if not 0 <= count <= len(blocks):
-        raise NstError("cannot freeze that many blocks", got=count, valid=f"0 to {len(blocks)} for this network")
+        raise UsageError("cannot freeze that many blocks", got=count, valid=f"0 to {len(blocks)} for this network")
     for part in (network.conv_stem, network.bn1, *blocks):
         part.requires_grad_(True)
     network.frozen_blocks = count

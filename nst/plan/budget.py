@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nst.errors import NstError
+from nst.errors import UsageError
 from nst.plan.hardware import Cluster
 from nst.plan.network import NetworkCost
 from nst.training.optim import build_optimizer
@@ -120,7 +120,7 @@ def images_per_core(training: Training, cluster: Cluster) -> int:
     """
     size, replicas = training.recipe.labeled_batch_size, cluster.replicas
     if size % replicas:
-        raise NstError(
+        raise UsageError(
             "the labeled batch does not divide by the number of cores",
             got=f"labeled_batch_size={size} on {replicas} cores of {cluster.name}",
             valid=f"a multiple of {replicas}",
@@ -152,7 +152,7 @@ def seconds(flops: float, cluster: Cluster, utilization: float) -> float:
         NstError: the share is none.
     """
     if not 0 < utilization <= 1:
-        raise NstError("plan.utilization is a share of the peak", got=utilization, valid="above 0, up to 1")
+        raise UsageError("plan.utilization is a share of the peak", got=utilization, valid="above 0, up to 1")
     return flops / (utilization * cluster.peak)
 
 

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from nst.errors import NstError, nearest
+from nst.errors import UsageError, nearest
 
 GIB = 2**30
 
@@ -112,16 +112,16 @@ def cluster(name: str) -> Cluster:
         meshes = _meshes(name)
         hint = "" if meshes else nearest(kind, CHIPS)
         told = f"the mesh of a {name}: plan.hardware={' or '.join(meshes)}" if meshes else None
-        raise NstError(f"unknown plan.hardware{hint}", got=name, valid=EXAMPLES, next=told)
+        raise UsageError(f"unknown plan.hardware{hint}", got=name, valid=EXAMPLES, next=told)
     chip = CHIPS[kind]
     shape = "x".join(["N"] * max(chip.dimensions, 1))
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size) or size.count("x") + 1 != max(chip.dimensions, 1):
         what = "the mesh of a TPU slice, in chips" if chip.tpu else "the number of devices"
-        raise NstError(f"plan.hardware lacks {what}", got=name, valid=f"{kind}:{shape}, such as {_example(kind)}")
+        raise UsageError(f"plan.hardware lacks {what}", got=name, valid=f"{kind}:{shape}, such as {_example(kind)}")
     sides = [int(side) for side in size.split("x")]
     if chip.tpu and not _comes_in(chip, size, sides):
         cubes = f"{', '.join(CUBES)}, or sides that are multiples of 4, the smallest first"
-        raise NstError(
+        raise UsageError(
             f"a TPU {kind} does not come in this mesh",
             got=name,
             valid=", ".join(SLICES[kind]) if kind in SLICES else cubes,

@@ -27,7 +27,7 @@ import yaml
 from rich import box
 from rich.table import Table as Shown
 
-from nst.errors import NstError, nearest
+from nst.errors import NstError, UsageError, nearest
 from nst.report.records import Document, read_document
 from nst.report.rows import model_name
 from nst.runs import atomic_path
@@ -80,7 +80,7 @@ def place(kind: str, number: int) -> Place:
     """
     known, name = places(), f"{kind} {number}"
     if name not in known:
-        raise NstError(
+        raise UsageError(
             f"there is no {name} to report{nearest(name, known)}",
             valid=", ".join(entry for entry in known if entry.startswith(kind)),
         )
@@ -96,7 +96,7 @@ def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dic
     if not block:
         return "", []
     if not isinstance(block, Mapping) or not {"places", "row", "columns"} <= set(block):
-        raise NstError(
+        raise UsageError(
             "the paper block of a configuration is not one", got=block,
             valid="{places: [table 6], row: without Aug, columns: [null, 130M unlabeled]}",
         )  # fmt: skip

@@ -26,6 +26,7 @@ from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
+from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
@@ -117,6 +118,7 @@ def run(
     if test:
         _require_fitting(test, info, weights)
     size = options.image_size or info.image_size
+    require_batch("eval.batch_size", options.batch_size, size)
     digest = weights_digest(weights)
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
               "confusion": options.confusion}  # fmt: skip

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from nst.config import plain
 from nst.data.shard_set import load_index
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
 from nst.models.efficientnet import EfficientNet
 from nst.models.export import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
@@ -31,7 +31,6 @@ from nst.report.card import model_card
 from nst.report.records import Generation
 from nst.runs import Run, sha256_file, write_json, write_text
 
-FORMATS = ("timm", "onnx", "nst")
 CARD_FILE = "README.md"
 
 
@@ -143,8 +142,6 @@ def main(cfg: DictConfig) -> None:
     source, form = cfg.model.checkpoint, cfg.export.format
     if source is None:
         raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
-    require_choice("export.format", form, FORMATS)
-    require_choice("export.input", cfg.export.input, INPUTS)
     if form == "nst":
         output = Path(cfg.export.output or cfg.run_dir)
         result = adopt(output, source, load_index(cfg.data.labeled).classes, overwrite=cfg.overwrite)

@@ -26,7 +26,7 @@ from rich import box
 from rich.table import Table
 
 from nst.config import compose_config, plain
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
@@ -262,7 +262,7 @@ def generation_options(cfg: DictConfig) -> list[list[str]]:
     if lists and lists[0] is None:
         lists = [first, *lists[1:]]
     if not lists or not all(isinstance(options, list) for options in lists):
-        raise NstError(
+        raise UsageError(
             "iterate.generations is not a list of lists of options",
             got=lists,
             valid="[['model.width=0.35'], ['model.width=0.5']]; null first takes iterate.teacher as it is",

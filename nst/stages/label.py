@@ -12,13 +12,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.checking import check_values
 from nst.config import build as build_from
 from nst.config import plain
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
 from nst.data.views import Pictures, clean_view
-from nst.errors import NstError, require_choice, require_count
+from nst.errors import NstError
+from nst.machine import require_batch
 from nst.models.checkpoints import read_info
 from nst.progress import say
 from nst.runs import Run, fingerprint, is_rank_zero, sha256_file, write_json
@@ -55,11 +57,10 @@ def run(
     Raises:
         NstError: no such teacher or precision, options out of range, or too many bad images.
     """
-    require_count("label.batch_size", batch_size)
-    if not isinstance(keep, int | float) or not 0 <= keep <= 1:
-        raise NstError("label.keep is out of range", got=repr(keep), valid="a confidence, 0 to 1")
+    check_values("label", batch_size=batch_size, keep=keep)
     info = read_info(teacher)
     size = image_size or info.image_size
+    require_batch("label.batch_size", batch_size, size)
     digest = sha256_file(teacher)
     resolved = engine.precision(precision)
     inputs = {
@@ -126,7 +127,6 @@ def from_cfg(cfg: DictConfig, *, label: str = "label") -> dict[str, Any]:
 
 
 def _engine(cfg: DictConfig, name: str, ray: Mapping[str, Any]) -> LabelEngine:
-    require_choice("label.engine", name, ("lightning", "ray"))
     if name == "lightning":
         return LightningEngine(machine_from(cfg))
     if cfg.trainer.accelerator not in ("cpu", "gpu"):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from nst.checking import check_fields
 from nst.config import build as build_from
 from nst.config import plain
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import Augmentation, Pictures
-from nst.errors import NstError, require_count
+from nst.errors import NstError
 from nst.models.efficientnet import Architecture
 from nst.robustness.options import RobustnessOptions
 from nst.stages.places import predictions_folder, selection_folder, shards_place, teacher_weights
@@ -38,7 +39,7 @@ class EvalOptions:
     confusion: bool = True
 
     def __post_init__(self) -> None:
-        require_count("eval.batch_size", self.batch_size)
+        check_fields("eval", self)
 
 
 def evaluation_from(cfg: DictConfig) -> tuple[EvalOptions, RobustnessOptions | None]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from nst.config import build as build_from
-from nst.errors import NstError
+from nst.errors import UsageError
 from nst.models.efficientnet import Architecture
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
@@ -271,7 +271,7 @@ def compiled(
         NstError: the hardware is no TPU, or as `nst.xla.aot.compile_step`.
     """
     if not hardware.chip.tpu:
-        raise NstError(
+        raise UsageError(
             "plan.compile asks the TPU compiler",
             got=f"plan.hardware={hardware.name}",
             valid="a TPU slice, such as v3:32x32 or v5e:16x16",

@@ -48,8 +48,6 @@ def run(
     Raises:
         NstError: there is no run, or one of its files is damaged.
     """
-    if examples < 0:
-        raise NstError("report.examples is a number of pictures", got=examples, valid="0 or more")
     directory = Path(directory)
     experiments = open_runs(directory, [Path(path) for path in runs] if runs else None)
     rows_of = [rows(experiment) for experiment in experiments]

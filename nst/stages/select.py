@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
+from nst.checking import check_values
 from nst.config import plain
 from nst.data.balance import (
     BINS,
-    METHODS,
     REPORT_BINS,
     Counts,
     ExactPlan,
@@ -35,7 +35,7 @@ from nst.data.balance import (
 )
 from nst.data.predictions import FORMAT, Predictions, PredictionShard, parquet_name
 from nst.data.shard_set import ShardSet, load_index
-from nst.errors import NstError, require_choice
+from nst.errors import NstError, UsageError
 from nst.progress import say
 from nst.runs import Run, atomic_path, sha256_file, write_json
 from nst.stages.places import predictions_folder, selection_folder, shards_place
@@ -284,26 +284,22 @@ def _check_options(
     max_copies: int | None,
     fraction: float,
 ) -> None:
-    require_choice("select.method", method, METHODS)
-    if not 0 <= min_confidence <= 1:
-        raise NstError("select.min_confidence is a probability", got=min_confidence, valid="0 to 1")
-    if max_confidence is not None and not min_confidence < max_confidence <= 1:
-        raise NstError(
+    check_values(
+        "select", method=method, min_confidence=min_confidence, max_confidence=max_confidence,
+        images_per_class=images_per_class, max_copies=max_copies, fraction=fraction,
+    )  # fmt: skip
+    if max_confidence is not None and max_confidence <= min_confidence:
+        raise UsageError(
             "select.max_confidence is a probability above min_confidence", got=max_confidence,
             valid=f"above {min_confidence:g}, up to 1, or null",
         )  # fmt: skip
-    if not 0 < fraction <= 1:
-        raise NstError("select.fraction is a share of the selected images", got=fraction, valid="above 0, up to 1")
     if method == "official" and abs(min_confidence * 100 - round(min_confidence * 100)) > 1e-9:
-        raise NstError(
+        raise UsageError(
             "select.method=official works on a 0.01 grid",
             got=f"min_confidence={min_confidence}",
             valid="multiples of 0.01",
             next="select.method=exact takes any minimum",
         )
-    for name, value in (("images_per_class", images_per_class), ("max_copies", max_copies)):
-        if value is not None and value < 1:
-            raise NstError(f"select.{name} is a count", got=value, valid="1 or more, or null")
 
 
 def _batches(shards: Sequence[PredictionShard]) -> Iterator[list[PredictionShard]]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
+from nst.checking import check_values
 from nst.config import build, plain
 from nst.data.exclusion import exclude
 from nst.data.images import BadImage, decode
@@ -80,9 +81,7 @@ def run(
     """
     output = Path(output)
     sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples)
-    if not 0 <= max_bad_fraction <= 1 or workers < 1:
-        raise NstError("options out of range", got=f"{max_bad_fraction=}, {workers=}", valid="0 to 1; 1 or more")
-    require_count("shard.samples_per_shard", samples_per_shard)
+    check_values("shard", samples_per_shard=samples_per_shard, workers=workers)
     require_count("max_shard_bytes", max_shard_bytes)
     layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
     checks = {"check_images": check_images, "max_bad_fraction": max_bad_fraction}

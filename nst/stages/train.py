@@ -6,7 +6,7 @@ augmentation at the larger size. Both networks are kept: checkpoints/trained.saf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from nst.errors import NstError
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
 from nst.models.released import weights_digest
+from nst.plan.budget import Numerics, Training
+from nst.plan.limits import require_room
+from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import Run, fingerprint, read_json, sha256_file
 from nst.stages.monitor import monitor_from, require_monitoring
@@ -39,6 +42,7 @@ from nst.training.phases import (
     Data,
     Finetune,
     Noise,
+    Phase,
     Setup,
     fit,
     learning_rates,
@@ -95,6 +99,7 @@ def run(
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
         require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+    _require_room(steps, architecture, len(data.labeled.classes), remat, hardware)
     with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if hardware.agreed(run_.done):
             return run_.result()
@@ -270,9 +275,21 @@ def check(cfg: DictConfig) -> None:
     require_monitoring(cfg)
     _check_labeled(data)
     _facts(architecture, data, recipe)  # builds the network, without memory
-    for phase in phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples):
+    steps = phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples)
+    for phase in steps:
         learning_rates(phase.recipe, data.labeled.samples)
         require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+    _require_room(steps, architecture, len(data.labeled.classes), cfg.model.remat, hardware)
+
+
+def _require_room(
+    steps: Sequence[Phase], architecture: Architecture, classes: int, remat: bool, hardware: Machine
+) -> None:
+    """Raises UsageError for a step that no device here can hold."""
+    for phase in steps:
+        cost = measure(architecture, classes, phase.image_size)
+        planned = Training(0, phase.name, architecture.name, cost, phase.recipe, labeled_samples=1, remat=remat)
+        require_room(planned, Numerics.of(hardware.precision), hardware.memory, devices=hardware.memories)
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from nst.data.datamodule import LoaderOptions
 from nst.errors import NstError
+from nst.machine import host_memory, require_loaders
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 Value = TypeVar("Value")
@@ -38,6 +39,16 @@ class Machine(Protocol):
     def loader(self) -> LoaderOptions: ...
     @property
     def pin_memory(self) -> bool: ...
+    @property
+    def memory(self) -> float | None:
+        """Bytes of one device; None where only the device knows."""
+        ...
+
+    @property
+    def memories(self) -> int:
+        """Devices that share a batch, each with a memory of its own."""
+        ...
+
     @property
     def local_groups(self) -> int:
         """Devices that one process feeds: the parts of its batch."""
@@ -96,6 +107,7 @@ class Hardware:
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        require_loaders(self.workers)
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise NstError("no GPU was found", got="trainer with accelerator=gpu", next="trainer=cpu")
 
@@ -106,6 +118,16 @@ class Hardware:
     @property
     def pin_memory(self) -> bool:
         return self.accelerator == "gpu"
+
+    @property
+    def memory(self) -> float | None:
+        gpu = self.accelerator == "gpu"
+        return float(torch.cuda.get_device_properties(0).total_memory) if gpu else host_memory()
+
+    @property
+    def memories(self) -> int:
+        devices = torch.cuda.device_count() if self.devices == "auto" else int(self.devices)
+        return devices * self.num_nodes if self.accelerator == "gpu" else 1
 
     @property
     def local_groups(self) -> int:

@@ -17,7 +17,7 @@ from torch import nn
 from nst.data.batches import EvaluationBatches, View
 from nst.data.datamodule import data_part, evaluation_loader
 from nst.data.shard_set import ShardInfo, ShardSet
-from nst.errors import NstError, require_choice
+from nst.errors import UsageError, require_choice
 from nst.models.checkpoints import load_network
 from nst.models.folding import LabelingNetwork
 from nst.progress import Bar
@@ -116,7 +116,7 @@ class LightningEngine:
         if isinstance(self.hardware, Hardware):
             return torch_precision(wanted, self.hardware.accelerator)
         if wanted not in ("auto", self.hardware.precision):
-            raise NstError(
+            raise UsageError(
                 "XLA labels in the trainer's precision",
                 got=f"label.precision={wanted}, trainer.precision={self.hardware.precision}",
                 valid="label.precision=auto",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from nst.errors import NstError, nearest, require_choice
+from nst.errors import UsageError, nearest, require_choice
 from nst.training.tensor_rate import TensorRateAdamW, TensorRateRMSprop, TensorRateSGD
 
 
@@ -54,18 +54,18 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.kind not in DECAYS:
-            raise NstError(
+            raise UsageError(
                 f"unknown learning-rate schedule{nearest(self.kind, DECAYS)}",
                 got=self.kind,
                 valid=", ".join(DECAYS),
             )
         for name in ("steps_per_epoch", "decay_rate", "decay_epochs"):
             if not getattr(self, name) > 0.0:
-                raise NstError(f"{name} of the learning-rate schedule", got=getattr(self, name), valid="above 0")
+                raise UsageError(f"{name} of the learning-rate schedule", got=getattr(self, name), valid="above 0")
         if self.warmup_epochs < 0.0:
-            raise NstError("warmup_epochs is negative", got=self.warmup_epochs, valid="0 or more (paper: 5)")
+            raise UsageError("warmup_epochs is negative", got=self.warmup_epochs, valid="0 or more (paper: 5)")
         if self.kind == "cosine" and (self.total_steps is None or self.total_steps <= self.warmup_steps):
-            raise NstError(
+            raise UsageError(
                 "a cosine schedule must end after its warm-up",
                 got=f"total_steps={self.total_steps}, warm-up of {self.warmup_steps} steps",
                 next="train for more steps, or lower student.schedule.warmup_epochs",
@@ -129,10 +129,10 @@ def decay_epochs_for_final_rate(
         NstError: the final rate is not below the base, or there is nothing after warm-up.
     """
     if not 0.0 < final_rate_per_256 < rate_per_256:
-        raise NstError("student.schedule.final_rate_per_256 must lie below the base rate", got=final_rate_per_256,
+        raise UsageError("student.schedule.final_rate_per_256 must lie below the base rate", got=final_rate_per_256,
                        valid=f"above 0, below {rate_per_256}")  # fmt: skip
     if total_epochs <= warmup_epochs:
-        raise NstError("no epoch left after warm-up", got=total_epochs, valid=f"more than {warmup_epochs} epochs")
+        raise UsageError("no epoch left after warm-up", got=total_epochs, valid=f"more than {warmup_epochs} epochs")
     return (total_epochs - warmup_epochs) / (math.log(final_rate_per_256 / rate_per_256) / math.log(decay_rate))
 
 
@@ -160,7 +160,7 @@ def schedule_for(
         require_choice("option of student.schedule", name, known)
     if final is not None:
         if options.get("kind", "exponential") != "exponential":
-            raise NstError(
+            raise UsageError(
                 "student.schedule.final_rate_per_256 is of the exponential decay",
                 got=f"kind={options['kind']}",
                 next="student.schedule.kind=exponential, or student.schedule.final_rate_per_256=null",
@@ -187,7 +187,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         # by identity: a parameter shared between modules is updated once
         group.update((id(p), p) for p in module.parameters(recurse=False) if p.requires_grad)
     if not decayed and not undecayed:
-        raise NstError(
+        raise UsageError(
             "the network has no trainable parameter", next="freeze fewer layers: student.finetune.frozen_blocks=0"
         )
     groups = ((decayed, weight_decay), (undecayed, 0.0))
@@ -227,12 +227,12 @@ def build_optimizer(
         NstError: unknown optimiser or option, or one that has no form with a tensor as rate.
     """
     if name not in OPTIMIZERS:
-        raise NstError(f"unknown optimiser{nearest(name, OPTIMIZERS)}", got=name, valid=", ".join(OPTIMIZERS))
+        raise UsageError(f"unknown optimiser{nearest(name, OPTIMIZERS)}", got=name, valid=", ".join(OPTIMIZERS))
     constructor, defaults = OPTIMIZERS[name]
     accepted = [option for option in inspect.signature(constructor).parameters if option not in ("params", "lr")]
     for option in options:
         if option not in accepted:
-            raise NstError(
+            raise UsageError(
                 f"{name} has no such option{nearest(option, accepted)}", got=option, valid=", ".join(accepted)
             )
     if tensor_rate:
@@ -241,7 +241,7 @@ def build_optimizer(
     try:
         return constructor(list(groups), lr=lr, **{**defaults, **options})
     except ValueError as error:
-        raise NstError(f"{name} refuses its options", got=error, valid=f"defaults: {defaults}") from error
+        raise UsageError(f"{name} refuses its options", got=error, valid=f"defaults: {defaults}") from error
 
 
 # variants that the optimisers with a tensor rate lack
@@ -253,7 +253,7 @@ def _require_supported(name: str, options: Mapping[str, Any]) -> None:
     rare += [] if options.get("lr_in_momentum", True) else ["lr_in_momentum"]
     if rare:
         option = f"student.optimizer.{rare[0]}"
-        raise NstError(
+        raise UsageError(
             f"{name} has no {rare[0]} on this trainer",
             got=f"{option}={options[rare[0]]}",
             next=f"leave out {option}, or use trainer=cpu or gpu",

@@ -6,16 +6,13 @@ A teacher is a student of generation 0, so both follow the same recipe; the teac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from nst.errors import NstError, require_choice
-from nst.training.losses import AVERAGES
-
-AUGMENTATIONS = ("randaugment", "standard", "none")
+from nst.checking import check_fields
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,7 @@ class Side:
     stochastic_depth: bool = True
 
     def __post_init__(self) -> None:
-        if self.augment not in AUGMENTATIONS:
-            raise NstError("unknown noise.*.augment", got=self.augment, valid=", ".join(AUGMENTATIONS))
+        check_fields("noise.labeled", self)
 
 
 @dataclass(frozen=True)
@@ -109,13 +105,7 @@ class Recipe:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name, (fits, valid) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise NstError(f"student.{name} is out of range", got=value, valid=valid)
-        require_choice("student.loss_average", self.loss_average, AVERAGES)
-        _check_numbers("student.optimizer", self.optimizer)
-        _check_numbers("student.schedule", self.schedule)
+        check_fields("student", self)
 
     def steps_per_epoch(self, labeled_samples: int) -> float:
         return labeled_samples / self.labeled_batch_size
@@ -143,29 +133,3 @@ class Recipe:
         if every is None or every >= self.total_steps(labeled_samples):
             return None
         return math.ceil(every / self.checkpoint_every)
-
-
-def _at_least(least: float) -> tuple[Callable[[float], bool], str]:
-    return lambda value: value >= least, f"{least:g} or more"
-
-
-# of Recipe's numbers; None, where the annotation allows it, is always in range
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(("labeled_batch_size", "steps", "validate_every", "checkpoint_every", "log_every"), _at_least(1)),
-    **dict.fromkeys(("unlabeled_ratio", "weight_decay", "frozen_blocks"), _at_least(0)),
-    "epochs": (lambda value: value > 0, "above 0"),
-    "gradient_clip": (lambda value: value > 0, "above 0, or null"),
-    "label_smoothing": (lambda value: 0 <= value < 1, "0 to below 1 (paper: 0.1)"),
-    "ema_decay": (lambda value: 0 <= value < 1, "0 to below 1 (paper: 0.9999)"),
-    "batchnorm_momentum": (lambda value: 0 < value <= 1, "above 0, up to 1"),
-}
-NAMES = ("name", "kind")  # what is text in the optimizer's and the schedule's options
-
-
-def _check_numbers(group: str, options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        if name not in NAMES and isinstance(value, str):
-            raise NstError(f"{group}.{name} is not a number", got=repr(value), valid="a number")
-    rate = options.get("rate_per_256")
-    if rate is not None and not rate > 0:
-        raise NstError(f"{group}.rate_per_256 is out of range", got=rate, valid="above 0")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nst.checking import check_fields
 from nst.data.packed import PackedLabels, packed_from
 from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
@@ -41,10 +42,7 @@ class Teacher:
     reassign: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in ("offline", "online"):
-            raise NstError("unknown teacher.mode", got=self.mode, valid="offline, online")
-        if self.targets not in ("soft", "hard"):
-            raise NstError("unknown teacher.targets", got=self.targets, valid="soft, hard")
+        check_fields("teacher", self)
 
 
 def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:

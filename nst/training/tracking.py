@@ -18,12 +18,11 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from nst.errors import require_choice
+from nst.checking import check_fields
 from nst.progress import say
 from nst.runs import is_rank_zero, write_text
 from nst.training.loggers import MetricsTable
 
-MODES = ("auto", "online", "offline", "disabled")
 ID_FILE = "wandb_id"
 
 
@@ -38,7 +37,7 @@ class WandbOptions:
     tags: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        require_choice("logger.wandb.mode", self.mode, MODES)
+        check_fields("logger.wandb", self)
 
     def resolved_mode(self) -> str:
         if self.mode != "auto":

@@ -15,11 +15,11 @@ import torch_xla.core.xla_model as xm
 import torch_xla.debug.metrics as metrics
 from lightning.pytorch.callbacks import Callback
 
-from nst.errors import NstError, require_choice
+from nst.checking import check_fields
+from nst.errors import NstError
 from nst.progress import say
 from nst.training.classifier import Classifier
 
-ACTIONS = ("warn", "stop")
 EXECUTIONS = ("ExecuteTime", "ExecuteReplicatedTime")
 STEP_KINDS = ("train", "validation", "test", "predict")
 # reads that one evaluation makes at its end: its sums
@@ -55,7 +55,7 @@ class GuardOptions:
     compiles: int = 1
 
     def __post_init__(self) -> None:
-        require_choice("trainer.guard.action", self.action, ACTIONS)
+        check_fields("trainer.guard", self)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from nst.config import build
 from nst.data.datamodule import LoaderOptions
 from nst.errors import NstError
+from nst.machine import host_memory, require_loaders
 from nst.models.efficientnet import EfficientNet
 from nst.training.hardware import Network, Value, bare_trainer
 from nst.xla.environment import configure
@@ -49,6 +50,7 @@ class XlaHardware:
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        require_loaders(self.workers)
         configure(self.device, self.virtual_devices, fast_compile=self.fast_compile)
         # only now may torch_xla be loaded
         from nst.xla.guard import GuardOptions
@@ -74,6 +76,14 @@ class XlaHardware:
     @property
     def loader(self) -> LoaderOptions:
         return LoaderOptions(self.workers, self.prefetch)
+
+    @property
+    def memory(self) -> float | None:
+        return host_memory() if self.device == "cpu" else None
+
+    @property
+    def memories(self) -> int:
+        return 1  # virtual devices share the host's
 
     @property
     def local_groups(self) -> int:

@@ -1,0 +1,156 @@
+"""Options held against `nst.settings`: values as stages take them, and a sentence for each that is none.
+
+Names and paths are taken as a person types them (`verbatim`); all else is Hydra's grammar.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nst.errors import UsageError, nearest
+from nst.kinds import Kind
+from nst.settings import NULLABLE, TREE
+
+MISSING = "???"  # the stage that needs it asks for it
+QUOTED = re.compile(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"")
+SEVERAL = re.compile(r"\w+\(.*\)|.*,.*")  # choice(a, b), glob(x_*), a,b
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An option whose value is none.
+
+    Args:
+        name: of the option.
+        valid: what the value could be.
+    """
+
+    name: str
+    value: Any
+    valid: str
+
+    def typed(self, overrides: Iterable[str]) -> bool:
+        """Whether the command line names the option."""
+        return any(_is_about(item, self.name) for item in overrides)
+
+    def error(self, overrides: Iterable[str] = ()) -> UsageError:
+        """The sentence; it repeats the words of the command line where they name the option."""
+        typed = next((item for item in overrides if _is_about(item, self.name)), f"{self.name}={_short(self.value)}")
+        return UsageError(f"{self.name} cannot be {_short(self.value)}", got=_cut(typed), valid=self.valid)
+
+
+def kind_of(name: str) -> Kind | None:
+    """The kind of an option; None where there is no such option."""
+    node = _node(name)
+    return node if isinstance(node, Kind) else None
+
+
+def takes_more(group: str) -> bool:
+    """Whether a group takes entries of names that are not in the table."""
+    return "*" in (_node(group) or ())
+
+
+def _node(name: str) -> Any:
+    node: Any = TREE
+    for part in name.split("."):
+        node = node.get(part, node.get("*")) if isinstance(node, dict) else None
+    return node
+
+
+def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str, Any], list[Mistake]]:
+    """What in a tree of options is not yet as stages take it, by name, and what is wrong."""
+    changed: dict[str, Any] = {}
+    mistakes: list[Mistake] = []
+    for key, value in config.items():
+        name = f"{group}.{key}" if group else str(key)
+        node = _node(name)
+        if node is None:
+            mistakes.append(Mistake(name, value, f"there is no option of that name{nearest(name, _names(group))}"))
+        elif isinstance(node, Kind):
+            try:
+                read = value if value == MISSING else node.read(value)
+                if type(read) is not type(value):
+                    changed[name] = read
+            except ValueError:
+                mistakes.append(Mistake(name, value, node.words))
+        elif isinstance(value, Mapping):
+            inner, wrong = read_settings(value, name)
+            changed |= inner
+            mistakes += wrong
+        elif value is not None or re.sub(r"^(eval\.attacks)\.[^.]+$", r"\1.*", name) not in NULLABLE:
+            mistakes.append(Mistake(name, value, f"it is a group of options: {name}.<option>=..."))
+    return changed, mistakes
+
+
+def check_fields(group: str, options: Any) -> None:
+    """Holds a dataclass that may have been made by hand against the options of a group.
+
+    Raises:
+        UsageError: a field has a value that the option of its name cannot have.
+    """
+    check_values(group, **{entry.name: getattr(options, entry.name) for entry in dataclasses.fields(options)})
+
+
+def check_values(group: str, /, **values: Any) -> None:
+    """The same for values by the names of a group's options; other names are passed over."""
+    for name, value in values.items():
+        node = _node(f"{group}.{name}")
+        if isinstance(node, Kind) or (isinstance(node, dict) and isinstance(value, Mapping)):
+            plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+            for mistake in read_settings({name: plain}, group)[1]:
+                raise mistake.error()
+
+
+def _names(group: str) -> list[str]:
+    """Options and groups beside which a name was given."""
+    around = _node(group) if group else TREE
+    return [f"{group}.{name}" if group else name for name in around if name != "*"]
+
+
+def _is_about(override: str, name: str) -> bool:
+    """Whether an override gives the option, by itself or within a mapping."""
+    given, equals, value = override.lstrip("+").partition("=")
+    return bool(equals) and (name == given or (name.startswith(f"{given}.") and value.startswith("{")))
+
+
+def _short(value: Any) -> str:
+    """As it is written on the command line; text in quotes."""
+    words = {"None": "null", "True": "true", "False": "false", "nan": "NaN"}
+    return _cut(words.get(repr(value), repr(value)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+
+
+def verbatim(overrides: Iterable[str], *, sweep: bool = False) -> list[str]:
+    """Overrides in which names and paths are quoted, so that Hydra takes them as they are typed.
+
+    A path with `=`, spaces, brackets, commas, quotes or letters of any script is a path, and a folder called 2024 is
+    no number. What is quoted already, null, and lists where there can be lists, stay as they are.
+
+    Args:
+        sweep: commas, and functions such as glob(...), stand for several values.
+    """
+    return [_verbatim(item, sweep) for item in overrides]
+
+
+def _verbatim(item: str, sweep: bool) -> str:
+    name, equals, value = item.partition("=")
+    kind = kind_of(name.lstrip("+"))
+    if not equals or kind is None or not kind.verbatim or QUOTED.fullmatch(value) or value.lower() in ("", "null"):
+        return item
+    if (kind.lists and re.fullmatch(r"\[.*\]", value)) or (sweep and SEVERAL.fullmatch(value)):
+        return item
+    # in Hydra's quotes a backslash counts only before a quote, and at the end
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"{name}='{escaped}'"

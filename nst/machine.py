@@ -1,0 +1,46 @@
+"""What this machine's memory holds of pictures and processes; what is far above it is refused in words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nst.errors import UsageError
+
+GIB = 2**30
+MARGIN = 1.5  # of the memory there is: what is needed is an estimate, so what is near may go
+LOADER = 100e6  # bytes of a loader process beside what it shares with the process that started it, about
+PIXEL = 12  # bytes: three colours in float32
+
+
+def host_memory() -> float:
+    """Bytes of this machine, or of the container that this process may use."""
+    most = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(limit).exists() and (words := Path(limit).read_text().strip()).isdigit():
+            most = min(most, float(words))
+    return most
+
+
+def require_batch(option: str, images: int, image_size: int) -> None:
+    """Raises UsageError for a batch of pictures (images, 3, size, size) float32 that is far above the host's memory."""
+    needed, there = float(PIXEL * images * image_size**2), host_memory()
+    if needed > MARGIN * there:
+        fits = max(1, min(256, int(there / 4 / (PIXEL * image_size**2))))
+        raise UsageError(
+            f"{images:,} pictures of {image_size} px are {needed / GIB:,.0f} GiB, this machine has {there / GIB:,.0f}",
+            got=f"{option}={images}",
+            next=f"{option}={fits}",
+        )
+
+
+def require_loaders(workers: int) -> None:
+    """Raises UsageError for loader processes that are far above the host's memory."""
+    needed, there = workers * LOADER, host_memory()
+    if needed > MARGIN * there:
+        raise UsageError(
+            f"{workers:,} loader processes need about {needed / GIB:,.0f} GiB, this machine has {there / GIB:,.0f}",
+            got=f"trainer.workers={workers}",
+            valid="more than one a core does not help",
+            next=f"trainer.workers={os.cpu_count()}",
+        )

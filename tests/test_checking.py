@@ -1,0 +1,140 @@
+"""Values of options: what is taken as it is typed, what is brought to the form of stages, what no machine can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from forked import ForkServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nst import machine
+from nst.checking import verbatim
+from nst.config import compose_config
+from nst.errors import UsageError
+from nst.robustness.options import RobustnessOptions
+from nst.settings import TREE
+from nst.training.recipe import Recipe, Side
+
+AWKWARD = ["a=b", "a b", "a,b", "[x]", "{y}", "it's", 'a"q"', "~", "~/x", "(1)", "2024", "1e5", "007", "true", "null.d",
+           "漢字/ü", "a:b", "x\\", "\\'", "a\\'b\\\\", "%", "&;|", "-v", "#1", "noise=none,seed=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", AWKWARD)
+def test_a_path_is_taken_as_it_is_typed(path: str):
+    listed = "./[x]" if path == "[x]" else path  # brackets make a list where there can be one
+    plain = [f"{option}={path}" for option in ("run_dir", "data.labeled", "teacher.run")]
+    cfg = compose_config([*plain, f"report.runs={listed}", f"shard.exclude={listed}"])
+    assert (cfg.run_dir, cfg.data.labeled, cfg.teacher.run) == (path, path, path)
+    assert cfg.report.runs == [listed]
+    assert cfg.shard.exclude == (True if path == "true" else listed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=30))
+def test_any_text_but_a_reference_or_a_blank_can_be_a_path(text: str):
+    if not text.strip() or "$" in text or text.lower() == "null" or text == "???" or text[0] == text[-1] in "'\"":
+        return
+    assert compose_config([f"run_dir={text}"]).run_dir == text
+
+
+def test_what_hydra_reads_itself_stays():
+    kept = ["run_dir=null", "run_dir='a b'", "report.runs=[a, b]", "seed=1", "noise=full", "run_dir="]
+    assert verbatim(kept) == kept
+    assert verbatim(["run_dir=runs/${name}"]) == ["run_dir='runs/${name}'"]
+    assert verbatim(["teacher.run=a,b", "teacher.run=glob(x*)", "run_dir=a=b"], sweep=True) == [
+        "teacher.run=a,b", "teacher.run=glob(x*)", "run_dir='a=b'"]  # fmt: skip
+    assert compose_config(["report.runs=[a, 'b c']"]).report.runs == ["a", "b c"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("yes", True), ("on", True), ("True", True), ("no", False), ("OFF", False), ("false", False)],
+)
+def test_yes_and_no_are_flags_in_any_option_that_is_one(typed: str, value: bool):
+    cfg = compose_config([f"overwrite={typed}", f"model.remat={typed}", f"trainer.deterministic={typed}"])
+    assert (cfg.overwrite, cfg.model.remat, cfg.trainer.deterministic) == (value, value, value)
+
+
+@pytest.mark.parametrize("typed", ["maybe", "1", "0", "null", "[]", "''", "nope", "y"])
+def test_all_else_is_refused_as_a_flag(typed: str):
+    with pytest.raises(UsageError, match=r"overwrite cannot be[\s\S]*got:   overwrite=[\s\S]*valid: true or false"):
+        compose_config([f"overwrite={typed}"])
+
+
+def test_the_option_that_was_typed_is_named_before_those_that_follow_from_it():
+    with pytest.raises(UsageError, match=r"^student\.labeled_batch_size cannot be 0\n  got:   student\.labeled_"):
+        compose_config(["student.labeled_batch_size=0"])  # finetune.labeled_batch_size is the same
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+new=1", "there is no option of that name"),
+        ("~seed", "options cannot be taken out"),
+        ("seed", "is not an option"),
+        ("=3", "is not an option"),
+        ("student=null", "there is no student named 'null'"),
+        ("run_dir=${nowhere}", "run_dir refers to an option that is not there"),
+        ("seed=${oc.env:HOME}", "seed cannot be"),
+        ("name=../outside", "name cannot be"),
+        ("name=/outside", "name cannot be"),
+    ],
+)
+def test_what_is_no_option_is_told(override: str, words: str):
+    with pytest.raises(UsageError, match=words.replace(".", r"\.")):
+        compose_config([override, "stage=train"])
+
+
+def test_a_reference_is_escaped_as_the_message_says():
+    assert compose_config([r"run_dir=\${nowhere}"]).run_dir == "${nowhere}"
+
+
+def test_dataclasses_made_by_hand_are_held_against_the_same_table():
+    for wrong in ({"labeled_batch_size": 0}, {"schedule": {"kind": "never"}}, {"ema_decay": float("nan")}):
+        with pytest.raises(UsageError, match=r"^student\."):
+            Recipe(**wrong)
+    with pytest.raises(UsageError, match="augment cannot be 'some'"):
+        Side(augment="some")
+    with pytest.raises(UsageError, match=r"eval\.severities cannot be \[\]"):
+        RobustnessOptions(severities=())
+
+
+def test_the_table_says_nothing_twice():
+    """A group is a mapping, an option a kind; none is both, and every one of conf/ is there (test_wrong_values)."""
+    assert all(isinstance(key, str) and "." not in key for key in TREE)
+
+
+# ---- what no machine can hold
+
+
+HUGE = [
+    ("train", ["student.labeled_batch_size=1000000", "model.train_size=512"], "a training step needs about"),
+    ("train", ["model.width=32", "model.depth=8"], "a training step needs about"),
+    ("train", ["model.train_size=8192"], "a training step needs about"),
+    ("iterate", ["student.unlabeled_ratio=1000", "student.labeled_batch_size=100000"], "a training step needs about"),
+    ("train", ["trainer.workers=1024"], "1,024 loader processes need about"),
+    ("train", ["model.depth=1e9"], "model.depth cannot be"),
+    ("train", ["noise.randaugment.num_ops=1000000000"], "noise.randaugment.num_ops cannot be"),
+]
+
+
+def test_what_no_machine_can_hold_is_told_from_the_plan_and_not_by_a_hang(digits: Path, tmp_path: Path):
+    with ForkServer() as server:
+        for stage, options, words in HUGE:
+            done = server.run([stage, *TINY, f"data.root={digits}", "run_dir=run", *options], tmp_path)
+            assert done.code == 2, (options, done)
+            assert words in done.said, (options, done.said)
+            assert "Traceback" not in done.said
+            assert not list(tmp_path.iterdir()), options
+
+
+def test_a_batch_that_no_machine_can_hold_is_refused_with_one_that_it_can(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "host_memory", lambda: 2.0**30)
+    machine.require_batch("label.batch_size", 256, 224)
+    with pytest.raises(UsageError, match=r"100,000 pictures of 224 px[\s\S]*next:  label\.batch_size=256"):
+        machine.require_batch("label.batch_size", 100_000, 224)
+    with pytest.raises(UsageError, match=r"next:  eval\.batch_size=5$"):
+        machine.require_batch("eval.batch_size", 256, 2048)

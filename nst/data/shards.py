@@ -165,7 +165,7 @@ def _write_found(
         counts or None,
         name=str(folder).rstrip("/").rsplit("/", 1)[-1] if is_remote(folder) else Path(folder).resolve().name,
         source={"name": "tars"},
-        shards_at=None if elsewhere == output.resolve() else str(elsewhere),
+        shards_at=None if elsewhere == output.resolve() else elsewhere,
         remote=remote,
     )
 

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from nst.errors import require_choice
 from nst.progress import say
 from nst.runs import is_rank_zero, write_text
+from nst.shown import kept
 from nst.training.loggers import MetricsTable
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -136,7 +137,7 @@ class Tracking:
             job_type=self.stage,
             mode=mode,
             resume="allow",
-            config=dict(self.config),
+            config=kept(dict(self.config)),
             settings=wandb.Settings(silent=True, console="off"),
         )
         run = logger.experiment

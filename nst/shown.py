@@ -75,3 +75,15 @@ def kept(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [kept(entry) for entry in value]
     return value
+
+
+def in_markdown(text: object, limit: int = 200) -> str:
+    """Text for one line or cell of Markdown: a name is neither HTML nor a link, a heading or the end of a cell."""
+    line = short(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", line)
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code for Markdown, whatever is in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{printable(text)}\n{fence}"

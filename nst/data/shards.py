@@ -172,6 +172,8 @@ def _write_found(
 
 def _content_problems(reader: TarReader, name: str) -> list[str]:
     problems = [f"{name}: cut short after {len(reader)} whole samples"] if reader.truncated else []
+    if reader.links:
+        problems.append(f"{name}: {reader.links} links, which are not followed")
     without = [reader.keys[i] for i in range(len(reader)) if image_extension(reader.extensions(i)) is None]
     if without:
         problems.append(f"{name}: {len(without)} samples without an image, first {without[0]}")

@@ -308,7 +308,8 @@ def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[str], re
 def _to_be_named(shards: ShardSet) -> Iterator[str]:
     """What readers of an index must say, where its shards lie at a place that no index may name alone."""
     if shards.place != shards.folder and must_be_named(shards.place):
-        yield f"whoever reads {shards.folder} says where its shards lie: \"remote.shards_at='{in_index(shards.place)}'\""
+        place = in_index(shards.place)
+        yield f"stages that read {shards.folder} need the place of its shards: remote.shards_at='{place}'"
 
 
 def _shard_sets(folder: str) -> list[Path | str]:

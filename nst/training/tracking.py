@@ -9,6 +9,7 @@ two machines with equal paths never share one. Without an account everything is 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from nst.errors import require_choice
+from nst.errors import NstError, require_choice
 from nst.progress import say
 from nst.runs import is_rank_zero, write_text
 from nst.shown import kept
@@ -174,7 +175,10 @@ def run_id(directory: Path) -> str:
     path = directory / ID_FILE
     if not path.exists():
         write_text(path, secrets.token_hex(8) + "\n")  # of no seed: runs of one seed have W&B runs of their own
-    return path.read_text(encoding="utf-8").strip()
+    found = path.read_text(encoding="utf-8").strip()
+    if not re.fullmatch(r"[\w-]{1,64}", found):  # wandb names folders by it
+        raise NstError(f"{path} holds no id of a W&B run", got=repr(found)[:80], next="delete it: a new one is drawn")
+    return found
 
 
 def forget_run(directory: Path) -> None:

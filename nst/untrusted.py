@@ -6,7 +6,7 @@ text before anything is opened, so that no file system and no link can make it m
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from nst.errors import NstError
 
@@ -14,17 +14,18 @@ LONGEST_NAME = 255  # bytes, of Linux's file systems
 
 
 def is_inside(name: object) -> bool:
-    r"""Whether `name` is a relative path that stays below its folder: no `..`, no `/` in front, no `\`, no NUL."""
-    if not isinstance(name, str) or not name or any(letter in name for letter in "\\\0"):
+    r"""Whether `name` is a relative path that stays below its folder, also where `\` parts folders: no `..`, no NUL."""
+    if not isinstance(name, str) or "\0" in name:
         return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and path.name != "" and ".." not in path.parts
+    parts = name.replace("\\", "/").split("/")
+    return parts[0] != "" and parts != ["."] and ".." not in parts
 
 
 def is_file_name(name: object) -> bool:
     """Whether `name` is that of a file in a folder, without any way to another one."""
-    inside = is_inside(name)
-    return inside and PurePosixPath(str(name)).name == name and len(str(name).encode(errors="replace")) <= LONGEST_NAME
+    if not isinstance(name, str) or not is_inside(name) or "/" in name or "\\" in name:
+        return False
+    return len(name.encode(errors="replace")) <= LONGEST_NAME
 
 
 def require_file_name(name: object, where: object) -> str:

@@ -94,9 +94,9 @@ def _members(path: Path, file: IO[bytes]) -> list[tuple[str, int, int]]:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # a million TarInfo objects are a gigabyte
                 name = member.name.removeprefix("./")
+                if is_image(name.rpartition("/")[2]) and not is_inside(name):
+                    raise _leads_out(path, name)
                 if is_image(name) and not member.isdir():
-                    if not is_inside(name):
-                        raise _leads_out(path, name)
                     found.append((name, member.offset_data, member.size if member.isreg() else 0))
             end = archive.offset
     except tarfile.TarError as error:
@@ -116,7 +116,7 @@ def _leads_out(path: Path, name: str) -> NstError:
     return NstError(
         f"{path} holds a file whose name leads out of it",
         got=repr(name)[:200],
-        valid="relative names, without .. and \\",
+        valid="relative names, without ..",
         next="pack it again: tar -C <folder> -cf <archive>.tar .",
     )
 

@@ -171,10 +171,9 @@ def is_end(rest: bytes, size: int) -> bool:
 def _length(path: Path, header: bytes, position: int) -> int:
     try:
         return _number(header[124:136])
-    except ValueError as error:
-        raise NstError(
-            f"{path} is damaged at byte {position}", got="a size that is no number", next="copy it again"
-        ) from (error)
+    except ValueError:
+        what = f"{path} is damaged at byte {position}"
+        raise NstError(what, got="a size that is no number", next="copy it again") from None
 
 
 def _check_header(path: Path, header: bytes, position: int) -> None:
@@ -238,11 +237,11 @@ def _group(path: Path, files: list[tuple[str, int, int]], truncated: bool) -> _W
         if not dot or not stem or name.startswith("__"):  # WebDataset's own rules: no key, or metadata
             continue
         key = f"{folder}/{stem}" if folder else stem
-        if not is_inside(key):
+        if not is_inside(name):
             raise NstError(
                 f"{path} holds a file whose name leads out of it",
                 got=repr(name)[:200],
-                valid="relative names, without .. and \\",
+                valid="relative names, without ..",
                 next="have it from whom you trust, or pack it again: tar -C <folder> -cf <name>.tar .",
             )
         extension = extension.lower()

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,7 +234,7 @@ def main(cfg: DictConfig) -> None:
     if options.index is not None:
         shards = _index(options.index, Path(options.output), remote)
         say(f"{shards.folder}: index.json for {len(shards.shards)} tars, {shards.samples} images")
-        for line in _to_be_named(shards):
+        for line in _to_be_named(shards.folder, shards.place):
             say(line)
     if options.exclude:
         unlabeled = ShardSet.open(shards_place(cfg, "unlabeled"), remote) if options.index is None else shards
@@ -300,16 +300,15 @@ def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[str], re
     for row in report["images"][-report["excluded"] :][:SHOWN_EXCLUDED] if report["excluded"] else []:
         yield f"  {row['key']} = {row['matched_key']} ({row['reason']}, {row['distance']} bits apart)"
     if not here:
-        yield from _to_be_named(replace(unlabeled, folder=output))
+        yield from _to_be_named(output, unlabeled.place)
     if report["excluded"] > SHOWN_EXCLUDED:
         yield f"  and {report['excluded'] - SHOWN_EXCLUDED} more: {output / 'excluded.json'}"
 
 
-def _to_be_named(shards: ShardSet) -> Iterator[str]:
+def _to_be_named(folder: Path | str, place: Path | str) -> Iterator[str]:
     """What readers of an index must say, where its shards lie at a place that no index may name alone."""
-    if shards.place != shards.folder and must_be_named(shards.place):
-        place = in_index(shards.place)
-        yield f"stages that read {shards.folder} need the place of its shards: remote.shards_at='{place}'"
+    if place != folder and must_be_named(place):
+        yield f"stages that read {folder} need the place of its shards: remote.shards_at='{in_index(place)}'"
 
 
 def _shard_sets(folder: str) -> list[Path | str]:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 from lightning.pytorch.loggers import Logger
 
@@ -141,7 +143,8 @@ class Tracking:
             config=kept(dict(self.config)),
             settings=wandb.Settings(silent=True, console="off"),
         )
-        run = logger.experiment
+        with mock.patch.object(sys, "argv", kept(sys.argv)):  # the command line, which wandb keeps with the run
+            run = logger.experiment
         run.define_metric("trainer/global_step")
         for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")

@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, loader_death, nearest
+from nst.shown import shown
 
 STAGES = {
     "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0 on success, 1 on a mistake or fault (told without a traceback), 2 where there is no
     such stage, option or choice."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.excepthook = _traceback
     # set before torch loads OpenMP: threads that wait spin for a moment, then sleep. Spinning on starves the loader
     # processes of busy cores, sleeping at once costs a step of an idle machine 1.6 times its time
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -80,6 +84,11 @@ def _outcome(arguments: list[str]) -> tuple[int, str]:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130, "stopped; the same command continues"
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody has foreseen, without the secrets of addresses that libraries put into their messages."""
+    sys.stderr.write(shown("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _release(fault: str | None) -> None:

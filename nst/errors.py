@@ -6,12 +6,14 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+from nst.shown import shown
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, quota or limit on file sizes says
 
 
 class NstError(Exception):
     """A mistake in the input or a fault of the machine, said in plain words; the command line prints it without
-    a traceback and exits with 1.
+    a traceback and exits with 1. Secrets of addresses are left out of it (`nst.shown`).
 
     Args:
         what: one sentence that names the thing that is wrong.
@@ -30,7 +32,7 @@ class NstError(Exception):
             lines.append(f"  valid: {valid}")
         if next is not None:
             lines.append(f"  next:  {next}")
-        super().__init__("\n".join(lines))
+        super().__init__(shown("\n".join(lines)))
 
 
 class UsageError(NstError):

@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nst.runs import is_rank_zero
+from nst.shown import shown
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 15.0
 
-console = Console(highlight=False, soft_wrap=True)
+# names of classes and runs are no markup: [red] is shown as it is
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Progress(Protocol):
@@ -45,7 +47,7 @@ class Bar:
     """
 
     def __init__(self, stage: str, total: int | None, *, start: int = 0, quiet: bool = False) -> None:
-        self.stage, self.total, self.start, self.quiet = stage, total, start, quiet
+        self.stage, self.total, self.start, self.quiet = shown(stage), total, start, quiet
         self.step = start
         self._began = self._last_line = time.monotonic()
         self._live: progress.Progress | None = None
@@ -54,10 +56,10 @@ class Bar:
         if self.quiet or not console.is_terminal:
             return self
         self._live = progress.Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(bar_width=16),
             TextColumn("{task.completed:.0f}/{task.total:.0f}" if self.total else "{task.completed:.0f}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -102,5 +104,5 @@ def say(text: str) -> None:
     """One line for the person at the terminal; other ranks than 0 keep quiet."""
     if not is_rank_zero():
         return
-    console.print(text, markup=False)
+    console.print(shown(text))
     sys.stdout.flush()

@@ -33,6 +33,8 @@ from typing import IO, Any
 import yaml
 
 from nst.errors import NstError
+from nst.shown import kept
+from nst.untrusted import below
 
 PROVENANCE_PACKAGES = (
     "torch",
@@ -247,7 +249,7 @@ class Run:
                 )
             threading.Thread(target=self._beat, daemon=True).start()
             if self.config is not None and not self.done:
-                write_text(self.directory / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False))
+                write_text(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
         except BaseException:
             self.__exit__()
             raise
@@ -392,7 +394,7 @@ def final_weights(run: Path | str) -> Path:
     result = read_json(run / "result.json")
     if "weights" not in result:
         raise NstError(f"{run} is not a training run", got=f"a {result.get('stage')} run", valid="a run of nst train")
-    return run / result["weights"]
+    return below(run, result["weights"], run / "result.json")
 
 
 def _neighbours(path: Path) -> str:

@@ -250,6 +250,7 @@ TREE: dict[str, Any] = {
         "cache_gb": number(0, 1e9),
         "attempts": whole(1, 1000),
         "wait_s": number(0, 3600),
+        "shards_at": null(listed(path())),
     },
     "label": {
         "batch_size": BATCH,

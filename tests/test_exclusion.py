@@ -402,12 +402,15 @@ def test_a_set_that_cannot_be_written_to_gets_its_index_elsewhere(tmp_path: Path
     there = ShardSet.open(place, Remote(cache=str(tmp_path / "cache"), wait_s=0.01))
     exclude(there, [known], tmp_path / "pruned", workers=1)
     assert (tmp_path / "web" / "index.json").read_bytes() == index
-    pruned = ShardSet.open(tmp_path / "pruned", there.remote)
+    with pytest.raises(NstError, match=r"names a place outside[\s\S]*file://[\s\S]*remote\.shards_at="):
+        ShardSet.open(tmp_path / "pruned", there.remote)
+    named = replace(there.remote, shards_at=place)
+    pruned = ShardSet.open(tmp_path / "pruned", named)
     assert pruned.place == place
     assert keys(pruned) == ["000000000", "000000003", "000010004"]
     more = exclude(there, [evaluation(tmp_path / "more", range(100, 101))], tmp_path / "pruned", workers=1)
     assert more["excluded_earlier"] == 2, "the index in the folder goes on from where it was"
-    assert keys(ShardSet.open(tmp_path / "pruned", there.remote)) == ["000000003", "000010004"]
+    assert keys(ShardSet.open(tmp_path / "pruned", named)) == ["000000003", "000010004"]
     with pytest.raises(NstError, match="holds another shard set"):
         exclude(known, [shards], tmp_path / "pruned", workers=1)
 

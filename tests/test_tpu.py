@@ -323,7 +323,8 @@ def test_waiting_ends_where_the_request_does(cloud: Cloud, capsys: pytest.Captur
         (["run", "pod", "train", "seed=1"], "stands behind --"),
         (["run", "pod", "--", "trian"], "did you mean 'train'?"),
         (["run", "pod"], "nothing to run"),
-        (["run", "pod", "--env", "A", "--", "train", "trainer=tpu_pod"], "--env takes NAME=value"),
+        (["run", "pod", "--env", "A B", "--", "train", "trainer=tpu_pod"], "--env takes NAME=value"),
+        (["run", "pod", "--env", "NOT_HERE", "--", "train", "trainer=tpu_pod"], "no such variable here"),
         (["run", "pod", "--", "train", "trainer=tpu_pod", "--dry-run"], "--dry-run stands before --"),
         (["status", "pod", "--", "train", "trainer=tpu_pod"], "passes nothing on"),
     ],
@@ -779,6 +780,80 @@ def test_delete_survives_lost_answers_and_finds_machines_without_a_request(activ
     assert main(["delete", "pod", "--yes"]) == 0
     assert len(active.calls("queued-resources delete")) == 2
     assert len(active.calls("tpu-vm delete")) == 1
+
+
+# ---- names and secrets -----------------------------------------------------------------------------------
+
+SHELL_WORDS = [
+    "a; touch x",
+    "$(touch x)",
+    "`touch x`",
+    "a\ntouch x",
+    "a' ; touch x; '",
+    'a"; touch x; "',
+    "-a",
+    "a b",
+    "A",
+    "",
+]
+
+
+EACH = [["create", "--type", "v3-8"], ["setup"], ["run"], ["status"], ["logs"], ["stop"], ["delete", "--yes"]]
+
+
+@pytest.mark.parametrize("name", SHELL_WORDS, ids=repr)
+def test_a_name_zone_or_project_that_is_none_reaches_no_command(cloud: Cloud, capsys, name: str):
+    for command, *options in EACH:
+        rest = [*options, "--", "train", "trainer=tpu"] if command == "run" else options
+        said = refused(capsys, command, name, *rest)
+        assert "a TPU's name is of small letters" in said or name == "-a", "argparse takes that for an option"
+        for option in ("--zone", "--project") if name else ():
+            assert f"{option} is of small letters" in refused(capsys, command, "pod", f"{option}={name}", *rest)
+    assert not cloud.calls()
+
+
+@pytest.mark.parametrize("runtime", [name for name in SHELL_WORDS if re.search(r"\W", name.lstrip("-"))], ids=repr)
+def test_a_runtime_that_is_none_is_not_asked_for(cloud: Cloud, capsys, runtime: str):
+    assert "--runtime is of letters" in refused(capsys, "create", "pod", "--type", "v3-8", f"--runtime={runtime}")
+    assert not cloud.calls("queued-resources create")
+
+
+def test_no_word_variable_or_answer_of_a_worker_ends_a_shell_word(ready: Cloud, capsys):
+    marks = [text for text in SHELL_WORDS if text]
+    words = ["train", "trainer=tpu_pod", *marks, *(f"run_dir={text}" for text in marks)]
+    for text in marks:
+        assert main(["run", "pod", "--env", f"LIBTPU_INIT_ARGS={text}", "--follow", "--", *words]) == 0
+        assert ready.words(0) == words
+        assert ready.beside(0, "environment").read_text() == f"TPU {text}\n"
+    for worker in range(2):  # a machine that others have been at
+        (ready.home(worker) / "nst-job" / "ready").write_text("$(touch${IFS}$HOME/x)")
+    assert main(["run", "pod", "--", "train", "trainer=tpu_pod"]) in (0, 1)
+    assert not list(ready.folder.rglob("x"))
+    assert not list(Path.cwd().glob("x"))
+
+
+def test_a_secret_variable_is_in_no_command_log_or_dry_run(ready: Cloud, capsys, monkeypatch: pytest.MonkeyPatch):
+    secret = "hunter2 'Zq81xV'"
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", secret)
+    words = ["run", "pod", "--env", "LIBTPU_INIT_ARGS", "--follow", "--", "train", "trainer=tpu_pod"]
+    assert main([*words[:2], "--dry-run", *words[2:]]) == 0
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert ready.beside(1, "environment").read_text() == f"TPU {secret}\n"
+    kept = [path for worker in range(2) for path in ready.home(worker).rglob("*") if path.is_file()]
+    for text in (told.out, told.err, json.dumps(ready.calls()), *(path.read_text(errors="replace") for path in kept)):
+        assert "hunter2" not in text
+    assert main(["run", "pod", "--follow", "--", "train", "trainer=tpu_pod"]) == 0
+    assert ready.beside(1, "environment").read_text() == "TPU \n", "a variable is of one job"
+
+
+def test_a_repository_is_an_address_without_a_password(active: Cloud, capsys):
+    said = refused(capsys, "setup", "pod", "--repo", "https://user:hunter2@host/nst.git")
+    assert "--repo holds a password" in said
+    assert "hunter2" not in said
+    assert not active.calls("tpu-vm ssh")
+    assert "the installation failed" in refused(capsys, "setup", "pod", "--repo=--upload-pack=touch $HOME/x;")
+    assert not list(active.folder.rglob("x"))
 
 
 # ---- dry run, and where it runs --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import json
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,16 @@ def test_a_report_of_a_run_directory_goes_to_its_run(run: Path):
     before = run_id(run)
     dispatch(["report", "--wandb", f"run_dir={run}", "logger.wandb=null"])
     assert logged_ids(run) == {before} == {run_id(run)}
+
+
+def test_no_secret_of_the_command_line_or_configuration_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["nst", "train", "data.test=https://user:hunter2-Zq81xV@host/x"])
+    config = {"data": {"test": "https://user:hunter2-Zq81xV@host/x"}}
+    with Tracking(tmp_path / "run", table=False, wandb=WandbOptions(mode="offline"), config=config) as tracking:
+        tracking.loggers()
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert b"hunter2" not in kept
+    assert kept.count(b"https://***@host/x") >= 2
 
 
 def test_without_an_account_auto_means_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -76,7 +76,9 @@ def parser() -> argparse.ArgumentParser:
     one = add("run", "start nst on every worker: bin/tpu run <name> -- train trainer=tpu_pod ...", _run)
     one.add_argument("--follow", action="store_true", help="stay, and print worker 0's log")
     one.add_argument("--restart", type=_at_least(0), default=0, metavar="N", help="stay, and start again up to N times")
-    one.add_argument("--env", action="append", default=[], metavar="NAME=value", help="environment of the job")
+    one.add_argument(
+        "--env", action="append", default=[], metavar="NAME[=value]", help="environment of the job; NAME alone: as here"
+    )
 
     add("status", "the request, the machines, and what every worker is doing", _status)
     one = add("logs", "the end of a worker's log", _logs)

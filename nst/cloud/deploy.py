@@ -14,8 +14,9 @@ from pathlib import Path
 from nst.cloud import remote
 from nst.cloud.faults import CloudError
 from nst.cloud.gcloud import Shell, Tpu
-from nst.cloud.workers import KEEP_ALIVE, Workers, numbers
+from nst.cloud.workers import Workers, copy, numbers
 from nst.errors import NstError
+from nst.shown import without_secrets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMIT = "0" * 40  # what a dry run assumes
@@ -31,6 +32,14 @@ class Source:
 
     @classmethod
     def repository(cls, url: str, ref: str) -> Source:
+        """Raises NstError for a URL with a password: each user of a worker could read it in the list of processes."""
+        if without_secrets(url) != url:
+            raise NstError(
+                "--repo holds a password, which others would see",
+                got=url,
+                valid="a URL that needs none",
+                next="without --repo the code is copied from here",
+            )
         return cls(shlex.quote(url), ref)
 
 
@@ -72,8 +81,7 @@ def setup(tpu: Tpu, source: Source) -> str:
     """
     workers = Workers(tpu)
     if source.bundle is not None:
-        flags = [flag.replace("--ssh-flag", "--scp-flag") for flag in KEEP_ALIVE]
-        tpu.call("tpu-vm", "scp", str(source.bundle), f"{tpu.name}:nst.bundle", "--worker=all", *flags)
+        copy(tpu, source.bundle, "nst.bundle")
     tpu.shell.say(
         f"installing on {workers.count} worker{'s' if workers.count > 1 else ''}: the first time takes minutes"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -76,12 +77,23 @@ class Shell:
 
 @dataclass(frozen=True)
 class Tpu:
-    """A queued resource and its node, which have the same name."""
+    """A queued resource and its node, which have the same name.
+
+    Raises:
+        NstError: a name, zone or project that Google Cloud could not have: gcloud, ssh and scp would take it for more.
+    """
 
     name: str
     zone: str | None = None
     project: str | None = None
     shell: Shell = field(default_factory=Shell)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", self.name):
+            raise NstError("a TPU's name is of small letters, digits and dashes", got=self.name, valid="such as l2-pod")
+        for option, value in (("--zone", self.zone), ("--project", self.project)):
+            if value and not re.fullmatch(r"[a-z][a-z0-9.:-]*", value):
+                raise NstError(f"{option} is of small letters, digits and dashes", got=value)
 
     def command(self, group: str, verb: str, *arguments: str) -> list[str]:
         place = [f"--zone={self.zone}"] if self.zone else []

@@ -6,18 +6,22 @@ started: first every worker says that it is free and has the same commit, then a
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import shlex
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nst.cli import COMPUTING, STAGES
 from nst.cloud import remote
 from nst.cloud.deploy import COMMIT
 from nst.cloud.gcloud import Tpu
 from nst.cloud.queue import node_of, state_of
-from nst.cloud.workers import State, Workers, numbers
+from nst.cloud.workers import State, Workers, copy, numbers
 from nst.errors import NstError, require_choice
 
 IDLE = f"idle - {COMMIT} - -"
@@ -25,23 +29,25 @@ IDLE = f"idle - {COMMIT} - -"
 
 @dataclass(frozen=True)
 class Job:
-    """A command of nst, `words`, with environment `variables`."""
+    """A command of nst, `words`, with environment `variables`, whose values may be secrets."""
 
     words: Sequence[str]
     variables: Mapping[str, str]
 
     @classmethod
     def parse(cls, words: Sequence[str], variables: Sequence[str]) -> Job:
-        """Raises NstError for what is no stage or no NAME=value."""
+        """Raises NstError for what is no stage, no NAME=value, or a NAME that this computer's environment lacks."""
         if not words:
             raise NstError("there is nothing to run", next="bin/tpu run <name> -- train trainer=tpu_pod ...")
         require_choice("stage", words[0], STAGES)
-        values = {"PJRT_DEVICE": "TPU"}
+        values = {}
         for item in variables:
             name, equals, value = item.partition("=")
-            if not (equals and re.fullmatch(r"[A-Za-z_]\w*", name)):
-                raise NstError("--env takes NAME=value", got=item)
-            values[name] = value
+            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+                raise NstError("--env takes NAME=value, or NAME for the value that it has here", got=name[:80])
+            if not equals and name not in os.environ:
+                raise NstError(f"--env {name}: there is no such variable here", next=f"export {name}=...")
+            values[name] = value if equals else os.environ[name]
         return cls(list(words), values)
 
     def require_trainer(self, hosts: int | None) -> None:
@@ -88,7 +94,9 @@ def start(tpu: Tpu, workers: Workers, job: Job, commit: str) -> str:
         CloudError: workers did not answer.
     """
     name = "launch" if tpu.shell.dry_run else f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    answers = workers.all(remote.launch(name, commit, job.words, job.variables), assume="started")
+    if job.variables:
+        _send(tpu, job.variables)
+    answers = workers.all(remote.launch(name, commit, job.words, {"PJRT_DEVICE": "TPU"}), assume="started")
     refused = {number: answer for number, answer in answers.items() if answer != "started"}
     if refused:
         raise NstError(
@@ -98,6 +106,18 @@ def start(tpu: Tpu, workers: Workers, job: Job, commit: str) -> str:
         )
     tpu.shell.say(f"{tpu.name}: started on {numbers(answers)}; it goes on without this computer")
     return name
+
+
+def _send(tpu: Tpu, variables: Mapping[str, str]) -> None:
+    """The environment to every worker as a file: in a command, each user of either machine could read its secrets."""
+    tpu.shell.comment(f"{remote.ENVIRONMENT}, for its owner alone: export NAME=value for {', '.join(variables)}")
+    with tempfile.TemporaryDirectory(prefix="nst-") as folder:
+        path = Path(remote.ENVIRONMENT) if tpu.shell.dry_run else Path(folder) / remote.ENVIRONMENT
+        if not tpu.shell.dry_run:
+            path.touch(mode=0o600)
+            lines = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+            path.write_text("".join(lines), encoding="utf-8")
+        copy(tpu, path, remote.ENVIRONMENT)
 
 
 def stop(tpu: Tpu, workers: Workers) -> None:

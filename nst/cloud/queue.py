@@ -56,6 +56,8 @@ class Wish:
                 valid=", ".join(f"{known}-<n>" for known in RUNTIMES),
                 next="for a newer family also give --runtime <version>",
             )
+        if self.runtime and not re.fullmatch(r"[\w.-]+", self.runtime, re.ASCII):
+            raise NstError("--runtime is of letters, digits, dots and dashes", got=self.runtime)
         return [
             name,
             f"--node-id={name}",
@@ -93,8 +95,6 @@ def create(tpu: Tpu, wish: Wish) -> None:
         NstError: the name is taken by another TPU or by one that is over.
         CloudError: refused, or no connection in `ATTEMPTS` tries.
     """
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", tpu.name):
-        raise NstError("a TPU's name is of small letters, digits and dashes", got=tpu.name, valid="such as l2-pod")
     if wish.tier == "reserved" and not tpu.zone:
         raise NstError("a reservation belongs to a zone", next="--zone <zone> or NST_TPU_ZONE=<zone>")
     arguments = wish.arguments(tpu.name)

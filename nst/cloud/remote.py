@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number"
 STOP_SECONDS = 30  # between SIGTERM and SIGKILL
 LOOK_BYTES = 1_000_000  # of a log at a time
+ENVIRONMENT = "nst.env"  # in the home folder of a worker, until the job is started
 
 PRELUDE = f"""\
 job=$HOME/nst-job
@@ -28,6 +29,7 @@ esac
 answer() {{ printf "nst-worker %s %s\\n" "$worker" "$*"; }}
 running() {{ [ -e "$job/lock" ] && ! flock --nonblock --shared "$job/lock" true; }}
 content() {{ cat "$job/$1" 2>/dev/null || echo -; }}
+command_line() {{ content command | tr "\\n" " " | cut -c 1-300; }}
 state() {{
     code=-
     if running; then state=running
@@ -36,7 +38,7 @@ state() {{
     elif [ -e "$job/ready" ]; then state=idle
     else state=new
     fi
-    answer "$state $code $(content ready) $(content id) $(content command | tr "\\n" " " | cut -c 1-300)"
+    answer "$state $code $(content ready) $(content id) $(command_line)"
 }}
 """
 
@@ -61,7 +63,7 @@ def setup(source: str, ref: str) -> str:
 install_nst() {{
     git init --quiet "$HOME/nst" &&
     cd "$HOME/nst" &&
-    git fetch --quiet {source} {shlex.quote(ref)} &&
+    git fetch --quiet -- {source} {shlex.quote(ref)} &&
     git checkout --quiet --force --detach FETCH_HEAD &&
     {{ command -v python3.11 || export NST_PYTHON=uv; }} &&
     NST_EXTRAS=tpu bin/install &&
@@ -71,7 +73,7 @@ install_nst() {{
 exec 7>"$job/setup.lock"
 flock 7
 if running; then
-    answer "busy $(content command)"
+    answer "busy $(command_line)"
 else
     rm -f "$job/ready"
     if install_nst >"$job/logs/setup.log" 2>&1 7>&-; then answer "ready $(content ready)"
@@ -81,13 +83,17 @@ fi"""
 
 
 def launch(name: str, commit: str, words: Sequence[str], variables: Mapping[str, str]) -> str:
-    """Starts `bin/nst <words>` in a session of its own, once per `name`; answers `started`, `busy` or `changed`."""
+    """Starts `bin/nst <words>` in a session of its own, once per `name`; answers `started`, `busy` or `changed`.
+
+    `variables` are seen in this script; what nobody may see lies in the file `ENVIRONMENT`, which the job reads once.
+    """
     command = shlex.join(words)
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
     # what outlives nst, such as a loader, would keep the TPU: it is ended before the exit code is written
     job = f"""\
 echo $$ >"$HOME/nst-job/pid"
-{exports}bin/nst {command}
+{exports}if [ -e "$HOME/nst-job/env" ]; then . "$HOME/nst-job/env"; rm -f "$HOME/nst-job/env"; fi
+bin/nst {command}
 echo $? >"$HOME/nst-job/exit.new"
 trap "" TERM
 kill -TERM 0
@@ -97,13 +103,14 @@ mv "$HOME/nst-job/exit.new" "$HOME/nst-job/exit"
 {PRELUDE}
 exec 8>"$job/lock"
 if ! flock --wait 2 8; then
-    if [ "$(content id)" = {name} ]; then answer started; else answer "busy $(content command)"; fi
+    if [ "$(content id)" = {name} ]; then answer started; else answer "busy $(command_line)"; fi
 elif [ "$(content id)" = {name} ]; then
     answer started
-elif [ "$(content ready)" != {commit} ]; then
+elif [ "$(content ready)" != {shlex.quote(commit)} ]; then
     answer "changed $(content ready)"
 else
-    rm -f "$job/exit" "$job/pid"
+    rm -f "$job/exit" "$job/pid" "$job/env"
+    [ -e "$HOME/{ENVIRONMENT}" ] && chmod 600 "$HOME/{ENVIRONMENT}" && mv "$HOME/{ENVIRONMENT}" "$job/env"
     printf %s {shlex.quote(command)} >"$job/command"
     ln -sfn logs/{name}.log "$job/log"
     echo {name} >"$job/id.new"
@@ -111,7 +118,9 @@ else
     cd "$HOME/nst"
     setsid sh -c {shlex.quote(job)} >"$job/log" 2>&1 </dev/null &
     answer started
-fi"""
+fi
+rm -f "$HOME/{ENVIRONMENT}"
+"""
 
 
 def look(file: str, mark: str, *, start: int = 0, lines: int | None = None) -> str:

@@ -11,6 +11,7 @@ import secrets
 import signal
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from nst.cloud import remote
 from nst.cloud.faults import SSH_DROPPED, CloudError, classify
@@ -68,6 +69,16 @@ def numbers(workers: Collection[int]) -> str:
             runs.append([number])
     listed = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
     return f"worker{'s' if len(workers) > 1 else ''} {listed}"
+
+
+def copy(tpu: Tpu, file: Path, name: str) -> None:
+    """A file into the home folder of every worker.
+
+    Raises:
+        CloudError: as `Tpu.call`.
+    """
+    flags = [flag.replace("--ssh-flag", "--scp-flag") for flag in KEEP_ALIVE]
+    tpu.call("tpu-vm", "scp", str(file), f"{tpu.name}:{name}", "--worker=all", *flags)
 
 
 class Workers:

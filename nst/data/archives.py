@@ -22,6 +22,7 @@ from typing import IO, Any
 from nst.data.layout import Contents, is_image, label_by_folder, split_of, strip_common_folder
 from nst.data.tars import LONGEST_END, is_end
 from nst.errors import NstError
+from nst.untrusted import is_inside
 
 MEMORY_BYTES = 1 << 30  # of unpacked archives; more goes to the disk
 
@@ -81,14 +82,20 @@ def _open_tar(path: Path, memory_bytes: int) -> IO[bytes]:
 
 
 def _members(path: Path, file: IO[bytes]) -> list[tuple[str, int, int]]:
-    """Name, byte offset and size of every image, in the archive's order; a link counts as an empty file."""
+    """Name, byte offset and size of every image, in the archive's order; a link counts as an empty file.
+
+    Raises:
+        NstError: it is damaged, or a name leads out of it.
+    """
     found = []
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # a million TarInfo objects are a gigabyte
-                name = member.name.removeprefix("./").lstrip("/")
+                name = member.name.removeprefix("./")
+                if is_image(name.rpartition("/")[2]) and not is_inside(name):
+                    raise _leads_out(path, name)
                 if is_image(name) and not member.isdir():
                     found.append((name, member.offset_data, member.size if member.isreg() else 0))
             end = archive.offset
@@ -103,6 +110,15 @@ def _members(path: Path, file: IO[bytes]) -> list[tuple[str, int, int]]:
     if not is_end(rest, size):
         raise _damaged(path, f"zeros at byte {end} of {size}, and more behind them than the end of a tar has")
     return found
+
+
+def _leads_out(path: Path, name: str) -> NstError:
+    return NstError(
+        f"{path} holds a file whose name leads out of it",
+        got=repr(name)[:200],
+        valid="relative names, without ..",
+        next="pack it again: tar -C <folder> -cf <archive>.tar .",
+    )
 
 
 def _damaged(path: Path, reason: object) -> NstError:

@@ -22,11 +22,12 @@ import numpy as np
 
 from nst.data.hashes import Hashes, hash_shards
 from nst.data.lookalikes import Lookalikes
-from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, load_index, read_index
+from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, in_index, load_index, read_index
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import Progress, silent
 from nst.runs import read_json, take_lock, write_json
+from nst.shown import without_secrets
 
 SAME, ALIKE = "same pixels", "looks alike"
 
@@ -53,7 +54,11 @@ class Known:
     """
 
     def __init__(self, sets: Sequence[ShardSet], distance: int | None, workers: int | None = None) -> None:
-        parts = [(str(shards.folder), part) for shards in sets for part in hash_shards(shards, workers=workers)]
+        parts = [
+            (without_secrets(str(shards.folder)), part)
+            for shards in sets
+            for part in hash_shards(shards, workers=workers)
+        ]
         self.names = [(name, key) for name, part in parts for key in part.keys]
         if not self.names:
             raise NstError("there is no evaluation image to look for", got=", ".join(str(one.folder) for one in sets))
@@ -139,7 +144,7 @@ def _as_left(shards: ShardSet, output: Path) -> ShardSet:
         raise NstError(
             f"{output} holds another shard set", next="choose another folder: shard.output=<folder>, or delete it"
         )
-    return earlier
+    return earlier.at(shards.place)
 
 
 def _earlier(output: Path, shards: ShardSet) -> list[dict[str, Any]]:
@@ -171,8 +176,10 @@ def _report(
 ) -> dict[str, Any]:
     reasons = Counter(match.reason for match in found)
     return {
-        "set": str(shards.folder),
-        "evaluation": [{"set": str(one.folder), "images": one.samples, "digest": one.digest} for one in evaluation],
+        "set": without_secrets(str(shards.folder)),
+        "evaluation": [
+            {"set": without_secrets(str(one.folder)), "images": one.samples, "digest": one.digest} for one in evaluation
+        ],
         "distance": distance,
         "before": shards.samples,
         "excluded": len(found),
@@ -187,7 +194,7 @@ def _report(
 def _write_index(shards: ShardSet, left: Sequence[ShardInfo], found: Sequence[Excluded], output: Path) -> None:
     index = read_index(shards.folder, shards.remote)
     place = shards.place if is_remote(shards.place) else Path(shards.place).resolve()
-    elsewhere = {} if place == output.resolve() else {"shards_at": str(place)}
+    elsewhere = {} if place == output.resolve() else {"shards_at": in_index(place)}
     counts = Counter(dict(enumerate(shards.label_counts)))
     counts.subtract(_labels(shards, found))
     changed = {

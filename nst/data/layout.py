@@ -155,7 +155,7 @@ def unique_keys(names: Sequence[str], origins: Sequence[str]) -> list[str]:
         NstError: the same file is listed twice.
     """
     plain = [name.rsplit(".", 1)[0].replace("/", "-") for name in names]
-    safe = [UNSAFE.sub("_", text)[:KEY_LENGTH] for text in plain]
+    safe = [re.sub("^__+", "_", UNSAFE.sub("_", text))[:KEY_LENGTH] for text in plain]  # __x is metadata to WebDataset
     shared = Counter(safe)
     keys = [
         key if key == text and shared[key] == 1 else f"{key}-{_short_hash(origin)}"

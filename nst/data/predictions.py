@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from nst.data.shard_set import Identity, ShardSet
 from nst.errors import NstError, nearest
 from nst.runs import atomic_path, fingerprint
+from nst.untrusted import require_file_name
 
 FORMAT = 1  # of predictions and selections
 
@@ -265,7 +266,7 @@ def _read_footer(path: Path) -> PredictionShard:
         shard = footer["shard"]
         return PredictionShard(
             path=path,
-            name=shard["name"],
+            name=require_file_name(shard["name"], path),
             sha256=shard["sha256"],
             samples=metadata.num_rows,
             teacher=footer["teacher"],

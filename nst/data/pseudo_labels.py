@@ -20,6 +20,7 @@ import numpy as np
 from nst.data.predictions import FORMAT, Predictions, parquet_name, read_table
 from nst.errors import NstError, nearest, require_choice
 from nst.runs import read_json
+from nst.untrusted import require_file_name
 
 TARGETS = ("soft", "hard")
 
@@ -103,7 +104,8 @@ class PseudoLabels:
         self.targets, self.reassign = targets, reassign
         self.summary = _read_selection(Path(selection))
         self.classes: list[str] = self.summary["classes"]
-        self.shards: list[str] = [shard["name"] for shard in self.summary["shards"]]
+        summary = Path(selection) / "selection.json"
+        self.shards: list[str] = [require_file_name(shard["name"], summary) for shard in self.summary["shards"]]
         self.names = set(self.shards)
         self.counts: list[int] = [shard["copies"] for shard in self.summary["shards"]]  # entries per shard
         self.predictions = self._open_predictions(predictions)

@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,7 @@ from typing import IO
 from nst.data.transfer import STALL_S, NotThere, TransferFailed, by_hand, transfer
 from nst.errors import NstError
 from nst.runs import sha256_file
+from nst.shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Remote:
         attempts: how often a file is tried.
         wait_s: before the second attempt; doubled before each further one.
         stall_s: a transfer that brings nothing for so long has failed.
+        shards_at: places, or one, outside its folder that an index.json may name, which the user himself has named.
     """
 
     cache: str | None = None
@@ -49,6 +51,7 @@ class Remote:
     attempts: int = 5
     wait_s: float = 1.0
     stall_s: float = STALL_S
+    shards_at: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.cache_gb <= 0 or self.attempts < 1 or self.wait_s < 0 or self.stall_s <= 0:
@@ -59,6 +62,12 @@ class Remote:
         if self.cache is not None:
             return Path(self.cache).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nst" / "shards"
+
+    @property
+    def places(self) -> list[str]:
+        """What `shards_at` names, one by one."""
+        given = self.shards_at
+        return [given] if isinstance(given, str) else list(given or ())
 
     def read(self, url: str) -> bytes:
         """The content of a small file, fetched anew each time.
@@ -119,7 +128,7 @@ class Remote:
                 raise NstError(f"cannot fetch {url}", got=error, next=by_hand(url)) from error
             except TransferFailed as error:
                 last = str(error)
-                log.warning("attempt %d of %d to fetch %s failed: %s", number, self.attempts, url, last)
+                log.warning("attempt %d of %d to fetch %s failed: %s", number, self.attempts, shown(url), shown(last))
             except OSError as error:  # of the local disk; those of the transfer are TransferFailed
                 raise self._no_room(error) from error
             if number < self.attempts:

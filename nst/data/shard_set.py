@@ -4,24 +4,30 @@
     index.json            shards with samples, bytes and sha256; classes, source, seed, what was skipped
 
 The one decision worth knowing: index.json is the set, and the tars are only where its bytes are. They may lie elsewhere
-(the folder may be an address, and an index may name another folder or address as `shards_at`), and images that were
-excluded (`nst.data.exclusion`) are positions listed beside the shard's name, which readers pass over.
+(the folder may be an address, and an index may name another place as `shards_at`), and images that were excluded
+(`nst.data.exclusion`) are positions listed beside the shard's name, which readers pass over.
+
+An index may be a stranger's. So it names files beside it, or an address from which fetching runs nothing; a command, a
+folder of this machine and an address with a password hold only if the user has named them too (`Remote.shards_at`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nst.data.remote import Remote
 from nst.data.tars import TarReader
-from nst.data.transfer import is_remote, join
+from nst.data.transfer import HARMLESS, PIPE, is_remote, join, runs_nothing
 from nst.errors import NstError
 from nst.runs import fingerprint, read_json
+from nst.shown import HIDDEN, without_secrets
+from nst.untrusted import is_inside, require_file_name
 
 FORMAT = 1
 SHOWN_PROBLEMS = 20
@@ -57,7 +63,7 @@ class ShardSet:
 
     Args:
         folder: path or address of the folder with the index.json.
-        shards_at: where the shards lie, if elsewhere.
+        shards_at: where the shards lie, if elsewhere, as the index says it.
         whole_digest: digest before anything was excluded.
         remote: how shards that are not on this machine get here.
     """
@@ -69,7 +75,7 @@ class ShardSet:
     labeled: bool
     shards: tuple[ShardInfo, ...]
     label_counts: tuple[int, ...]
-    shards_at: Path | str | None = None
+    shards_at: str | None = None
     whole_digest: str | None = None
     remote: Remote = field(default_factory=Remote, compare=False)
 
@@ -80,14 +86,7 @@ class ShardSet:
         Raises:
             NstError: no folder, no index, an empty set, or shards that are missing or of another size.
         """
-        shards = load_index(folder, remote)
-        if problems := size_problems(shards):
-            raise listed_problems(
-                f"{folder} is not as its index says",
-                problems,
-                f"copy the shards again, or delete {folder} and run nst shard again",
-            )
-        return shards
+        return require_whole(load_index(folder, remote))
 
     @property
     def samples(self) -> int:
@@ -114,8 +113,34 @@ class ShardSet:
 
     @property
     def place(self) -> Path | str:
-        """Folder or address of the shards."""
-        return self.folder if self.shards_at is None else self.shards_at
+        """Folder or address of the shards.
+
+        Raises:
+            NstError: the index names a command or a place outside its folder that the user has not named.
+        """
+        entry, folder = self.shards_at, self.folder
+        if entry is None:
+            return folder
+        for place in self.remote.places:
+            if entry in (place, in_index(place)):
+                return place if is_remote(place) else Path(place).expanduser()
+        if is_remote(entry):
+            if runs_nothing(entry) and HIDDEN not in entry:
+                return entry
+        elif is_inside(entry) and not str(folder).startswith(PIPE):
+            return join(folder, entry) if is_remote(folder) else Path(folder) / entry
+        what = "pipe:<the command>" if str(entry).startswith(PIPE) else "<the place>"
+        raise NstError(
+            f"the index of {folder} names a place outside its folder for its shards",
+            got=f"shards_at: {entry!r}"[:300],
+            valid=f"a name inside, or an address ({', '.join(HARMLESS[:4])}, ...) without a password",
+            next=f"only if you know and trust that place, name it yourself: remote.shards_at='{what}'",
+        )
+
+    def at(self, place: Path | str) -> ShardSet:
+        """The same set, of which the caller knows, not from its index, that the shards lie at `place`."""
+        named = replace(self.remote, shards_at=[*self.remote.places, str(place)])
+        return replace(self, shards_at=str(place), remote=named)
 
     def path(self, position: int) -> Path:
         """The file of a shard on this machine, fetched if it lies elsewhere.
@@ -196,7 +221,7 @@ def _parse_index(index: dict[str, Any], folder: Path | str, remote: Remote) -> S
         index["split"],
         tuple(index["classes"]),
         index["labeled"],
-        tuple(ShardInfo(**{**shard, "excluded": tuple(shard.get("excluded", ()))}) for shard in index["shards"]),
+        tuple(_shard(shard, folder) for shard in index["shards"]),
         tuple(index["label_counts"]),
         index.get("shards_at"),
         index.get("whole_digest"),
@@ -204,11 +229,41 @@ def _parse_index(index: dict[str, Any], folder: Path | str, remote: Remote) -> S
     )
 
 
+def _shard(entry: dict[str, Any], folder: Path | str) -> ShardInfo:
+    """A shard as an index describes it; its name and sha256 become file names here."""
+    shard = ShardInfo(**{**entry, "excluded": tuple(entry.get("excluded", ()))})
+    require_file_name(shard.name, f"the index of {folder}")
+    if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"sha256 of {shard.name}: {shard.sha256[:80]!r}")
+    return shard
+
+
+def in_index(place: Path | str) -> str:
+    """How an index names the place of its shards: in full, but without passwords."""
+    return without_secrets(str(place)) if is_remote(place) else str(Path(place).expanduser().resolve())
+
+
+def must_be_named(place: Path | str) -> bool:
+    """Whether stages read shards at this place, which an index elsewhere names, only if the user names it too."""
+    return not (is_remote(place) and runs_nothing(place) and in_index(place) == place)
+
+
 def emptied_shards(folder: Path) -> list[ShardInfo]:
     """Shards of which an exclusion left nothing (`nst.data.exclusion`), so that index.json does not name them."""
     path = folder / "excluded.json"
     found = read_json(path).get("emptied", []) if path.exists() else []
-    return [ShardInfo(**{**shard, "excluded": tuple(shard["excluded"])}) for shard in found]
+    return [_shard(shard, folder) for shard in found]
+
+
+def require_whole(shards: ShardSet) -> ShardSet:
+    """`shards`, after a look at the size of every one on this machine; raises as `ShardSet.open`."""
+    if problems := size_problems(shards):
+        raise listed_problems(
+            f"{shards.folder} is not as its index says",
+            problems,
+            f"copy the shards again, or delete {shards.folder} and run nst shard again",
+        )
+    return shards
 
 
 def size_problems(shards: ShardSet) -> list[str]:
@@ -216,13 +271,22 @@ def size_problems(shards: ShardSet) -> list[str]:
     if is_remote(shards.place):
         return []
     problems = []
+    linked = shards.shards_at is not None
     for position, shard in enumerate(shards.shards):
         path = shards.path(position)
         if not path.exists():
             problems.append(f"{shard.name}: missing")
+        elif (path.is_symlink() or linked) and not _may_lie(real := path.resolve().parent, shards):
+            problems.append(f"{shard.name}: a link out of the folder; if you trust it: remote.shards_at='{real}'")
         elif (size := path.stat().st_size) != shard.bytes:
             problems.append(f"{shard.name}: {size} bytes, {shard.bytes} in the index")
     return problems
+
+
+def _may_lie(folder: Path, shards: ShardSet) -> bool:
+    """Whether shards may be links into this folder: the set's own, or one that the user has named."""
+    known = [place for place in (shards.folder, *shards.remote.places) if not is_remote(place)]
+    return any(folder.is_relative_to(Path(place).expanduser().resolve()) for place in known)
 
 
 def listed_problems(what: str, problems: Sequence[str], next: str | None = None) -> NstError:

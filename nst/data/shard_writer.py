@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nst.data.remote import Remote
-from nst.data.shard_set import FORMAT, ShardInfo, ShardSet
+from nst.data.shard_set import FORMAT, ShardInfo, ShardSet, in_index, load_index, require_whole
 from nst.data.sources import Sample
 from nst.errors import NstError
 from nst.runs import atomic_path, write_json
@@ -169,6 +169,7 @@ def write_index(
         "shards": [shard.as_json() for shard in shards],
         "skipped": {"count": len(skipped), "names": list(skipped[:SHOWN_SKIPPED])},
     }
-    elsewhere = {"shards_at": shards_at, "whole_digest": whole_digest}
+    elsewhere = {"shards_at": in_index(shards_at) if shards_at else None, "whole_digest": whole_digest}
     write_json(folder / "index.json", {**index, **{name: value for name, value in elsewhere.items() if value}})
-    return ShardSet.open(folder, remote)
+    written = load_index(folder, remote)
+    return require_whole(written.at(shards_at) if shards_at else written)

@@ -165,13 +165,15 @@ def _write_found(
         counts or None,
         name=str(folder).rstrip("/").rsplit("/", 1)[-1] if is_remote(folder) else Path(folder).resolve().name,
         source={"name": "tars"},
-        shards_at=None if elsewhere == output.resolve() else str(elsewhere),
+        shards_at=None if elsewhere == output.resolve() else elsewhere,
         remote=remote,
     )
 
 
 def _content_problems(reader: TarReader, name: str) -> list[str]:
     problems = [f"{name}: cut short after {len(reader)} whole samples"] if reader.truncated else []
+    if reader.links:
+        problems.append(f"{name}: {reader.links} links, which are not followed")
     without = [reader.keys[i] for i in range(len(reader)) if image_extension(reader.extensions(i)) is None]
     if without:
         problems.append(f"{name}: {len(without)} samples without an image, first {without[0]}")

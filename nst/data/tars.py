@@ -11,11 +11,12 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nst.data.images import IMAGE_EXTENSIONS
 from nst.errors import NstError
+from nst.untrusted import is_inside
 
 BLOCK = 512
 NUL = b"\0"
@@ -24,6 +25,7 @@ LARGEST_RECORD = 1 << 20
 END_MARK = 2 * BLOCK
 LONGEST_END = LARGEST_RECORD + END_MARK
 FILE_TYPES = (b"0", b"\0", b"7")  # regular, regular in old tars, contiguous
+LINK_TYPES = (b"1", b"2")
 Member = tuple[str, int, int]  # extension, byte offset, size in bytes
 
 
@@ -32,6 +34,7 @@ class _Walk:
     keys: list[str]
     members: list[list[Member]]
     truncated: bool
+    links: int = 0
 
 
 class TarReader:
@@ -39,13 +42,13 @@ class TarReader:
 
     Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their
     own offset. `truncated` is True when the file lacks its end, or has zeros or more samples behind what looks like it;
-    the sample that was cut is then not listed.
+    the sample that was cut is then not listed. `links` are members that point to others; they are passed over.
 
     Args:
         without: positions of samples that are passed over, as if the tar did not hold them.
 
     Raises:
-        NstError: no such file, not a tar, or damaged in the middle.
+        NstError: no such file, not a tar, damaged in the middle, or a name leads out of it.
     """
 
     def __init__(self, path: Path | str, without: Collection[int] = ()) -> None:
@@ -55,7 +58,7 @@ class TarReader:
         hidden = set(without)
         shown = [position for position in range(len(walk.keys)) if position not in hidden] if hidden else None
         self.keys = walk.keys if shown is None else [walk.keys[position] for position in shown]
-        self.truncated = walk.truncated
+        self.truncated, self.links = walk.truncated, walk.links
         self._members = walk.members if shown is None else [walk.members[position] for position in shown]
 
     def __len__(self) -> int:
@@ -122,23 +125,24 @@ def _walk(path: Path) -> _Walk:
         if size == 0:
             return _Walk([], [], truncated=True)
         with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as data:
-            files, truncated = _list_members(path, data, size)
+            files, truncated, links = _list_members(path, data, size)
     finally:
         os.close(descriptor)
-    return _group(files, truncated)
+    return replace(_group(path, files, truncated), links=links)
 
 
-def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[str, int, int]], bool]:
-    """(name, offset, size) of the files, a cut one last with size -1; and whether the end is missing."""
+def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[str, int, int]], bool, int]:
+    """(name, offset, size) of the files, a cut one last with size -1; whether the end is missing; number of links."""
     files: list[tuple[str, int, int]] = []
+    links = 0
     position = 0
     long_name: str | None = None
     while position + BLOCK <= size:
         header = data[position : position + BLOCK]
         if header.count(NUL) == BLOCK:
-            return files, not is_end(data[position : position + LONGEST_END + 1], size)
+            return files, not is_end(data[position : position + LONGEST_END + 1], size), links
         _check_header(path, header, position)
-        length = _number(header[124:136])
+        length = _length(path, header, position)
         start = position + BLOCK
         whole = start + length <= size
         kind = header[156:157]
@@ -147,8 +151,10 @@ def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[st
         elif kind in FILE_TYPES or (kind in (b"L", b"x") and not whole):
             files.append((long_name or _name(header), start, length if whole else -1))
             long_name = None
+        elif kind in LINK_TYPES:
+            links, long_name = links + 1, None
         position = start + -(-length // BLOCK) * BLOCK
-    return files, True
+    return files, True, links
 
 
 def is_end(rest: bytes, size: int) -> bool:
@@ -160,6 +166,14 @@ def is_end(rest: bytes, size: int) -> bool:
     # whole records make a whole file, so the size tells which ones; those of a power of two are in use beside RECORD
     record = max(RECORD, min(size & -size, LARGEST_RECORD))
     return len(rest) <= record + END_MARK and rest.count(NUL) == len(rest)
+
+
+def _length(path: Path, header: bytes, position: int) -> int:
+    try:
+        return _number(header[124:136])
+    except ValueError:
+        what = f"{path} is damaged at byte {position}"
+        raise NstError(what, got="a size that is no number", next="copy it again") from None
 
 
 def _check_header(path: Path, header: bytes, position: int) -> None:
@@ -213,7 +227,7 @@ def _extended_name(kind: bytes, data: bytes) -> str | None:
     return None
 
 
-def _group(files: list[tuple[str, int, int]], truncated: bool) -> _Walk:
+def _group(path: Path, files: list[tuple[str, int, int]], truncated: bool) -> _Walk:
     keys: list[str] = []
     members: list[list[Member]] = []
     seen: set[str] = set()
@@ -223,6 +237,13 @@ def _group(files: list[tuple[str, int, int]], truncated: bool) -> _Walk:
         if not dot or not stem or name.startswith("__"):  # WebDataset's own rules: no key, or metadata
             continue
         key = f"{folder}/{stem}" if folder else stem
+        if not is_inside(name):
+            raise NstError(
+                f"{path} holds a file whose name leads out of it",
+                got=repr(name)[:200],
+                valid="relative names, without ..",
+                next="have it from whom you trust, or pack it again: tar -C <folder> -cf <name>.tar .",
+            )
         extension = extension.lower()
         if not keys or keys[-1] != key or extension in seen:  # a repeated extension starts another sample: verify tells
             keys.append(key)

@@ -26,6 +26,7 @@ from nst.data.buckets import BUCKETS, NOT_FOUND
 from nst.errors import NO_ROOM, NstError
 
 PIPE = "pipe:"
+HARMLESS = tuple(f"{name}://" for name in ("http", "https", "s3", "gs", "gcs", "hf", "az", "abfs", "ftp", "sftp"))
 CHUNK_BYTES = 1 << 20
 STALL_S = 60.0
 
@@ -41,6 +42,14 @@ class NotThere(TransferFailed):
 def is_remote(place: object) -> TypeGuard[str]:
     """Whether a folder is named by an address instead of a path."""
     return isinstance(place, str) and (place.startswith(PIPE) or "://" in place)
+
+
+def runs_nothing(address: str) -> bool:
+    """Whether a file may name this address: fetching from it starts no command and reads nothing of this machine.
+
+    fsspec's chains (`simplecache::file:///x`) may do anything, whatever they begin with.
+    """
+    return address.startswith(HARMLESS) and "::" not in address
 
 
 def join(place: Path | str, name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from nst.models.released import HUB_FILES, WEIGHT_SUFFIXES, open_network
 from nst.runs import fingerprint
 
 LEVELS = 255.0
+# arguments of timm.create_model that name files or other places
+NO_SIZES = ("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 CROPS = ("center", "squash")  # timm's modes that we know
 RESIZES = {"bicubic": "antialias", "bilinear": "bilinear"}  # timm's names of interpolations, and ours
 
@@ -164,13 +167,35 @@ def _hub_config(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def _network_of(files: HubFiles) -> str:
+    """The name of a network of timm's, if config.json asks for no more than a network of such sizes.
+
+    Raises:
+        NstError: it names another place (`hf-hub:`, `local-dir:`), files, or what is none of a network's sizes.
+    """
+    name, arguments, path = files.config["architecture"], files.config["model_args"], files.weights.parent
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or not timm.is_model(name.partition(".")[0]):
+        near = nearest(str(name), timm.list_models())
+        raise NstError(f"{path / 'config.json'} names no network of timm's{near}", got=repr(name)[:200])
+    plain = (bool, int, float, str, type(None))
+    for option, value in dict(arguments).items():
+        values = value if isinstance(value, list) else [value]
+        if option in NO_SIZES or not all(isinstance(entry, plain) for entry in values):
+            raise NstError(
+                f"{path / 'config.json'} asks for more than a network",
+                got=f"model_args.{option}={value!r}"[:200],
+                valid="numbers and words that say how the network is built",
+                next="remove it there, if the weights are of the network without it",
+            )
+    return name
+
+
 def _from_files(files: HubFiles, classes: int) -> nn.Module:
-    architecture = files.config["architecture"]
+    architecture, arguments = _network_of(files), {**files.config["model_args"], "num_classes": classes}
     try:
-        arguments = {**files.config["model_args"], "num_classes": classes}
         model = timm.create_model(architecture, pretrained=False, **arguments)
         model.load_state_dict(read_weights(files.weights))
-    except RuntimeError as error:  # timm's of an unknown name, torch's of other weights
+    except (RuntimeError, TypeError, ValueError) as error:  # torch's of other weights, the network's of its arguments
         lines = str(error).splitlines()
         raise NstError(
             f"{files.weights} does not hold the weights of {architecture} with {classes} classes",

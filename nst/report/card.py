@@ -17,9 +17,11 @@ from nst.report.robustness import blocks_of
 from nst.report.robustness_numbers import conditions, measured_rows
 from nst.report.rows import Row, model_name, rows
 from nst.report.summary import command, facts
+from nst.shown import fenced, in_markdown, short
 
 PROVENANCE = ("Finished", "Code", "Seed", "Machine", "Trainer", "Python", "Packages")
 LISTED_CLASSES = 20
+LONGEST_CELL = 3000  # letters
 LICENCE = """## Licence and intended use
 
 To be filled in by whoever publishes this network, with regard to the licences of the images it learned from."""
@@ -34,7 +36,7 @@ def model_card(run: Path | None, *, title: str, network: Mapping[str, str], use:
         use: how the exported files are loaded, as Markdown.
     """
     experiment = _experiment(run) if run else None
-    parts = [f"# {title}", _network(network, classes), f"## Use\n\n{use}"]
+    parts = [f"# {in_markdown(title)}", _network(network, classes), f"## Use\n\n{use}"]
     if experiment is None:
         parts.append("## Training\n\nNot known: exported from weights alone.")
     else:
@@ -54,12 +56,14 @@ def _experiment(run: Path) -> Experiment:
 
 
 def _network(network: Mapping[str, str], classes: Sequence[str]) -> str:
-    named = ", ".join(classes[:LISTED_CLASSES]) + (" ..." if len(classes) > LISTED_CLASSES else "")
+    named = ", ".join(short(name) for name in classes[:LISTED_CLASSES]) + (
+        " ..." if len(classes) > LISTED_CLASSES else ""
+    )
     return _table({**network, "Classes": f"{len(classes)}: {named}"})
 
 
 def _table(pairs: Mapping[str, str]) -> str:
-    lines = [f"| {name} | {value.replace('|', '/')} |" for name, value in pairs.items() if value]
+    lines = [f"| {name} | {in_markdown(value, LONGEST_CELL)} |" for name, value in pairs.items() if value]
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
@@ -120,7 +124,7 @@ def _results(experiment: Experiment, entries: Sequence[Row]) -> str:
         between = "–" if entry["top1_low"] is None else f"{entry['top1_low']:.1f} – {entry['top1_high']:.1f}"
         scores = [number(entry[name], ".2f") for name in ("top1", "top5", "ece")]
         images = [number(entry[name]) for name in ("labeled", "unlabeled")]
-        cells = [entry["label"], model_name(entry), *images, scores[0], between, *scores[1:]]
+        cells = [in_markdown(entry["label"]), in_markdown(model_name(entry)), *images, scores[0], between, *scores[1:]]
         lines.append(f"| {' | '.join(cells)} |")
     last = entries[-1]
     lines += ["", _measured_on(experiment, last)]
@@ -133,8 +137,8 @@ def _robustness(generation: Generation) -> list[str]:
     blocks = blocks_of(generation)
     if not blocks:
         return ["Robustness: not measured."]
-    cells = [f"| {' | '.join(row)} |" for row in measured_rows(blocks)]
-    depend = [f"- {conditions(suite, block)}" for suite, block in blocks.items()]
+    cells = [f"| {' | '.join(map(in_markdown, row))} |" for row in measured_rows(blocks)]
+    depend = [f"- {in_markdown(conditions(suite, block), LONGEST_CELL)}" for suite, block in blocks.items()]
     return ["### Robustness", "", "| suite | | value |", "|---|---|---|", *cells, "", *depend]
 
 
@@ -143,14 +147,14 @@ def _measured_on(experiment: Experiment, last: Row) -> str:
     if last["test_images"] is None:
         return "On the validation images of the training; one seed."
     test = (experiment.last.evaluation or {}).get("test")
-    place = f" in {test}" if test else ""
+    place = f" in {in_markdown(test)}" if test else ""
     return f"On {number(last['test_images'])} test images{place}; one seed. The interval does not cover the seed."
 
 
 def _made(experiment: Experiment) -> str:
     found = facts(experiment)
     line = command(experiment)
-    given = f"\n\n```bash\n{line}\n```" if line else ""
+    given = "\n\n" + fenced(line, "bash") if line else ""
     return f"## How it was made\n\n{_table({name: found[name] for name in PROVENANCE if name in found})}{given}"
 
 

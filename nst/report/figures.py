@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nst.report.style import BLUE, GRID, INK, MUTED, PAPER, SERIES, VERMILLION, heat, panels, styled
+from nst.report.style import BLUE, GRID, INK, MUTED, PAPER, SERIES, VERMILLION, fitting, heat, panels, styled
+from nst.shown import short
 
 PANELS = {
     "train/labeled_loss": "Loss on labeled images (nats)",
@@ -108,7 +109,7 @@ def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndar
     axes.hlines(places, before, after, color=colors, linewidth=2.2, alpha=0.5)
     axes.plot(before, places, color=MUTED, linestyle="none", **MARKER, label=labels[0])
     axes.plot(after, places, color=BLUE, linestyle="none", **{**MARKER, "marker": "D"}, label=labels[1])
-    axes.set_yticks(places, [classes[place] for place in order])
+    axes.set_yticks(places, fitting([classes[place] for place in order]))
     axes.set_xlabel("top-1 of the class (%)")
     axes.set_xlim(right=102)
     axes.grid(axis="y", visible=False)
@@ -159,12 +160,12 @@ def _write_counts(panel: Axes, matrix: np.ndarray, share: np.ndarray) -> None:
 def _name_cells(panel: Axes, classes: Sequence[str]) -> None:
     if len(classes) > MOST_NAMED_CLASSES:
         return
-    places = np.arange(len(classes)) + 0.5
+    places, names = np.arange(len(classes)) + 0.5, fitting(classes)
     turned: dict[str, Any] = (
-        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 2 else {}
+        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
     )
-    panel.set_xticks(places, list(classes), fontsize=8.5, **turned)
-    panel.set_yticks(places, list(classes), fontsize=8.5)
+    panel.set_xticks(places, names, fontsize=8.5, **turned)
+    panel.set_yticks(places, names, fontsize=8.5)
 
 
 @styled
@@ -175,7 +176,7 @@ def experiments(
     bounds: Sequence[tuple[float | None, float | None]],
 ) -> Figure:
     """Top-1 (%) of every experiment's last network with its 95 % interval, and of its teacher where it has one."""
-    best = names[int(np.argmax(last))]
+    best = short(names[int(np.argmax(last))], 80)
     figure, (axes,) = panels(f"Best by top-1: {best}", 1.5 + 0.4 * len(names))
     places = np.arange(len(names))
     for place, (start, end, (low, high)) in enumerate(zip(first, last, bounds, strict=True)):
@@ -186,7 +187,7 @@ def experiments(
             axes.plot(start, place, color=MUTED, **MARKER, label="teacher")
         axes.annotate(f"{end:.2f}", (end, place), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
     axes.plot(last, places, color=BLUE, linestyle="none", **{**MARKER, "marker": "D"}, label="last network")
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, fitting(names, 80))
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("top-1 on test images (%)")

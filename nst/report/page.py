@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from nst.report.gallery import Picture
 from nst.report.style import inline_svg, svg_document
+from nst.shown import short, shown
 
 HERE = Path(__file__).parent
 
@@ -100,8 +101,10 @@ class Page:
 def render(page: Page) -> str:
     """The HTML of the page; needs no other file and no network."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: shown(value) if type(value) is str else value,
+    )  # fmt: skip
+    environment.filters["short"] = short
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html").render(page=page, style=style)
 

@@ -31,6 +31,7 @@ from nst.errors import NstError, UsageError, nearest
 from nst.report.records import Document, read_document
 from nst.report.rows import model_name
 from nst.runs import atomic_path
+from nst.shown import in_markdown, short
 
 FULL_SIZE = "full size"
 SUITE_METRICS = {  # kind of a suite → metric → its name in a result
@@ -239,7 +240,7 @@ def lines(where: Place, cells: Cells) -> tuple[list[str], list[list[str]]]:
     for row in rows:
         figures = where.rows.get(row, {})
         values = [figures.get(column, {}).get(metric) for column, metric in shown]
-        table.append([row, *("" if value is None else f"{value:.1f}" for value in values)])
+        table.append([short(row, 80), *("" if value is None else f"{value:.1f}" for value in values)])
         ours = {column: cells[row, column] for column in where.columns if (row, column) in cells}
         if ours:
             mine = [ours[column].value(metric) if column in ours else None for column, metric in shown]
@@ -252,7 +253,7 @@ def _ours(cells: Sequence[Cell]) -> str:
     networks = list(dict.fromkeys(found.network for cell in cells for found in cell.measurements if found.network))
     seeds = sorted({cell.seeds for cell in cells})
     count = "-".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
-    return "  ours: " + ", ".join([*networks[-1:], count])
+    return "  ours: " + ", ".join([*(short(name) for name in networks[-1:]), count])
 
 
 def _text(value: tuple[float, float | None] | None) -> str:
@@ -265,7 +266,7 @@ def _text(value: tuple[float, float | None] | None) -> str:
 def heading(where: Place, scale: str) -> str:
     """`Table 6, scaled down (digits, ...): noise removed ...`."""
     name = where.name.capitalize()
-    return f"{name}: {where.title}" if scale == FULL_SIZE else f"{name}, scaled down ({scale}): {where.title}"
+    return f"{name}: {where.title}" if scale == FULL_SIZE else f"{name}, scaled down ({short(scale)}): {where.title}"
 
 
 def twin_note(where: Place, scale: str, cells: Cells) -> str:
@@ -292,7 +293,8 @@ def terminal_table(where: Place, scale: str, cells: Cells) -> Shown:
 def markdown(where: Place, scale: str, cells: Cells) -> str:
     """The table for docs/."""
     headings, rows = lines(where, cells)
-    body = [[text.replace("\n", "<br>") for text in headings], ["---", *["--:"] * (len(headings) - 1)], *rows]
+    body = [[text.replace("\n", "<br>") for text in headings], ["---", *["--:"] * (len(headings) - 1)]]
+    body += [["  " * row[0].startswith("  ") + in_markdown(row[0]), *row[1:]] for row in rows]
     table = "\n".join("| " + " | ".join(row) + " |" for row in body)
     note = twin_note(where, scale, cells)
     return "\n\n".join([heading(where, scale), table, *([f"*{note}*"] if note else [])]) + "\n"

@@ -21,6 +21,7 @@ import yaml
 
 from nst.errors import NstError
 from nst.runs import read_json
+from nst.shown import short
 
 Curve = list[tuple[int, float]]  # step, value
 Document = dict[str, Any]
@@ -47,7 +48,7 @@ class Generation:
     def label(self) -> str:
         """`teacher`, `student 1`, ...; a directory of another name goes by that."""
         if self.number is None:
-            return self.directory.name
+            return short(self.directory.name, 80)
         return f"student {self.number}" if self.number else "teacher"
 
     @property
@@ -188,7 +189,7 @@ def _experiment(directory: Path) -> Experiment | None:
     own = generations[-1].config.get("name")
     # in a sweep all jobs have one name, and their directories say what distinguishes them
     name = own if own and len(folders) > 1 and "=" not in directory.name else directory.resolve().name
-    return Experiment(name, directory, generations)
+    return Experiment(short(name, 80), directory, generations)
 
 
 def _link(folders: Sequence[Path]) -> tuple[Generation, ...]:
@@ -209,7 +210,7 @@ def _chain(experiments: Sequence[Experiment]) -> Experiment | None:
             return None
     last = runs[-1].directory
     name = runs[-1].config.get("name") or last.resolve().name
-    return Experiment(name, last, _link([run.directory for run in runs]))
+    return Experiment(short(name, 80), last, _link([run.directory for run in runs]))
 
 
 def _is_training(directory: Path) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 from nst.errors import NstError
 from nst.report.records import Experiment, Generation, read_document
 from nst.robustness.results import NETWORKS_OWN, Block
+from nst.untrusted import below, require_file_name
 
 # the first whole one gives the numbers of a network's row
 CORRUPTION_SUITES = ("imagenet_c", "imagenet_c_299", "cifar_c", "c_onthefly")
@@ -52,7 +53,9 @@ def headline(blocks: Mapping[str, Block]) -> dict[str, Any]:
 
 def blocks_of(generation: Generation) -> dict[str, Block]:
     """The suites of a generation by name; empty where none was evaluated."""
-    return (generation.evaluation or {}).get("robustness", {})
+    path = generation.directory / "evaluation" / "result.json"
+    blocks = (generation.evaluation or {}).get("robustness", {})
+    return {require_file_name(suite, path): block for suite, block in blocks.items()}  # figures are named by it
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Measured:
     def tiles(self, answer: Answer) -> list[np.ndarray]:
         """Pictures (S, S, 3) uint8 of an answer, one per shown frame; empty where the sheet is not there any more."""
         sheet = (read_document(self.folder / "parts" / f"{answer.part}.json") or {}).get("sheet", {})
-        path = self.folder / "parts" / sheet.get("file", "-")
+        parts = self.folder / "parts"
+        path = below(parts, sheet.get("file", "-"), parts / f"{answer.part}.json")
         if not path.exists():
             return []
         pixels, side, columns = _pixels(path), sheet["tile"], sheet["columns"]

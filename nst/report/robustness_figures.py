@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nst.report.figures import MARKER
 from nst.report.style import INK, MUTED, VERMILLION, WIDTH, panels, styled
+from nst.shown import short
 
 Values = Sequence[float | None]
 Colors = Mapping[str, str]  # of each network, by label
@@ -163,7 +164,7 @@ def _say(axes: Axes, left: float, top: float, text: str, ha: str = "left", **opt
 
 
 def _wrapped(text: str, letters: int) -> list[str]:
-    return textwrap.wrap(text, letters, max_lines=LINES, placeholder="…") or [""]
+    return textwrap.wrap(short(text, 200), letters, max_lines=LINES, placeholder="…") or [""]
 
 
 def readable(name: str) -> str:

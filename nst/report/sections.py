@@ -13,6 +13,7 @@ from nst.report.paper import published
 from nst.report.records import Experiment, Generation
 from nst.report.rows import Row, model_name
 from nst.report.selection_figures import SelectionData
+from nst.shown import short
 
 LARGEST_CONFUSION = 100  # classes; larger matrices are shown as their largest entries only
 CONFUSIONS_LISTED = 8
@@ -205,7 +206,7 @@ def _confusions(names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Tab
     np.fill_diagonal(total, 0)
     order = np.argsort(-total, axis=None, kind="stable")[:CONFUSIONS_LISTED]
     pairs = [divmod(int(place), len(names)) for place in order if total.flat[place] > 0]
-    rows = [[names[row], names[column], *(number(int(m[row, column])) for m in matrices.values())]
+    rows = [[short(names[row]), short(names[column]), *(number(int(m[row, column])) for m in matrices.values())]
             for row, column in pairs]  # fmt: skip
     columns = ["label", "taken for", *(f"images, {label}" for label in matrices)]
     return Table(columns, rows, [False, False, *[True] * len(matrices)], note="The most frequent confusions.")

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nst.report.style import BLUE, INK, MUTED, ORANGE, PAPER, SKY, panels, styled
+from nst.report.style import BLUE, INK, MUTED, ORANGE, PAPER, SKY, fitting, panels, styled
 
 MOST_NAMED_CLASSES = 30
 PANEL_HEIGHT = 3.8
@@ -84,15 +84,15 @@ def _balance_title(data: SelectionData) -> str:
 
 
 def _bars(panel: Axes, data: SelectionData) -> None:
-    places = np.arange(len(data.classes))
+    places, names = np.arange(len(data.classes)), fitting(data.classes)
     panel.bar(places, data.class_after, 0.8, color=SKY, alpha=0.45, label="selected, with copies")
     panel.bar(places, data.class_selected, 0.8, color=BLUE, label="selected once")
     panel.plot(places, data.class_before, linestyle="none", marker="_", markersize=150 / len(places) + 4,
                markeredgewidth=2.2, color=INK, label="as labeled")  # fmt: skip
     turned: dict[str, Any] = (
-        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, data.classes)) > 2 else {}
+        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
     )
-    panel.set_xticks(places, list(data.classes), **turned)
+    panel.set_xticks(places, names, **turned)
     panel.tick_params(axis="x", length=0)
     panel.set_xlabel("class")
 

@@ -11,7 +11,7 @@ import functools
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nst.runs import atomic_path
+from nst.shown import short, shown
 
 P = ParamSpec("P")
 
@@ -31,6 +32,7 @@ BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", 
 SERIES = (MUTED, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
 WIDTH = 9.0  # inches: the column of the page at about 100 px each
 DPI = 150
+LETTERS = 32  # of a name beside an axis
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -60,9 +62,15 @@ STYLE: Any = {
     "legend.fontsize": 9.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "nst",
+    "text.parse_math": False,  # a class named $x$ is no formula
     "savefig.dpi": DPI,
 }
 THEMED = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper", BLUE: "--blue"}
+
+
+def fitting(names: Sequence[str], letters: int = LETTERS) -> list[str]:
+    """Names of classes or runs as there is room for them in a figure."""
+    return [short(name, letters) for name in names]
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -113,5 +121,5 @@ def inline_svg(document: str, name: str, description: str) -> str:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for color, variable in THEMED.items():
         svg = svg.replace(color, f"var({variable})")
-    label = f'class="figure" role="img" aria-label="{html.escape(description)}"'
+    label = f'class="figure" role="img" aria-label="{html.escape(shown(description))}"'
     return re.sub(r'^<svg(.*?) width="[^"]*" height="[^"]*"', lambda match: f"<svg {label}{match[1]}", svg, count=1)

@@ -232,6 +232,13 @@ class ClipFiles:
     frames: int
 
     def __call__(self, row: int) -> np.ndarray:
+        try:
+            with open(self.paths[row], "rb") as file:
+                kind = file.read(8)[4:]
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror}") from error
+        if kind != b"ftyp":  # a playlist of that name would have FFmpeg fetch what it lists
+            raise BadImage("not an MP4 file")
         # one thread each: loader workers are the parallelism
         capture = cv2.VideoCapture(self.paths[row], cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         frames = []
@@ -258,7 +265,7 @@ class ArrayRows:
 def open_array(path: str) -> np.ndarray:
     """A .npy file, mapped and not read."""
     try:
-        return np.load(path, mmap_mode="r")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise NstError(f"cannot read {path}", got=error, next="copy or download it again") from error
 

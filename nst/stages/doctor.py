@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from nst.config import build as build_from
 from nst.config import plain
+from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.transfer import is_remote
 from nst.data.views import Pictures, training_view
@@ -70,7 +71,7 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
     taught = cfg.teacher.run is not None or cfg.teacher.checkpoint is not None
     single = taught or cfg.stage == "train"
     each = [cfg] if single else configurations(cfg)
-    sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(cfg.data[name]))}
+    sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(cfg, name))}
     images = _images(cfg)
     trainings: list[Training] = []
     mistakes: list[Finding] = []
@@ -104,11 +105,12 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
     return Examination([*mistakes, *examine(situation, accept)], situation)
 
 
-def _shards(folder: str | None) -> ShardSet | None:
-    """The set in a folder of this machine; None where there is none yet."""
+def _shards(cfg: DictConfig, name: str) -> ShardSet | None:
+    """The set `data.<name>` in a folder of this machine; None where there is none yet."""
+    folder = cfg.data[name]
     if folder is None or is_remote(folder) or not (Path(folder) / "index.json").exists():
         return None
-    return load_index(Path(folder))
+    return load_index(Path(folder), build_from(Remote, cfg.remote))
 
 
 def _images(cfg: DictConfig) -> Images | None:

@@ -36,6 +36,7 @@ from nst.robustness.options import RobustnessOptions
 from nst.robustness.results import Block, headlines, summary, table
 from nst.robustness.suites import Subject
 from nst.runs import Run, is_rank_zero, write_json
+from nst.shown import without_secrets
 from nst.stages import robustness as suites
 from nst.stages.options import (
     EvalOptions,
@@ -211,7 +212,7 @@ def _result(
 ) -> dict[str, Any]:
     scores = reduced(module.scores, trainer).moved(torch.Tensor.cpu)
     result: dict[str, Any] = {
-        "test": str(test.folder),
+        "test": without_secrets(str(test.folder)),
         **scores.compute(),
         # per bin of confidence: images, summed confidence, right ones
         "calibration": scores.state()["calibration"].tolist(),

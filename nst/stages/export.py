@@ -30,6 +30,7 @@ from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
 from nst.runs import Run, sha256_file, write_json, write_text
+from nst.shown import without_secrets
 
 CARD_FILE = "README.md"
 
@@ -66,7 +67,7 @@ def run(
     card = model_card(
         training, title=title, network=_facts(network, info, weights, whole_image), use=use, classes=info.classes
     )
-    write_text(output / CARD_FILE, card)
+    write_text(output / CARD_FILE, without_secrets(card))
     return [*files, output / CARD_FILE]
 
 

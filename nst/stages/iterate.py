@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
@@ -31,6 +32,7 @@ from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
 from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_text
+from nst.shown import kept
 from nst.stages.options import evaluation_from, test_set
 from nst.training.tracking import forget_run
 
@@ -203,7 +205,7 @@ def main(cfg: DictConfig) -> None:
     )
     if not is_rank_zero():
         return
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_text(directory / "config.yaml", yaml.safe_dump(kept(plain(cfg)), sort_keys=False))
     wanted = ("top1", "top5", "ece", "gain", *COLUMNS)
     last = {name: results[-1][name] for name in wanted if name in results[-1]}
     write_json(

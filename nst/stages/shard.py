@@ -27,6 +27,7 @@ from nst.data.exclusion import exclude
 from nst.data.images import BadImage, decode
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
+from nst.data.shard_set import in_index, must_be_named
 from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Source, open_source
@@ -35,6 +36,7 @@ from nst.data.transfer import is_remote
 from nst.errors import NstError, require_count
 from nst.progress import Progress, say, silent, track
 from nst.runs import Run, atomic_path
+from nst.shown import shown
 from nst.stages.places import shards_place
 
 log = logging.getLogger(__name__)
@@ -171,7 +173,8 @@ def _report_bad(source: Source, bad: Mapping[int, str], max_bad_fraction: float)
             valid=f"at most {max_bad_fraction:g} of them (max_bad_fraction)",
             next="repair or remove them, or allow more: max_bad_fraction=0.05",
         )
-    log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), "\n  ".join(named))
+    listed = shown("\n  ".join(named))
+    log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), listed)
 
 
 def _refuse_foreign_shards(output: Path) -> None:
@@ -230,6 +233,8 @@ def main(cfg: DictConfig) -> None:
     if options.index is not None:
         shards = _index(options.index, Path(options.output), remote)
         say(f"{shards.folder}: index.json for {len(shards.shards)} tars, {shards.samples} images")
+        for line in _to_be_named(shards.folder, shards.place):
+            say(line)
     if options.exclude:
         unlabeled = ShardSet.open(shards_place(cfg, "unlabeled"), remote) if options.index is None else shards
         for line in _exclude(cfg, unlabeled, evaluation, remote):
@@ -293,8 +298,16 @@ def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[str], re
     )
     for row in report["images"][-report["excluded"] :][:SHOWN_EXCLUDED] if report["excluded"] else []:
         yield f"  {row['key']} = {row['matched_key']} ({row['reason']}, {row['distance']} bits apart)"
+    if not here:
+        yield from _to_be_named(output, unlabeled.place)
     if report["excluded"] > SHOWN_EXCLUDED:
         yield f"  and {report['excluded'] - SHOWN_EXCLUDED} more: {output / 'excluded.json'}"
+
+
+def _to_be_named(folder: Path | str, place: Path | str) -> Iterator[str]:
+    """What readers of an index must say, where its shards lie at a place that no index may name alone."""
+    if place != folder and must_be_named(place):
+        yield f"stages that read {folder} need the place of its shards: remote.shards_at='{in_index(place)}'"
 
 
 def _shard_sets(folder: str) -> list[Path | str]:

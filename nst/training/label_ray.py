@@ -180,11 +180,8 @@ def _import_ray() -> Any:
 def _job_of(job: LabelJob, number: int) -> LabelJob:
     """The part of a job that one task needs: a set of one shard, and paths that hold in another working directory."""
     shards = job.unlabeled
-    places = {"folder": shards.folder, "shards_at": shards.shards_at}
-    absolute = {
-        name: place if place is None or is_remote(place) else Path(place).absolute() for name, place in places.items()
-    }
-    one = replace(shards, shards=(shards.shards[number],), **absolute)  # type: ignore[arg-type]
+    folder, place = (at if is_remote(at) else Path(at).absolute() for at in (shards.folder, shards.place))
+    one = replace(shards, shards=(shards.shards[number],), folder=folder).at(place)
     return replace(job, teacher=job.teacher.absolute(), folder=job.folder.absolute(), unlabeled=one)
 
 

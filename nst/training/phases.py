@@ -6,6 +6,7 @@ without augmentation at the larger size. The mark that a phase is over is its su
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.models.released import open_network
@@ -164,7 +166,14 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     if not kept and trainer.is_global_zero:
         # rows of an attempt of this phase that reached no checkpoint
         MetricsTable(setup.metrics_path).cut_to(_bytes_before(setup, phase))
-    trainer.fit(module, data, ckpt_path=str(state) if kept else None)
+    try:
+        trainer.fit(module, data, ckpt_path=str(state) if kept else None, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise NstError(
+            f"{state} is not a state that a training has kept",
+            got=str(error).strip().partition("\n")[0],
+            next="delete it: the same command then begins this phase again",
+        ) from error
     if setup.data.validation is not None and module.validated_step != data.total_steps:
         trainer.validate(module, data, verbose=False)
     for callback in monitoring:

@@ -9,18 +9,23 @@ two machines with equal paths never share one. Without an account everything is 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 from lightning.pytorch.loggers import Logger
 
 from nst.checking import check_fields
+from nst.errors import NstError
 from nst.progress import say
 from nst.runs import is_rank_zero, write_text
+from nst.shown import kept
 from nst.training.loggers import MetricsTable
 
 ID_FILE = "wandb_id"
@@ -135,10 +140,11 @@ class Tracking:
             job_type=self.stage,
             mode=mode,
             resume="allow",
-            config=dict(self.config),
+            config=kept(dict(self.config)),
             settings=wandb.Settings(silent=True, console="off"),
         )
-        run = logger.experiment
+        with mock.patch.object(sys, "argv", kept(sys.argv)):  # the command line, which wandb keeps with the run
+            run = logger.experiment
         run.define_metric("trainer/global_step")
         for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")
@@ -172,7 +178,10 @@ def run_id(directory: Path) -> str:
     path = directory / ID_FILE
     if not path.exists():
         write_text(path, secrets.token_hex(8) + "\n")  # of no seed: runs of one seed have W&B runs of their own
-    return path.read_text(encoding="utf-8").strip()
+    found = path.read_text(encoding="utf-8").strip()
+    if not re.fullmatch(r"[\w-]{1,64}", found):  # wandb names folders by it
+        raise NstError(f"{path} holds no id of a W&B run", got=repr(found)[:80], next="delete it: a new one is drawn")
+    return found
 
 
 def forget_run(directory: Path) -> None:

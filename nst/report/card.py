@@ -18,7 +18,8 @@ from nst.report.robustness_numbers import conditions, measured_rows
 from nst.report.rows import Row, model_name, rows
 from nst.report.summary import command, facts
 
-PROVENANCE = ("Finished", "Code", "Seed", "Machine", "Trainer", "Python", "Packages")
+# without the time at which it finished, which is that of a file: a copy of the run would have another card
+PROVENANCE = ("Code", "Seed", "Machine", "Trainer", "Python", "Packages")
 LISTED_CLASSES = 20
 LICENCE = """## Licence and intended use
 

@@ -22,6 +22,7 @@ from nst.models.efficientnet import Architecture, build
 from nst.models.released import weights_digest
 from nst.progress import say
 from nst.runs import Run, fingerprint, read_json, sha256_file
+from nst.stages.apart import keep_apart
 from nst.stages.monitor import monitor_from, require_monitoring
 from nst.stages.options import (
     architecture_from,
@@ -95,7 +96,9 @@ def run(
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
         require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
-    with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
+    with Run(
+        directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
+    ) as run_:
         if hardware.agreed(run_.done):
             return run_.result()
         setup = Setup(
@@ -230,6 +233,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
+    keep_apart(cfg, "train")
     directory = Path(cfg.run_dir)
     recipe, finetune = recipes_from(cfg)
     teacher = teacher_from(cfg)

@@ -22,9 +22,11 @@ from nst.errors import require_choice
 from nst.progress import say
 from nst.runs import is_rank_zero, write_text
 from nst.training.loggers import MetricsTable
+from nst.written import FOLDER, LINK, note, unlink
 
 MODES = ("auto", "online", "offline", "disabled")
 ID_FILE = "wandb_id"
+WANDB_LINKS = ("latest-run", "debug.log", "debug-internal.log")  # that wandb makes beside the folders of its runs
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ class Tracking:
             settings=wandb.Settings(silent=True, console="off"),
         )
         run = logger.experiment
+        own = Path(run.dir).parent
+        note(own, kind=FOLDER, made=True)
+        note(*(own.parent / name for name in WANDB_LINKS), kind=LINK, made=True)
         run.define_metric("trainer/global_step")
         for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")
@@ -178,4 +183,4 @@ def run_id(directory: Path) -> str:
 
 def forget_run(directory: Path) -> None:
     """What is logged of this directory from now on goes to a new W&B run."""
-    (directory / ID_FILE).unlink(missing_ok=True)
+    unlink(directory / ID_FILE)

@@ -1,0 +1,317 @@
+"""What nst has written in a folder: the list by which it tells its own files from everybody else's.
+
+    .nst_files    a name per line, as JSON, relative to the folder; `x/` is all below x, `x/@` a symbolic link
+
+The one decision worth knowing: a name is noted and synced before its file appears. So the list names at least what is
+there, whenever a kill comes, and what it does not name is somebody else's: never deleted and never replaced. A run
+inside another one (gen0/predictions) has a list of its own, which the outer list names. Runs from before there were
+lists (a started.json without one) are written to as ever; nothing in them is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst.errors import NstError
+
+LIST = ".nst_files"
+STARTED = "started.json"
+FOLDER, LINK = "/", "/@"  # kinds of entries, behind the name; a file has nothing there
+FIRST = ("DONE", "result.json")  # of a run's files: the first to be deleted; started.json and the list go last
+HELD = (".lock", ".pulse")  # of a run that is at work
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.tmp-(?P<pid>\d+)(?:-(?P<machine>\w+))?")
+ABANDONED_S = 86_400  # a temporary file of another machine this old was left by a process that was killed
+SHOWN = 8
+
+
+# ---- the list ------------------------------------------------------------------------------------------------
+
+
+def begin(folder: Path, *names: str, own: bool = False) -> None:
+    """Lets a folder have a list, and notes these files, which are about to be written there.
+
+    Args:
+        own: of its own, also where a folder above has one: a run's.
+
+    Raises:
+        NstError: a file is there that nst has not written; then nothing was written.
+    """
+    if not _is_listed(folder, own):
+        require_free(folder, names)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (outer := _home(folder)) is not None and (entry := _entry(outer, folder / LIST)) not in _read(outer):
+            _append(outer, [entry])
+        (folder / LIST).touch()
+    note(*(folder / name for name in names))
+
+
+def require_free(folder: Path, names: Iterable[str], *, own: bool = False) -> None:
+    """Raises NstError where a folder that nst has not written to yet holds files of these names."""
+    if not _is_listed(folder, own):
+        _refuse([folder / name for name in names if os.path.lexists(folder / name)])
+
+
+def note(*paths: Path, kind: str = "", made: bool = False) -> bool:
+    """Notes what is about to be written, each in the nearest list above it; returns whether there is one for all.
+
+    Args:
+        made: it has been written already, by a library that chose its name.
+
+    Raises:
+        NstError: a file or link is there that nst has not written.
+        OSError: the list cannot be written.
+    """
+    # looked at before the list is read: another process may note and write one of them meanwhile
+    there = set() if made else {path for path in paths if os.path.lexists(path)}
+    found: dict[Path, list[Path]] = defaultdict(list)
+    homes = [_home(path) for path in paths]
+    for path, home in zip(paths, homes, strict=True):
+        if home is not None:
+            found[home].append(path)
+    for home, own in found.items():
+        listed = _read(home)
+        new = [path for path in own if _entry(home, path, kind) not in listed]
+        _refuse([path for path in own if path in there and (path in new or path.is_symlink())])
+        _append(home, [_entry(home, path, kind) for path in new])
+    return None not in homes
+
+
+def ours(paths: Sequence[Path]) -> list[Path]:
+    """Those of these files that nst has written, by the lists above them."""
+    homes = [(path, home) for path in paths if (home := _home(path)) is not None]
+    lists = {home: _read(home) for home in {home for _, home in homes}}
+    return [path for path, home in homes if _entry(home, path) in lists[home]]
+
+
+def unlink(*paths: Path) -> None:
+    """Deletes those of these files that are there and that nst has written."""
+    for path in ours([path for path in paths if path.is_file() and not path.is_symlink()]):
+        path.unlink(missing_ok=True)
+
+
+def _home(path: Path) -> Path | None:
+    """The nearest folder above with a list; None where there is none, or a run from before there were lists."""
+    for folder in Path(os.path.abspath(path)).parents:
+        if os.path.exists(folder / LIST):
+            return folder
+        if os.path.exists(folder / STARTED):
+            return None
+    return None
+
+
+def _is_listed(folder: Path, own: bool) -> bool:
+    """Whether a folder needs no list: it has one, or is a run from before there were lists, or lies in such a one."""
+    folders = [folder] if own else [folder, *Path(os.path.abspath(folder)).parents]
+    return any(os.path.exists(each / name) for each in folders for name in (LIST, STARTED))
+
+
+def _entry(home: Path, path: Path, kind: str = "") -> bytes:
+    name = Path(os.path.abspath(path)).relative_to(home).as_posix()
+    # the line breaks before it: a line that was cut by the end of the disk does not spoil the next one
+    return f"\n{json.dumps(name + kind)}\n".encode()
+
+
+def _read(home: Path) -> bytes:
+    try:
+        return (home / LIST).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _append(home: Path, entries: Sequence[bytes]) -> None:
+    if not entries:
+        return
+    descriptor = os.open(home / LIST, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        data = b"".join(entries)
+        while data:  # one write, except at the end of a disk; appended, so several processes do not mix
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _names(home: Path) -> Iterator[str]:
+    """The entries of a list; a line that is none is left out."""
+    for line in _read(home).splitlines():
+        with contextlib.suppress(ValueError):
+            name = json.loads(line)
+            if isinstance(name, str):
+                yield name
+
+
+def _refuse(paths: Sequence[Path]) -> None:
+    if paths:
+        raise NstError(
+            f"{told(list(map(str, paths)))} would be replaced, and nst has not written "
+            + ("it" if len(paths) == 1 else "them"),
+            valid="nst replaces only what is in its own list (.nst_files)",
+            next="move it away, or choose another folder for what nst writes",
+        )
+
+
+# ---- what a folder holds ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What nst has written in a folder, and all else.
+
+    Args:
+        ours: names of files and links, relative to the folder; those of runs inside it too.
+        others: the same; a folder in which nothing is nst's is one name, with a slash behind it.
+    """
+
+    folder: Path
+    ours: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Contents | None:
+        """None where the folder has no list."""
+        if not (folder / LIST).exists():
+            return None
+        mine: list[str] = []
+        others: list[str] = []
+        _look(folder, "", {LIST, *HELD, *_names(folder)}, mine, others)
+        return cls(folder, tuple(name for name in mine if name not in HELD), tuple(others))
+
+    def delete(self) -> None:
+        """Deletes what is nst's, then the folders that are empty for it; what holds the folder itself stays.
+
+        Whenever a kill comes, what is left is still seen as the run it was: its marks go first, at all depths,
+        started.json last but the list.
+        """
+        for name in sorted(self.ours, key=_turn):
+            (self.folder / name).unlink(missing_ok=True)
+        folders = {parent for name in self.ours for parent in Path(name).parents[:-1]}
+        for emptied in sorted(folders, key=lambda path: -len(path.parts)):
+            with contextlib.suppress(OSError):  # not empty
+                (self.folder / emptied).rmdir()
+
+
+def _look(folder: Path, prefix: str, listed: set[str], mine: list[str], others: list[str]) -> None:
+    """Sorts the entries of a folder; names in `listed` are relative to the first one. No link is followed."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        name = prefix + entry.name
+        if entry.is_symlink():
+            (mine if name + LINK in listed else others).append(name)
+        elif entry.is_dir():
+            inner: set[str] = set()
+            if f"{name}/{LIST}" in listed:
+                inner = {f"{name}/{each}" for each in (LIST, *HELD, *_names(Path(entry)))}
+            below: list[str] = []
+            strange: list[str] = []
+            if name + FOLDER in listed:
+                _look_whole(Path(entry), name + "/", below, strange)
+            else:
+                _look(Path(entry), name + "/", listed | inner, below, strange)
+            mine += below
+            others += strange if below or not strange else [name + "/"]
+        elif entry.is_file() and (name in listed or _target(prefix, entry.name) in listed):
+            mine.append(name)
+        else:
+            others.append(name)
+
+
+def _look_whole(folder: Path, prefix: str, mine: list[str], others: list[str]) -> None:
+    """The same of a folder that is nst's as a whole, links apart."""
+    for root, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            path = os.path.join(root, name)
+            if os.path.islink(path):
+                others.append(prefix + os.path.relpath(path, folder))
+            elif name in files:
+                mine.append(prefix + os.path.relpath(path, folder))
+
+
+def _target(prefix: str, name: str) -> str | None:
+    """The file that a temporary one would have become."""
+    match = TEMPORARY.fullmatch(name)
+    return prefix + match["name"] if match else None
+
+
+def _turn(name: str) -> tuple[int, int]:
+    base, depth = name.rpartition("/")[2], name.count("/")
+    if base in FIRST:
+        return 0, depth
+    return ({STARTED: 2, LIST: 3}.get(base, 1), -depth)
+
+
+def told(names: Sequence[str], most: int = SHOWN) -> str:
+    """`checkpoints/ (3 files), DONE, config.yaml`: names by their first folder, and how many more there are."""
+    firsts = ((name, name.find("/", 0, -1)) for name in names)
+    counts = Counter(name if end < 1 else name[: end + 1] for name, end in firsts)
+    shown = [f"{name} ({count} files)" if count > 1 else name for name, count in sorted(counts.items())]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
+# ---- temporary files -------------------------------------------------------------------------------------------
+
+
+def temporary(path: Path) -> Path:
+    """Where this process writes what is to become `path`; the name tells whether its writer lives."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{_machine()}")
+
+
+def sweep(folder: Path, *, alone: bool = False) -> None:
+    """Removes the temporary files of listed names in a folder and below, as far as their writers are dead.
+
+    Args:
+        alone: nobody else may write there, so all are left over.
+    """
+    home = _home(folder / LIST)
+    if home is None:
+        return
+    names: dict[Path, set[str]] = defaultdict(set)
+    for name in _names(home):
+        names[(home / name).parent].add((home / name).name)
+    for place, own in names.items():
+        if place.is_relative_to(os.path.abspath(folder)) and place.is_dir():
+            _sweep(place, own, alone)
+
+
+def sweep_beside(path: Path) -> None:
+    """Removes the temporary files that dead processes left of this one."""
+    _sweep(path.parent, {path.name}, alone=False)
+
+
+def _sweep(place: Path, names: set[str], alone: bool) -> None:
+    for entry in list(os.scandir(place)):
+        match = TEMPORARY.fullmatch(entry.name)
+        if match and match["name"] in names and (alone or _is_dead(Path(entry), match)):
+            Path(entry).unlink(missing_ok=True)
+
+
+def _is_dead(path: Path, match: re.Match[str]) -> bool:
+    if match["machine"] == _machine():
+        try:
+            os.kill(int(match["pid"]), 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, OverflowError):
+            return False
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime < time.time() - ABANDONED_S
+    return False
+
+
+@functools.cache
+def _machine() -> str:
+    """Names what process numbers are unique in: a machine since it was started, or a container of it."""
+    facts = [platform.node()]
+    with contextlib.suppress(OSError):
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]

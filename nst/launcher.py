@@ -91,9 +91,12 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     config = compose_config(
         [*(item for item in overrides if _name(item) not in swept), f"stage={stage}"], with_hydra=True
     )
+    from nst.stages.apart import keep_apart
+
     _require_plugins(config)
     given = any(_name(item) == "run_dir" for item in overrides)
     base = Path(config.run_dir) if given else Path("runs") / config.name
+    keep_apart(config, stage, {"run_dir": base})  # Hydra would write there before any job is asked
     records = base / ".sweep" / str(time.time_ns())
     launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records)
     new = [path for path in (base / "multirun.yaml", base, base.parent) if not path.exists()]
@@ -112,7 +115,7 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
             raise
         fault = error
     jobs = _jobs(records)
-    for note in records.glob("*.json"):
+    for note in records.iterdir():  # a folder of this sweep alone
         note.unlink()
     with contextlib.suppress(OSError):  # of another sweep that has its notes there
         records.rmdir()

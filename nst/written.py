@@ -105,7 +105,7 @@ def _home(path: Path) -> Path | None:
     for folder in Path(os.path.abspath(path)).parents:
         if os.path.exists(folder / LIST):
             return folder
-        if os.path.exists(folder / STARTED):
+        if _is_old(folder):
             return None
     return None
 
@@ -113,7 +113,13 @@ def _home(path: Path) -> Path | None:
 def _is_listed(folder: Path, own: bool) -> bool:
     """Whether a folder needs no list: it has one, or is a run from before there were lists, or lies in such a one."""
     folders = [folder] if own else [folder, *Path(os.path.abspath(folder)).parents]
-    return any(os.path.exists(each / name) for each in folders for name in (LIST, STARTED))
+    return any(os.path.exists(each / LIST) or _is_old(each) for each in folders)
+
+
+def _is_old(folder: Path) -> bool:
+    """Whether it is a run, or an experiment with its generations, from before there were lists."""
+    runs = (folder, folder / "gen0")
+    return any(os.path.exists(run / STARTED) and not os.path.exists(run / LIST) for run in runs)
 
 
 def _entry(home: Path, path: Path, kind: str = "") -> bytes:

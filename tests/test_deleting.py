@@ -57,13 +57,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Name → sha256 of every file below a folder, or where a link leads."""
+    """Name → sha256 of every file below a folder, or where a link leads; without a run's sign of life."""
     return {
         str(path.relative_to(folder)): os.readlink(path)
         if path.is_symlink()
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_symlink() or path.is_file()
+        if path.is_symlink() or (path.is_file() and path.name != ".pulse")
     }
 
 
@@ -75,6 +75,8 @@ def kept(*folders: Path, new: bool = False) -> Iterator[None]:
     yield
     for was, folder in zip(before, folders, strict=True):
         now = contents(folder)
+        if new:  # which are listed
+            was.pop(LIST, None)
         assert {name: now.get(name) for name in was} == was
         assert new or len(now) == len(was), now.keys() - was.keys()
 
@@ -288,6 +290,47 @@ def test_the_option_of_a_refusal_is_that_of_the_stage(run: Path, digits: Path):
         assert dispatch([stage, teacher, *common, f"{changed}=8", elsewhere]) == 0
 
 
+def test_what_a_message_says_may_be_deleted_is_made_again(run: Path, tmp_path: Path):
+    """The only deletions that messages advise: of single files, each followed here."""
+    root = tmp_path / "shards"
+    shard = ["shard", *TINY, f"data.root={root}"]
+    label = ["label", *TINY, f"data.root={root}", f"teacher.run={run}"]
+    select = ["select", *TINY, f"data.root={root}", f"teacher.run={run}", "select.min_confidence=0",
+              "select.allow_empty_classes=true"]  # fmt: skip
+    for command in (shard, label, select):
+        assert dispatch(command) == 0
+    before = contents(tmp_path)
+
+    tar = root / "labeled" / "labeled-000000.tar"
+    tar.write_bytes(b"half")
+    assert "delete the file DONE" in refusal(*shard)
+    (root / "DONE").unlink()
+    assert dispatch(shard) == 0
+    predictions = run / "predictions" / "unlabeled-000001.parquet"
+    predictions.write_bytes(b"half")
+    assert f"{predictions} is not a predictions file" in refusal(*select)
+    predictions.unlink()
+    assert dispatch(label) == 0
+    for path in (run / "selection" / "selection.json", run / "selection" / "result.json"):
+        path.unlink()
+        assert dispatch(select) == 0
+    assert contents(tmp_path) == before
+
+
+def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits: Path, pictures: Path):
+    pytest.importorskip("wandb")
+    options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}", f"data.root={digits}"]
+    assert dispatch(["evaluate", *TINY, *options]) == 0
+    found = Contents.of(run / "evaluation")
+    assert found
+    assert found.others == ()
+    assert any(name.startswith("wandb/offline-run-") for name in found.ours)
+    shutil.copy(pictures / "cat" / "00.jpg", run / "evaluation" / "wandb")
+    with kept(run):
+        told = refusal("evaluate", *TINY, *options, "eval.image_size=8", "overwrite=true")
+    assert "move wandb/" in told
+
+
 # ---- what is not nst's is never replaced
 
 
@@ -479,7 +522,7 @@ def test_overwriting_killed_at_any_moment_is_still_seen_as_the_old_run(tmp_path:
             with pytest.raises(NstError, match="run of other inputs"):
                 Run(directory, "train", {"seed": 1}).__enter__()
         with Run(directory, "train", {"seed": 1}, overwrite=True):
-            assert {path.name for path in directory.iterdir()} <= {".lock", ".pulse", LIST, "started.json"}
+            assert contents(directory).keys() <= {".lock", LIST, "started.json"}
         number += 1
     assert number > 8
 

@@ -85,7 +85,8 @@ class ShardSet:
             raise listed_problems(
                 f"{folder} is not as its index says",
                 problems,
-                f"copy the shards again, or delete {folder} and run nst shard again",
+                "copy the shards again; if nst shard made them, delete the file DONE that it left there, and the same "
+                "command writes them again",
             )
         return shards
 

@@ -42,12 +42,9 @@ def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = 
     Raises:
         NstError: one is the other, or lies in it.
     """
-    outputs = dict(_given(written or _written(cfg, stage)))
-    outputs |= dict(_given({"remote.cache": cfg.remote.cache}))
-    images, runs = (
-        dict(_given(_images(cfg, stage))),
-        dict(_given({name: _value(cfg, name) for name in RUNS.get(stage, ())})),
-    )
+    outputs = dict(_given({**(written or _written(cfg, stage)), "remote.cache": cfg.remote.cache}))
+    images = dict(_given(_images(cfg, stage)))
+    runs = dict(_given({option: _value(cfg, option) for option in RUNS.get(stage, ())}))
     for option, output in outputs.items():
         for name, source in (images | runs).items():
             if (how := _relation(output, source)) and (name in images or how != WITHIN):
@@ -76,9 +73,8 @@ def _refuse(option: str, output: Path, how: str, name: str, source: Path) -> Non
 def _written(cfg: DictConfig, stage: str) -> dict[str, Any]:
     """Option → folder or file that the stage writes."""
     if stage in ("label", "select"):
-        name = "predictions" if stage == "label" else "selection"
-        own, teacher = cfg.teacher[name], cfg.teacher.run
-        return {f"teacher.{name}": own if own is not None or not isinstance(teacher, str) else f"{teacher}/{name}"}
+        option = "teacher.predictions" if stage == "label" else "teacher.selection"
+        return {option: _value(cfg, option)}
     if stage == "plan":
         return {"plan.output": cfg.plan.output}
     shards = {"data.root" if cfg.shard.output == cfg.data.get("root") else "shard.output": cfg.shard.output}
@@ -100,8 +96,11 @@ def _images(cfg: DictConfig, stage: str) -> dict[str, Any]:
 
 
 def _value(cfg: DictConfig, option: str) -> Any:
-    """Of an option that may not be there, or not be given yet."""
-    return OmegaConf.select(cfg, option, throw_on_missing=False)
+    """Of an option that may not be there, or not be given yet; the teacher's folders lie in its run."""
+    value = OmegaConf.select(cfg, option, throw_on_missing=False)
+    if value is None and option in ("teacher.predictions", "teacher.selection") and isinstance(cfg.teacher.run, str):
+        return Path(cfg.teacher.run) / option.removeprefix("teacher.")
+    return value
 
 
 def _given(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:

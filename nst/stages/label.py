@@ -78,9 +78,9 @@ def run(
         output, "label", inputs, config=config, overwrite=overwrite, collective=engine.collective,
         files=["predictions.json", *(name for shard in unlabeled.shards for name in files.names(shard))],
     ) as run_:  # fmt: skip
-        if engine.agreed(run_.done):
-            return run_.result()
         todo = engine.agreed([number for number, shard in enumerate(unlabeled.shards) if not files.written(shard)])
+        if engine.agreed(run_.done) and not todo:
+            return run_.result()
         if todo:
             view, batch = clean_view(size, pictures), engine.batch_size(batch_size)
             engine.label(LabelJob(teacher, output, unlabeled, view, batch, resolved, files.write, label), todo)

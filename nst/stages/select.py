@@ -101,7 +101,7 @@ def run(
     }
     files = ["selection.json", *(parquet_name(name) for name in opened.shards)]
     with Run(output, "select", inputs, config=config, overwrite=overwrite, files=files) as stage:
-        if stage.done:
+        if stage.done and (Path(output) / "selection.json").exists():
             return stage.result()
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
             selection = Selection(opened, pool, **options)

@@ -31,7 +31,7 @@ from typing import IO, Any
 
 import yaml
 
-from nst import written
+from nst import leftovers, written
 from nst.errors import NstError
 
 PROVENANCE_PACKAGES = (
@@ -64,10 +64,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = written.temporary(path)
+    temporary = leftovers.temporary(path)
     try:
         if not written.note(path):
-            written.sweep_beside(path)
+            leftovers.sweep_beside(path)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -254,7 +254,7 @@ class Run:
         try:
             self._refuse_other_inputs()
             written.begin(self.directory, *self.files, own=True)
-            written.sweep(self.directory, alone=True)  # of an attempt before this one
+            leftovers.sweep(self.directory, alone=True)  # of an attempt before this one
             if not self.started_path.exists():
                 write_json(
                     self.started_path,
@@ -299,7 +299,7 @@ class Run:
         if not is_rank_zero():
             self._wait_for_rank_zero()
             return self.result()
-        written.sweep(self.directory, alone=True)  # of what was killed meanwhile, a Ray task
+        leftovers.sweep(self.directory, alone=True)  # of what was killed meanwhile, a Ray task
         write_json(self.directory / "result.json", {"stage": self.stage, **result})
         write_text(self.directory / "DONE", self.fingerprint + "\n")
         return self.result()
@@ -390,7 +390,7 @@ def _what_overwriting_does(found: written.Contents | None) -> str:
     """What `overwrite=true` deletes and what it does not, behind an `or`."""
     if found is None:
         return "move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"
-    deleted = f"deletes the {len(found.ours)} files that nst wrote there ({written.told(found.ours)})"
+    deleted = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
     if not found.others:
         return f"overwrite=true, which {deleted}, and starts again; there is nothing else"
     return f"move {written.told(found.others)} away, which nst has not written: then overwrite=true {deleted}"

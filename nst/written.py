@@ -11,16 +11,12 @@ lists (a started.json without one) are written to as ever; nothing in them is de
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
-import platform
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nst.errors import NstError
@@ -31,7 +27,6 @@ FOLDER, LINK = "/", "/@"  # kinds of entries, behind the name; a file has nothin
 FIRST = ("DONE", "result.json")  # of a run's files: the first to be deleted; started.json and the list go last
 HELD = (".lock", ".pulse")  # of a run that is at work
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.tmp-(?P<pid>\d+)(?:-(?P<machine>\w+))?")
-ABANDONED_S = 86_400  # a temporary file of another machine this old was left by a process that was killed
 SHOWN = 8
 
 
@@ -92,6 +87,13 @@ def ours(paths: Sequence[Path]) -> list[Path]:
     homes = [(path, home) for path in paths if (home := _home(path)) is not None]
     lists = {home: _read(home) for home in {home for _, home in homes}}
     return [path for path, home in homes if _entry(home, path) in lists[home]]
+
+
+def listed_below(folder: Path) -> Iterator[Path]:
+    """What the nearest list names in a folder and below, whether it is there or not."""
+    below = Path(os.path.abspath(folder))
+    if (home := _home(below / LIST)) is not None:
+        yield from (path for name in _names(home) if (path := home / name).is_relative_to(below))
 
 
 def unlink(*paths: Path) -> None:
@@ -170,28 +172,30 @@ def _refuse(paths: Sequence[Path]) -> None:
 # ---- what a folder holds ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contents:
     """What nst has written in a folder, and all else.
 
     Args:
         ours: names of files and links, relative to the folder; those of runs inside it too.
         others: the same; a folder in which nothing is nst's is one name, with a slash behind it.
+        whole: folders all of whose files are nst's.
     """
 
     folder: Path
-    ours: tuple[str, ...]
-    others: tuple[str, ...]
+    ours: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, folder: Path) -> Contents | None:
         """None where the folder has no list."""
         if not (folder / LIST).exists():
             return None
-        mine: list[str] = []
-        others: list[str] = []
-        _look(folder, "", {LIST, *HELD, *_names(folder)}, mine, others)
-        return cls(folder, tuple(name for name in mine if name not in HELD), tuple(others))
+        found = cls(folder)
+        found._look("", {LIST, *HELD, *_names(folder)})
+        found.ours = [name for name in found.ours if name not in HELD]  # this run's own go on
+        return found
 
     def delete(self) -> None:
         """Deletes what is nst's, then the folders that are empty for it; what holds the folder itself stays.
@@ -202,44 +206,47 @@ class Contents:
         for name in sorted(self.ours, key=_turn):
             (self.folder / name).unlink(missing_ok=True)
         folders = {parent for name in self.ours for parent in Path(name).parents[:-1]}
+        for name in self.whole:
+            folders.update(Path(os.path.relpath(root, self.folder)) for root, _, _ in os.walk(self.folder / name))
         for emptied in sorted(folders, key=lambda path: -len(path.parts)):
             with contextlib.suppress(OSError):  # not empty
                 (self.folder / emptied).rmdir()
 
-
-def _look(folder: Path, prefix: str, listed: set[str], mine: list[str], others: list[str]) -> None:
-    """Sorts the entries of a folder; names in `listed` are relative to the first one. No link is followed."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name = prefix + entry.name
-        if entry.is_symlink():
-            (mine if name + LINK in listed else others).append(name)
-        elif entry.is_dir():
-            inner: set[str] = set()
-            if f"{name}/{LIST}" in listed:
-                inner = {f"{name}/{each}" for each in (LIST, *HELD, *_names(Path(entry)))}
-            below: list[str] = []
-            strange: list[str] = []
-            if name + FOLDER in listed:
-                _look_whole(Path(entry), name + "/", below, strange)
+    def _look(self, prefix: str, listed: set[str]) -> None:
+        """Sorts the entries of a folder, by names relative to the first one. No link is followed."""
+        for entry in sorted(os.scandir(self.folder / prefix), key=lambda entry: entry.name):
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                self._look_below(name, listed)
+            elif entry.is_symlink():
+                (self.ours if name + LINK in listed else self.others).append(name)
+            elif entry.is_file() and (name in listed or _target(prefix, entry.name) in listed):
+                self.ours.append(name)
             else:
-                _look(Path(entry), name + "/", listed | inner, below, strange)
-            mine += below
-            others += strange if below or not strange else [name + "/"]
-        elif entry.is_file() and (name in listed or _target(prefix, entry.name) in listed):
-            mine.append(name)
+                self.others.append(name)
+
+    def _look_below(self, name: str, listed: set[str]) -> None:
+        before = len(self.ours), len(self.others)
+        if name + FOLDER in listed:
+            self.whole.append(name)
+            self._look_whole(name, listed)
         else:
-            others.append(name)
+            inner: set[str] = set()
+            if f"{name}/{LIST}" in listed:  # a run inside this one
+                inner = {f"{name}/{each}" for each in (LIST, *HELD, *_names(self.folder / name))}
+            self._look(name + "/", listed | inner)
+        if len(self.ours) == before[0] and len(self.others) > before[1]:
+            self.others[before[1] :] = [name + "/"]
 
-
-def _look_whole(folder: Path, prefix: str, mine: list[str], others: list[str]) -> None:
-    """The same of a folder that is nst's as a whole, links apart."""
-    for root, folders, files in os.walk(folder):
-        for name in sorted([*folders, *files]):
-            path = os.path.join(root, name)
-            if os.path.islink(path):
-                others.append(prefix + os.path.relpath(path, folder))
-            elif name in files:
-                mine.append(prefix + os.path.relpath(path, folder))
+    def _look_whole(self, name: str, listed: set[str]) -> None:
+        for root, folders, files in os.walk(self.folder / name):
+            for each in sorted([*folders, *files]):
+                path = os.path.join(root, each)
+                own = os.path.relpath(path, self.folder)
+                if os.path.islink(path):
+                    (self.ours if own + LINK in listed else self.others).append(own)
+                elif each in files:
+                    self.ours.append(own)
 
 
 def _target(prefix: str, name: str) -> str | None:
@@ -249,75 +256,21 @@ def _target(prefix: str, name: str) -> str | None:
 
 
 def _turn(name: str) -> tuple[int, int]:
+    """Marks first, then files, then started.json and list of each run, outer ones after those inside."""
     base, depth = name.rpartition("/")[2], name.count("/")
     if base in FIRST:
         return 0, depth
-    return ({STARTED: 2, LIST: 3}.get(base, 1), -depth)
+    return (2, -2 * depth + (base == LIST)) if base in (STARTED, LIST) else (1, depth)
 
 
-def told(names: Sequence[str], most: int = SHOWN) -> str:
-    """`checkpoints/ (3 files), DONE, config.yaml`: names by their first folder, and how many more there are."""
+def told(names: Sequence[str]) -> str:
+    """`DONE, config.yaml, figures/a.png`: names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def counted(names: Sequence[str]) -> str:
+    """`checkpoints/ (3 files), DONE, config.yaml`: the same by their first folder."""
     firsts = ((name, name.find("/", 0, -1)) for name in names)
     counts = Counter(name if end < 1 else name[: end + 1] for name, end in firsts)
     shown = [f"{name} ({count} files)" if count > 1 else name for name, count in sorted(counts.items())]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
-
-
-# ---- temporary files -------------------------------------------------------------------------------------------
-
-
-def temporary(path: Path) -> Path:
-    """Where this process writes what is to become `path`; the name tells whether its writer lives."""
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{_machine()}")
-
-
-def sweep(folder: Path, *, alone: bool = False) -> None:
-    """Removes the temporary files of listed names in a folder and below, as far as their writers are dead.
-
-    Args:
-        alone: nobody else may write there, so all are left over.
-    """
-    home = _home(folder / LIST)
-    if home is None:
-        return
-    names: dict[Path, set[str]] = defaultdict(set)
-    for name in _names(home):
-        names[(home / name).parent].add((home / name).name)
-    for place, own in names.items():
-        if place.is_relative_to(os.path.abspath(folder)) and place.is_dir():
-            _sweep(place, own, alone)
-
-
-def sweep_beside(path: Path) -> None:
-    """Removes the temporary files that dead processes left of this one."""
-    _sweep(path.parent, {path.name}, alone=False)
-
-
-def _sweep(place: Path, names: set[str], alone: bool) -> None:
-    for entry in list(os.scandir(place)):
-        match = TEMPORARY.fullmatch(entry.name)
-        if match and match["name"] in names and (alone or _is_dead(Path(entry), match)):
-            Path(entry).unlink(missing_ok=True)
-
-
-def _is_dead(path: Path, match: re.Match[str]) -> bool:
-    if match["machine"] == _machine():
-        try:
-            os.kill(int(match["pid"]), 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, OverflowError):
-            return False
-        return False
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_mtime < time.time() - ABANDONED_S
-    return False
-
-
-@functools.cache
-def _machine() -> str:
-    """Names what process numbers are unique in: a machine since it was started, or a container of it."""
-    facts = [platform.node()]
-    with contextlib.suppress(OSError):
-        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+    return told(shown)

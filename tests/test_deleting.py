@@ -22,10 +22,11 @@ from helpers import encode, ended_process, noise
 from nst.cli import dispatch
 from nst.data.remote import Remote
 from nst.errors import NstError
+from nst.leftovers import temporary
 from nst.runs import Run, atomic_path, write_text
 from nst.stages import export, report
 from nst.training.tracking import forget_run, run_id
-from nst.written import LIST, Contents, begin, note, temporary
+from nst.written import LIST, Contents, begin, note
 from tests.conftest import TINY
 
 CLASSES = ("cat", "dog", "emu")
@@ -255,9 +256,9 @@ def test_real_runs_are_listed_whole(run: Path, digits: Path):
         assert dispatch([*command.split(), *TINY, f"data.root={digits}", place]) == 0
     found = Contents.of(run)
     assert found
-    assert found.others == ()
+    assert found.others == []
     assert {"metrics.csv", "report.html", "evaluation/result.json", "export/timm/README.md"} <= set(found.ours)
-    assert Contents.of(digits).others == ()  # type: ignore[union-attr]
+    assert Contents.of(digits).others == []  # type: ignore[union-attr]
 
 
 def test_a_run_is_refused_and_overwritten_by_its_own_options(digits: Path, tmp_path: Path, pictures: Path):
@@ -323,7 +324,7 @@ def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits
     assert dispatch(["evaluate", *TINY, *options]) == 0
     found = Contents.of(run / "evaluation")
     assert found
-    assert found.others == ()
+    assert found.others == []
     assert any(name.startswith("wandb/offline-run-") for name in found.ours)
     shutil.copy(pictures / "cat" / "00.jpg", run / "evaluation" / "wandb")
     with kept(run):
@@ -516,7 +517,9 @@ def test_overwriting_killed_at_any_moment_is_still_seen_as_the_old_run(tmp_path:
             assert "DONE" in gone
         if gone - {"DONE", "result.json", "predictions/DONE", "predictions/result.json"}:
             assert {"DONE", "predictions/DONE"} <= gone
-        if "started.json" in gone:
+        if now.get("started.json") not in (None, before["started.json"]):
+            assert now.keys() <= {".lock", LIST, "started.json"}, "the new run has begun"
+        elif "started.json" in gone:
             assert gone >= {name for name in before if name not in (LIST, ".lock", ".pulse")}
         else:
             with pytest.raises(NstError, match="run of other inputs"):
@@ -540,7 +543,7 @@ def test_a_name_is_listed_before_its_file_appears(tmp_path: Path):
     while killed_at(number, "replace", work):
         found = Contents.of(tmp_path / "run")
         assert found
-        assert found.others == ()
+        assert found.others == []
         shutil.rmtree(tmp_path / "run")
         number += 1
     assert number > 4
@@ -600,7 +603,7 @@ def test_a_name_with_any_characters_is_one_name(tmp_path: Path):
             half.write_text("2")
     found = Contents.of(tmp_path)
     assert found
-    assert found.others == ()
+    assert found.others == []
     lines = [json.loads(line) for line in (tmp_path / LIST).read_text().split("\n") if line]
     assert len(lines) == 6, "each once"
     (tmp_path / "a").write_text("mine")

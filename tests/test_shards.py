@@ -17,7 +17,7 @@ from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
 from nst.data.sources import Sample
 from nst.errors import NstError
-from nst.written import temporary
+from nst.leftovers import temporary
 
 CLASSES = ("cat", "dog", "emu")
 

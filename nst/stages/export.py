@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from nst.config import plain
 from nst.data.shard_set import load_index
 from nst.errors import NstError, require_choice
+from nst.leftovers import sweep
 from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
 from nst.models.efficientnet import EfficientNet
 from nst.models.export import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
@@ -31,7 +32,7 @@ from nst.report.card import model_card
 from nst.report.records import Generation
 from nst.runs import Run, sha256_file, write_json, write_text
 from nst.stages.apart import keep_apart
-from nst.written import begin, sweep
+from nst.written import begin
 
 FORMATS = ("timm", "onnx", "nst")
 CARD_FILE = "README.md"

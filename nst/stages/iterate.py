@@ -27,6 +27,7 @@ from rich.table import Table
 
 from nst.config import compose_config, plain
 from nst.errors import NstError
+from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
@@ -34,7 +35,7 @@ from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_t
 from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, test_set
 from nst.training.tracking import forget_run
-from nst.written import begin, require_free, sweep
+from nst.written import begin, require_free
 
 Result = dict[str, Any]
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")

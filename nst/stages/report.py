@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nst.errors import NstError
+from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report import paper, paper_figures, sections, summary
 from nst.report.page import Page, render
@@ -25,7 +26,7 @@ from nst.report.rows import Row, rows, write_csv
 from nst.report.style import save_png, svg_document
 from nst.runs import read_json, write_text
 from nst.stages.apart import keep_apart
-from nst.written import begin, sweep, unlink
+from nst.written import begin, unlink
 
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",

@@ -144,7 +144,7 @@ class Tracking:
         run = logger.experiment
         own = Path(run.dir).parent
         note(own, kind=FOLDER, made=True)
-        note(*(own.parent / name for name in WANDB_LINKS), kind=LINK, made=True)
+        note(*(own.parent / name for name in WANDB_LINKS), own / "logs" / "debug-core.log", kind=LINK, made=True)
         run.define_metric("trainer/global_step")
         for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")

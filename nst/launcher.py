@@ -13,7 +13,6 @@ import contextlib
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -94,11 +93,15 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     config = compose_config(
         [*(item for item in overrides if _name(item) not in swept), f"stage={stage}"], with_hydra=True
     )
+    from nst.stages.apart import keep_apart
+
     _require_plugins(config)
     given = any(_name(item) == "run_dir" for item in overrides)
     base = Path(config.run_dir) if given else Path("runs") / config.name
+    keep_apart(config, stage, {"run_dir": base})  # Hydra would write there before any job is asked
     records = base / ".sweep" / str(time.time_ns())
     launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records)
+    new = [path for path in (base / "multirun.yaml", base, base.parent) if not path.exists()]
     fault: Exception | None = None
     GlobalHydra.instance().clear()
     try:
@@ -107,15 +110,17 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
             assert hydra is not None  # initialize_config_dir has made it
             hydra.multirun("config", launch, [*overrides, f"hydra.sweep.dir='{base}'"], with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
-        _forget(base)
+        _forget(new)
         raise explain(error, overrides) from error
     except Exception as error:  # a launcher raises its own when a worker or a machine is lost; jobs have run before
         if not records.exists():
             raise
         fault = error
     jobs = _jobs(records)
-    shutil.rmtree(records)
+    for note in records.iterdir():  # a folder of this sweep alone
+        note.unlink()
     with contextlib.suppress(OSError):  # of another sweep that has its notes there
+        records.rmdir()
         records.parent.rmdir()
     return _close(jobs, fault, searched="direction" in config.hydra.sweeper)
 
@@ -134,12 +139,13 @@ def _require_plugins(config: DictConfig) -> None:
             )  # fmt: skip
 
 
-def _forget(base: Path) -> None:
-    """Takes back what Hydra wrote before it looked at the options."""
-    (base / "multirun.yaml").unlink(missing_ok=True)
-    for folder in (base, base.parent):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def _forget(new: Sequence[Path]) -> None:
+    """Takes back what Hydra wrote before it looked at the options: a file and folders that were not there before."""
+    for path in new:
+        if path.is_file():
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _jobs(records: Path) -> list[Job]:
@@ -210,4 +216,4 @@ def _result(directory: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise NstError(f"{path} is not readable", got=error, next="delete it and run the sweep again") from error
+        raise NstError(f"{path} is not readable", got=error, next="delete this file and run the sweep again") from error

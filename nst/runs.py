@@ -3,7 +3,7 @@
     config.yaml   what was asked for        checkpoints/  weights, and the state to continue from
     started.json  inputs' fingerprint       metrics.csv   step, metric, value
     result.json   what came out             DONE          the fingerprint again, written last
-    wandb_id      of its W&B run, if any
+    wandb_id      of its W&B run, if any    .nst_files    the names of all these, see nst/written.py
 
 The one decision worth knowing: a stage is identified by the *fingerprint* of its inputs (options that move
 numbers, and hashes of the files it reads). Same fingerprint and DONE: skipped. Same fingerprint, no DONE:
@@ -20,11 +20,10 @@ import itertools
 import json
 import os
 import platform
-import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import IO, Any
 
 import yaml
 
+from nst import leftovers, written
 from nst.errors import NstError
 from nst.shown import kept
 from nst.untrusted import below
@@ -46,6 +46,15 @@ PROVENANCE_PACKAGES = (
     "webdataset",
     "wandb",
 )
+MARKS = ("started.json", "config.yaml", "result.json", "DONE", ".pulse")
+# the option that names a stage's directory
+OPTIONS = {
+    "shard": "shard.output",
+    "label": "teacher.predictions",
+    "select": "teacher.selection",
+    "evaluate": "evaluate.output",
+    "export": "export.output",
+}
 
 
 @contextlib.contextmanager
@@ -53,19 +62,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
 
     Raises:
-        NstError: the disk is full or the folder cannot be written.
+        NstError: the disk is full, the folder cannot be written, or holds such a file that is not nst's.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = leftovers.temporary(path)
     try:
+        if not written.note(path):
+            leftovers.sweep_beside(path)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.filename in (None, str(temporary), str(path)):
+        if error.filename in (None, str(temporary), str(path)) or Path(error.filename).name == written.LIST:
             raise NstError(
                 f"cannot write {path}", got=error.strerror or error, next=f"make room: df -h {path.parent}"
             ) from error
@@ -163,7 +174,7 @@ def is_rank_zero() -> bool:
 @contextlib.contextmanager
 def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of a file, which no two processes do; calls `waiting` where another one has it."""
-    with open(path, "w") as lock:
+    with open(path, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -179,7 +190,7 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
         NstError: another process has the lock.
     """
     # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
-    lock = open(directory / ".lock", "w")  # noqa: SIM115 (held by the caller)
+    lock = open(directory / ".lock", "a")  # noqa: SIM115 (held by the caller)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -196,13 +207,16 @@ class Run:
         stage: name of the stage, for messages.
         inputs: everything the result depends on, JSON-able; its fingerprint identifies the run.
         config: the composed configuration, kept as config.yaml for people.
-        overwrite: delete a run of other inputs instead of refusing it.
+        overwrite: delete a run of other inputs instead of refusing it; of what is there only what nst has written.
+        files: names of what the stage will write besides, as far as they are known: none may be there of others.
+        option: by which the command line names the directory; None: the stage's own.
         collective: all processes of a distributed job do this stage together; otherwise rank 0 does it and the
             others wait for its DONE.
         patience: seconds that the others wait without a sign of life from rank 0, whose pulse is the file .pulse.
 
     Raises:
-        NstError: the directory holds a run of other inputs, another process works in it, or rank 0 is gone.
+        NstError: the directory holds a run of other inputs, or files in the way that are not nst's; another process
+            works in it, or rank 0 is gone.
     """
 
     def __init__(
@@ -214,9 +228,13 @@ class Run:
         config: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         collective: bool = False,
+        files: Iterable[str] = (),
+        option: str | None = None,
         patience: float = 300,
     ) -> None:
         self.directory = Path(directory)
+        self.files = (*MARKS, *files)
+        self.option = option or _option(stage, config or {}, self.directory)
         self.patience = patience
         self.stage = stage
         self.inputs = as_json(inputs)
@@ -232,11 +250,13 @@ class Run:
             # all together: what rank 0 finds and deletes here must not be seen by the others
             self._wait_for_rank_zero(self._opened if self.collective else None)
             return self
+        written.require_free(self.directory, self.files, own=True)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
         try:
             self._refuse_other_inputs()
-            self._sweep_leftovers()
+            written.begin(self.directory, *self.files, own=True)
+            leftovers.sweep(self.directory, alone=True)  # of an attempt before this one
             if not self.started_path.exists():
                 write_json(
                     self.started_path,
@@ -267,9 +287,11 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """True when this very run (same fingerprint) has finished before."""
+        """True when this very run (same fingerprint) has finished before, and its result has not been deleted."""
         mark = self.directory / "DONE"
-        return mark.exists() and mark.read_text().strip() == self.fingerprint
+        if not (mark.exists() and (self.directory / "result.json").exists()):
+            return False
+        return mark.read_text().strip() == self.fingerprint
 
     def result(self) -> dict[str, Any]:
         return read_json(self.directory / "result.json")
@@ -279,7 +301,7 @@ class Run:
         if not is_rank_zero():
             self._wait_for_rank_zero()
             return self.result()
-        self._sweep_leftovers()
+        leftovers.sweep(self.directory, alone=True)  # of what was killed meanwhile, a Ray task
         write_json(self.directory / "result.json", {"stage": self.stage, **result})
         write_text(self.directory / "DONE", self.fingerprint + "\n")
         return self.result()
@@ -323,13 +345,9 @@ class Run:
             return ""  # not there yet, or just being replaced
 
     def _acquire_lock(self) -> None:
-        self._lock = take_lock(self.directory, "wait for it, or give this run a directory of its own: run_dir=...")
-
-    def _sweep_leftovers(self) -> None:
-        """Removes the temporary files of what was killed in writing: an attempt before this one, a Ray task."""
-        for pattern in (".*.tmp-*", "checkpoints/.*.tmp-*", "bad/.*.tmp-*", "parts/.*.tmp-*"):
-            for path in self.directory.glob(pattern):
-                path.unlink(missing_ok=True)
+        self._lock = take_lock(
+            self.directory, f"wait for it, or give this run a directory of its own: {self.option}=..."
+        )
 
     def _refuse_other_inputs(self) -> None:
         if not self.started_path.exists():
@@ -337,6 +355,7 @@ class Run:
         started = read_json(self.started_path)
         if started["fingerprint"] == self.fingerprint:
             return
+        found = written.Contents.of(self.directory)
         if not self.overwrite:
             changed = sorted(_differences(started["inputs"], self.inputs)) or ["stage"]
             shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
@@ -344,16 +363,39 @@ class Run:
                 f"{self.directory} holds {_article(started['stage'])} run of other inputs",
                 got=shown,
                 valid="the same options and files as before, to continue or reuse it",
-                next="choose another run_dir=..., or overwrite=true to delete that run and start again",
+                next=f"choose another {self.option}=..., or {_what_overwriting_does(found)}",
             )
-        # the marks go first and started.json last: whenever a kill comes, what is left is still seen as the old run
-        marks = [self.directory / "DONE", self.directory / "result.json"]
-        rest = [entry for entry in self.directory.iterdir() if entry.name not in (".lock", ".pulse", "started.json")]
-        for entry in [*marks, *(entry for entry in rest if entry not in marks), self.started_path]:
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+        if found is None or found.others:
+            raise NstError(
+                f"overwrite=true deletes nothing in {self.directory}, which holds more than nst is known to have "
+                "written",
+                got=written.told(found.others) if found else "a run from before nst listed its files",
+                next=f"choose another {self.option}=..., or {_what_overwriting_does(found)}",
+            )
+        for name in found.ours:
+            if name.endswith("/.lock"):  # a run inside this one: is it at work?
+                take_lock((self.directory / name).parent, "wait for it").close()
+        found.delete()
+
+
+def _option(stage: str, config: Mapping[str, Any], directory: Path) -> str:
+    """The option by which whoever gave the command chooses the directory of a stage."""
+    if config.get("stage", stage) != stage:  # a part of `nst iterate`, whose options concern all generations
+        shared = config.get("iterate", {}).get("teacher")
+        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
+    if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
+        return "data.root"
+    return OPTIONS.get(stage, "run_dir")
+
+
+def _what_overwriting_does(found: written.Contents | None) -> str:
+    """What `overwrite=true` deletes and what it does not, behind an `or`."""
+    if found is None:
+        return "move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"
+    deleted = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
+    if not found.others:
+        return f"overwrite=true, which {deleted}, and starts again; there is nothing else"
+    return f"move {written.told(found.others)} away, which nst has not written: then overwrite=true {deleted}"
 
 
 def _article(word: str) -> str:

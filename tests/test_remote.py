@@ -29,6 +29,7 @@ from nst.data.sources import Sample
 from nst.data.transfer import is_remote, join
 from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
+from nst.written import LIST
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -136,7 +137,7 @@ def content(shards: ShardSet) -> list[tuple[str, dict[str, bytes]]]:
 
 
 def cached(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".lock"))
+    return sorted(path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith((".lock", LIST)))
 
 
 def test_what_is_an_address_and_what_a_path():

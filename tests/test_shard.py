@@ -237,8 +237,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, reads: int) -> No
     with pytest.raises(Killed):
         shard.run(source, out, **options)
     (out / "labeled").mkdir(exist_ok=True)
-    (out / "labeled" / ".labeled-000000.tar.tmp-1234").write_bytes(b"half a shard")
-    (out / "labeled" / "labeled-000007.tar").write_bytes(b"a shard too many")
+    (out / "labeled" / ".index.json.tmp-1234-5").write_bytes(b"half a file")
     shard.run(open_source("folder", root=root), out, **options)
     assert tree(out) == tree(tmp_path / "clean")
     assert (out / "result.json").read_bytes() == (tmp_path / "clean" / "result.json").read_bytes()
@@ -305,7 +304,7 @@ def test_shards_from_elsewhere_are_not_replaced(tmp_path: Path) -> None:
     shard.run(open_source("folder", root=pets(tmp_path / "pets")), tmp_path / "out", test_samples=0)
     (tmp_path / "copy").mkdir()
     shutil.copytree(tmp_path / "out" / "labeled", tmp_path / "copy" / "labeled")
-    with pytest.raises(NstError, match="did not write there"):
+    with pytest.raises(NstError, match=r"index\.json would be replaced, and nst has not written it"):
         shard.run(open_source("digits"), tmp_path / "copy", test_samples=0)
 
 

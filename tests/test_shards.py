@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import add_file, noise
+from helpers import add_file, ended_process, noise
 
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
 from nst.data.sources import Sample
 from nst.errors import NstError
+from nst.leftovers import temporary
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -105,11 +106,16 @@ def test_leftovers_of_a_killed_attempt_disappear(tmp_path: Path) -> None:
     clean = write(tmp_path / "clean")
     dirty = tmp_path / "dirty"
     dirty.mkdir()
-    for name in ("train-000000.tar", "train-000009.tar", ".train-000001.tar.tmp-77", "mine.txt"):
-        (dirty / name).write_bytes(b"half")
+    half = temporary(dirty / "train-000001.tar")
+    half = half.with_name(half.name.replace(f"tmp-{os.getpid()}", f"tmp-{ended_process()}"))
+    others = [dirty / name for name in ("train-000009.tar", "mine.txt", ".mine.tmp-77-1")]
+    for path in (dirty / "train-000000.tar", half, *others):
+        path.write_bytes(b"half")
     write(dirty)
-    assert (dirty / "mine.txt").exists()
-    (dirty / "mine.txt").unlink()
+    assert not half.exists()
+    for path in others:  # nothing says that they are nst's
+        assert path.read_bytes() == b"half"
+        path.unlink()
     assert {p.name: p.read_bytes() for p in dirty.iterdir()} == {p.name: p.read_bytes() for p in clean.folder.iterdir()}
 
 

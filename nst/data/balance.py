@@ -36,6 +36,7 @@ import pyarrow as pa
 from nst.data.predictions import read_table
 from nst.data.tickets import tickets
 from nst.errors import NstError
+from nst.written import FOLDER, note
 
 # The 1000 bins refine [C]'s 0.01 grid and the report's 0.05 bins. Exact: float32 times 1000 fits a double.
 BINS = 1000
@@ -463,6 +464,7 @@ def open_database(output: Path, memory_limit: str, threads: int | None) -> Itera
         NstError: memory, disk or the form of `memory_limit` do not suffice for what is done inside the block.
     """
     spill = output / ".spill"
+    note(spill, kind=FOLDER)
     shutil.rmtree(spill, ignore_errors=True)  # of a killed run
     settings: dict[str, Any] = {
         "memory_limit": memory_limit,

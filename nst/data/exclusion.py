@@ -141,9 +141,7 @@ def _as_left(shards: ShardSet, output: Path) -> ShardSet:
         return shards
     earlier = load_index(output, shards.remote)
     if (earlier.whole_digest or earlier.digest) != (shards.whole_digest or shards.digest):
-        raise NstError(
-            f"{output} holds another shard set", next="choose another folder: shard.output=<folder>, or delete it"
-        )
+        raise NstError(f"{output} holds another shard set", next="choose another folder: shard.output=<folder>")
     return earlier.at(shards.place)
 
 

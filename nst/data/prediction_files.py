@@ -27,6 +27,10 @@ class PredictionFiles:
     metadata: PredictionMetadata
     keep: float
 
+    def names(self, shard: ShardInfo) -> list[str]:
+        """Of both files of a shard, relative to the folder."""
+        return [str(path.relative_to(self.folder)) for path in (self._path(shard), self._bad_path(shard))]
+
     def written(self, shard: ShardInfo) -> bool:
         return self._path(shard).exists() and self._bad_path(shard).exists()
 

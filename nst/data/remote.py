@@ -24,11 +24,13 @@ from nst.data.transfer import STALL_S, NotThere, TransferFailed, by_hand, transf
 from nst.errors import NstError
 from nst.runs import sha256_file
 from nst.shown import shown
+from nst.written import begin, note, ours
 
 log = logging.getLogger(__name__)
 
 MAX_WAIT_S = 60.0
 LOCKS = 64  # files that keep two processes from fetching one shard; two shards that share one wait for each other
+TEMPORARY = ".nst-fetch-"  # begins the names of files on their way
 LEFTOVER_S = 86_400  # a temporary file this old was left by a process that was killed
 _given = threading.local()  # what `unknown_shard` gave each thread last
 
@@ -152,7 +154,8 @@ class Remote:
     def _temporary(self, stem: str) -> Iterator[Path]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{stem}.tmp-", dir=self.folder)
+            begin(self.folder)
+            handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{stem}-", dir=self.folder)
         except OSError as error:
             raise self._no_room(error) from error
         os.close(handle)
@@ -172,16 +175,18 @@ class Remote:
     def _lock_file(self, name: str) -> IO[str]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return open(self.folder / name, "w")
+            return open(self.folder / name, "a")
         except OSError as error:
             raise self._no_room(error) from error
 
     def _make_room(self, keep: Path) -> None:
         """Deletes the shards used longest ago, but none in use, and what killed processes left; open files stay
-        readable."""
+        readable. What nst has not brought into a folder that was given for the cache is not its to delete."""
         with self._lock_file(".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            found = sorted((file.stat().st_mtime, file) for file in self.folder.glob("*.tar"))
+            files = list(self.folder.glob("*.tar"))
+            # nst's own folder held shards before it had a list
+            found = sorted((file.stat().st_mtime, file) for file in (files if self.cache is None else ours(files)))
             total = sum(file.stat().st_size for _, file in found)
             for _, file in found:
                 if total <= self.cache_gb * 1e9:
@@ -189,7 +194,7 @@ class Remote:
                 if file != keep and not _is_in_use(file):
                     total -= file.stat().st_size
                     file.unlink()
-            for file in self.folder.glob(".*.tmp-*"):
+            for file in self.folder.glob(f"{TEMPORARY}*"):
                 with contextlib.suppress(FileNotFoundError):
                     if file.stat().st_mtime < time.time() - LEFTOVER_S:
                         file.unlink()
@@ -216,6 +221,7 @@ def _is_in_use(path: Path) -> bool:
 
 
 def _settle(temporary: Path, path: Path) -> None:
+    note(path)
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())  # else a power cut could leave the name and the size without the bytes
     os.replace(temporary, path)

@@ -261,7 +261,8 @@ def require_whole(shards: ShardSet) -> ShardSet:
         raise listed_problems(
             f"{shards.folder} is not as its index says",
             problems,
-            f"copy the shards again, or delete {shards.folder} and run nst shard again",
+            "copy the shards again; if nst shard made them, delete the file DONE that it left there, and the same "
+            "command writes them again",
         )
     return shards
 

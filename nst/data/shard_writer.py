@@ -19,6 +19,7 @@ from nst.data.shard_set import FORMAT, ShardInfo, ShardSet, in_index, load_index
 from nst.data.sources import Sample
 from nst.errors import NstError
 from nst.runs import atomic_path, write_json
+from nst.written import note
 
 SAMPLES_PER_SHARD = 1000
 MAX_SHARD_BYTES = 512 << 20  # of image bytes; also what writing one shard holds in memory
@@ -53,6 +54,7 @@ def write_shards(
     folder = Path(folder)
     if samples_per_shard < 1 or max_bytes < 1:
         raise NstError("a shard must hold something", got=f"{samples_per_shard=}, {max_bytes=}")
+    note(folder / "index.json")  # which refuses one that is not nst's
     (folder / "index.json").unlink(missing_ok=True)  # an index beside shards that are being replaced would lie
     counts: Counter[int] = Counter()
     keys: set[str] = set()
@@ -63,7 +65,6 @@ def write_shards(
         shards.append(_write_shard(folder / f"{prefix}-{number:06d}.tar", batch, labeled))
     if not shards:
         raise NstError(f"no samples to write to {folder}")
-    _remove_leftovers(folder, prefix, {shard.name for shard in shards})
     return write_index(
         folder,
         shards,
@@ -130,14 +131,6 @@ def _write_shard(path: Path, batch: Sequence[Sample], labeled: bool) -> ShardInf
                 label = {"cls": str(sample.label).encode()} if labeled else {}
                 tar.write({"__key__": sample.key, sample.extension: sample.image, **label})
     return ShardInfo(path.name, len(batch), hashing.bytes, hashing.sha256.hexdigest())
-
-
-def _remove_leftovers(folder: Path, prefix: str, written: set[str]) -> None:
-    """Shards of an earlier attempt beyond the last one, and temporary files a killed process left."""
-    ours = re.compile(rf"{re.escape(prefix)}-\d{{6}}\.tar|\..+\.tmp-\d+")
-    for path in list(folder.iterdir()):
-        if ours.fullmatch(path.name) and path.name not in written:
-            path.unlink()
 
 
 def write_index(

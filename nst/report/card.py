@@ -19,7 +19,8 @@ from nst.report.rows import Row, model_name, rows
 from nst.report.summary import command, facts
 from nst.shown import fenced, in_markdown, short
 
-PROVENANCE = ("Finished", "Code", "Seed", "Machine", "Trainer", "Python", "Packages")
+# without the time at which it finished, which is that of a file: a copy of the run would have another card
+PROVENANCE = ("Code", "Seed", "Machine", "Trainer", "Python", "Packages")
 LISTED_CLASSES = 20
 LONGEST_CELL = 3000  # letters
 LICENCE = """## Licence and intended use

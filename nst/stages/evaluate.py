@@ -38,6 +38,7 @@ from nst.robustness.suites import Subject
 from nst.runs import Run, is_rank_zero, write_json
 from nst.shown import without_secrets
 from nst.stages import robustness as suites
+from nst.stages.apart import keep_apart
 from nst.stages.options import (
     EvalOptions,
     evaluation_from,
@@ -137,7 +138,7 @@ def run(
             subject = Subject(info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing)
             measured = suites.run(
                 output / "robustness", subject, network, weights=digest, hardware=hardware,
-                max_bad_fraction=max_bad_fraction, overwrite=overwrite, label=label,
+                max_bad_fraction=max_bad_fraction, overwrite=overwrite, option=run_.option, label=label,
             )  # fmt: skip
             clean_error = 100.0 - result["top1"] if test else None
             blocks = suites.scores(measured, subject, clean_error, result.get("robustness", {}))
@@ -249,6 +250,7 @@ def from_cfg(cfg: DictConfig, *, label: str = "evaluate") -> dict[str, Any]:
     output = cfg.evaluate.output
     if output is None:
         output = Path(checkpoint) / "evaluation" if Path(checkpoint).is_dir() else Path(cfg.run_dir)
+    keep_apart(cfg, "evaluate", {"evaluate.output": output})
     options, robustness = evaluation_from(cfg)
     own = replace(tracking_from(cfg), directory=Path(output), table=False, stage="evaluate")
     with own as tracking:

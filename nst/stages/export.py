@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from nst.config import plain
 from nst.data.shard_set import load_index
 from nst.errors import NstError
+from nst.leftovers import sweep
 from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
 from nst.models.efficientnet import EfficientNet
 from nst.models.export import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
@@ -31,6 +32,8 @@ from nst.report.card import model_card
 from nst.report.records import Generation
 from nst.runs import Run, sha256_file, write_json, write_text
 from nst.shown import without_secrets
+from nst.stages.apart import keep_apart
+from nst.written import begin
 
 CARD_FILE = "README.md"
 
@@ -49,26 +52,27 @@ def run(
         whole_image: it was evaluated on whole small pictures instead of the centre.
 
     Raises:
-        NstError: the file is not whole, or as `save_onnx`.
+        NstError: the file is not whole, `output` holds such files that are not nst's, or as `save_onnx`.
     """
     network, info = load_network(weights)
     name = timm_name(info.architecture)
-    output.mkdir(parents=True, exist_ok=True)
+    files = [ONNX_FILE] if form == "onnx" else [WEIGHTS_FILE, *([CONFIG_FILE] if name else [])]
+    begin(output, *files, CARD_FILE)
+    sweep(output)
     if form == "onnx":
         save_onnx(output / ONNX_FILE, network, info, kind)
-        files, use = [output / ONNX_FILE], _onnx_use(info, kind)
+        use = _onnx_use(info, kind)
     else:
         save_network(output / WEIGHTS_FILE, network.state_dict(), info)
-        files, use = [output / WEIGHTS_FILE], _timm_use(name, info)
+        use = _timm_use(name, info)
         if name:
             write_json(output / CONFIG_FILE, hub_config(name, info, whole_image=whole_image))
-            files.append(output / CONFIG_FILE)
     title = (training.resolve().parent.name + "/" if training else "") + (training or weights).resolve().name
     card = model_card(
         training, title=title, network=_facts(network, info, weights, whole_image), use=use, classes=info.classes
     )
     write_text(output / CARD_FILE, without_secrets(card))
-    return [*files, output / CARD_FILE]
+    return [output / file for file in (*files, CARD_FILE)]
 
 
 def _facts(network: EfficientNet, info: NetworkInfo, weights: Path, whole_image: bool) -> dict[str, str]:
@@ -143,17 +147,17 @@ def main(cfg: DictConfig) -> None:
     source, form = cfg.model.checkpoint, cfg.export.format
     if source is None:
         raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
+    training = _training_of(Path(source))
+    base = training if training is not None else Path(cfg.run_dir)
+    output = Path(cfg.export.output or (cfg.run_dir if form == "nst" else base / "export" / form))
+    keep_apart(cfg, "export", {"export.output": output})
     if form == "nst":
-        output = Path(cfg.export.output or cfg.run_dir)
         result = adopt(output, source, load_index(cfg.data.labeled).classes, overwrite=cfg.overwrite)
         say(f"{output}: {result['model']}, {result['parameters'] / 1e6:.2f}M parameters; teacher.run={output} uses it")
         return
-    weights = _ours(source)
-    training = _training_of(Path(source))
-    base = training if training is not None else Path(cfg.run_dir)
     files = run(
-        Path(cfg.export.output or base / "export" / form),
-        weights=weights,
+        output,
+        weights=_ours(source),
         training=training,
         form=form,
         kind=cfg.export.input,

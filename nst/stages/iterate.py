@@ -28,16 +28,20 @@ from rich.table import Table
 
 from nst.config import compose_config, plain
 from nst.errors import NstError, UsageError
+from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
 from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_text
 from nst.shown import kept
+from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, test_set
 from nst.training.tracking import forget_run
+from nst.written import begin, require_free
 
 Result = dict[str, Any]
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")
+WRITTEN = ("config.yaml", "result.json")  # beside the generations; the rest is the report's
 ROBUSTNESS = {"corruption_error": "corr.\nerr. %", "flip_rate": "flip\n%"}  # of a row → heading
 
 
@@ -187,11 +191,18 @@ def main(cfg: DictConfig) -> None:
     places = Places.of(cfg)
     directory = places.directory
     generations = configurations(cfg)
+    keep_apart(cfg, "iterate")
+    for generation in generations:
+        keep_apart(generation, "train")
     require_teacher(cfg)
+    if is_rank_zero():
+        require_free(directory, WRITTEN)
     make_shards(cfg)
     check(cfg, generations)
     advise(cfg)
     if is_rank_zero():
+        begin(directory, *WRITTEN)
+        sweep(directory)
         places.link()
         if cfg.overwrite:
             forget_run(directory)  # the report's; a generation that is made anew loses its own with its directory

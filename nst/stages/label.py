@@ -24,6 +24,7 @@ from nst.machine import require_batch
 from nst.models.checkpoints import read_info
 from nst.progress import say
 from nst.runs import Run, fingerprint, is_rank_zero, sha256_file, write_json
+from nst.stages.apart import keep_apart
 from nst.stages.options import machine_from, open_shards
 from nst.stages.places import predictions_folder, teacher_weights
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
@@ -72,12 +73,15 @@ def run(
         "keep": keep,
         "precision": resolved,
     }
-    with Run(output, "label", inputs, config=config, overwrite=overwrite, collective=engine.collective) as run_:
-        if engine.agreed(run_.done):
-            return run_.result()
-        metadata = PredictionMetadata(digest, info.classes, size, "", "", {"inputs": fingerprint(inputs)})
-        files = PredictionFiles(output.absolute(), metadata, keep)
+    metadata = PredictionMetadata(digest, info.classes, size, "", "", {"inputs": fingerprint(inputs)})
+    files = PredictionFiles(output.absolute(), metadata, keep)
+    with Run(
+        output, "label", inputs, config=config, overwrite=overwrite, collective=engine.collective,
+        files=["predictions.json", *(name for shard in unlabeled.shards for name in files.names(shard))],
+    ) as run_:  # fmt: skip
         todo = engine.agreed([number for number, shard in enumerate(unlabeled.shards) if not files.written(shard)])
+        if engine.agreed(run_.done) and not todo:
+            return run_.result()
         if todo:
             view, batch = clean_view(size, pictures), engine.batch_size(batch_size)
             engine.label(LabelJob(teacher, output, unlabeled, view, batch, resolved, files.write, label), todo)
@@ -109,6 +113,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 def from_cfg(cfg: DictConfig, *, label: str = "label") -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
+    keep_apart(cfg, "label")
     options = plain(cfg.label)
     engine = _engine(cfg, options.pop("engine"), options.pop("ray"))
     return run(

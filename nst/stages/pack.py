@@ -62,7 +62,6 @@ def run(
         "samples_per_shard": samples_per_shard,
         "shards_at_once": shards_at_once,
     }
-    _require_free(output, unlabeled)
     packing = Packing(
         copies=lambda number: labels.copies(unlabeled.shards[number].name),
         shards=len(unlabeled.shards),
@@ -71,7 +70,7 @@ def run(
         samples_per_shard=samples_per_shard,
         open_shards=shards_at_once,
     )
-    with Run(output, "shard", inputs, config=config, overwrite=overwrite) as this:
+    with Run(output, "shard", inputs, config=config, overwrite=overwrite, files=["index.json"]) as this:
         if this.done:
             return this.result()
         with Bar("pack", len(labels)) as bar:
@@ -85,18 +84,6 @@ def run(
                 "shards": len(packed.shards),
                 "digest": packed.digest,
             }
-        )
-
-
-def _require_free(output: Path, unlabeled: ShardSet) -> None:
-    """`overwrite=true` empties the output folder, so nothing else may live there."""
-    inside = isinstance(unlabeled.folder, Path) and unlabeled.folder.resolve().is_relative_to(output.resolve())
-    foreign = (output / "index.json").exists() and not (output / "started.json").exists()
-    if inside or foreign or any((output / name / "index.json").exists() for name in ("labeled", "unlabeled", "test")):
-        raise NstError(
-            f"{output} holds other shards",
-            valid="a folder of its own for the packed shards",
-            next="shard.output=<folder>",
         )
 
 

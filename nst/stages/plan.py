@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from nst.config import build as build_from
-from nst.errors import UsageError
+from nst.errors import NstError, UsageError
 from nst.models.efficientnet import Architecture
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
@@ -26,7 +26,8 @@ from nst.plan.network import NetworkCost, measure
 from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
 from nst.plan.tables import tables
 from nst.progress import console, say
-from nst.runs import write_json
+from nst.runs import read_json, write_json
+from nst.stages.apart import keep_apart
 from nst.stages.iterate import configurations, starts_from_a_run
 from nst.stages.options import architecture_from, noise_from, recipes_from
 from nst.training.phases import Phase, phases
@@ -195,6 +196,9 @@ def _paper(utilization: float) -> dict[str, Any]:
 
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration, prints the plan, and writes it where plan.output says."""
+    keep_apart(cfg, "plan")
+    if cfg.plan.output is not None:
+        _require_plan(Path(cfg.plan.output))
     plan = from_cfg(cfg)
     for table in tables(plan):
         console.print(table)
@@ -204,6 +208,20 @@ def main(cfg: DictConfig) -> dict[str, Any]:
         write_json(Path(cfg.plan.output), plan)
         say(f"plan: {cfg.plan.output}")
     return plan
+
+
+def _require_plan(path: Path) -> None:
+    """Raises NstError where another file than an earlier plan would be replaced."""
+    if not os.path.lexists(path):
+        return
+    try:
+        earlier = not path.is_symlink() and path.is_file() and {"cluster", "stages", "storage"} <= set(read_json(path))
+    except (ValueError, TypeError):
+        earlier = False
+    if not earlier:
+        raise NstError(
+            f"plan.output={path} is there, and is no plan of nst's", next="choose another name: plan.output=<file>"
+        )
 
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nst.errors import NstError
+from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report import paper, paper_figures, sections, summary
 from nst.report.page import Page, render
@@ -24,6 +25,8 @@ from nst.report.robustness_section import robustness
 from nst.report.rows import Row, rows, write_csv
 from nst.report.style import save_png, svg_document
 from nst.runs import read_json, write_text
+from nst.stages.apart import keep_apart
+from nst.written import begin, unlink
 
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",
@@ -53,10 +56,14 @@ def run(
     rows_of = [rows(experiment) for experiment in experiments]
     page = _page(experiments, rows_of, examples, stage, overrides)
     drawings = page.drawings()
+    figures_ = {name: [f"figures/{name}{ending}" for ending in (".png", ".svg")] for name in FIGURES}
+    drawn = [name for drawing in drawings for name in figures_[drawing.name]]
+    begin(directory, "report.html", "report.csv", *drawn)
+    sweep(directory)
     for drawing in drawings:
         save_png(drawing.figure, directory / "figures" / f"{drawing.name}.png")
         write_text(directory / "figures" / f"{drawing.name}.svg", drawing.document)
-    _remove_leftovers(directory / "figures", {drawing.name for drawing in drawings})
+    unlink(*(directory / name for each in figures_.values() for name in each if name not in drawn))
     _, figures = paper.published(experiments[0].paper)
     write_csv(directory / "report.csv", [row for entries in rows_of for row in entries], paper=figures)
     write_text(directory / "report.html", render(page))
@@ -99,13 +106,6 @@ def _best(rows_of: Sequence[Sequence[Row]]) -> int:
     return scores.index(max(scores))
 
 
-def _remove_leftovers(folder: Path, written: set[str]) -> None:
-    for name in FIGURES:
-        for ending in (".png", ".svg"):
-            if name not in written:
-                (folder / f"{name}{ending}").unlink(missing_ok=True)
-
-
 def of_the_paper(where: paper.Place, directory: Path | str, folders: Sequence[Path | str]) -> dict[str, Any]:
     """A table or figure of the paper from the runs below `folders`: markdown, CSV and figures in `directory`.
 
@@ -117,10 +117,13 @@ def of_the_paper(where: paper.Place, directory: Path | str, folders: Sequence[Pa
     """
     directory, name = Path(directory), where.file_name
     found = paper.collect(where, [Path(folder) for folder in folders])
+    stems = [f"figures/{name}" if number == 0 else f"figures/{name}-{number + 1}" for number in range(len(found))]
+    begin(directory, f"{name}.md", f"{name}.csv", *(stem + ending for stem in stems for ending in (".png", ".svg")))
+    sweep(directory)
     pictures_: list[Path] = []
-    for number, (scale, cells) in enumerate(found.items()):
+    for stem, (scale, cells) in zip(stems, found.items(), strict=True):
         figure = paper_figures.draw(where, scale, cells)
-        place = directory / "figures" / (name if number == 0 else f"{name}-{number + 1}")
+        place = directory / stem
         save_png(figure, place.with_suffix(".png"))
         write_text(place.with_suffix(".svg"), svg_document(figure))
         pictures_.append(place.with_suffix(".png"))
@@ -135,6 +138,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.stage == "report" and cfg.report.wandb_workspace:
         _save_workspace(cfg)
         return
+    keep_apart(cfg, "report")
     asked = [(kind, cfg.report[kind]) for kind in ("table", "figure") if cfg.report[kind] is not None]
     if cfg.stage == "report" and asked:
         for kind, number in asked:

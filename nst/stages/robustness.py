@@ -125,12 +125,14 @@ def run(
     hardware: Machine,
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
+    option: str | None = None,
     label: str = "evaluate",
 ) -> dict[str, Block]:
     """Evaluates in turn all suites that are asked for; what each has measured, by name.
 
     Args:
         weights: what identifies the network's.
+        option: by which the command line names the evaluation's directory.
 
     Raises:
         NstError: as `plan`, too many bad images, or (`Preempted`) the process was told to stop.
@@ -139,7 +141,7 @@ def run(
     found = {}
     for suite in suites:
         inputs = {"weights": weights, "precision": str(hardware.precision), **conditions[suite.name]}
-        with Run(folder / suite.name, "evaluate", inputs, overwrite=overwrite, collective=True) as run_:
+        with Run(folder / suite.name, "evaluate", inputs, overwrite=overwrite, collective=True, option=option) as run_:
             if not hardware.agreed(run_.done):
                 parts = _evaluate(run_.directory, suite, network, subject, hardware, max_bad_fraction, label)
                 measured = suite.measured(parts) if is_rank_zero() else {}

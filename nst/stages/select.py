@@ -38,6 +38,7 @@ from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
 from nst.progress import say
 from nst.runs import Run, atomic_path, sha256_file, write_json
+from nst.stages.apart import keep_apart
 from nst.stages.places import predictions_folder, selection_folder, shards_place
 
 T = TypeVar("T")
@@ -98,8 +99,9 @@ def run(
         "predictions": opened.digest,
         "truth": sha256_file(truth) if truth else None,
     }
-    with Run(output, "select", inputs, config=config, overwrite=overwrite) as stage:
-        if stage.done:
+    files = ["selection.json", *(parquet_name(name) for name in opened.shards)]
+    with Run(output, "select", inputs, config=config, overwrite=overwrite, files=files) as stage:
+        if stage.done and (Path(output) / "selection.json").exists():
             return stage.result()
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
             selection = Selection(opened, pool, **options)
@@ -330,6 +332,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
+    keep_apart(cfg, "select")
     predictions, output = predictions_folder(cfg), selection_folder(cfg)
     if not (predictions / "DONE").exists():
         raise NstError(f"there is no finished labeling in {predictions}", next="nst label, with the same options")

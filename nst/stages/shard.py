@@ -37,6 +37,7 @@ from nst.errors import NstError, require_count
 from nst.progress import Progress, say, silent, track
 from nst.runs import Run, atomic_path
 from nst.shown import shown
+from nst.stages.apart import keep_apart
 from nst.stages.places import shards_place
 
 log = logging.getLogger(__name__)
@@ -88,9 +89,9 @@ def run(
     layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
     checks = {"check_images": check_images, "max_bad_fraction": max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
-    _refuse_foreign_shards(output)
     inputs = {"source": origin, "seed": seed, **asdict(sizes), **layout, **checks}
-    with Run(output, "shard", inputs, config=config, overwrite=overwrite) as this:
+    indexes = [f"{name}/index.json" for name in ("labeled", "unlabeled", "test")]
+    with Run(output, "shard", inputs, config=config, overwrite=overwrite, files=indexes) as this:
         if this.done:
             return _reopened(output, this.result())
         with ThreadPoolExecutor(workers) as pool:
@@ -177,17 +178,6 @@ def _report_bad(source: Source, bad: Mapping[int, str], max_bad_fraction: float)
     log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), listed)
 
 
-def _refuse_foreign_shards(output: Path) -> None:
-    """Shards that lie in `output` without a run's mark were not made here and must not be replaced."""
-    found = [name for name in ("labeled", "unlabeled", "test") if (output / name / "index.json").exists()]
-    if found and not (output / "started.json").exists():
-        raise NstError(
-            f"{output} holds shards that nst shard did not write there",
-            got=", ".join(f"{name}/index.json" for name in found),
-            next="choose another folder: shard.output=<folder>",
-        )
-
-
 def _summary(shards: ShardSet) -> dict[str, Any]:
     return {
         "samples": shards.samples,
@@ -205,7 +195,7 @@ def _reopened(output: Path, result: dict[str, Any]) -> dict[str, Any]:
         if (shards.whole_digest or shards.digest) != found["digest"]:
             raise NstError(
                 f"{output / name} has changed since nst shard wrote it",
-                next=f"delete {output} and run it again",
+                next=f"restore it; or delete {output / 'DONE'}, and the same command writes it again",
             )
     return result
 
@@ -224,6 +214,8 @@ def _write_truth(source: Source, positions: Sequence[int], path: Path) -> None:
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage, or indexes, prunes or checks what is there."""
     options, remote = cfg.shard, build(Remote, cfg.remote)
+    if not options.verify and (options.index is None or is_remote(options.index)):  # an index lies beside its tars
+        keep_apart(cfg, "shard")
     evaluation = _evaluation_sets(cfg)
     if _source_name(cfg) == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch

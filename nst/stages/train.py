@@ -25,6 +25,7 @@ from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import Run, fingerprint, read_json, sha256_file
+from nst.stages.apart import keep_apart
 from nst.stages.monitor import monitor_from, require_monitoring
 from nst.stages.options import (
     architecture_from,
@@ -100,7 +101,9 @@ def run(
         learning_rates(phase.recipe, data.labeled.samples)
         require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
     _require_room(steps, architecture, len(data.labeled.classes), remat, hardware)
-    with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
+    with Run(
+        directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
+    ) as run_:
         if hardware.agreed(run_.done):
             return run_.result()
         setup = Setup(
@@ -235,6 +238,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
+    keep_apart(cfg, "train")
     directory = Path(cfg.run_dir)
     recipe, finetune = recipes_from(cfg)
     teacher = teacher_from(cfg)

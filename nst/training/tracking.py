@@ -27,8 +27,10 @@ from nst.progress import say
 from nst.runs import is_rank_zero, write_text
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
+from nst.written import FOLDER, LINK, note, unlink
 
 ID_FILE = "wandb_id"
+WANDB_LINKS = ("latest-run", "debug.log", "debug-internal.log")  # that wandb makes beside the folders of its runs
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,9 @@ class Tracking:
         )
         with mock.patch.object(sys, "argv", kept(sys.argv)):  # the command line, which wandb keeps with the run
             run = logger.experiment
+        own = Path(run.dir).parent
+        note(own, kind=FOLDER, made=True)
+        note(*(own.parent / name for name in WANDB_LINKS), own / "logs" / "debug-core.log", kind=LINK, made=True)
         run.define_metric("trainer/global_step")
         for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")
@@ -186,4 +191,4 @@ def run_id(directory: Path) -> str:
 
 def forget_run(directory: Path) -> None:
     """What is logged of this directory from now on goes to a new W&B run."""
-    (directory / ID_FILE).unlink(missing_ok=True)
+    unlink(directory / ID_FILE)

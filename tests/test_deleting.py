@@ -1,0 +1,611 @@
+"""nst deletes and replaces only what it has written: ways to lose pictures, each on a folder of real ones, whose files
+are the same before and after; and what killed processes leave, which is swept wherever nst writes.
+
+`overwrite=true` is given everywhere: it must never cost a file that is not nst's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from helpers import encode, ended_process, noise
+
+from nst.cli import dispatch
+from nst.data.remote import Remote
+from nst.errors import NstError
+from nst.leftovers import temporary
+from nst.runs import Run, atomic_path, write_text
+from nst.stages import export, report
+from nst.training.tracking import forget_run, run_id
+from nst.written import LIST, Contents, begin, note
+from tests.conftest import TINY
+
+CLASSES = ("cat", "dog", "emu")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """30 JPEG files in folders of classes, and files of names that nst uses too."""
+    root = tmp_path / "own" / "pictures"
+    for number in range(30):
+        path = root / CLASSES[number % 3] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(noise(16, 16, number), "JPEG"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "teacher"
+    assert dispatch(["train", *TINY, "student.steps=4", f"data.root={digits}", f"run_dir={run}"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A finished training of this test's own."""
+    shutil.copytree(trained, tmp_path / "runs" / "teacher")
+    return tmp_path / "runs" / "teacher"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Name → sha256 of every file below a folder, or where a link leads; without a run's sign of life."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_symlink() or (path.is_file() and path.name != ".pulse")
+    }
+
+
+@contextlib.contextmanager
+def kept(*folders: Path, new: bool = False) -> Iterator[None]:
+    """Every file in these folders is the same before and after; and there are no more, unless there may be new ones."""
+    before = [contents(folder) for folder in folders]
+    assert all(before)
+    yield
+    for was, folder in zip(before, folders, strict=True):
+        now = contents(folder)
+        if new:  # which are listed
+            was.pop(LIST, None)
+        assert {name: now.get(name) for name in was} == was
+        assert new or len(now) == len(was), now.keys() - was.keys()
+
+
+def refusal(*command: str) -> str:
+    with pytest.raises(NstError) as caught:
+        dispatch(list(command))
+    return str(caught.value)
+
+
+# ---- folders that are read are never written to
+
+# {pictures}, {link} to them, {data}: a shard set, {run}: a teacher, {tmp}
+READ_AND_WRITTEN = {
+    "data.root is the pictures": "shard data=folder data.source.root={pictures} data.root={pictures}",
+    "shard.output in them": "shard data=folder data.source.root={pictures} shard.output={pictures}/cat",
+    "shard.output around them": "shard data=folder data.source.root={pictures} shard.output={pictures}/..",
+    "shard.output by a link": "shard data=folder data.source.root={pictures} shard.output={link}",
+    "the source by a link": "shard data=folder data.source.root={link} data.root={pictures}/new",
+    "run_dir": "train data=folder data.source.root={pictures} data.root={data} run_dir={pictures}",
+    "run_dir around shards": "train {tiny} data.root={data} run_dir={data}",
+    "run_dir in shards": "train {tiny} data.root={data} run_dir={data}/labeled",
+    "run_dir of the teacher": "train {tiny} data.root={data} run_dir={run} teacher.run={run}",
+    "run_dir of the start": "train {tiny} data.root={data} run_dir={run} model.checkpoint={run}",
+    "run_dir around the start": "train {tiny} data.root={data} run_dir={run}"
+    " model.checkpoint={run}/checkpoints/trained.safetensors",
+    "iterate": "iterate data=folder data.source.root={pictures} data.root={tmp}/new run_dir={pictures}/..",
+    "iterate's shards": "iterate data=folder data.source.root={pictures} data.root={pictures}/new run_dir={tmp}/new",
+    "a later generation": "iterate {tiny} data.root={data} run_dir={tmp}/new"
+    " iterate.generations=[[],['data.labeled={tmp}/new/gen1/x']]",
+    "teacher.predictions": "label data=folder data.source.root={pictures} teacher.run={run}"
+    " teacher.predictions={pictures}",
+    "predictions over the teacher": "label {tiny} data.root={data} teacher.run={run} teacher.predictions={run}",
+    "teacher.selection": "select data=folder data.source.root={pictures} teacher.run={run}"
+    " teacher.selection={pictures}",
+    "selection over predictions": "select {tiny} data.root={data} teacher.run={run}"
+    " teacher.selection={run}/predictions",
+    "evaluate.output": "evaluate {tiny} data.root={data} model.checkpoint={run} eval=robustness"
+    " eval.imagenet_a={pictures} evaluate.output={pictures}",
+    "evaluation over the run": "evaluate {tiny} data.root={data} model.checkpoint={run} evaluate.output={run}",
+    "evaluation over the test set": "evaluate {tiny} data.root={data} model.checkpoint={run}"
+    " evaluate.output={data}/test",
+    "export.output": "export data=folder data.source.root={pictures} model.checkpoint={run} export.output={pictures}",
+    "export over the run": "export {tiny} model.checkpoint={run} export.output={run}",
+    "report": "report data=folder data.source.root={pictures} run_dir={pictures}",
+    "plan.output": "plan {tiny} data.source.name=folder +data.source.root={pictures} plan.output={pictures}/cat/00.jpg",
+    "remote.cache": "train {tiny} data.root={data} +data.source.root={pictures} remote.cache={pictures}",
+}
+
+
+@pytest.mark.parametrize("way", READ_AND_WRITTEN)
+def test_what_is_read_is_never_written_to(way: str, pictures: Path, digits: Path, run: Path, tmp_path: Path):
+    link = tmp_path / "link"
+    link.symlink_to(pictures, target_is_directory=True)
+    places = {"pictures": pictures, "link": link, "data": digits, "run": run, "tmp": tmp_path}
+    command = [
+        part.format(**places)
+        for word in READ_AND_WRITTEN[way].split()
+        for part in (TINY if word == "{tiny}" else [word])
+    ]
+    with kept(pictures, run, digits):
+        told = refusal(*command, "overwrite=true")
+    assert "nst would write into what it reads" in told
+    option = re.search(r"next:  choose another folder: (\S+)=<folder>", told)
+    assert option
+    assert any(option[1] + "=" in part for part in command), told
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_advice_of_that_refusal_works(pictures: Path, tmp_path: Path):
+    command = ["shard", "data=folder", f"data.source.root={pictures}", "data.test_samples=3"]
+    assert "data.root=<folder>" in refusal(*command, f"data.root={pictures}")
+    with kept(pictures):
+        assert dispatch([*command, f"data.root={tmp_path / 'elsewhere'}"]) == 0
+
+
+# ---- what is not nst's is never deleted
+
+
+def started(directory: Path, **inputs: int) -> Path:
+    """A finished run with a file in a folder."""
+    with Run(directory, "train", inputs) as made:
+        write_text(directory / "checkpoints" / "weights", "1")
+        made.finish({"top1": 1})
+    return directory
+
+
+STRANGE: dict[str, Callable[[Path, Path], None]] = {
+    "cat.jpg": lambda run, pictures: shutil.copy(pictures / "cat" / "00.jpg", run / "cat.jpg") and None,
+    "holiday/ (30 files)": lambda run, pictures: shutil.copytree(pictures, run / "holiday") and None,
+    "checkpoints/": lambda run, pictures: shutil.copy(pictures / "cat" / "00.jpg", run / "checkpoints") and None,
+    "link": lambda run, pictures: (run / "link").symlink_to(pictures, target_is_directory=True),
+    "broken": lambda run, pictures: (run / "broken").symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_overwriting_refuses_a_run_that_holds_anything_else_before_it_deletes(
+    name: str, pictures: Path, tmp_path: Path
+):
+    directory = started(tmp_path / "run", seed=0)
+    STRANGE[name](directory, pictures)
+    for overwrite in (False, True):
+        with kept(directory, pictures), pytest.raises(NstError) as caught:
+            Run(directory, "train", {"seed": 1}, overwrite=overwrite).__enter__()
+        first = name.partition(" ")[0]
+        assert f"move {first}" in str(caught.value)
+        assert "checkpoints/" in str(caught.value), "what would go"
+    # the advice, followed
+    others = Contents.of(directory)
+    assert others
+    away = tmp_path / "away"
+    away.mkdir()
+    for entry in others.others:
+        shutil.move(directory / entry.rstrip("/"), away)
+    with kept(pictures, tmp_path / "away"), Run(directory, "train", {"seed": 1}, overwrite=True):
+        assert not (directory / "checkpoints").exists()
+        assert not (directory / "DONE").exists()
+
+
+def test_overwriting_deletes_what_nst_wrote_and_runs_inside_it(tmp_path: Path):
+    directory = started(tmp_path / "run", seed=0)
+    started(directory / "predictions", seed=0)
+    started(directory / "evaluation" / "robustness" / "c", seed=0)
+    (directory / "empty").mkdir()
+    with pytest.raises(NstError, match=r"overwrite=true, which deletes the \d+ files .*evaluation/ .*there is nothing"):
+        Run(directory, "train", {"seed": 1}).__enter__()
+    with Run(directory, "train", {"seed": 1}, overwrite=True):
+        left = {path.name for path in directory.iterdir()}
+    assert left <= {".lock", ".pulse", LIST, "started.json", "empty"}
+
+
+def test_a_run_that_the_list_around_it_does_not_name_is_a_users(tmp_path: Path):
+    """Shards that somebody moved into a run directory have a list too."""
+    shards, directory = started(tmp_path / "shards", seed=0), started(tmp_path / "run", seed=0)
+    shutil.move(shards, directory / "shards")
+    with kept(directory), pytest.raises(NstError, match="move shards/"):
+        Run(directory, "train", {"seed": 1}, overwrite=True).__enter__()
+
+
+def test_a_run_directory_behind_a_link_is_overwritten_there(pictures: Path, tmp_path: Path):
+    real = started(tmp_path / "disk" / "run", seed=0)
+    (tmp_path / "run").symlink_to(real, target_is_directory=True)
+    with kept(pictures), Run(tmp_path / "run", "train", {"seed": 1}, overwrite=True):
+        assert not (real / "checkpoints").exists()
+    assert (tmp_path / "run").is_symlink()
+    shutil.copy(pictures / "cat" / "00.jpg", real)
+    with kept(real), pytest.raises(NstError, match=r"move 00\.jpg"):
+        Run(tmp_path / "run", "train", {"seed": 2}, overwrite=True).__enter__()
+
+
+def test_checkpoints_moved_to_another_disk_are_left_alone(tmp_path: Path):
+    directory = started(tmp_path / "run", seed=0)
+    shutil.move(directory / "checkpoints", tmp_path / "disk")
+    (directory / "checkpoints").symlink_to(tmp_path / "disk")
+    with kept(directory, tmp_path / "disk"), pytest.raises(NstError, match="move checkpoints"):
+        Run(directory, "train", {"seed": 1}, overwrite=True).__enter__()
+
+
+def test_a_run_from_before_there_were_lists_goes_on_but_nothing_of_it_is_deleted(tmp_path: Path):
+    directory = started(tmp_path / "run", seed=0)
+    (directory / LIST).unlink()
+    with Run(directory, "train", {"seed": 0}) as again:
+        assert again.done
+        write_text(directory / "checkpoints" / "weights", "2")
+    assert not (directory / LIST).exists()
+    for overwrite in (False, True):
+        with kept(directory), pytest.raises(NstError, match="this run has no list"):
+            Run(directory, "train", {"seed": 1}, overwrite=overwrite).__enter__()
+
+
+def test_real_runs_are_listed_whole(run: Path, digits: Path):
+    """Training, evaluation, export and report of one run: overwriting it would leave nothing."""
+    for command in ("evaluate", "export", "export export.format=onnx", "report"):
+        place = f"run_dir={run}" if command == "report" else f"model.checkpoint={run}"
+        assert dispatch([*command.split(), *TINY, f"data.root={digits}", place]) == 0
+    found = Contents.of(run)
+    assert found
+    assert found.others == []
+    assert {"metrics.csv", "report.html", "evaluation/result.json", "export/timm/README.md"} <= set(found.ours)
+    assert Contents.of(digits).others == []  # type: ignore[union-attr]
+
+
+def test_a_run_is_refused_and_overwritten_by_its_own_options(digits: Path, tmp_path: Path, pictures: Path):
+    """As a user: each advice of the refusal, followed."""
+    root = tmp_path / "shards"
+    command = ["shard", *TINY, f"data.root={root}"]
+    assert dispatch(command) == 0
+    told = refusal(*command, "seed=1")
+    assert "choose another data.root=..., or overwrite=true, which deletes the" in told
+    assert dispatch([*command, "seed=1", f"data.root={tmp_path / 'other'}"]) == 0
+    shutil.copytree(pictures, root / "unlabeled" / "more")
+    with kept(root, pictures):
+        assert "move unlabeled/" in refusal(*command, "seed=1", "overwrite=true")
+    shutil.move(root / "unlabeled" / "more", tmp_path / "more")
+    with kept(tmp_path / "more", pictures):
+        assert dispatch([*command, "seed=1", "overwrite=true"]) == 0
+    assert contents(root / "labeled") == contents(tmp_path / "other" / "labeled")
+
+
+def test_the_option_of_a_refusal_is_that_of_the_stage(run: Path, digits: Path):
+    common = [*TINY, f"data.root={digits}"]
+    stages = {
+        "teacher.predictions": ["label", f"teacher.run={run}", "label.batch_size"],
+        "evaluate.output": ["evaluate", f"model.checkpoint={run}", "eval.image_size"],
+    }
+    for option, (stage, teacher, changed) in stages.items():
+        assert dispatch([stage, teacher, *common, f"{changed}=16"]) == 0
+        assert f"choose another {option}=..., or overwrite=true" in refusal(stage, teacher, *common, f"{changed}=8")
+        elsewhere = f"{option}={run.parent / stage}"
+        assert dispatch([stage, teacher, *common, f"{changed}=8", elsewhere]) == 0
+
+
+def test_what_a_message_says_may_be_deleted_is_made_again(run: Path, tmp_path: Path):
+    """The only deletions that messages advise: of single files, each followed here."""
+    root = tmp_path / "shards"
+    shard = ["shard", *TINY, f"data.root={root}"]
+    label = ["label", *TINY, f"data.root={root}", f"teacher.run={run}"]
+    select = ["select", *TINY, f"data.root={root}", f"teacher.run={run}", "select.min_confidence=0",
+              "select.allow_empty_classes=true"]  # fmt: skip
+    for command in (shard, label, select):
+        assert dispatch(command) == 0
+    before = contents(tmp_path)
+
+    tar = root / "labeled" / "labeled-000000.tar"
+    tar.write_bytes(b"half")
+    assert "delete the file DONE" in refusal(*shard)
+    (root / "DONE").unlink()
+    assert dispatch(shard) == 0
+    predictions = run / "predictions" / "unlabeled-000001.parquet"
+    predictions.write_bytes(b"half")
+    assert f"{predictions} is not a predictions file" in refusal(*select)
+    predictions.unlink()
+    assert dispatch(label) == 0
+    for path in (run / "selection" / "selection.json", run / "selection" / "result.json"):
+        path.unlink()
+        assert dispatch(select) == 0
+    assert contents(tmp_path) == before
+
+
+def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits: Path, pictures: Path):
+    pytest.importorskip("wandb")
+    options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}", f"data.root={digits}"]
+    assert dispatch(["evaluate", *TINY, *options]) == 0
+    found = Contents.of(run / "evaluation")
+    assert found
+    assert found.others == []
+    assert any(name.startswith("wandb/offline-run-") for name in found.ours)
+    shutil.copy(pictures / "cat" / "00.jpg", run / "evaluation" / "wandb")
+    with kept(run):
+        told = refusal("evaluate", *TINY, *options, "eval.image_size=8", "overwrite=true")
+    assert "move wandb/" in told
+
+
+# ---- what is not nst's is never replaced
+
+
+def test_a_run_does_not_begin_over_a_users_files(pictures: Path):
+    shutil.copy(pictures / "cat" / "00.jpg", pictures / "config.yaml")
+    with kept(pictures), pytest.raises(NstError, match=r"config\.yaml would be replaced, and nst has not written it"):
+        Run(pictures, "train", {}, config={}, overwrite=True).__enter__()
+
+
+def test_metrics_are_not_added_to_a_users_table(digits: Path, tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text("day,weight\n")
+    with kept(tmp_path):
+        told = refusal("train", *TINY, f"data.root={digits}", f"run_dir={tmp_path}")
+    assert "metrics.csv would be replaced" in told
+
+
+@pytest.mark.parametrize("form", ["timm", "onnx", "nst"])
+def test_an_export_replaces_neither_a_users_readme_nor_weights(form: str, run: Path, digits: Path, pictures: Path):
+    for name in ("README.md", "model.safetensors", "model.onnx", "config.yaml", "result.json"):
+        shutil.copy(pictures / "cat" / "00.jpg", pictures / name)
+    command = ["export", *TINY, f"data.root={digits}", f"export.format={form}", f"model.checkpoint={run}"]
+    with kept(pictures):
+        assert "would be replaced" in refusal(*command, f"export.output={pictures}", "overwrite=true")
+    with kept(pictures):
+        assert dispatch([*command, f"export.output={pictures.parent / 'export'}"]) == 0
+        assert dispatch([*command, f"export.output={pictures.parent / 'export'}"]) == 0, "its own are"
+
+
+def test_a_report_neither_replaces_nor_removes_a_users_figures(run: Path):
+    (run / "figures").mkdir()
+    for name in ("learning_curves.png", "confidence.png", "selection_by_hand.png"):  # drawn; not drawn; no name of ours
+        (run / "figures" / name).write_bytes(encode(noise(16, 16), "PNG"))
+    with kept(run):
+        assert "figures/" in refusal("report", f"run_dir={run}")
+    (run / "figures" / "learning_curves.png").unlink()
+    with kept(run, new=True):
+        assert dispatch(["report", f"run_dir={run}"]) == 0
+
+
+def test_a_report_removes_a_figure_of_its_own_that_is_not_drawn_any_more(run: Path):
+    assert dispatch(["report", f"run_dir={run}"]) == 0
+    write_text(run / "figures" / "confidence.svg", "of an earlier report")
+    assert dispatch(["report", f"run_dir={run}"]) == 0
+    assert not (run / "figures" / "confidence.svg").exists()
+    assert (run / "figures" / "learning_curves.svg").exists()
+
+
+def test_a_plan_replaces_only_a_plan(pictures: Path, tmp_path: Path):
+    command = ["plan", *TINY]
+    for name in ("cat/00.jpg", "notes.json"):
+        (pictures / "notes.json").write_text("[]")
+        with kept(pictures):
+            assert "is no plan of nst's" in refusal(*command, f"plan.output={pictures / name}")
+    assert dispatch([*command, f"plan.output={tmp_path / 'plan.json'}"]) == 0
+    assert dispatch([*command, f"plan.output={tmp_path / 'plan.json'}"]) == 0
+
+
+def test_an_index_of_others_beside_tars_is_not_replaced(digits: Path, tmp_path: Path):
+    shutil.copy(digits / "test" / "test-000000.tar", tmp_path)
+    (tmp_path / "index.json").write_text('{"mine": [1, 2]}')
+    with kept(tmp_path):
+        assert "index.json" in refusal("shard", f"shard.index={tmp_path}")
+    (tmp_path / "index.json").unlink()
+    assert dispatch(["shard", f"shard.index={tmp_path}"]) == 0
+    assert dispatch(["shard", f"shard.index={tmp_path}"]) == 0
+
+
+def test_a_cache_deletes_only_what_it_has_fetched(digits: Path, tmp_path: Path):
+    """Tars of the user's in the folder given for the cache, of its own form of names too."""
+    cache = tmp_path / "own"
+    cache.mkdir()
+    for name in ("holiday.tar", "holiday-0123456789abcdef.tar", ".holiday.tar.tmp-1", ".holiday.tmp-abcdefgh"):
+        (cache / name).write_bytes(bytes(1000))
+        os.utime(cache / name, (0, 0))
+    remote = Remote(cache=str(cache), cache_gb=1e-9)
+    with kept(cache, new=True):
+        for name in ("unlabeled-000000.tar", "unlabeled-000001.tar"):
+            source = digits / "unlabeled" / name
+            sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+            remote.shard(f"file://{source}", name, source.stat().st_size, sha256)
+    fetched = [path.name for path in cache.glob("unlabeled-*")]
+    assert len(fetched) == 1, "its own are"
+
+
+def test_a_wandb_id_that_nst_has_not_drawn_stays(tmp_path: Path):
+    (tmp_path / "wandb_id").write_text("mine")
+    forget_run(tmp_path)
+    assert run_id(tmp_path) == "mine"
+    begin(tmp_path / "run")
+    drawn = run_id(tmp_path / "run")
+    forget_run(tmp_path / "run")
+    assert run_id(tmp_path / "run") != drawn
+
+
+def test_a_sweep_that_is_refused_takes_no_file_or_folder_of_the_user_along(tmp_path: Path):
+    base = tmp_path / "empty" / "sweep"
+    base.mkdir(parents=True)
+    with pytest.raises(NstError, match="unknown option"):
+        dispatch(["train", "-m", "student.epohcs=1,2", f"run_dir={base}"])
+    assert base.is_dir()
+    assert not list(base.iterdir())
+
+
+# ---- kills
+
+
+def killed_at(number: int, call: str, work: Callable[[], object]) -> bool:
+    """Runs `work` in a process that is killed, with SIGKILL, before the `number`th call of os.<call>; False: it ended
+    before that."""
+    child = os.fork()
+    if child == 0:
+        original, count = getattr(os, call), [0]
+
+        def counted(*args: object, **options: object) -> object:
+            count[0] += 1
+            if count[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **options)
+
+        setattr(os, call, counted)
+        code = 1
+        with contextlib.suppress(BaseException):
+            work()
+            code = 0
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def exported(run: Path, output: Path) -> Callable[[], Sequence[Path]]:
+    weights = run / "checkpoints" / "trained.safetensors"
+    return lambda: export.run(output, weights=weights, training=run, form="timm")
+
+
+def test_an_export_killed_at_any_moment_ends_as_one_that_was_not(run: Path, tmp_path: Path):
+    exported(run, tmp_path / "whole")()
+    number = 1
+    while killed_at(number, "replace", exported(run, tmp_path / f"killed {number}")):
+        output = tmp_path / f"killed {number}"
+        assert [path for path in output.iterdir() if ".tmp-" in path.name], "so there is something to sweep"
+        exported(run, output)()
+        assert contents(output) == contents(tmp_path / "whole")
+        number += 1
+    assert number == 3, "weights and card"
+
+
+def test_the_model_card_of_a_copied_run_is_the_same(run: Path, tmp_path: Path):
+    copy = tmp_path / "copy" / "runs" / "teacher"
+    shutil.copytree(run, copy, copy_function=shutil.copyfile)  # with times of its own
+    os.utime(copy / "DONE", (0, 0))
+    exported(run, tmp_path / "a")()
+    exported(copy, tmp_path / "b")()
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_report_killed_at_any_moment_leaves_nothing(run: Path):
+    number = 1
+    while killed_at(number, "replace", lambda: report.run(run)):
+        assert list(run.rglob("*.tmp-*"))
+        number += 1
+    assert number > 4
+    assert not list(run.rglob("*.tmp-*"))
+    assert (run / "report.html").exists()
+
+
+def test_overwriting_killed_at_any_moment_is_still_seen_as_the_old_run(tmp_path: Path):
+    whole = started(tmp_path / "whole", seed=0)
+    started(whole / "predictions", seed=0)
+
+    def overwritten(directory: Path) -> Callable[[], object]:
+        return lambda: Run(directory, "train", {"seed": 1}, overwrite=True).__enter__()
+
+    number = 1
+    while True:
+        directory = tmp_path / f"killed {number}"
+        shutil.copytree(whole, directory)
+        if not killed_at(number, "unlink", overwritten(directory)):
+            break
+        before, now = contents(whole), contents(directory)
+        gone = before.keys() - now.keys()
+        if gone:
+            assert "DONE" in gone
+        if gone - {"DONE", "result.json", "predictions/DONE", "predictions/result.json"}:
+            assert {"DONE", "predictions/DONE"} <= gone
+        if now.get("started.json") not in (None, before["started.json"]):
+            assert now.keys() <= {".lock", LIST, "started.json"}, "the new run has begun"
+        elif "started.json" in gone:
+            assert gone >= {name for name in before if name not in (LIST, ".lock", ".pulse")}
+        else:
+            with pytest.raises(NstError, match="run of other inputs"):
+                Run(directory, "train", {"seed": 1}).__enter__()
+        with Run(directory, "train", {"seed": 1}, overwrite=True):
+            assert contents(directory).keys() <= {".lock", LIST, "started.json"}
+        number += 1
+    assert number > 8
+
+
+def test_a_name_is_listed_before_its_file_appears(tmp_path: Path):
+    """Killed at every rename, the list names what is there: overwriting is not refused for a kill."""
+
+    def work() -> None:
+        with Run(tmp_path / "run", "train", {"seed": 0}) as made:
+            for name in ("a", "b/c"):
+                write_text(tmp_path / "run" / name, "1")
+            made.finish({})
+
+    number = 1
+    while killed_at(number, "replace", work):
+        found = Contents.of(tmp_path / "run")
+        assert found
+        assert found.others == []
+        shutil.rmtree(tmp_path / "run")
+        number += 1
+    assert number > 4
+
+
+# ---- what is left over
+
+
+def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Path):
+    target = tmp_path / "figure.svg"
+    own = temporary(target)
+    dead, elsewhere, old = (
+        own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{ended_process()}-")),
+        own.with_name(re.sub(r"\w+$", "0" * 8, own.name)),  # of another machine: may live
+        own.with_name(re.sub(r"\w+$", "1" * 8, own.name)),
+    )
+    parent = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-"))
+    for path in (dead, elsewhere, old, parent):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    write_text(target, "whole")
+    assert set(tmp_path.iterdir()) == {target, elsewhere, parent}
+
+
+def test_a_run_sweeps_all_its_folders(tmp_path: Path):
+    with Run(tmp_path, "evaluate", {"seed": 0}):
+        for name in ("parts/a.json", "figures/b.png", "c/d/e.txt"):
+            write_text(tmp_path / name, "1")
+    left = [temporary(tmp_path / name) for name in ("parts/a.json", "figures/b.png", "c/d/e.txt")]
+    mine = tmp_path / "figures" / ".mine.tmp-1-2"
+    for path in (*left, mine):
+        path.write_text("half")
+    with Run(tmp_path, "evaluate", {"seed": 0}):
+        assert not [path for path in left if path.exists()]
+    assert mine.exists()
+
+
+# ---- the list
+
+
+def test_a_damaged_list_costs_no_file(tmp_path: Path):
+    """Lines that were lost or cut name nothing; then nst takes its own files for a user's, and says so."""
+    directory = started(tmp_path / "run", seed=0)
+    whole = (directory / LIST).read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\0" * 40, b'[1]\n"../own"\n"/etc/passwd"\n5\n', whole[::-1]):
+        (directory / LIST).write_bytes(damaged)
+        with kept(directory), pytest.raises(NstError, match="has not written"):
+            Run(directory, "train", {"seed": 1}, overwrite=True).__enter__()
+
+
+def test_a_name_with_any_characters_is_one_name(tmp_path: Path):
+    begin(tmp_path)
+    for name in ('a"b', "a\nb", "ä", "a\\b", " a ", "x.parquet"):
+        with atomic_path(tmp_path / name) as half:
+            half.write_text("1")
+        with atomic_path(tmp_path / name) as half:
+            half.write_text("2")
+    found = Contents.of(tmp_path)
+    assert found
+    assert found.others == []
+    lines = [json.loads(line) for line in (tmp_path / LIST).read_text().split("\n") if line]
+    assert len(lines) == 6, "each once"
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(NstError, match="has not written"):
+        note(tmp_path / "a")

@@ -26,11 +26,12 @@ from rich import box
 from rich.table import Table
 
 from nst.config import compose_config, plain
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
-from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_text
+from nst.runs import is_rank_zero, wait_for_lock, write_config, write_json
 from nst.stages.options import evaluation_from, test_set
 from nst.training.tracking import forget_run
 
@@ -203,7 +204,7 @@ def main(cfg: DictConfig) -> None:
     )
     if not is_rank_zero():
         return
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_config(directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     wanted = ("top1", "top5", "ece", "gain", *COLUMNS)
     last = {name: results[-1][name] for name in wanted if name in results[-1]}
     write_json(

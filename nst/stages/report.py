@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import console, say
 from nst.report import paper, paper_figures, sections, summary
@@ -23,7 +24,7 @@ from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.robustness_section import robustness
 from nst.report.rows import Row, rows, write_csv
 from nst.report.style import save_png, svg_document
-from nst.runs import read_json, write_text
+from nst.runs import write_text
 
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",

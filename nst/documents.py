@@ -137,7 +137,7 @@ def way_on(path: Path) -> str:
     """Removing the file, and the mark by which the run around it counts as finished; then the same command makes both
     anew."""
     folder = path.parent.parent if path.parent.name in INSIDE_A_RUN else path.parent
-    marks = [] if path.name == "started.json" else [folder / "DONE"]
+    marks = [] if path.name in ("started.json", "DONE") else [folder / "DONE"]
     there = [str(file) for file in (path, *marks) if os.path.lexists(file)]
     again = "the command that wrote it, again"
     return f"{shlex.join(['rm', *there])}, then {again}" if there else again

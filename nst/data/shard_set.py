@@ -20,7 +20,7 @@ from typing import Any
 from nst.data.remote import Remote
 from nst.data.tars import TarReader
 from nst.data.transfer import is_remote, join
-from nst.documents import fingerprint, parse_json, read_json
+from nst.documents import damaged, fingerprint, parse_json, read_json
 from nst.errors import NstError
 
 FORMAT = 1
@@ -159,7 +159,8 @@ def load_index(folder: Path | str, remote: Remote | None = None) -> ShardSet:
     try:
         found = _parse_index(read_index(folder, remote), folder, remote)
     except (ValueError, KeyError, TypeError) as error:
-        raise NstError(f"{path} cannot be read", got=repr(error), next=f"nst shard shard.index={folder}") from error
+        again = "copy it there again" if is_remote(folder) else _made_again(Path(folder))
+        raise damaged(path, repr(error), again) from error
     if found.samples == 0:
         raise NstError(f"{folder} is an empty shard set", next="make it again: nst shard")
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nst.documents import read_json
+from nst.data.shard_set import load_index
 from nst.report import robustness
 from nst.report.records import Experiment, Generation
 from nst.runs import atomic_path
@@ -81,7 +81,7 @@ def unlabeled_images(generation: Generation) -> tuple[int | None, int | None]:
     index = folder / "index.json" if folder else None
     if index is None or not index.exists():
         return None, None
-    samples = read_json(index, sealed=False).get("samples")
+    samples = load_index(index.parent).samples
     return samples, samples
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nst.documents import config_text, read_json
+from nst.data.shard_set import load_index
+from nst.documents import config_text
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
 from nst.report.rows import Row, model_name
@@ -119,7 +120,7 @@ def _images(generation: Generation, part: str) -> str | None:
     index = folder / "index.json"
     if not index.exists():
         return f"{folder} (not there any more)"
-    return f"{number(read_json(index, sealed=False).get('samples'))} in {folder}"
+    return f"{number(load_index(folder).samples)} in {folder}"
 
 
 def command(experiment: Experiment, stage: str | None = None, overrides: Sequence[str] | None = None) -> str | None:

@@ -296,11 +296,11 @@ def require_teacher(cfg: DictConfig) -> None:
 
 def make_shards(cfg: DictConfig) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
-    ours = (Path(cfg.shard.output) / "started.json").exists()  # whole: skipped; killed: continued
-    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
-        return
     from nst.stages import shard
 
+    ours = shard.was_made_in(Path(cfg.shard.output))  # whole: skipped; killed: continued
+    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
+        return
     say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
     if not (Path(cfg.data.unlabeled) / "index.json").exists():
         raise NstError(

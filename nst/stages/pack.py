@@ -22,6 +22,7 @@ from nst.errors import NstError
 from nst.progress import Bar
 from nst.runs import Run
 from nst.stages.options import open_shards, teacher_from
+from nst.stages.shard import was_made_in
 from nst.training.teachers import Teacher, pseudo_labels
 
 
@@ -92,7 +93,7 @@ def run(
 def _require_free(output: Path, unlabeled: ShardSet) -> None:
     """`overwrite=true` empties the output folder, so nothing else may live there."""
     inside = isinstance(unlabeled.folder, Path) and unlabeled.folder.resolve().is_relative_to(output.resolve())
-    foreign = (output / "index.json").exists() and not (output / "started.json").exists()
+    foreign = (output / "index.json").exists() and not was_made_in(output)
     if inside or foreign or any((output / name / "index.json").exists() for name in ("labeled", "unlabeled", "test")):
         raise NstError(
             f"{output} holds other shards",

@@ -175,10 +175,15 @@ def _report_bad(source: Source, bad: Mapping[int, str], max_bad_fraction: float)
     log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), "\n  ".join(named))
 
 
+def was_made_in(output: Path) -> bool:
+    """Whether `nst shard` has worked there; its started.json may be gone, as a damaged one has to."""
+    return any((output / name).exists() for name in ("started.json", "DONE", "config.yaml"))
+
+
 def _refuse_foreign_shards(output: Path) -> None:
     """Shards that lie in `output` without a run's mark were not made here and must not be replaced."""
     found = [name for name in ("labeled", "unlabeled", "test") if (output / name / "index.json").exists()]
-    if found and not (output / "started.json").exists():
+    if found and not was_made_in(output):
         raise NstError(
             f"{output} holds shards that nst shard did not write there",
             got=", ".join(f"{name}/index.json" for name in found),

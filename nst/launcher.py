@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import re
 import subprocess
 import sys
@@ -31,9 +30,10 @@ from rich.table import Table
 
 from nst.checking import verbatim
 from nst.config import compose_config, conf_dir, explain
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import console, say
-from nst.runs import read_json, write_json
+from nst.runs import write_json
 
 SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
@@ -211,9 +211,4 @@ def summary_table(jobs: Sequence[Job]) -> Table:
 
 def _result(directory: Path) -> dict[str, Any]:
     path = directory / "result.json"
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise NstError(f"{path} is not readable", got=error, next="delete this file and run the sweep again") from error
+    return read_json(path) if path.exists() else {}

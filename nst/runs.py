@@ -17,14 +17,13 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
-import json
 import os
 import platform
+import shlex
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +31,7 @@ from typing import IO, Any
 import yaml
 
 from nst import leftovers, written
+from nst.documents import as_json, damaged, fingerprint, json_text, read_json, way_on, yaml_text
 from nst.errors import NstError
 from nst.shown import kept
 from nst.untrusted import below
@@ -99,28 +99,14 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, default=_plain) + "\n")
+def write_json(path: Path | str, value: Mapping[str, Any], *, sealed: bool = True) -> None:
+    """`sealed=False`: for other programs, without our seal."""
+    write_text(path, json_text(value, sealed=sealed))
 
 
-def read_json(path: Path | str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def as_json(value: Any) -> Any:
-    """The value as it reads back from a JSON file."""
-    return json.loads(json.dumps(value, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON cannot hold by itself: paths, dataclasses, NumPy and torch scalars and arrays."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+def write_config(path: Path | str, text: str) -> None:
+    """A config.yaml."""
+    write_text(path, yaml_text(text))
 
 
 def sha256_file(path: Path | str) -> str:
@@ -128,10 +114,17 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(value: Any) -> str:
-    """sha256 of the canonical JSON of `value`: equal values, equal fingerprint, in any process."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
+def known_sha256(path: Path | str) -> str:
+    """As `sha256_file`, but a file of the same size, time and inode is not read again by this process."""
+    path = Path(path).resolve()
+    stat = path.stat()
+    key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if key not in _KNOWN:
+        _KNOWN[key] = sha256_file(path)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[tuple[Path, int, int, int], str] = {}
 
 
 def provenance() -> dict[str, Any]:
@@ -269,7 +262,7 @@ class Run:
                 )
             threading.Thread(target=self._beat, daemon=True).start()
             if self.config is not None and not self.done:
-                write_text(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
+                write_config(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
         except BaseException:
             self.__exit__()
             raise
@@ -286,12 +279,21 @@ class Run:
         return self.directory / "started.json"
 
     @property
+    def done_path(self) -> Path:
+        return self.directory / "DONE"
+
+    @property
     def done(self) -> bool:
         """True when this very run (same fingerprint) has finished before, and its result has not been deleted."""
-        mark = self.directory / "DONE"
-        if not (mark.exists() and (self.directory / "result.json").exists()):
+        return self._marked and (self.directory / "result.json").exists()
+
+    @property
+    def _marked(self) -> bool:
+        """Whether DONE is this very run's."""
+        try:
+            return self.done_path.read_bytes().strip() == self.fingerprint.encode()
+        except OSError:
             return False
-        return mark.read_text().strip() == self.fingerprint
 
     def result(self) -> dict[str, Any]:
         return read_json(self.directory / "result.json")
@@ -303,7 +305,7 @@ class Run:
             return self.result()
         leftovers.sweep(self.directory, alone=True)  # of what was killed meanwhile, a Ray task
         write_json(self.directory / "result.json", {"stage": self.stage, **result})
-        write_text(self.directory / "DONE", self.fingerprint + "\n")
+        write_text(self.done_path, self.fingerprint + "\n")
         return self.result()
 
     def _beat(self) -> None:
@@ -319,7 +321,7 @@ class Run:
         """Whether rank 0 has begun this very run."""
         try:
             return read_json(self.started_path)["fingerprint"] == self.fingerprint
-        except FileNotFoundError:
+        except NstError:  # not there yet; one that is damaged rank 0 has words for
             return False
 
     def _wait_for_rank_zero(self, until: Callable[[], bool] | None = None) -> None:
@@ -350,10 +352,9 @@ class Run:
         )
 
     def _refuse_other_inputs(self) -> None:
-        if not self.started_path.exists():
-            return
-        started = read_json(self.started_path)
-        if started["fingerprint"] == self.fingerprint:
+        started = self._started()
+        if started is None or started["fingerprint"] == self.fingerprint:
+            self._check_mark(started)
             return
         found = written.Contents.of(self.directory)
         if not self.overwrite:
@@ -376,6 +377,29 @@ class Run:
             if name.endswith("/.lock"):  # a run inside this one: is it at work?
                 take_lock((self.directory / name).parent, "wait for it").close()
         found.delete()
+
+    def _started(self) -> dict[str, Any] | None:
+        """What started.json says; None where there is none. What is to be overwritten may be damaged."""
+        if not self.started_path.exists():
+            return None
+        again = f"{way_on(self.started_path)}: it goes on; overwrite=true deletes this run and starts again"
+        try:
+            return read_json(self.started_path, next=again)
+        except NstError:
+            if not self.overwrite:
+                raise
+            return {"fingerprint": None}
+
+    def _check_mark(self, started: Mapping[str, Any] | None) -> None:
+        """Raises NstError where DONE is of another run than started.json, or is all that is left of another one."""
+        if not self.done_path.exists() or self._marked:
+            return
+        if started is not None:
+            raise damaged(self.done_path, "another fingerprint than in started.json")
+        raise NstError(
+            f"{self.directory} holds a finished run of other inputs, whose started.json is missing",
+            next=f"the command that made it; or {shlex.join(['rm', str(self.done_path)])}, if that was this one",
+        )
 
 
 def _option(stage: str, config: Mapping[str, Any], directory: Path) -> str:
@@ -420,10 +444,11 @@ def final_weights(run: Path | str) -> Path:
     """The weights that a run stands for: of a run directory its final network, of a file the file itself.
 
     Raises:
-        NstError: there is nothing there, or the run has not finished.
+        NstError: there is nothing there, the run has not finished, or the weights are damaged.
     """
     run = Path(run)
     if run.is_file():
+        require_undamaged(run)
         return run
     if not run.is_dir():
         raise NstError(
@@ -436,7 +461,34 @@ def final_weights(run: Path | str) -> Path:
     result = read_json(run / "result.json")
     if "weights" not in result:
         raise NstError(f"{run} is not a training run", got=f"a {result.get('stage')} run", valid="a run of nst train")
-    return below(run, result["weights"], run / "result.json")
+    weights = below(run, result["weights"], run / "result.json")
+    require_undamaged(weights, result["weights_sha256"])
+    return weights
+
+
+def require_undamaged(weights: Path, sha256: str | None = None) -> None:
+    """Compares weights with what their training has noted of them; of a file from elsewhere nothing is known.
+
+    Args:
+        sha256: None looks for the note beside them.
+
+    Raises:
+        NstError: they are not what was written.
+    """
+    run, note = weights.parent.parent, weights.with_suffix(".json")
+    if sha256 is None:
+        if weights.parent.name != "checkpoints" or not (run / "started.json").exists() or not note.exists():
+            return
+        sha256 = read_json(note)["weights_sha256"]
+    if not weights.exists():
+        raise NstError(f"{weights} is missing", next=way_on(note))
+    if (found := known_sha256(weights)) != sha256:
+        raise NstError(
+            f"{weights} is damaged: it is not what its training has written",
+            got=f"sha256 {found}",
+            valid=f"sha256 {sha256}",
+            next=f"copy it again from where it is whole; or {way_on(note)}, which ends with the same weights",
+        )
 
 
 def _neighbours(path: Path) -> str:

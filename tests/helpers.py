@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
+from nst.data.predictions import PredictionMetadata, finish_predictions, parquet_name, write_predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def write_random_predictions(
 
 def finish(folder: Path) -> Path:
     """Marks a folder of predictions as complete."""
-    (folder / "predictions.json").write_text("{}")
+    finish_predictions(folder, {})
     return folder
 
 

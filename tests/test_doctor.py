@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import namedtuple
@@ -25,6 +24,7 @@ from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
+from nst.runs import sha256_file, write_json
 from nst.stages import doctor, train
 from nst.stages.doctor import described
 from nst.stages.iterate import starts_from_a_run
@@ -231,7 +231,7 @@ def test_what_was_excluded_against_this_test_set_is_not_read_again(digits: Path,
     shutil.copytree(digits / "unlabeled", tmp_path / "unlabeled")
     test = load_index(digits / "test")
     for digest, read in ((test.digest, False), ("0" * 64, True)):
-        (tmp_path / "unlabeled" / "excluded.json").write_text(json.dumps({"evaluation": [{"digest": digest}]}))
+        write_json(tmp_path / "unlabeled" / "excluded.json", {"evaluation": [{"digest": digest}]})
         unlabeled = load_index(tmp_path / "unlabeled")
         assert compare(unlabeled, test, 10) == (Comparison(9, 10) if read else Comparison(240, 100))
 
@@ -270,7 +270,8 @@ def described_run(run: Path, architecture: Architecture, *classes: str) -> None:
     run.mkdir()
     info = NetworkInfo(architecture, classes, architecture.test_size, architecture.train_size)
     save_file({}, run / "network.safetensors", metadata={"nst": info.to_json()})
-    (run / "result.json").write_text(json.dumps({"stage": "train", "weights": "network.safetensors"}))
+    about = {"stage": "train", "weights": "network.safetensors"}
+    write_json(run / "result.json", {**about, "weights_sha256": sha256_file(run / "network.safetensors")})
     (run / "DONE").touch()
 
 

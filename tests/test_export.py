@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from nst.cli import run_stage
 from nst.config import compose_config
 from nst.data.shard_set import load_index
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, read_info, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture, build, normalize
 from nst.models.export import crop_share, hub_config, save_onnx, timm_name
 from nst.models.released import open_network
-from nst.runs import read_json
 from nst.stages import export
 from nst.stages.places import teacher_weights
 from tests.conftest import TINY

@@ -210,8 +210,9 @@ def test_the_network_has_no_parameters_more_and_the_rate_is_the_options(ran: dic
 
 
 def test_a_training_from_before_the_option_is_refused(ran: dict[str, Any], tmp_path: Path):
+    from nst.documents import fingerprint
     from nst.errors import NstError
-    from nst.runs import Run, fingerprint
+    from nst.runs import Run
 
     before = inputs(ran["run"] / "gen0")
     del before["noise"]["model"]["feature_noise"]

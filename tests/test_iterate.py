@@ -19,6 +19,7 @@ from rich.console import Console
 from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
+from nst.runs import write_json
 from nst.stages import iterate
 from nst.training.loggers import TIMING_METRICS, read_rows
 from tests.conftest import TINY
@@ -106,7 +107,7 @@ def compared(first: list[str], second: list[str], teacher: Path) -> Any:
 
 def test_a_student_is_measured_on_its_teacher_s_pictures_and_against_it_unless_options_say_otherwise(tmp_path: Path):
     (tmp_path / "evaluation").mkdir()
-    (tmp_path / "evaluation" / "result.json").write_text('{"image_size": 12}')
+    write_json(tmp_path / "evaluation" / "result.json", {"image_size": 12})
     robust = ["eval=robustness_quick"]
     found = compared(robust, [*robust, "model.test_size=20"], tmp_path)
     assert (found.side, found.baseline) == (12, str(tmp_path))

@@ -16,6 +16,7 @@ from rich.console import Console
 from nst import launcher
 from nst.config import compose_config, conf_dir, groups, plain, summary_line
 from nst.errors import NstError
+from nst.runs import write_json
 from tests.conftest import TINY
 
 ROWS_OF_TABLE_6 = sorted(
@@ -79,7 +80,7 @@ def test_the_closing_table_tells_jobs_apart_in_80_columns(tmp_path: Path):
     for name in names:
         (tmp_path / name).mkdir()
         scores = {"top1": 91.25, "top5": 99.5, "ece": 10.25, "gain": -10.5}
-        (tmp_path / name / "result.json").write_text(json.dumps(scores))
+        write_json(tmp_path / name / "result.json", scores)
     jobs = [launcher.Job(tmp_path / name, exit_code=1) for name in names]
     out = io.StringIO()
     Console(file=out, width=80).print(launcher.summary_table(jobs))
@@ -213,7 +214,7 @@ def test_a_launcher_that_is_not_installed_names_the_extra(here: Path, monkeypatc
 def test_a_job_that_never_came_back_counts_as_failed(here: Path, capfd: pytest.CaptureFixture[str]):
     for name in ("seed=0", "seed=1"):
         (here / name).mkdir()
-    (here / "seed=0" / "result.json").write_text('{"top1": 90.0}')
+    write_json(here / "seed=0" / "result.json", {"top1": 90.0})
     jobs = [launcher.Job(here / "seed=0", 0), launcher.Job(here / "seed=1", None)]
     assert launcher._close(jobs, RuntimeError("node7 is gone\ntrace"), searched=False) == 1
     out, _ = capfd.readouterr()
@@ -228,7 +229,7 @@ def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.
     """A search must not learn from the result of an attempt before."""
     directory = here / "runs" / "job"
     directory.mkdir(parents=True)
-    (directory / "result.json").write_text('{"top1": 90.0, "generations": [{"top1": 80.0}]}')
+    write_json(directory / "result.json", {"top1": 90.0, "generations": [{"top1": 80.0}]})
     monkeypatch.setattr(launcher, "_job_name", lambda *_: "job")
     settings = plain_settings(number=3)
     monkeypatch.setattr(launcher.HydraConfig, "get", lambda: settings)

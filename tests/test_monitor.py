@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
-from nst.runs import read_json, sha256_file
+from nst.runs import sha256_file
 from nst.stages import evaluate, robustness, train
 from nst.stages.monitor import state_digest
 from nst.training.classifier import Classifier

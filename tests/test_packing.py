@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import encode, noise
+from helpers import encode, finish, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,8 +48,7 @@ def predict(folder: Path, shards: ShardSet, teacher: str, seed: int, keep: float
         index = np.arange(len(keys))
         path = folder / parquet_name(info.name)
         write_predictions(path, index=index, keys=keys, probs=probs, metadata=about, keep=keep)
-    (folder / "predictions.json").write_text("{}")
-    return folder
+    return finish(folder)
 
 
 def network_file(path: Path, seed: int) -> Path:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
 from nst.report import paper, paper_figures
+from nst.runs import write_config, write_json
 from nst.stages import report
 
 DIGITS = "digits, 50 labeled and 1,247 unlabeled images of 16 px"
@@ -38,10 +38,10 @@ def make_run(
               "paper": {"places": [where], "row": row, "columns": columns}}  # fmt: skip
     for directory, of in ((folder, stage), (folder / "gen0", "train")):
         directory.mkdir(parents=True)
-        (directory / "config.yaml").write_text(yaml.safe_dump({**config, "stage": of}))
-        (directory / "result.json").write_text(json.dumps({"top1": 1.0}))
+        write_config(directory / "config.yaml", yaml.safe_dump({**config, "stage": of}))
+        write_json(directory / "result.json", {"top1": 1.0})
     result = {"generations": results} if stage == "iterate" else results[0]
-    (folder / "result.json").write_text(json.dumps(result))
+    write_json(folder / "result.json", result)
 
 
 def network(top1: float, width: float = 0.5, parameters: float = 0.66e6) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def test_selection_of_images_that_were_relabeled_under_other_keys_is_refused(fol
         metadata=metadata(1),
         keep=0.3,
     )
+    finish(predictions)
     with pytest.raises(NstError, match="made from other predictions"):
         PseudoLabels(selection, predictions)
     # whoever reassigns brings other predictions on purpose; they must still be of the same images

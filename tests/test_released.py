@@ -14,7 +14,7 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES
 from nst.models.released import load_timm, open_network, released_config, released_names, weights_digest
-from nst.runs import sha256_file
+from nst.runs import sha256_file, write_json
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 
@@ -114,7 +114,8 @@ def test_open_network_takes_a_run_a_file_of_ours_and_a_file_of_timms(tmp_path):
     save_network(run / "checkpoints" / "trained.safetensors", ours.state_dict(), NetworkInfo(TINY, names, 24, 16))
     with pytest.raises(NstError, match="has not finished"):
         open_network(run, CLASSES)
-    (run / "result.json").write_text('{"weights": "checkpoints/trained.safetensors"}')
+    kept = "checkpoints/trained.safetensors"
+    write_json(run / "result.json", {"weights": kept, "weights_sha256": sha256_file(run / kept)})
     (run / "DONE").touch()
     for source in (run, str(run / "checkpoints" / "trained.safetensors")):
         network, info = open_network(source, CLASSES)

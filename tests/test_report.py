@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from helpers import finish
 
 from nst.config import compose_config
 from nst.data.images import encode_png
@@ -27,6 +28,7 @@ from nst.report.records import open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.rows import interval
 from nst.report.style import inline_svg, save_png, svg_document
+from nst.runs import write_config, write_json
 from nst.stages import report, select
 
 UNLABELED, TEST = 120, 60
@@ -67,14 +69,14 @@ def make_generation(folder, data, truth, classes, *, right, teacher=None, name="
     config = {"name": name, "seed": 3, "data": {"name": "noise", "labeled": str(data / "labeled"),
               "unlabeled": str(data / "unlabeled"), "test": str(data / "test")}, "teacher": {"selection": None},
               **(more or {})}  # fmt: skip
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    write_config(folder / "config.yaml", yaml.safe_dump(config))
     given = {"weights": teacher} if teacher else None
     started = {"stage": "train", "inputs": {"teacher": given}, "git": "abc123", "python": "3.11.7",
                "packages": {"torch": "2.9.0"}, "machine": {"system": "Linux", "cpus": 2}}  # fmt: skip
-    (folder / "started.json").write_text(json.dumps(started))
+    write_json(folder / "started.json", started)
     result = {"stage": "train", "model": "small", "architecture": {"width": 0.5, "depth": 0.5}, "parameters": 663530,
               "labeled_samples": 50, "steps": 30, "top1": 100 * right, "weights_sha256": sha}  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result))
+    write_json(folder / "result.json", result)
     (folder / "DONE").write_text("x")
     rows = ["step,metric,value"]
     for step in (10, 20, 30):
@@ -98,7 +100,7 @@ def make_evaluation(folder, truth, classes, right, rng):
     result = {"stage": "evaluate", "top1": top1, "top5": 99.0, "ece": 5.5, "loss": 0.5, "samples": float(TEST),
               "classes": list(classes), "confusion": confusion.tolist(), "mistakes": mistakes}  # fmt: skip
     (folder / "evaluation").mkdir()
-    (folder / "evaluation" / "result.json").write_text(json.dumps(result))
+    write_json(folder / "evaluation" / "result.json", result)
 
 
 def make_labels(folder, data, truth, classes, right, rng, sha):
@@ -111,7 +113,7 @@ def make_labels(folder, data, truth, classes, right, rng, sha):
             keys=[f"unlabeled-{i:04d}" for i in rows],
             metadata=PredictionMetadata(sha, list(classes), 8, shard, f"{number:064d}"),
         )  # fmt: skip
-    (folder / "predictions" / "predictions.json").write_text("{}")
+    finish(folder / "predictions")
     select.run(folder / "predictions", folder / "selection", min_confidence=0.45, images_per_class=None,
                allow_empty_classes=True, truth=data / "unlabeled" / "truth.parquet", threads=1)  # fmt: skip
 
@@ -383,7 +385,7 @@ def test_iterate_s_call_shows_its_command_and_a_later_one_reads_it(tmp_path, cap
     assert "report.html" in capsys.readouterr().out
     assert "nst iterate experiment=digits_demo" in words(page_of(directory))
     assert "<img" not in page_of(directory)
-    (directory / "config.yaml").write_text(yaml.safe_dump({"stage": "iterate", "overrides": ["seed=4"]}))
+    write_config(directory / "config.yaml", yaml.safe_dump({"stage": "iterate", "overrides": ["seed=4"]}))
     report.main(compose_config([f"run_dir='{directory}'", "stage=report", "report.examples=0"]))
     assert "nst iterate seed=4" in words(page_of(directory))
 

@@ -20,8 +20,8 @@ from nst.data.balance import SCHEMA
 from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.tickets import tickets
+from nst.documents import read_json
 from nst.errors import NstError
-from nst.runs import read_json
 from nst.stages import select
 
 GOLDEN = golden_arrays("balance.npz")

@@ -483,6 +483,12 @@ def open_database(output: Path, memory_limit: str, threads: int | None) -> Itera
             valid=f"select.memory_limit={memory_limit} and free disk space in {spill.parent} to spill to",
             next="raise select.memory_limit=..., or make room on the disk",
         ) from error
+    except duckdb.Error as error:
+        raise NstError(
+            "the true classes cannot be compared",
+            got=str(error).splitlines()[0],
+            next="make truth.parquet again, as the unlabeled shards; or move it away, and nothing is compared",
+        ) from error
     finally:
         shutil.rmtree(spill, ignore_errors=True)
 

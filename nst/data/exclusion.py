@@ -22,11 +22,12 @@ import numpy as np
 
 from nst.data.hashes import Hashes, hash_shards
 from nst.data.lookalikes import Lookalikes
-from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, in_index, load_index, read_index
+from nst.data.shard_set import EXCLUDE_AGAIN, ShardInfo, ShardSet, emptied_shards, in_index, load_index, read_index
 from nst.data.transfer import is_remote
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import Progress, silent
-from nst.runs import read_json, take_lock, write_json
+from nst.runs import take_lock, write_json
 from nst.shown import without_secrets
 
 SAME, ALIKE = "same pixels", "looks alike"
@@ -153,7 +154,7 @@ def _earlier(output: Path, shards: ShardSet) -> list[dict[str, Any]]:
     excluded = {shard.name: set(shard.excluded) for shard in shards.shards}  # a shard that lost all images is not here
     return [
         row
-        for row in read_json(path)["images"]
+        for row in read_json(path, next=EXCLUDE_AGAIN.format(path=path))["images"]
         if row["shard"] not in excluded or row["position"] in excluded[row["shard"]]
     ]
 

@@ -36,6 +36,7 @@ HASHED_SIZE = 32  # px of the grey image
 FREQUENCIES = 8
 SHARDS_AHEAD = 2  # per process: bounds memory, since a set has as many hashes as images
 VERSION = "1"  # of the two hashes; kept ones of another are made anew
+COLUMNS = ("position", "key", "pixels", "looks")
 _BIT_VALUES = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
 
 
@@ -129,18 +130,29 @@ def _hash_shard(single: ShardSet, kept: Path | None) -> Hashes:
     shard = single.shards[0]
     path = kept / f"{Path(shard.name).stem}.parquet" if kept is not None else None
     mark = {b"sha256": shard.sha256.encode(), b"version": VERSION.encode()}
-    if path is not None and path.exists() and mark.items() <= (pq.read_schema(path).metadata or {}).items():
-        table = pq.read_table(path)
-        positions, pixels, looks = (table[name].to_numpy() for name in ("position", "pixels", "looks"))
-        return Hashes(positions, table["key"].to_pylist(), pixels, looks)
+    if path is not None and path.exists() and (known := _read(path, mark)) is not None:
+        return known
     hashes = hash_tar(single.reader(0))
     if path is not None:
         _write(path, hashes, mark)
     return hashes
 
 
+def _read(path: Path, mark: dict[bytes, bytes]) -> Hashes | None:
+    """What was kept; None where that is damaged or of another shard, and so is made again."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    if not mark.items() <= (table.schema.metadata or {}).items() or not {*COLUMNS} <= {*table.column_names}:
+        return None
+    positions, pixels, looks = (table[name].to_numpy() for name in ("position", "pixels", "looks"))
+    return Hashes(positions, table["key"].to_pylist(), pixels, looks)
+
+
 def _write(path: Path, hashes: Hashes, mark: dict[bytes, bytes]) -> None:
     columns = {"position": hashes.positions, "key": hashes.keys, "pixels": hashes.pixels, "looks": hashes.looks}
     table = pa.table({**columns, "key": pa.array(hashes.keys, pa.string())}).replace_schema_metadata(mark)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)

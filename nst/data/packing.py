@@ -32,8 +32,9 @@ from nst.data.shard_set import ShardInfo, ShardSet
 from nst.data.shard_writer import write_index
 from nst.data.stream import generator
 from nst.data.tars import TarReader
+from nst.documents import read_json
 from nst.errors import NstError, require_count
-from nst.runs import atomic_path, read_json, write_json
+from nst.runs import atomic_path, write_json
 
 OPEN_SHARDS = 64  # written at the same time
 COPY = "~"  # between an image's key and the number of its copy
@@ -172,8 +173,8 @@ class Packer:
         for window in range(len(self.packing.windows)):
             mark = self.folder / "parts" / f"window-{window:06d}.json"
             if not mark.exists():
-                write_json(mark, [shard.as_json() for shard in self._window(window)])
-            shards += [ShardInfo(**shard) for shard in read_json(mark)]
+                write_json(mark, {"shards": [shard.as_json() for shard in self._window(window)]})
+            shards += [ShardInfo(**shard) for shard in read_json(mark)["shards"]]
             progress(sum(shard.samples for shard in shards))
         packed = write_index(
             self.folder,

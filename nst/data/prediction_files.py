@@ -12,7 +12,8 @@ import numpy as np
 
 from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
 from nst.data.shard_set import ShardInfo
-from nst.runs import read_json, write_json
+from nst.documents import read_json
+from nst.runs import write_json
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class PredictionFiles:
     def write(self, shard: ShardInfo, index: np.ndarray, keys: list[str], probs: np.ndarray, bad: list[str]) -> None:
         name, sha256, excluded = shard.identity
         metadata = replace(self.metadata, shard_name=name, shard_sha256=sha256, shard_excluded=excluded)
-        write_json(self._bad_path(shard), bad)
+        write_json(self._bad_path(shard), {"bad": bad})
         write_predictions(self._path(shard), index=index, keys=keys, probs=probs, metadata=metadata, keep=self.keep)
 
     def bad_samples(self, shard: ShardInfo) -> list[str]:
         """Names of the images that could not be decoded."""
-        return read_json(self._bad_path(shard))
+        return read_json(self._bad_path(shard))["bad"]
 
     def _path(self, shard: ShardInfo) -> Path:
         return self.folder / parquet_name(shard.name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nst.data.shard_set import Identity, ShardSet
+from nst.documents import damaged, fingerprint, read_json, way_on
 from nst.errors import NstError, nearest
-from nst.runs import atomic_path, fingerprint
+from nst.runs import atomic_path, write_json
 from nst.untrusted import require_file_name
 
 FORMAT = 1  # of predictions and selections
@@ -95,6 +96,7 @@ def write_predictions(
             temporary,
             compression="zstd",
             use_dictionary=["label"],  # probabilities hardly ever repeat
+            write_page_checksum=True,
         )
 
 
@@ -191,11 +193,10 @@ class Predictions:
                 valid="one Parquet file per unlabeled shard and predictions.json, which is written last",
                 next="nst label (a killed run continues where it stopped)",
             )
-        with ThreadPoolExecutor(16) as pool:  # on a network file system a footer costs a round trip
-            seen: dict[tuple[str, ...], tuple[str, ...]] = {}
-            # equal class lists become one: thousands of names for each of many shards would fill the memory
-            shards = [replace(shard, classes=seen.setdefault(shard.classes, shard.classes))
-                      for shard in pool.map(_read_footer, files)]  # fmt: skip
+        shards, noted = _read_footers(files), noted_footers(folder)
+        for shard in shards:
+            if shard.digest != noted.get(shard.path.name, shard.digest):
+                raise damaged(shard.path, "its footer is not the one that nst label wrote")
         _check_agreement(shards)
         return cls(folder, shards)
 
@@ -253,14 +254,42 @@ class Predictions:
         return probs
 
 
-def _read_footer(path: Path) -> PredictionShard:
-    """Hashes the whole footer, not a fixed tail: a long class list would push the rest out of it."""
+def finish_predictions(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Writes predictions.json, the mark that all shards are labeled, with the digest of every file's footer."""
+    footers = {shard.path.name: shard.digest for shard in _read_footers(sorted(folder.glob("*.parquet")))}
+    write_json(folder / "predictions.json", {**summary, "footers": footers})
+
+
+def noted_footers(folder: Path) -> dict[str, str]:
+    """Digests of the footers by file name, as labeling has noted them at its end."""
+    return read_json(folder / "predictions.json")["footers"]
+
+
+def _read_footers(files: Sequence[Path]) -> list[PredictionShard]:
+    seen: dict[tuple[str, ...], tuple[str, ...]] = {}
+    with ThreadPoolExecutor(16) as pool:  # on a network file system a footer costs a round trip
+        # equal class lists become one: thousands of names for each of many shards would fill the memory
+        return [replace(shard, classes=seen.setdefault(shard.classes, shard.classes))
+                for shard in pool.map(read_footer, files)]  # fmt: skip
+
+
+def footer_digest(path: Path) -> str:
+    """sha256 of a Parquet file's footer. The whole one, not a fixed tail: a long class list would push the rest out."""
+    with open(path, "rb") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, 2)
+        return hashlib.sha256(file.read(length)).hexdigest()
+
+
+def read_footer(path: Path) -> PredictionShard:
+    """What a file says of itself.
+
+    Raises:
+        NstError: it is no whole file of predictions.
+    """
     try:
-        with open(path, "rb") as file:
-            file.seek(-8, 2)
-            length = int.from_bytes(file.read(4), "little")
-            file.seek(-8 - length, 2)
-            digest = hashlib.sha256(file.read(length)).hexdigest()
+        digest = footer_digest(path)
         metadata = pq.read_metadata(path)
         footer = json.loads((metadata.metadata or {})[b"nst"])
         shard = footer["shard"]
@@ -275,12 +304,12 @@ def _read_footer(path: Path) -> PredictionShard:
             digest=digest,
             excluded=shard.get("excluded"),
         )
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise NstError(
             f"{path} is not a predictions file",
             got=f"{type(error).__name__}: {error}",
             valid="a Parquet file written by nst label",
-            next="delete it and run nst label again: it labels only what is missing",
+            next=f"{way_on(path)}: it labels only what is missing",
         ) from error
 
 
@@ -311,11 +340,20 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     return f"class {at} is {found[at]!r} instead of {expected[at]!r}"
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Rows of one Parquet file of predictions or of a selection; NstError if it cannot be read."""
+def read_table(path: Path, columns: list[str] | None = None, *, footer: str | None = None) -> pa.Table:
+    """Rows of one Parquet file of predictions or of a selection; its pages are compared with their checksums.
+
+    Args:
+        footer: digest of its footer, as noted when it was written.
+
+    Raises:
+        NstError: it cannot be read, or is not what was written.
+    """
     try:
+        if footer is not None and footer_digest(path) != footer:
+            raise damaged(path, "its footer is not what was written")
         # not pq.read_table: it takes a folder named noise=full for a partition and adds a column
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise NstError(f"cannot read {path}", got=error, next="delete it and repeat the stage that wrote it") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from error

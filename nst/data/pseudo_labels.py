@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from nst.data.predictions import FORMAT, Predictions, parquet_name, read_table
+from nst.documents import read_json
 from nst.errors import NstError, nearest, require_choice
-from nst.runs import read_json
 from nst.untrusted import require_file_name
 
 TARGETS = ("soft", "hard")
@@ -107,6 +108,7 @@ class PseudoLabels:
         summary = Path(selection) / "selection.json"
         self.shards: list[str] = [require_file_name(shard["name"], summary) for shard in self.summary["shards"]]
         self.names = set(self.shards)
+        self.footers: dict[str, str] = {shard["name"]: shard["footer"] for shard in self.summary["shards"]}
         self.counts: list[int] = [shard["copies"] for shard in self.summary["shards"]]  # entries per shard
         self.predictions = self._open_predictions(predictions)
 
@@ -134,7 +136,7 @@ class PseudoLabels:
     def images(self, shard_name: str) -> SelectedImages:
         """The selected images of one shard; raises as `entries`."""
         columns = ["index", "key", "label", "copies"]
-        table = read_table(self._file(shard_name), columns)
+        table = self._read(shard_name, columns)
         index, key, label, copies = (table[name].to_numpy() for name in columns)
         probs = None
         if self.predictions is not None:
@@ -143,12 +145,12 @@ class PseudoLabels:
 
     def copies(self, shard_name: str) -> np.ndarray:
         """Of every selected image of one shard, as `images` has it."""
-        return read_table(self._file(shard_name), ["copies"])["copies"].to_numpy()
+        return self._read(shard_name, ["copies"])["copies"].to_numpy()
 
-    def _file(self, shard_name: str) -> Path:
-        if shard_name not in self.names:
+    def _read(self, shard_name: str, columns: list[str]) -> pa.Table:
+        if shard_name not in self.footers:
             raise NstError(f"shard {shard_name!r} is not in {self.folder}{nearest(shard_name, self.shards)}")
-        return Path(self.folder) / parquet_name(shard_name)
+        return read_table(Path(self.folder) / parquet_name(shard_name), columns, footer=self.footers[shard_name])
 
     def _open_predictions(self, folder: Path | str | None) -> Predictions | None:
         if folder is None or (self.targets == "hard" and not self.reassign):

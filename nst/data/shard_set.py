@@ -14,8 +14,8 @@ folder of this machine and an address with a password hold only if the user has 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,13 +24,14 @@ from typing import Any
 from nst.data.remote import Remote
 from nst.data.tars import TarReader
 from nst.data.transfer import HARMLESS, PIPE, is_remote, join, runs_nothing
+from nst.documents import damaged, fingerprint, parse_json, read_json
 from nst.errors import NstError
-from nst.runs import fingerprint, read_json
 from nst.shown import HIDDEN, without_secrets
 from nst.untrusted import is_inside, require_file_name
 
 FORMAT = 1
 SHOWN_PROBLEMS = 20
+EXCLUDE_AGAIN = "rm {path}, then nst shard --exclude as before"
 Identity = tuple[str, str, str | None]  # file name, sha256, and a digest of what is excluded, None if nothing is
 
 
@@ -183,7 +184,8 @@ def load_index(folder: Path | str, remote: Remote | None = None) -> ShardSet:
     try:
         found = _parse_index(read_index(folder, remote), folder, remote)
     except (ValueError, KeyError, TypeError) as error:
-        raise NstError(f"{path} cannot be read", got=repr(error), next=f"nst shard shard.index={folder}") from error
+        again = "copy it there again" if is_remote(folder) else _made_again(Path(folder))
+        raise damaged(path, repr(error), again) from error
     if found.samples == 0:
         raise NstError(f"{folder} is an empty shard set", next="make it again: nst shard")
     return found
@@ -193,11 +195,11 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
     """The content of index.json.
 
     Raises:
-        NstError: there is none.
-        ValueError: it is no JSON.
+        NstError: there is none, or it is damaged.
     """
     if is_remote(folder):
-        return json.loads(remote.read(join(folder, "index.json")))
+        address = join(folder, "index.json")
+        return parse_json(remote.read(address), address, sealed=False, next="copy it there again")
     folder = Path(folder)
     if not folder.is_dir():
         raise NstError(f"no such shard folder: {folder}", next="make one: nst shard")
@@ -209,7 +211,17 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
             valid="a folder that nst shard has written to its end",
             next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
         )
-    return read_json(folder / "index.json")
+    return read_json(folder / "index.json", sealed=False, next=_made_again(folder))
+
+
+def _made_again(folder: Path) -> str:
+    """How a local folder gets a whole index.json."""
+    index, excluded = folder / "index.json", (folder / "excluded.json").exists()
+    # of `nst shard` each set is a folder of the run, packed shards are the run's own folder
+    run = next((place for place in (folder, folder.parent) if (place / "started.json").exists()), None)
+    made = "the same nst shard as before" if run else shlex.join(["nst", "shard", f"shard.index={folder}"])
+    marks = [str(run / "DONE")] if run and (run / "DONE").exists() else []
+    return f"{shlex.join(['rm', str(index), *marks])}, then {made}" + (", and nst shard --exclude" if excluded else "")
 
 
 def _parse_index(index: dict[str, Any], folder: Path | str, remote: Remote) -> ShardSet:
@@ -251,7 +263,7 @@ def must_be_named(place: Path | str) -> bool:
 def emptied_shards(folder: Path) -> list[ShardInfo]:
     """Shards of which an exclusion left nothing (`nst.data.exclusion`), so that index.json does not name them."""
     path = folder / "excluded.json"
-    found = read_json(path).get("emptied", []) if path.exists() else []
+    found = read_json(path, next=EXCLUDE_AGAIN.format(path=path))["emptied"] if path.exists() else []
     return [_shard(shard, folder) for shard in found]
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from nst.data.archives import scan_tars
 from nst.data.images import IMAGE_EXTENSIONS, encode_png
 from nst.data.layout import Contents, Entry, is_image, label_by_folder
+from nst.documents import fingerprint
 from nst.errors import NstError, UsageError, nearest
-from nst.runs import fingerprint
 
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES = 1000

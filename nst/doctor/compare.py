@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nst.data.images import IMAGE_EXTENSIONS
-from nst.data.shard_set import ShardSet
+from nst.data.shard_set import EXCLUDE_AGAIN, ShardSet
 from nst.data.transfer import is_remote
 from nst.doctor.facts import Comparison
-from nst.runs import read_json
+from nst.documents import read_json
 
 MOST_SHARDS = 64  # opened of a set: each has its headers walked
 
@@ -43,7 +43,8 @@ def was_excluded(unlabeled: ShardSet, test: ShardSet) -> bool:
     if is_remote(unlabeled.folder):
         return False
     report = Path(unlabeled.folder) / "excluded.json"
-    return report.exists() and any(one["digest"] == test.digest for one in read_json(report)["evaluation"])
+    again = EXCLUDE_AGAIN.format(path=report)
+    return report.exists() and any(one["digest"] == test.digest for one in read_json(report, next=again)["evaluation"])
 
 
 def _files(shards: ShardSet, most: int) -> Iterator[tuple[str, bytes]]:

@@ -30,7 +30,7 @@ from nst.models.efficientnet import (
     block_counts,
     build,
 )
-from nst.runs import atomic_path, sha256_file
+from nst.runs import atomic_path, known_sha256
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
@@ -85,7 +85,7 @@ def save_network(path: Path | str, state_dict: Mapping[str, Tensor], info: Netwo
             save_file(tensors, temporary, metadata={METADATA_KEY: info.to_json()})
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from error  # what atomic_path explains: no room, no permission
-    return sha256_file(path)
+    return known_sha256(path)
 
 
 def read_info(path: Path | str) -> NetworkInfo:

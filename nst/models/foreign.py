@@ -7,7 +7,6 @@ photograph's crop and resizing comes with it as `Framing`, which the views of `n
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN
 from torch import Tensor, nn
 
+from nst.documents import fingerprint
 from nst.errors import NstError, nearest, require_choice
 from nst.models import released
 from nst.models.checkpoints import is_ours, read_weights, recognize
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
 from nst.models.released import HUB_FILES, WEIGHT_SUFFIXES, open_network
-from nst.runs import fingerprint
 
 LEVELS = 255.0
 # arguments of timm.create_model that name files or other places
@@ -152,19 +151,16 @@ class Renormalized(nn.Module):
 
 
 def _hub_config(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found = {**document["pretrained_cfg"], "architecture": document["architecture"]}
-        missing = [name for name in ("mean", "std", "input_size") if name not in found]
-        if missing:
-            raise KeyError(*missing)
-        return found | {"model_args": document.get("model_args") or {}}
-    except (ValueError, KeyError, TypeError) as error:
+    document = released.hub_document(path)
+    found = {**document["pretrained_cfg"], "architecture": document.get("architecture")}
+    missing = [name for name in ("architecture", "mean", "std", "input_size") if found.get(name) is None]
+    if missing or not isinstance(found["architecture"], str):
         raise NstError(
             f"{path} is not timm's config.json",
-            got=repr(error),
+            got=f"without {', '.join(missing)}" if missing else f"architecture={found['architecture']!r}",
             valid="architecture, and pretrained_cfg with mean, std and input_size",
-        ) from error
+        )
+    return found | {"model_args": document.get("model_args") or {}}
 
 
 def _network_of(files: HubFiles) -> str:

@@ -8,10 +8,10 @@ another normalisation than ours is refused.
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +25,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from nst.documents import damaged, fingerprint, read_json
 from nst.errors import NstError, nearest
 from nst.models.checkpoints import (
     NetworkInfo,
@@ -37,9 +38,17 @@ from nst.models.checkpoints import (
     recognize,
 )
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
-from nst.runs import final_weights, fingerprint, sha256_file
+from nst.runs import final_weights, known_sha256
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
+HUB_FORMS: dict[str, Callable[[Any], bool]] = {
+    "mean": lambda value: _numbers(value, 3),
+    "std": lambda value: _numbers(value, 3) and 0 not in value,
+    "input_size": lambda value: _numbers(value, 3) and value[-1] >= 1,
+    "test_input_size": lambda value: _numbers(value, 3) and value[-1] >= 1,
+    "crop_pct": lambda value: _numbers([value], 1) and value > 0,
+    "test_crop_pct": lambda value: _numbers([value], 1) and value > 0,
+}
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 ENDPOINT = constants.ENDPOINT  # of the hub
 OTHERS = "nst evaluate takes any network of timm's that lies in a folder together with its config.json"
@@ -65,7 +74,7 @@ def open_network(source: str | Path, classes: Sequence[str]) -> tuple[EfficientN
 def weights_digest(source: str | Path) -> str:
     """What identifies the weights of a `source` of `open_network`: sha256 of the file, or a hash of timm's name."""
     place = locate(source)
-    return sha256_file(place) if isinstance(place, Path) else fingerprint(["timm", place])
+    return known_sha256(place) if isinstance(place, Path) else fingerprint(["timm", place])
 
 
 def locate(source: str | Path) -> Path | str:
@@ -135,6 +144,12 @@ def load_timm(
     return network.eval(), info
 
 
+def _numbers(value: Any, count: int) -> bool:
+    """Whether it is a list of so many finite numbers."""
+    plain = isinstance(value, list | tuple) and all(type(number) in (int, float) for number in value)
+    return plain and len(value) == count and all(map(math.isfinite, value))
+
+
 def _require_imagenet_normalization(source: str, config: dict[str, Any]) -> dict[str, Any]:
     """`config` if its network sees images as `efficientnet.normalize` makes them (AdvProp's do not)."""
     mean = tuple(config.get("mean", IMAGENET_DEFAULT_MEAN))
@@ -158,10 +173,25 @@ def timm_config(path: Path) -> dict[str, Any]:
     config = path.parent / "config.json"
     if not config.is_file():
         return {}
-    try:
-        return dict(json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise NstError(f"{config} is not timm's config.json", got=error, next="repair or remove it") from error
+    return hub_document(config)["pretrained_cfg"]
+
+
+def hub_document(config: Path) -> dict[str, Any]:
+    """timm's config.json, with what we read of it in the form that it has.
+
+    Raises:
+        NstError: it has another one.
+    """
+    document = read_json(config, sealed=False, next="download it again, with its weights")
+    found = document.setdefault("pretrained_cfg", {})
+    wrong = ["pretrained_cfg"] if not isinstance(found, dict) else [
+        name for name, fits in HUB_FORMS.items() if found.get(name) is not None and not fits(found[name])
+    ]  # fmt: skip
+    if not isinstance(document.get("model_args") or {}, dict):
+        wrong.append("model_args")
+    if wrong:
+        raise damaged(config, f"{wrong[0]} is of another form than timm's", "download it again, with its weights")
+    return document
 
 
 def released_names() -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from PIL import Image
 
 from nst.data.images import BadImage, decode, encode_png
 from nst.data.layout import IMAGE_EXTENSIONS
+from nst.data.predictions import noted_footers, parquet_name, read_footer, read_table
 from nst.data.tars import TarReader
-from nst.errors import NstError
+from nst.documents import damaged, read_json
 
 SCANNED_ROWS = 200_000
 SHOWN_PX = 96  # smallest side of a picture on the page, for pictures that are smaller
@@ -75,32 +75,40 @@ def read_labeled(predictions: Path, selection: Path, truth: Path, limit: int = S
     paths = sorted(predictions.glob("*.parquet"))
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "index", "key", "label", "confidence")}
     copies: list[np.ndarray] = []
+    noted = noted_footers(predictions) if (predictions / "predictions.json").exists() else {}
+    chosen = _noted_selection(selection / "selection.json")
     rows = 0
     for number, path in enumerate(paths):
         if rows >= limit:
             paths = paths[:number]
             break
-        table = _read(path, ["index", "key", "label", "confidence"])
+        table = read_table(path, ["index", "key", "label", "confidence"], footer=noted.get(path.name))
         found = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
         found["shard"] = np.full(len(table), path.stem, dtype=object)
         for name, parts in columns.items():
             parts.append(found[name])
-        copies.append(_copies(selection / path.name, found["index"]))
+        copies.append(_copies(selection / path.name, found["index"], chosen.get(path.name)))
         rows += len(table)
     if not rows:
         return None
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     complete = len(paths) == len(list(predictions.glob("*.parquet")))
     truths = _truths(truth, joined["key"])
-    classes = json.loads(pq.read_metadata(paths[0]).metadata[b"nst"])["classes"]
+    classes = list(read_footer(paths[0]).classes)
     return Labeled(classes, **joined, copies=np.concatenate(copies), truth=truths, complete=complete)
 
 
-def _copies(path: Path, index: np.ndarray) -> np.ndarray:
+def _noted_selection(path: Path) -> dict[str, str]:
+    """Digests of the footers by file name, as the selection has noted them at its end."""
+    shards = read_json(path)["shards"] if path.exists() else []
+    return {parquet_name(shard["name"]): shard["footer"] for shard in shards}
+
+
+def _copies(path: Path, index: np.ndarray, footer: str | None) -> np.ndarray:
     """Copies (N,) of each image of a shard in the selection; 0 where it was not selected."""
     if not path.exists():
         return np.zeros(len(index), np.int64)
-    table = _read(path, ["index", "copies"])
+    table = read_table(path, ["index", "copies"], footer=footer)
     found = dict(zip(table["index"].to_pylist(), table["copies"].to_pylist(), strict=True))
     return np.array([found.get(place, 0) for place in index.tolist()], np.int64)
 
@@ -108,17 +116,13 @@ def _copies(path: Path, index: np.ndarray) -> np.ndarray:
 def _truths(path: Path, keys: np.ndarray) -> np.ndarray:
     if not path.exists():
         return np.full(len(keys), UNKNOWN)
-    table = pq.read_table(path, filters=[("key", "in", keys.tolist())])
+    try:
+        table = pq.read_table(path, filters=[("key", "in", keys.tolist())], page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        away = f"make it again, as the unlabeled shards; or mv {path} away, and the report does without it"
+        raise damaged(path, error, away) from error
     known = dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
     return np.array([known.get(key, UNKNOWN) for key in keys.tolist()])
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:  # not read_table, which reads options out of folder names
-            return file.read(columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise NstError(f"cannot read {path}", got=error, next="delete it and repeat the stage that wrote it") from error
 
 
 def choose(labeled: Labeled, among: np.ndarray, count: int, *, most_confident: bool) -> np.ndarray:

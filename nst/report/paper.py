@@ -27,8 +27,9 @@ import yaml
 from rich import box
 from rich.table import Table as Shown
 
+from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
-from nst.report.records import Document, read_document
+from nst.report.records import Document
 from nst.report.rows import model_name
 from nst.runs import atomic_path
 from nst.shown import in_markdown, short
@@ -183,13 +184,13 @@ def collect(where: Place, folders: Sequence[Path]) -> dict[str, Cells]:
 
 def _measurements(where: Place, folders: Sequence[Path]) -> Iterator[Measurement]:
     for path in sorted({path for folder in folders for path in folder.rglob("config.yaml")}):
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not (path.parent / "result.json").exists():  # of no stage of ours, or of one that goes on
+            continue
+        config = read_config(path)
         paper = config.get("paper") or {}
         if config.get("stage") not in STAGES or where.name not in paper.get("places", ()):
             continue
-        result = read_document(path.parent / "result.json")
-        if result is None:
-            continue
+        result = read_json(path.parent / "result.json")
         scale = (config.get("scale") or {}).get("label", FULL_SIZE)
         rows = result.get("generations") or [result]
         for row, column in zip(rows, paper["columns"], strict=False):

@@ -8,7 +8,6 @@ sha256 of its teacher's weights, so runs may have been moved or listed by hand.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from nst.documents import damaged, read_config, read_json, read_text
 from nst.errors import NstError
-from nst.runs import read_json
 from nst.shown import short
 
 Curve = list[tuple[int, float]]  # step, value
@@ -59,7 +56,7 @@ class Generation:
     @cached_property
     def config(self) -> Document:
         path = self.directory / "config.yaml"
-        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+        return read_config(path) if path.exists() else {}
 
     @cached_property
     def started(self) -> Document:
@@ -168,13 +165,13 @@ def read_curves(path: Path) -> dict[str, Curve]:
     Raises:
         NstError: it is not such a table.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     curves: dict[str, Curve] = {}
     try:
         for step, metric, value in csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:]):
             curves.setdefault(metric, []).append((int(step), float(value)))
     except ValueError as error:
-        raise NstError(f"{path} cannot be read", got=error, valid="columns step, metric, value") from error
+        raise damaged(path, f"{error}; valid are columns step, metric, value") from error
     return curves
 
 
@@ -237,9 +234,4 @@ def read_document(path: Path) -> Document | None:
     Raises:
         NstError: it is damaged.
     """
-    if not path.exists():
-        return None
-    try:
-        return read_json(path)
-    except json.JSONDecodeError as error:
-        raise NstError(f"{path} is not readable", got=error, next="delete it and run that stage again") from error
+    return read_json(path) if path.exists() else None

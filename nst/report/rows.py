@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nst.data.shard_set import load_index
 from nst.report import robustness
 from nst.report.records import Experiment, Generation
-from nst.runs import atomic_path, read_json
+from nst.runs import atomic_path
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
@@ -80,7 +81,7 @@ def unlabeled_images(generation: Generation) -> tuple[int | None, int | None]:
     index = folder / "index.json" if folder else None
     if index is None or not index.exists():
         return None, None
-    samples = read_json(index).get("samples")
+    samples = load_index(index.parent).samples
     return samples, samples
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nst.data.shard_set import load_index
+from nst.documents import config_text
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
 from nst.report.rows import Row, model_name
-from nst.runs import read_json
 
 Numbers = list[tuple[str, str, str]]  # value, name, remark
 
@@ -119,7 +120,7 @@ def _images(generation: Generation, part: str) -> str | None:
     index = folder / "index.json"
     if not index.exists():
         return f"{folder} (not there any more)"
-    return f"{number(read_json(index).get('samples'))} in {folder}"
+    return f"{number(load_index(folder).samples)} in {folder}"
 
 
 def command(experiment: Experiment, stage: str | None = None, overrides: Sequence[str] | None = None) -> str | None:
@@ -137,6 +138,4 @@ def configs(experiment: Experiment) -> dict[str, str]:
     """config.yaml of the first and the last network, for the foot of the page."""
     shown: dict[Path, Generation] = {entry.directory: entry for entry in (experiment.first, experiment.last)}
     texts = {entry.label: entry.directory / "config.yaml" for entry in shown.values()}
-    return {
-        f"All options of {label}": path.read_text(encoding="utf-8") for label, path in texts.items() if path.exists()
-    }
+    return {f"All options of {label}": config_text(path) for label, path in texts.items() if path.exists()}

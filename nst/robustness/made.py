@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from nst.data.batches import View
+from nst.documents import fingerprint
 from nst.robustness.corruptions import Corruptions, corruption_generator
 from nst.robustness.perturbations import Perturbations, perturbation_generator
 from nst.robustness.readers import ImageSet
 from nst.robustness.scores import CorruptionErrors
-from nst.runs import fingerprint
 
 Variant = tuple[str, int]  # corruption and severity
 CLEAN: Variant = ("clean", 0)

@@ -22,8 +22,8 @@ from nst.data.batches import Images
 from nst.data.images import BadImage, decode
 from nst.data.layout import is_hidden, is_image, unique_keys
 from nst.data.shard_set import ShardSet
+from nst.documents import fingerprint
 from nst.errors import NstError, nearest
-from nst.runs import fingerprint
 
 
 class Sample(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
+from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.progress import say
 from nst.robustness import sets
@@ -20,7 +21,6 @@ from nst.robustness.readers import ImageSet, joined
 from nst.robustness.results import Block
 from nst.robustness.scorers import AnswersScorer, CorruptionScorer, FlipScorer, RealScorer
 from nst.robustness.suites import Pass, Subject, Suite, framing_facts, shown_images, subset_facts
-from nst.runs import fingerprint
 
 Name = TypeVar("Name")
 WHOLE = "all"  # the one part of a suite that has no others

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from nst.data.layout import is_hidden, is_image
+from nst.documents import fingerprint
 from nst.errors import NstError, nearest, require_choice
 from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
 from nst.robustness.classes import (
@@ -40,7 +41,6 @@ from nst.robustness.readers import (
     require_folder,
     size_in_bytes,
 )
-from nst.runs import fingerprint
 
 SETS = ("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch")
 REAL_NAME, REAL_IMAGES = "ILSVRC2012_val_", 50_000  # eight digits follow: from 1, the place among the ReaL labels

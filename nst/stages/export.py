@@ -30,7 +30,7 @@ from nst.models.released import locate, open_network, weights_digest
 from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
-from nst.runs import Run, sha256_file, write_json, write_text
+from nst.runs import Run, final_weights, known_sha256, write_json, write_text
 from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
 from nst.written import begin
@@ -66,7 +66,7 @@ def run(
         save_network(output / WEIGHTS_FILE, network.state_dict(), info)
         use = _timm_use(name, info)
         if name:
-            write_json(output / CONFIG_FILE, hub_config(name, info, whole_image=whole_image))
+            write_json(output / CONFIG_FILE, hub_config(name, info, whole_image=whole_image), sealed=False)
     title = (training.resolve().parent.name + "/" if training else "") + (training or weights).resolve().name
     card = model_card(
         training, title=title, network=_facts(network, info, weights, whole_image), use=use, classes=info.classes
@@ -86,7 +86,7 @@ def _facts(network: EfficientNet, info: NetworkInfo, weights: Path, whole_image:
         "Parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
         "Input": f"RGB, {info.image_size} x {info.image_size} px: {shown}, bicubic; ImageNet's mean and deviation",
         "Trained at": f"{info.train_size} px",
-        "Weights": f"sha256 {sha256_file(weights)}",
+        "Weights": f"sha256 {known_sha256(weights)}",
     }
 
 
@@ -133,10 +133,12 @@ def adopt(output: Path, source: str | Path, classes: tuple[str, ...], *, overwri
     inputs = {"weights": weights_digest(source), "classes": classes}
     with Run(output, "export", inputs, overwrite=overwrite) as run_:
         if run_.done:
+            final_weights(output)
             return run_.result()
         network, info = open_network(source, classes)
         path = Path("checkpoints") / "trained.safetensors"
         digest = save_network(output / path, network.state_dict(), info)
+        write_json(output / path.with_suffix(".json"), {"weights_sha256": digest})
         parameters = sum(parameter.numel() for parameter in network.parameters())
         facts = {"model": info.architecture.name, "architecture": asdict(info.architecture), "parameters": parameters}
         return run_.finish({**facts, "source": str(source), "weights": str(path), "weights_sha256": digest})

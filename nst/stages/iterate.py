@@ -27,17 +27,18 @@ from rich import box
 from rich.table import Table
 
 from nst.config import compose_config, plain
+from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
-from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_text
+from nst.runs import is_rank_zero, wait_for_lock, write_config, write_json
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, test_set
 from nst.training.tracking import forget_run
-from nst.written import begin, require_free
+from nst.written import LIST, begin, require_free
 
 Result = dict[str, Any]
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")
@@ -216,7 +217,7 @@ def main(cfg: DictConfig) -> None:
     )
     if not is_rank_zero():
         return
-    write_text(directory / "config.yaml", yaml.safe_dump(kept(plain(cfg)), sort_keys=False))
+    write_config(directory / "config.yaml", yaml.safe_dump(kept(plain(cfg)), sort_keys=False))
     wanted = ("top1", "top5", "ece", "gain", *COLUMNS)
     last = {name: results[-1][name] for name in wanted if name in results[-1]}
     write_json(
@@ -308,11 +309,11 @@ def require_teacher(cfg: DictConfig) -> None:
 
 def make_shards(cfg: DictConfig) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
-    ours = (Path(cfg.shard.output) / "started.json").exists()  # whole: skipped; killed: continued
-    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
-        return
     from nst.stages import shard
 
+    ours = (Path(cfg.shard.output) / LIST).exists()  # whole: skipped; killed: continued
+    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
+        return
     say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
     if not (Path(cfg.data.unlabeled) / "index.json").exists():
         raise NstError(

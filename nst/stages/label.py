@@ -16,14 +16,15 @@ from nst.checking import check_values
 from nst.config import build as build_from
 from nst.config import plain
 from nst.data.prediction_files import PredictionFiles
-from nst.data.predictions import PredictionMetadata
+from nst.data.predictions import PredictionMetadata, finish_predictions
 from nst.data.shard_set import ShardSet
 from nst.data.views import Pictures, clean_view
+from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.machine import require_batch
 from nst.models.checkpoints import read_info
 from nst.progress import say
-from nst.runs import Run, fingerprint, is_rank_zero, sha256_file, write_json
+from nst.runs import Run, is_rank_zero, known_sha256
 from nst.stages.apart import keep_apart
 from nst.stages.options import machine_from, open_shards
 from nst.stages.places import predictions_folder, teacher_weights
@@ -62,7 +63,7 @@ def run(
     info = read_info(teacher)
     size = image_size or info.image_size
     require_batch("label.batch_size", batch_size, size)
-    digest = sha256_file(teacher)
+    digest = known_sha256(teacher)
     resolved = engine.precision(precision)
     inputs = {
         "teacher": digest,
@@ -97,7 +98,7 @@ def run(
             "bad_samples": {"count": len(bad), "names": bad[:SHOWN_NAMES]},
         }
         if is_rank_zero():
-            write_json(output / "predictions.json", summary)
+            finish_predictions(output, summary)
         return run_.finish(summary)
 
 

@@ -17,9 +17,10 @@ from nst.data.packed import SOURCE
 from nst.data.packing import OPEN_SHARDS, Packer, Packing
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.shard_set import ShardSet
+from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.progress import Bar
-from nst.runs import Run, fingerprint
+from nst.runs import Run
 from nst.stages.options import open_shards, teacher_from
 from nst.training.teachers import Teacher, pseudo_labels
 

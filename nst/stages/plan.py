@@ -205,7 +205,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     if cfg.plan.hardware is None:
         say(f"hardware by trainer.accelerator={cfg.trainer.accelerator}; plan.hardware=v3:32x32 plans for another")
     if cfg.plan.output is not None:
-        write_json(Path(cfg.plan.output), plan)
+        write_json(Path(cfg.plan.output), plan, sealed=False)
         say(f"plan: {cfg.plan.output}")
     return plan
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
@@ -24,7 +25,7 @@ from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.robustness_section import robustness
 from nst.report.rows import Row, rows, write_csv
 from nst.report.style import save_png, svg_document
-from nst.runs import read_json, write_text
+from nst.runs import write_text
 from nst.stages.apart import keep_apart
 from nst.written import begin, unlink
 

@@ -22,6 +22,7 @@ import torch
 from nst.data.batches import Batch
 from nst.data.datamodule import data_part, evaluation_loader, own_rows
 from nst.data.shard_set import ShardSet
+from nst.documents import as_json, read_json
 from nst.errors import NstError
 from nst.progress import Bar, say
 from nst.robustness import results
@@ -36,7 +37,7 @@ from nst.robustness.results import Block
 from nst.robustness.scorers import Scorer
 from nst.robustness.sets import imagenet_folders
 from nst.robustness.suites import Pass, Subject, Suite
-from nst.runs import Run, as_json, atomic_path, is_rank_zero, read_json, write_json
+from nst.runs import Run, atomic_path, is_rank_zero, write_json
 from nst.training.callbacks import StopWhenTold, check_bad_share
 from nst.training.classifier import reduced, union
 from nst.training.hardware import Machine, state_to_device

@@ -33,7 +33,7 @@ from nst.data.balance import (
     open_database,
     thinned,
 )
-from nst.data.predictions import FORMAT, Predictions, PredictionShard, parquet_name
+from nst.data.predictions import FORMAT, Predictions, PredictionShard, footer_digest, parquet_name
 from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
 from nst.progress import say
@@ -183,6 +183,7 @@ class Selection:
                 paths = [output / parquet_name(shard.name) for shard in batch]
                 writing = [writers.submit(_write_shard, *pair) for pair in zip(paths, tables, strict=True)]
                 self._tally(pa.concat_tables(tables))
+                footers = [file.result() for file in writing]
                 written += [
                     {
                         "name": shard.name,
@@ -190,11 +191,10 @@ class Selection:
                         **({} if shard.excluded is None else {"excluded": shard.excluded}),
                         "samples": len(part),
                         "copies": int(part["copies"].to_numpy().sum()),
+                        "footer": footer,
                     }
-                    for shard, part in zip(batch, tables, strict=True)
+                    for shard, part, footer in zip(batch, tables, footers, strict=True)
                 ]
-                for file in writing:
-                    file.result()
         return written
 
     def _each(self, function: Callable[[Rows], T], *columns: str) -> Iterator[T]:
@@ -318,9 +318,13 @@ def _batches(shards: Sequence[PredictionShard]) -> Iterator[list[PredictionShard
         yield batch
 
 
-def _write_shard(path: Path, table: pa.Table) -> None:
+def _write_shard(path: Path, table: pa.Table) -> str:
+    """Returns the digest of the file's footer."""
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=["label", "copies"])
+        pq.write_table(
+            table, temporary, compression="zstd", use_dictionary=["label", "copies"], write_page_checksum=True
+        )
+        return footer_digest(temporary)
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:

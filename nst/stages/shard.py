@@ -208,7 +208,7 @@ def _write_truth(source: Source, positions: Sequence[int], path: Path) -> None:
     keys = pa.array([entry.key for entry in known], pa.string())
     labels = pa.array([entry.label for entry in known], pa.int32())
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table({"key": keys, "label": labels}), temporary)
+        pq.write_table(pa.table({"key": keys, "label": labels}), temporary, write_page_checksum=True)
 
 
 def main(cfg: DictConfig) -> None:

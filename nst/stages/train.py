@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from nst.config import plain
 from nst.data.datamodule import require_divisible
+from nst.documents import fingerprint, read_json
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
@@ -24,7 +25,7 @@ from nst.plan.budget import Numerics, Training
 from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
-from nst.runs import Run, fingerprint, read_json, sha256_file
+from nst.runs import Run, final_weights, known_sha256, require_undamaged
 from nst.stages.apart import keep_apart
 from nst.stages.monitor import monitor_from, require_monitoring
 from nst.stages.options import (
@@ -105,6 +106,7 @@ def run(
         directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
     ) as run_:
         if hardware.agreed(run_.done):
+            final_weights(run_.directory)
             return run_.result()
         setup = Setup(
             run_.directory,
@@ -129,11 +131,11 @@ def run(
                 fit(setup, phase, weights)
             kept = weights = setup.weights_path(phase)
             summary = read_json(setup.summary_path(phase))
+            require_undamaged(kept, summary["weights_sha256"])
             bad.update(summary.pop("bad_samples"))
             del summary["metrics_bytes"]
             result.update(summary)
             result["weights"] = str(kept.relative_to(run_.directory))
-            result["weights_sha256"] = sha256_file(kept)
         result["bad_samples"] = bad_sample_summary(bad)
         tracking.summarize(result)
         return run_.finish(result)
@@ -191,7 +193,7 @@ def _inputs(
         labels = pseudo_labels(teacher, data.unlabeled)
         inputs["teacher"] = {
             **{name: value for name, value in asdict(teacher).items() if not isinstance(value, Path)},
-            "weights": sha256_file(teacher.weights),
+            "weights": known_sha256(teacher.weights),
             "unlabeled": data.unlabeled.digest,
             "selection": fingerprint(labels.summary) if labels else None,
             "predictions": labels.predictions.digest if labels and labels.predictions else None,

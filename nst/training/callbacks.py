@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
+import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from nst.errors import NstError, Preempted
+from nst.documents import damaged
+from nst.errors import NstError, Preempted, in_a_line
 from nst.progress import Bar
 from nst.runs import atomic_path
 from nst.training.classifier import Classifier, union
@@ -75,6 +79,26 @@ class KeepLast(Checkpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.is_global_zero:
             MetricsTable(self.metrics).cut_to(checkpoint["metrics_bytes"])
+
+
+def require_whole(state: Path) -> None:
+    """Compares a state from which a training continues with the checksums in it, which torch itself does not read.
+
+    Raises:
+        NstError: it is cut, or bits of it have changed.
+    """
+    try:
+        with zipfile.ZipFile(state) as archive:
+            wrong = archive.testzip() or ("" if any(_is_pickle(name) for name in archive.namelist()) else "data.pkl")
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, zlib.error) as error:
+        wrong = in_a_line(error)
+    if wrong:
+        again = f"{shlex.join(['rm', str(state)])}, then the same command: this phase of the training begins again"
+        raise damaged(state, f"{wrong} ({state.stat().st_size} bytes)", again)
+
+
+def _is_pickle(name: str) -> bool:
+    return name.endswith("/data.pkl")
 
 
 class StopWhenTold(Callback):

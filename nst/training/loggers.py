@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from nst.documents import damaged
 
 HEADER = ("step", "metric", "value")
 TIMING_METRICS = ("images_per_second", "step_time_ms")  # depend on the machine, not on the seed
@@ -51,8 +54,16 @@ class MetricsTable(Logger):
             writer.writerows([step, name, repr(float(value))] for name, value in metrics.items() if name != "epoch")
 
     def cut_to(self, size: int) -> None:
-        """Forgets what was written after the file had `size` bytes."""
-        if self.path.exists() and self.path.stat().st_size > size:
+        """Forgets what was written after the file had `size` bytes.
+
+        Raises:
+            NstError: it has lost some of them.
+        """
+        found = self.path.stat().st_size if self.path.exists() else size
+        if found < size:
+            without = f"{shlex.join(['rm', str(self.path)])}, then the same command goes on, without these curves"
+            raise damaged(self.path, f"{found} bytes, of {size} when the training's state was kept", without)
+        if found > size:
             os.truncate(self.path, size)
 
 

@@ -19,12 +19,13 @@ from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.models.released import open_network
-from nst.runs import read_json, write_json
-from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar
+from nst.runs import write_json
+from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, require_whole
 from nst.training.classifier import Classifier
 from nst.training.hardware import Machine
 from nst.training.loggers import TIMING_METRICS, MetricsTable
@@ -166,6 +167,8 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     if not kept and trainer.is_global_zero:
         # rows of an attempt of this phase that reached no checkpoint
         MetricsTable(setup.metrics_path).cut_to(_bytes_before(setup, phase))
+    if kept:
+        require_whole(state)
     try:
         trainer.fit(module, data, ckpt_path=str(state) if kept else None, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -300,11 +303,12 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
             image_size=phase.test_size,
             train_size=phase.image_size,
         )
-        save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
+        digest = save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
         last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}
         summary: dict[str, Any] = {
             phase.name: {"steps": steps, **last},
             "bad_samples": sorted(module.bad_samples),
+            "weights_sha256": digest,
             "metrics_bytes": setup.metrics_path.stat().st_size if setup.metrics_path.exists() else 0,
         }
         if facts := setup.hardware.facts(trainer):

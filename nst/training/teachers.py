@@ -16,7 +16,7 @@ from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
-from nst.runs import sha256_file
+from nst.runs import known_sha256
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) 
 
 def _check_same_teacher(labels: StudentLabels, teacher: Teacher) -> None:
     """An online teacher, or one that reassigns, may learn from another's selection; classes must agree always."""
-    classes, digest = read_info(teacher.weights).classes, sha256_file(teacher.weights)
+    classes, digest = read_info(teacher.weights).classes, known_sha256(teacher.weights)
     if tuple(labels.classes) != tuple(classes):
         raise NstError(
             f"the selection {labels.folder} has other classes than its teacher",

@@ -8,8 +8,8 @@ two machines with equal paths never share one. Without an account everything is 
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from unittest import mock
 from lightning.pytorch.loggers import Logger
 
 from nst.checking import check_fields
-from nst.errors import NstError
+from nst.documents import damaged, read_text
 from nst.progress import say
 from nst.runs import is_rank_zero, write_text
 from nst.shown import kept
@@ -178,15 +178,22 @@ def run_id(directory: Path) -> str:
     """The W&B id that belongs to a run directory, drawn and written at its first use; asked for by rank 0 alone.
 
     Raises:
-        NstError: it cannot be written.
+        NstError: it cannot be written, or what is there is damaged.
     """
     path = directory / ID_FILE
     if not path.exists():
-        write_text(path, secrets.token_hex(8) + "\n")  # of no seed: runs of one seed have W&B runs of their own
-    found = path.read_text(encoding="utf-8").strip()
-    if not re.fullmatch(r"[\w-]{1,64}", found):  # wandb names folders by it
-        raise NstError(f"{path} holds no id of a W&B run", got=repr(found)[:80], next="delete it: a new one is drawn")
+        drawn = secrets.token_hex(8)  # of no seed: runs of one seed have W&B runs of their own
+        write_text(path, drawn + _check_digits(drawn) + "\n")
+    found = read_text(path).strip()
+    if len(found) != 20 or _check_digits(found[:16]) != found[16:]:
+        new = f"rm {path}, then the same command: what is logged from now on is a new W&B run"
+        raise damaged(path, f"no id of a W&B run of ours: {found[:40]!r}", new)
     return found
+
+
+def _check_digits(drawn: str) -> str:
+    """Behind an id, so that a flipped bit in it does not begin another W&B run."""
+    return hashlib.sha256(drawn.encode()).hexdigest()[:4]
 
 
 def forget_run(directory: Path) -> None:

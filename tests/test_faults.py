@@ -25,11 +25,13 @@ from helpers import add_file
 
 from nst.cli import dispatch
 from nst.data.batches import LabeledSamples, TrainingBatches
-from nst.data.datamodule import Loader, LoaderOptions, _Steps
+from nst.data.datamodule import Loader, _Steps
 from nst.data.images import encode_png
 from nst.data.shard_set import ShardSet
+from nst.data.shared_memory import LoaderOptions
 from nst.data.views import Pictures, clean_view
-from nst.errors import NstError, loader_death
+from nst.errors import NstError
+from nst.faults import in_words
 from nst.stages import label, train
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +138,7 @@ def test_a_killed_loader_process_ends_the_run_with_a_sentence(training: Training
 
 
 def test_other_errors_are_not_taken_for_a_loader_that_died():
-    assert loader_death(RuntimeError("CUDA error: an illegal memory access")) is None
+    assert in_words(RuntimeError("CUDA error: an illegal memory access")) is None
 
 
 # ---- a shard that is damaged

@@ -30,8 +30,8 @@ from nst.errors import NstError
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
-from nst.runs import is_rank_zero, read_json, wait_for_lock, write_json, write_text
-from nst.stages.options import evaluation_from, test_set
+from nst.runs import is_rank_zero, read_json, wait_for_lock, wait_until_seen, write_json, write_text
+from nst.stages.options import evaluation_from, machine_from, test_set
 from nst.training.tracking import forget_run
 
 Result = dict[str, Any]
@@ -296,17 +296,21 @@ def require_teacher(cfg: DictConfig) -> None:
 def make_shards(cfg: DictConfig) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
     ours = (Path(cfg.shard.output) / "started.json").exists()  # whole: skipped; killed: continued
-    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
+    there = all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled))
+    machine = machine_from(cfg)
+    if machine.agreed(not ours and there):
         return
     from nst.stages import shard
 
     say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
-    if not (Path(cfg.data.unlabeled) / "index.json").exists():
+    if machine.agreed(not (Path(cfg.data.unlabeled) / "index.json").exists()):
         raise NstError(
             f"there are no unlabeled images in {cfg.shard.output}",
             got="all images became labeled ones",
             next="add a folder unlabeled/ beside the class folders, or set data.labeled_per_class=10",
         )
+    for folder in (cfg.data.labeled, cfg.data.unlabeled):
+        wait_until_seen(Path(folder) / "index.json")
 
 
 def _train(cfg: DictConfig, number: int, places: Places) -> Result:

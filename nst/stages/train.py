@@ -21,7 +21,7 @@ from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
 from nst.models.released import weights_digest
 from nst.progress import say
-from nst.runs import Run, fingerprint, read_json, sha256_file
+from nst.runs import Run, fingerprint, read_json, sha256_file, wait_until_seen
 from nst.stages.monitor import monitor_from, require_monitoring
 from nst.stages.options import (
     architecture_from,
@@ -119,8 +119,8 @@ def run(
         for phase in steps:
             if not hardware.agreed(setup.summary_path(phase).exists()):
                 fit(setup, phase, weights)
-            kept = weights = setup.weights_path(phase)
-            summary = read_json(setup.summary_path(phase))
+            kept = weights = wait_until_seen(setup.weights_path(phase))
+            summary = read_json(wait_until_seen(setup.summary_path(phase)))
             bad.update(summary.pop("bad_samples"))
             del summary["metrics_bytes"]
             result.update(summary)

@@ -78,8 +78,9 @@ def test_slurms_first_host_is_where_ranks_meet_and_steps_have_ports_of_their_own
     ports = []
     for step in ("0", "1"):
         hosts = {"SLURM_STEP_NODELIST": "gpu[07-08],gpu11", "SLURM_STEP_ID": step}
-        under(monkeypatch, {**SRUN, **hosts, "SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "5",
-                            "SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_NODEID": "2", "SLURM_LOCALID": "1"})  # fmt: skip
+        sixth = {"SLURM_PROCID": "5", "SLURM_NODEID": "2", "SLURM_LOCALID": "1"}
+        counts = {"SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"}
+        under(monkeypatch, {**SRUN, **hosts, **sixth, **counts})
         assert World.current(2, 3) == World("srun", 5, 6, 2)
         assert os.environ["MASTER_ADDR"] == "gpu07"
         assert environment(2, 3).node_rank() == 2
@@ -140,7 +141,7 @@ def start(command: list[Any], **variables: str) -> subprocess.Popen[str]:
 def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
     """What each has printed, after all have ended well."""
     try:
-        printed = [process.communicate(timeout=200)[0] for process in processes]
+        printed = [process.communicate(timeout=500)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -167,7 +168,6 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-c", JOB, base, *OPTIONS, "trainer.devices=2", f"data.root={digits}", "seed=0"]
     tasks = [start(command, **{**SRUN, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"]
     first, second = ended(tasks)
-    assert "objective 1" in first or "objective 2" in first or "objective" in first
     assert "objective None" in second
     assert "objective None" not in first
     assert first.count("top-1") == 1

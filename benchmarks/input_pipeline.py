@@ -38,8 +38,9 @@ from torchvision.transforms import v2
 from benchmarks import harness, photographs
 from benchmarks.harness import Comparison, Report
 from nst.data.batches import LabeledSamples
-from nst.data.datamodule import JointDataModule, LoaderOptions, quiet_worker
+from nst.data.datamodule import JointDataModule, quiet_worker
 from nst.data.shard_set import ShardSet
+from nst.data.shared_memory import LoaderOptions
 from nst.data.views import Augmentation, Pictures, training_view
 
 MAGNITUDE, NUM_OPS = 27, 2

@@ -17,6 +17,7 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardInfo
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build, normalize
-from nst.training.hardware import Hardware
 from nst.training.label_engines import torch_labeler, torch_precision
 from nst.training.labeler import ShardByShard, ShardCollector
 
@@ -134,7 +134,7 @@ def ours(
     options: argparse.Namespace, teacher: Path, info: NetworkInfo, precision: str, batches: list[Batch], folder: Path
 ) -> Callable[[], Timed]:
     """Each turn is one `predict` as LightningEngine calls it; what Lightning prepares before is not counted."""
-    hardware = Hardware(accelerator=options.device, precision="32-true")
+    hardware = replace(harness.hardware(options.device), precision="32-true")
     labeler = torch_labeler(teacher, precision, hardware.place)
     files = PredictionFiles(
         folder / "predictions", PredictionMetadata("0" * 64, info.classes, 224, "", ""), options.keep
@@ -161,7 +161,7 @@ def bare_forward(
     options: argparse.Namespace, network: EfficientNet, batches: list[Batch], dtype: torch.dtype
 ) -> Callable[[], int]:
     device = torch.device("cuda" if options.device == "gpu" else "cpu")
-    placed = Hardware(accelerator=options.device).place(copy.deepcopy(network)).to(device, dtype).requires_grad_(False)
+    placed = harness.hardware(options.device).place(copy.deepcopy(network)).to(device, dtype).requires_grad_(False)
     images = [normalize(batch["images"]).to(device, dtype, memory_format=torch.channels_last) for batch in batches]
 
     @torch.inference_mode()
@@ -182,7 +182,7 @@ def agreement(options: argparse.Namespace, precision: str, path: Path) -> str:
     """Classes as `nst label` finds them against those of the float32 network that was trained."""
     images, labels = digits(options.digits)
     network = trained(images, labels)
-    labeler = torch_labeler(save(network, DIGITS_PX, path), precision, Hardware(accelerator=options.device).place)
+    labeler = torch_labeler(save(network, DIGITS_PX, path), precision, harness.hardware(options.device).place)
     device = torch.device("cuda" if options.device == "gpu" else "cpu")
     labeler.to(device)
     same = confident = 0

@@ -6,7 +6,8 @@
 All train the same network (EfficientNet, channels_last) on batches that lie ready in memory, so that no loader is
 measured: fp32 on a CPU, bf16 autocast on a GPU.
 
-ours          the Classifier through the real Trainer with its metrics table, as `nst train` runs it
+ours          the Classifier through the real Trainer with its metrics table, as `nst train trainer=<device>` runs it
+              (on a GPU with trainer.deterministic=warn)
 hand-written  a bare loop: the same joint loss, TensorFlow's RMSProp, EMA and learning rate per step; no metrics
 timm          a supervised step on as many images, of timm's own parts: create_optimizer_v2("rmsproptf"), ModelEmaV3,
               LabelSmoothingCrossEntropy. timm's train.py is a script outside its package: this is its loop written
@@ -37,7 +38,6 @@ from nst.data.batches import Batch
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build, normalize
 from nst.training.classifier import Classifier
 from nst.training.ema import decay_at
-from nst.training.hardware import Hardware
 from nst.training.loggers import MetricsTable
 from nst.training.optim import Schedule, parameter_groups
 from nst.training.recipe import ModelNoise, Recipe
@@ -118,11 +118,11 @@ def images_per_round(options: argparse.Namespace) -> int:
 
 def lightning_loop(options: argparse.Namespace, batch: Batch, folder: Path) -> Callable[[], Timed]:
     """Each turn is a short fit; what Lightning prepares before its first steps is not counted."""
-    hardware = Hardware(options.device, precision="bf16-mixed" if options.device == "gpu" else "32-true")
+    hardware = harness.hardware(options.device, f"trainer.compile={str(options.compile).lower()}")
     recipe = Recipe(labeled_batch_size=options.labeled, unlabeled_ratio=options.ratio)
     schedule = Schedule(RATE, steps_per_epoch=100)
     module = Classifier(
-        hardware.place(new_network(options)), recipe, ModelNoise(dropout=0.2), schedule, compile=options.compile
+        hardware.place(new_network(options)), recipe, ModelNoise(dropout=0.2), schedule, compile=hardware.compile
     )
 
     def turn() -> Timed:

@@ -13,8 +13,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
-from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, loader_death, nearest
+from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
+from nst.faults import in_words
 from nst.shown import shown
 
 STAGES = {
@@ -31,7 +33,7 @@ STAGES = {
 }
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
-COMPUTING = ("train", "label", "evaluate", "iterate")  # on all hosts of a pod together
+COMPUTING = ("train", "label", "evaluate", "iterate")  # on all hosts and ranks together
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
 
@@ -76,11 +78,11 @@ def _outcome(arguments: list[str]) -> tuple[int, str]:
         return error.exit_code, str(error)
     except OSError as error:
         return 1, _file_error(error)
-    except RuntimeError as error:  # torch raises it wherever the training is when a loader process dies
-        death = loader_death(error)
-        if death is None:
+    except RuntimeError as error:
+        fault = in_words(error, arguments[0])
+        if fault is None:
             raise
-        return death.exit_code, str(death)
+        return fault.exit_code, str(fault)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130, "stopped; the same command continues"
@@ -151,12 +153,17 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
         from nst.xla.environment import announce_host
 
         announce_host(config.trainer.device, config.trainer.many_hosts)
-        if config.trainer.many_hosts and stage in COMPUTING:
-            from nst.stages.options import machine_from
+    if stage in COMPUTING and config.trainer.get("many_hosts", True) and not _by_ray(stage, config):
+        from nst.stages.options import machine_from
 
-            machine_from(config).agreed(None)  # that all are there: whoever fails from here on ends the others
+        machine_from(config).agreed(None)  # that all are there: whoever fails from here on ends the others
     importlib.import_module(f"nst.stages.{stage}").main(config)
     return 0
+
+
+def _by_ray(stage: str, config: Any) -> bool:
+    """Whether others compute, and the `trainer` is of their machines."""
+    return stage == "label" and config.label.engine == "ray"
 
 
 def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:

@@ -73,15 +73,3 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the closest of `valid` to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f", did you mean '{match[0]}'?" if match else ""
-
-
-def loader_death(error: BaseException) -> NstError | None:
-    """What torch says of a loader process that died, in words to act on; None for any other error."""
-    said = str(error)
-    if "DataLoader worker (pid" not in said:
-        return None
-    return NstError(
-        "a loader process died",
-        got=said.strip().splitlines()[0],
-        next="killed ones most often ran out of memory: trainer.workers=<fewer>; the same command continues",
-    )

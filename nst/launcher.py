@@ -33,9 +33,10 @@ from nst.config import compose_config, conf_dir, explain
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import console, say
-from nst.runs import write_json
+from nst.runs import is_rank_zero, write_json
 
 SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
+GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
 
 
@@ -57,6 +58,9 @@ class Job:
 class Launch:
     """What Hydra calls for each job, wherever its launcher runs it: starts `nst <stage>` and waits.
 
+    A launcher that starts several tasks for a job (Slurm) calls it in each: all are ranks of one training, and rank 0
+    alone notes what became of it.
+
     Args:
         base: folder of the jobs' directories.
         swept: names of the options that distinguish jobs.
@@ -75,8 +79,13 @@ class Launch:
         directory = self.base / _job_name(own, self.swept)
         say(f"job {number + 1}: {directory.name}")
         record = self.records / f"{number:06d}.json"
-        write_json(record, {"directory": directory, "exit_code": None})
         command = [sys.executable, "-m", "nst", self.stage, *own, f"run_dir='{directory}'"]
+        if not is_rank_zero():
+            if code := subprocess.run(command, check=False).returncode:
+                time.sleep(GRACE_S)
+                raise SystemExit(code)
+            return None
+        write_json(record, {"directory": directory, "exit_code": None})
         code = subprocess.run(command, check=False).returncode
         write_json(record, {"directory": directory, "exit_code": code})
         return None if code else _result(directory).get(OBJECTIVE)

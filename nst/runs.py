@@ -161,7 +161,11 @@ def _git_revision() -> str | None:
 
 def is_rank_zero() -> bool:
     """True in the one process of a distributed job that writes; also before any job has started."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    if (
+        "RANK" in os.environ
+    ):  # torchrun numbers its machines by itself, so its rank 0 may be on another one than Slurm's
+        return os.environ["RANK"] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 @contextlib.contextmanager
@@ -190,6 +194,28 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
         lock.close()
         raise NstError(f"another process is working in {directory}", next=next) from error
     return lock
+
+
+def wait_until_seen(path: Path, patience: float = 120) -> Path:
+    """The path of a file that another rank has written, once it is seen here: a network disk may show it a minute late.
+
+    Raises:
+        NstError: it does not appear within `patience` seconds.
+    """
+    since = time.monotonic()
+    while True:
+        try:
+            open(path, "rb").close()  # unlike a look at the name, opening asks the server
+            return path
+        except FileNotFoundError as error:
+            if time.monotonic() - since > patience:
+                raise NstError(
+                    f"{path} was written by another rank and is not seen here",
+                    got=f"nothing within {patience:.0f} s",
+                    valid="run directories on a disk that all machines share",
+                    next="run_dir=<folder on the shared disk>",
+                ) from error
+            time.sleep(0.2)
 
 
 class Run:

@@ -26,10 +26,11 @@ from nst.data.batches import (
     UnlabeledSamples,
     images_to_tensor,
 )
-from nst.data.datamodule import Loader, LoaderOptions, _Steps, evaluation_loader, keep_freed_memory
+from nst.data.datamodule import Loader, _Steps, evaluation_loader, keep_freed_memory
 from nst.data.images import decode
 from nst.data.joint import joint_order, take_apart
 from nst.data.shards import ShardSet, index_tars, write_shards
+from nst.data.shared_memory import LoaderOptions
 from nst.data.sources import Sample, open_source
 from nst.data.transforms import Augment
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
@@ -230,7 +231,7 @@ class Observed(Dataset):
     """What a batch's memory is like in the process that makes it."""
 
     def __init__(self, batches: TrainingBatches):
-        self.batches = batches
+        self.batches, self.nbytes = batches, batches.nbytes
 
     def __getitem__(self, step: int) -> dict:
         batch = self.batches[step]
@@ -269,6 +270,8 @@ def test_captions_beside_the_images_are_not_read(tmp_path: Path, monkeypatch: py
 
 class Faults(Dataset):
     """Pages of memory that a worker is given for every picture, once it has seen some."""
+
+    nbytes = 0
 
     def __getitem__(self, number: int) -> dict:
         def faults() -> int:

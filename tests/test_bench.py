@@ -12,6 +12,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,6 +232,22 @@ def test_the_profile_counts_a_stages_own_time_and_tells_why_it_failed(tmp_path: 
     assert spent.peak_mb > 10
     with pytest.raises(NstError, match="nst train failed"):
         profile.run(["train", "model.widht=1"], None)
+
+
+def test_ours_trains_as_users_of_the_configuration_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    from benchmarks import train_step
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert harness.hardware("gpu").deterministic == "warn"
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(harness, "hardware", lambda *options: asked.append(options) or made)
+    made = SimpleNamespace(place=lambda network: network, compile=False)
+    options = train_step.parse(["--labeled", "2", "--image-size", "16", "--device", "gpu", "--compile"])
+    train_step.lightning_loop(options, {}, tmp_path)
+    assert asked == [("gpu", "trainer.compile=true")]
 
 
 def test_peers_of_the_train_step_learn_from_the_same_batch() -> None:

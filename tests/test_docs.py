@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 README = (ROOT / "README.md").read_text()
+STARTERS = (".venv/bin/torchrun", "srun")
 NO_OVERRIDES = {"-m", "--multirun", "--cfg", "--help", "-h"}
 
 
@@ -46,6 +47,8 @@ def commands(page: Path, section: str = "") -> Iterator[str]:
             words = shlex.split(re.sub(r"<[^<>]+>", "placeholder", line), comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words.pop(0)
+            if words and words[0] in STARTERS:  # of the ranks of a command
+                words = ["nst", *words[[Path(word).name for word in words].index("nst") + 1 :]]
             if words:
                 yield shlex.join(words)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -20,16 +21,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
 from helpers import add_file
 
+from nst import cli
 from nst.cli import dispatch
 from nst.data.batches import LabeledSamples, TrainingBatches
-from nst.data.datamodule import Loader, LoaderOptions, _Steps
+from nst.data.datamodule import Loader, _Steps
 from nst.data.images import encode_png
 from nst.data.shard_set import ShardSet
+from nst.data.shared_memory import LoaderOptions
 from nst.data.views import Pictures, clean_view
-from nst.errors import NstError, loader_death
+from nst.errors import NstError
+from nst.faults import in_words
 from nst.stages import label, train
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +141,78 @@ def test_a_killed_loader_process_ends_the_run_with_a_sentence(training: Training
 
 
 def test_other_errors_are_not_taken_for_a_loader_that_died():
-    assert loader_death(RuntimeError("CUDA error: an illegal memory access")) is None
+    assert in_words(RuntimeError("CUDA error: an illegal memory access")) is None
+
+
+# ---- what torch 2.9 says of GPUs, their memory and their connections; raised where torch raises it
+
+NO_MEMORY = (
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which 14.88 MiB is"
+    " free. Including non-PyTorch memory, this process has 79.09 GiB memory in use."
+)
+CPU_MEMORY = (
+    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    " 1024 bytes. Error code 12 (Cannot allocate memory)"
+)
+NCCL = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled system error (run with"
+    " NCCL_DEBUG=INFO for details), NCCL version 2.27.5\nncclSystemError: System call (e.g. socket, malloc) or external"
+    " library call failed or device error. \nLast error:\nsocketStartConnect: Connect to 10.0.0.2<41723> failed"
+)
+GLOO = "Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no error"
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by"
+PEER = "[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:3391"
+
+
+@pytest.mark.parametrize(
+    ("stage", "place", "error", "said"),
+    [
+        ("train", "torch.nn.functional.batch_norm", torch.OutOfMemoryError(NO_MEMORY),
+         ["out of GPU memory", "20.00 MiB", "model.remat=true", "trainer.accumulate=2", "student.labeled_batch_size",
+          "the same command continues"]),
+        ("label", "torch.nn.functional.conv2d", torch.OutOfMemoryError(NO_MEMORY), ["label.batch_size"]),
+        ("evaluate", "torch.nn.functional.conv2d", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
+         ["out of GPU memory", "eval.batch_size"]),
+        ("iterate", "torch.nn.functional.conv2d", RuntimeError(CPU_MEMORY), ["out of memory", "label.batch_size"]),
+        ("train", "torch.distributed.init_process_group", torch.distributed.DistBackendError(NCCL),
+         ["NCCL cannot connect", "10.0.0.2<41723> failed", "NCCL_SOCKET_IFNAME"]),
+        ("train", "torch.distributed.init_process_group", RuntimeError(GLOO), ["Gloo cannot", "GLOO_SOCKET_IFNAME"]),
+        ("train", "torch._C._cuda_init", RuntimeError(TOO_OLD), ["driver is older", "11040", "pytorch.org"]),
+        ("train", "torch.distributed.all_reduce", RuntimeError(PEER), ["another rank is gone"]),
+    ],
+    ids=["memory", "memory labeling", "cublas", "host memory", "nccl", "gloo", "driver", "peer"],
+)  # fmt: skip
+def test_what_torch_says_of_gpus_is_told_in_words(
+    stage: str, place: str, error: Exception, said: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(place, fails)
+    module, _, name = place.rpartition(".")
+    monkeypatch.setattr("nst.cli.dispatch", lambda _: getattr(importlib.import_module(module), name)())
+    with pytest.raises(SystemExit) as end:
+        cli.main([stage])
+    errors = capsys.readouterr().err
+    assert end.value.code == 1
+    assert errors.startswith("nst: ")
+    for text in said:
+        assert text in errors
+
+
+def test_a_training_that_runs_out_of_memory_says_what_makes_its_step_smaller(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """From within a real forward; and with what it names, the same command goes on."""
+    command = ["train", *TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}"]
+    with monkeypatch.context() as short:
+        short.setattr("torch.nn.functional.batch_norm", lambda *_, **__: (_ for _ in ()).throw(
+            torch.OutOfMemoryError(NO_MEMORY)))  # fmt: skip
+        with pytest.raises(SystemExit):
+            cli.main(command)
+    assert "model.remat=true" in capsys.readouterr().err
+    assert dispatch([*command, "model.remat=true"]) == 0
 
 
 # ---- a shard that is damaged

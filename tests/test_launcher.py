@@ -201,6 +201,27 @@ def test_every_launcher_and_sweeper_has_a_line_of_explanation_and_composes():
     assert "hydra" not in groups()
 
 
+def test_a_slurm_job_has_as_many_tasks_as_gpus():
+    options = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=4"]
+    assert compose_config(options, with_hydra=True).hydra.launcher.tasks_per_node == 4
+    cpus = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.tasks_per_node=1"]
+    node = plain(compose_config([*cpus, "hydra.sweep.dir=runs/x"], with_hydra=True).hydra.launcher)
+    assert (node["gpus_per_node"], node["tasks_per_node"]) == (None, 1)
+    assert node["setup"] == ["export SLURM_KILL_BAD_EXIT=1"]
+
+
+def test_another_task_than_the_first_notes_nothing_and_fails_after_it(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launcher.HydraConfig, "get", lambda: plain_settings(number=0))
+    monkeypatch.setattr(launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    slept: list[float] = []
+    monkeypatch.setattr(launcher.time, "sleep", slept.append)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(SystemExit):
+        launcher.Launch("train", here, frozenset({"seed"}), here / "records")(None)
+    assert slept == [launcher.GRACE_S]
+    assert not (here / "records").exists()
+
+
 def test_a_launcher_that_is_not_installed_names_the_extra(here: Path, monkeypatch: pytest.MonkeyPatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(

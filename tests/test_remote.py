@@ -21,10 +21,11 @@ import pytest
 from helpers import noise
 
 from nst.data.batches import LabeledSamples, TrainingBatches
-from nst.data.datamodule import Loader, LoaderOptions, _Steps
+from nst.data.datamodule import Loader, _Steps
 from nst.data.images import encode_png
 from nst.data.remote import Remote
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
+from nst.data.shared_memory import LoaderOptions
 from nst.data.sources import Sample
 from nst.data.transfer import is_remote, join
 from nst.data.views import Pictures, clean_view

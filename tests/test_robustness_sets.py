@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from nst.data.datamodule import LoaderOptions, evaluation_loader
+from nst.data.datamodule import evaluation_loader
 from nst.data.images import BadImage
+from nst.data.shared_memory import LoaderOptions
 from nst.data.transforms import CenterView
 from nst.errors import NstError
 from nst.robustness import sets

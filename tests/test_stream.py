@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from nst.data import batches as batching
 from nst.data.batches import LabeledSamples, TrainingBatches, UnlabeledSamples
-from nst.data.datamodule import Loader, LoaderOptions, _Steps
+from nst.data.datamodule import Loader, _Steps
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, write_shards
+from nst.data.shared_memory import LoaderOptions
 from nst.data.sources import Sample
 from nst.data.stream import Stream, generator
 from nst.data.views import Pictures, clean_view

@@ -15,8 +15,9 @@ import pytest
 
 from nst.cli import main
 from nst.data.batches import LabeledSamples
-from nst.data.datamodule import JointDataModule, LoaderOptions
+from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
+from nst.data.shared_memory import LoaderOptions
 from nst.data.views import Pictures, clean_view
 from nst.errors import NstError
 from nst.stages.options import machine_from

@@ -36,6 +36,11 @@ _READ = (*IMAGE_EXTENSIONS, "cls")  # of a sample's files; captions and the like
 class Batches(Protocol):
     """Batches by number; those behind the last one are all padding."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a batch's tensors."""
+        ...
+
     def __len__(self) -> int: ...
     def __getitem__(self, number: int) -> Batch: ...
 
@@ -99,6 +104,11 @@ class Samples(Protocol):
 
     stream: Stream
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a sample."""
+        ...
+
     def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]: ...
 
 
@@ -113,6 +123,10 @@ class LabeledSamples:
     def __post_init__(self) -> None:
         self.images = Images(self.shards)
         self.stream = Stream([shard.samples for shard in self.shards.shards], seed=self.seed, name="labeled")
+
+    @property
+    def nbytes(self) -> int:
+        return seen_bytes(self.view) + 8
 
     def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]:
         key, image, label, _ = self.images.read_or_next(shard, row, bad)
@@ -150,6 +164,12 @@ class UnlabeledSamples:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_entries": OrderedDict()}
+
+    @property
+    def nbytes(self) -> int:
+        """With a soft target, where one is stored."""
+        target = 4 * len(self.pseudo_labels.classes) if self.pseudo_labels and not self.clean_view else 0
+        return seen_bytes(self.view) + (seen_bytes(self.clean_view) if self.clean_view else target)
 
     def entries(self, shard: int) -> PseudoLabelShard:
         """The selected rows of a shard; those used last are kept."""
@@ -211,6 +231,10 @@ class TrainingBatches(Dataset):
             self.sides.append((unlabeled, unlabeled_batch_size))
         self.rank, self.world_size, self.groups = rank, world_size, groups
 
+    @property
+    def nbytes(self) -> int:
+        return sum(size * samples.nbytes for samples, size in self.sides)
+
     def __getitem__(self, step: int) -> Batch:
         bad: list[str] = []
         sizes = [size for _, size in self.sides]
@@ -259,6 +283,10 @@ class EvaluationBatches(Dataset):
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
+    @property
+    def nbytes(self) -> int:
+        return self.batch_size * (seen_bytes(self.view) + 9)
+
     def __getitem__(self, number: int) -> Batch:
         rng = np.random.default_rng(0)  # a clean view draws nothing
         rows: list[tuple[np.ndarray, int, int, int, str]] = []
@@ -282,9 +310,7 @@ class EvaluationBatches(Dataset):
 
     def _padded(self, rows: list[tuple[np.ndarray, int, int, int, str]], bad: list[str]) -> Batch:
         missing = self.batch_size - len(rows)
-        blank = (
-            np.zeros_like(rows[0][0]) if rows else self.view(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))
-        )
+        blank = np.zeros_like(rows[0][0]) if rows else blank_seen(self.view)
 
         def column(position: int) -> np.ndarray:
             return np.array([row[position] for row in rows], dtype=np.int64)
@@ -299,6 +325,15 @@ class EvaluationBatches(Dataset):
             "keys": [row[4] for row in rows],
             "bad": bad,
         }
+
+
+def blank_seen(view: View) -> np.ndarray:
+    """What a view makes of a black picture (h, w, 3): as large as of any."""
+    return view(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))
+
+
+def seen_bytes(view: View) -> int:
+    return blank_seen(view).nbytes
 
 
 class ImageStack:

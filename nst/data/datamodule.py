@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,23 +18,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nst.data.batches import Batch, Batches, EvaluationBatches, Samples, TrainingBatches
+from nst.data.shared_memory import LoaderOptions, fitting
 from nst.errors import NstError, UsageError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT_BYTES = 32 * 2**20  # blocks up to this come from the heap; the most that glibc takes
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """How batches get from disk to the device.
-
-    Args:
-        workers: loader processes; 0 loads in the training process. Never changes results.
-        prefetch: batches each worker keeps ready.
-    """
-
-    workers: int = 1
-    prefetch: int = 4
 
 
 class _Steps(Sampler[int]):
@@ -78,9 +65,13 @@ class Loader:
 
     Not a DataLoader but around one: torch passes a worker's exception on as the text of its traceback, and Lightning
     rebuilds DataLoaders with samplers of its own.
+
+    Raises:
+        NstError: shared memory has no room for a batch.
     """
 
     def __init__(self, batches: Any, steps: Sampler[int], options: LoaderOptions, *, pin_memory: bool = False) -> None:
+        options = fitting(options, batches.nbytes)
         self.loader = DataLoader(
             _Telling(batches),
             batch_size=None,

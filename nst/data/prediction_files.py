@@ -13,7 +13,7 @@ import numpy as np
 from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
 from nst.data.shard_set import ShardInfo
 from nst.documents import read_json
-from nst.runs import write_json
+from nst.runs import wait_until_seen, write_json
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class PredictionFiles:
         write_predictions(self._path(shard), index=index, keys=keys, probs=probs, metadata=metadata, keep=self.keep)
 
     def bad_samples(self, shard: ShardInfo) -> list[str]:
-        """Names of the images that could not be decoded."""
-        return read_json(self._bad_path(shard))["bad"]
+        """Names of the images that could not be decoded, once both files of the shard are seen here."""
+        wait_until_seen(self._path(shard))
+        return read_json(wait_until_seen(self._bad_path(shard)))["bad"]
 
     def _path(self, shard: ShardInfo) -> Path:
         return self.folder / parquet_name(shard.name)

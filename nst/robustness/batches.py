@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nst.data.batches import Batch, View, images_to_tensor
+from nst.data.batches import Batch, View, blank_seen, images_to_tensor, seen_bytes
 from nst.data.images import BadImage
 from nst.robustness.readers import ImageSet, Sample
 
@@ -35,6 +35,10 @@ class ImageSetBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
+    @property
+    def nbytes(self) -> int:
+        return self.batch_size * (self.images.frames * seen_bytes(self.view) + 25)
+
     def __getitem__(self, number: int) -> Batch:
         rows: list[tuple[int, Sample]] = []
         bad: list[str] = []
@@ -57,7 +61,7 @@ class ImageSetBatches(Dataset):
     def _padded(self, rows: list[tuple[int, Sample]], bad: list[str]) -> Batch:
         missing = self.batch_size - len(rows)
         shown = [self._seen(frame) for _, sample in rows for frame in _frames(sample.image)]
-        blank = np.zeros_like(shown[0]) if shown else self._seen(np.zeros((8, 8, 3), np.uint8))
+        blank = np.zeros_like(shown[0]) if shown else blank_seen(self.view)
         index = np.array([index for index, _ in rows], np.int64)
         labels = self.images.labels[index]
         batch: Batch = {

@@ -33,10 +33,10 @@ from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
-from nst.runs import is_rank_zero, wait_for_lock, write_config, write_json
+from nst.runs import is_rank_zero, wait_for_lock, wait_until_seen, write_config, write_json
 from nst.shown import kept
 from nst.stages.apart import keep_apart
-from nst.stages.options import evaluation_from, test_set
+from nst.stages.options import evaluation_from, machine_from, test_set
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 
@@ -309,18 +309,22 @@ def require_teacher(cfg: DictConfig) -> None:
 
 def make_shards(cfg: DictConfig) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
+    ours = (Path(cfg.shard.output) / LIST).exists()  # whole: skipped; killed: continued
+    there = all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled))
+    machine = machine_from(cfg)
+    if machine.agreed(not ours and there):
+        return
     from nst.stages import shard
 
-    ours = (Path(cfg.shard.output) / LIST).exists()  # whole: skipped; killed: continued
-    if not ours and all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled)):
-        return
     say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
-    if not (Path(cfg.data.unlabeled) / "index.json").exists():
+    if machine.agreed(not (Path(cfg.data.unlabeled) / "index.json").exists()):
         raise NstError(
             f"there are no unlabeled images in {cfg.shard.output}",
             got="all images became labeled ones",
             next="add a folder unlabeled/ beside the class folders, or set data.labeled_per_class=10",
         )
+    for folder in (cfg.data.labeled, cfg.data.unlabeled):
+        wait_until_seen(Path(folder) / "index.json")
 
 
 def _train(cfg: DictConfig, number: int, places: Places) -> Result:

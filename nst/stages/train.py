@@ -25,7 +25,7 @@ from nst.plan.budget import Numerics, Training
 from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
-from nst.runs import Run, final_weights, known_sha256, require_undamaged
+from nst.runs import Run, final_weights, known_sha256, require_undamaged, wait_until_seen
 from nst.stages.apart import keep_apart
 from nst.stages.monitor import monitor_from, require_monitoring
 from nst.stages.options import (
@@ -129,8 +129,8 @@ def run(
         for phase in steps:
             if not hardware.agreed(setup.summary_path(phase).exists()):
                 fit(setup, phase, weights)
-            kept = weights = setup.weights_path(phase)
-            summary = read_json(setup.summary_path(phase))
+            kept = weights = wait_until_seen(setup.weights_path(phase))
+            summary = read_json(wait_until_seen(setup.summary_path(phase)))
             require_undamaged(kept, summary["weights_sha256"])
             bad.update(summary.pop("bad_samples"))
             del summary["metrics_bytes"]

@@ -17,9 +17,10 @@ from lightning.pytorch.accelerators import XLAAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from nst.data.datamodule import LoaderOptions
-from nst.errors import NstError
+from nst.data.shared_memory import LoaderOptions
 from nst.machine import host_memory, require_loaders
+from nst.training import ranks
+from nst.training.gpus import device_count, require_gpus
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 Value = TypeVar("Value")
@@ -108,12 +109,12 @@ class Hardware:
 
     def __post_init__(self) -> None:
         require_loaders(self.workers)
-        if self.accelerator == "gpu" and not torch.cuda.is_available():
-            raise NstError("no GPU was found", got="trainer with accelerator=gpu", next="trainer=cpu")
+        if self.accelerator == "gpu":
+            require_gpus(self.devices)
 
     @property
     def loader(self) -> LoaderOptions:
-        return LoaderOptions(self.workers, self.prefetch)
+        return LoaderOptions(self.workers, self.prefetch, self._devices_here)
 
     @property
     def pin_memory(self) -> bool:
@@ -126,7 +127,7 @@ class Hardware:
 
     @property
     def memories(self) -> int:
-        devices = torch.cuda.device_count() if self.devices == "auto" else int(self.devices)
+        devices = device_count(self.devices, torch.cuda.device_count())
         return devices * self.num_nodes if self.accelerator == "gpu" else 1
 
     @property
@@ -145,7 +146,12 @@ class Hardware:
         return batch_size
 
     def agreed(self, value: Value) -> Value:
-        return value  # processes of one machine see the same files
+        return ranks.agreed(value, self._devices_here, self.num_nodes)
+
+    @property
+    def _devices_here(self) -> int:
+        """Devices of this machine that are asked for."""
+        return device_count(self.devices, torch.cuda.device_count() if self.accelerator == "gpu" else 1)
 
     def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
         return {}
@@ -164,10 +170,14 @@ class Hardware:
         loggers: Sequence[Logger] = (),
         **options: Any,
     ) -> pl.Trainer:
+        if self.deterministic:
+            # the same kernels, but no filling of every new tensor, which is to show reads of memory nobody wrote
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return bare_trainer(
             directory,
             callbacks,
             loggers,
+            plugins=[ranks.environment(self._devices_here, self.num_nodes)],
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from nst.data.batches import EvaluationBatches
-from nst.data.datamodule import LoaderOptions, evaluation_loader
+from nst.data.datamodule import evaluation_loader
 from nst.data.shard_set import ShardInfo
+from nst.data.shared_memory import LoaderOptions
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import Bar, say

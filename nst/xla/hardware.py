@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from nst.config import build
-from nst.data.datamodule import LoaderOptions
+from nst.data.shared_memory import LoaderOptions
 from nst.errors import NstError
 from nst.machine import host_memory, require_loaders
 from nst.models.efficientnet import EfficientNet

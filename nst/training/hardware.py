@@ -76,7 +76,6 @@ class Hardware:
 
     Args:
         channels_last: memory format of images and weights; five times faster depthwise convolutions on a CPU.
-        sync_batchnorm: BatchNorm over all devices' images, as one device would see them (GPUs only).
         deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway. False lets
             a GPU choose the fastest ones.
         compile: run the network through torch.compile.
@@ -90,7 +89,6 @@ class Hardware:
     precision: Any = "32-true"
     channels_last: bool = True
     compile: bool = False
-    sync_batchnorm: bool = False
     deterministic: Any = False
     workers: int = 1
     prefetch: int = 4
@@ -151,7 +149,6 @@ class Hardware:
             num_nodes=self.num_nodes,
             strategy=self.strategy,
             precision=self.precision,
-            sync_batchnorm=self.sync_batchnorm,
             deterministic=self.deterministic,
             # shapes never change, so cuDNN may try its convolutions once and keep the fastest; which one wins is chance
             benchmark=self.accelerator == "gpu" and not self.deterministic,

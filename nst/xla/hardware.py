@@ -95,13 +95,11 @@ class XlaHardware:
         return hosts.broadcast(value)
 
     def place(self, network: Network) -> Network:
-        """The network with XLA's rematerialisation and torch's statistics; layouts are the compiler's business."""
-        from nst.xla.batch_norm import unbias_statistics
+        """The network with XLA's rematerialisation; layouts are the compiler's business."""
         from nst.xla.remat import rematerialize
 
         if isinstance(network, EfficientNet):
             network.checkpoint = rematerialize
-        unbias_statistics(network)
         return network
 
     def _hosts(self) -> Any:

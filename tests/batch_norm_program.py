@@ -80,18 +80,23 @@ class Step(nn.Module):
         return self.classifier.training_step(batch, 0)
 
 
-def classifier(remat: bool) -> Classifier:
+def classifier(remat: bool, accumulate: int) -> Classifier:
     torch.manual_seed(0)
     shape = Architecture(0.25, 0.25)
     student, teacher = (build(shape, 5, dropout=0.0, stochastic_depth=0.0) for _ in range(2))
     student.set_grad_checkpointing(remat)
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = Recipe(labeled_batch_size=16, unlabeled_ratio=1)
-    return Classifier(student, recipe, ModelNoise(0.0, 0.0), Schedule(0.1, 1.0), teacher=teacher).train()
+    schedule = Schedule(0.1, 1.0)
+    return Classifier(student, recipe, ModelNoise(0.0, 0.0), schedule, teacher=teacher, accumulate=accumulate).train()
 
 
-def network_step(rank: int | None, remat: bool) -> Found:
-    """A step over a rank's half of the batch, or over all: loss, averaged gradients, and all that the network holds."""
+def network_step(rank: int | None, remat: bool, accumulate: int = 1, still: bool = False) -> Found:
+    """A step over a rank's half of the batch, or over all: loss, averaged gradients, and all that the network holds.
+
+    Args:
+        still: BatchNorm in eval mode, so that micro-batches are as good as the whole.
+    """
     made = torch.Generator().manual_seed(1)
     batch = {
         name: torch.randint(0, 256, (16, 3, 32, 32), generator=made, dtype=torch.uint8)
@@ -101,13 +106,16 @@ def network_step(rank: int | None, remat: bool) -> Found:
     if rank is not None:
         batch = {name: value.chunk(RANKS)[rank] for name, value in batch.items()}
     batch["images"] = torch.cat([batch.pop("labeled"), batch.pop("unlabeled")])
-    module = classifier(remat)
+    module = classifier(remat, accumulate)
+    for norm in module.network.modules():
+        if isinstance(norm, BatchNorm) and still:
+            norm.eval()
     assert module.teacher is not None
     before = copy.deepcopy(module.teacher.state_dict())
     step = Step(module) if rank is None else nn.parallel.DistributedDataParallel(Step(module))
     loss = step(batch)
     loss.backward()
-    loss = loss.detach().clone()
+    loss = module.sums[0].clone()  # of all micro-batches
     if rank is not None:
         dist.all_reduce(loss)
         loss /= RANKS
@@ -154,6 +162,7 @@ def compare(rank: int, place: str) -> list[dict[str, dict[str, float]]]:
     # before there is a group: one process with everything
     whole = {name: layer_step(torch.cat(x), sum(map(len, x)), 0, sum(map(len, x))) for name, x in layers.items()}
     networks = {remat: network_step(None, remat) for remat in (False, True)}
+    still = network_step(None, False, still=True)
     dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=RANKS)
     told = {}
     for name, x in layers.items():
@@ -162,6 +171,7 @@ def compare(rank: int, place: str) -> list[dict[str, dict[str, float]]]:
         told[name] = apart(ours, part_of(rank, shares, whole[name]))
     for remat, theirs in networks.items():
         told[f"remat={remat}"] = apart(network_step(rank, remat), theirs)
+        told[f"micro-batches, remat={remat}"] = apart(network_step(rank, remat, accumulate=4, still=True), still)
     told["remat itself"] = apart(networks[True], networks[False])
     every: list[Any] = [None] * RANKS
     dist.all_gather_object(every, told)

@@ -129,6 +129,15 @@ def test_two_ranks_with_half_a_batch_take_the_step_of_one_process_with_all(two_r
         assert max(found.values()) < 1e-5, {name: value for name, value in found.items() if value > 1e-5}
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_micro_batches_on_two_ranks_make_the_step_of_one_batch(two_ranks: Any, remat: bool):
+    """BatchNorm in eval mode. Each rank's are added up before ranks exchange anything, or it would be too much."""
+    for told in two_ranks:
+        found = told[f"micro-batches, remat={remat}"]
+        assert sum(name.startswith("to ") for name in found) > 80
+        assert max(found.values()) < 1e-6, {name: value for name, value in found.items() if value > 1e-6}
+
+
 def test_rematerialised_ranks_are_compared_with_what_is_the_same_without(two_ranks: Any):
     assert max(two_ranks[0]["remat itself"].values()) == 0
 

@@ -76,6 +76,11 @@ def still_statistics(block: nn.Module) -> Iterator[None]:
             module.moves = True
 
 
+def micro_momentum(momentum: float, parts: int) -> float:
+    """The weight of a micro-batch in the running statistics with which so many weigh as much as one whole batch."""
+    return momentum if parts == 1 else 1 - (1 - momentum) ** (1 / parts)
+
+
 def ranks() -> int:
     """Processes that each hold a part of the batch."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

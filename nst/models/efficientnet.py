@@ -10,7 +10,7 @@ is still timm's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nst.errors import NstError
 from nst.models.batch_norm import BatchNorm, still_statistics
-from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth
+from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth, uniform
 
 # B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
 STAGES = (
@@ -137,6 +137,22 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         """
         self.noise.dropout = dropout
         self.noise.stochastic_depth = stochastic_depth
+
+    def draw_noise(self, samples: int, device: torch.device) -> list[Tensor]:
+        """What a forward pass over so many samples would draw, in its order, for `use_noise`: (samples, ...) each."""
+        return [uniform((samples, *shape), device) for _, shape in self._drawing()]
+
+    def use_noise(self, draws: Sequence[Tensor | None] | None) -> None:
+        """Makes forward passes take their noise from these numbers, a row for each sample; None: draw it themselves."""
+        layers = [layer for layer, _ in self._drawing()]
+        for layer, drawn in zip(layers, draws or [None] * len(layers), strict=True):
+            layer.drawn = drawn
+
+    def _drawing(self) -> list[tuple[Dropout | StochasticDepth, tuple[int, ...]]]:
+        """The layers that draw in train mode, and the shape of what they draw for a sample."""
+        paths = [block.drop_path for block in self.residual_blocks if block.has_skip]
+        layers = [*((path, (1, 1, 1)) for path in paths), (self.dropout, (self.num_features,))]
+        return [(layer, shape) for layer, shape in layers if layer.rate]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to feature maps (B, C, h, w); rematerialised if `set_grad_checkpointing`."""

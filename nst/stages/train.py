@@ -89,12 +89,14 @@ def run(
         start,
         seed=seed,
         max_bad_fraction=max_bad_fraction,
+        # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
+        **({"accumulate": hardware.accumulate} if hardware.accumulate > 1 else {}),
     )
     steps = phases(architecture, recipe, noise, finetune, data.labeled.samples)
     for phase in steps:
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, hardware.accumulate)
     with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if hardware.agreed(run_.done):
             return run_.result()
@@ -272,7 +274,7 @@ def check(cfg: DictConfig) -> None:
     _facts(architecture, data, recipe)  # builds the network, without memory
     for phase in phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples):
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, hardware.accumulate)
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

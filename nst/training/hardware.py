@@ -35,6 +35,8 @@ class Machine(Protocol):
     @property
     def compile(self) -> bool: ...
     @property
+    def accumulate(self) -> int: ...
+    @property
     def loader(self) -> LoaderOptions: ...
     @property
     def pin_memory(self) -> bool: ...
@@ -61,6 +63,10 @@ class Machine(Protocol):
         """The first host's value of what each may see otherwise, such as a file on a network disk. All hosts ask."""
         ...
 
+    def keep_apart(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Between micro-batches: what comes next must not begin before these are computed."""
+        ...
+
     def place(self, network: Network) -> Network: ...
     def trainer(
         self, directory: Path, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (), **options: Any
@@ -79,6 +85,7 @@ class Hardware:
         deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway. False lets
             a GPU choose the fastest ones.
         compile: run the network through torch.compile.
+        accumulate: micro-batches that a device makes of its part of the batch, one after the other: less memory.
         workers, prefetch: see `LoaderOptions`.
     """
 
@@ -90,10 +97,12 @@ class Hardware:
     channels_last: bool = True
     compile: bool = False
     deterministic: Any = False
+    accumulate: int = 1
     workers: int = 1
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        require_accumulate(self.accumulate)
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise NstError("no GPU was found", got="trainer with accelerator=gpu", next="trainer=cpu")
 
@@ -119,6 +128,9 @@ class Hardware:
 
     def whole(self, batch_size: int) -> int:
         return batch_size
+
+    def keep_apart(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Nothing: operations run in the order in which they are called."""
 
     def agreed(self, value: Value) -> Value:
         return value  # processes of one machine see the same files
@@ -154,6 +166,12 @@ class Hardware:
             benchmark=self.accelerator == "gpu" and not self.deterministic,
             **options,
         )
+
+
+def require_accumulate(accumulate: Any) -> None:
+    """Raises NstError for what is no number of micro-batches."""
+    if not isinstance(accumulate, int) or isinstance(accumulate, bool) or accumulate < 1:
+        raise NstError("trainer.accumulate is no number of micro-batches", got=accumulate, valid="1 or more")
 
 
 def bare_trainer(

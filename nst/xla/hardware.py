@@ -10,12 +10,13 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from nst.config import build
 from nst.data.datamodule import LoaderOptions
 from nst.errors import NstError
 from nst.models.efficientnet import EfficientNet
-from nst.training.hardware import Network, Value, bare_trainer
+from nst.training.hardware import Network, Value, bare_trainer, require_accumulate
 from nst.xla.environment import configure
 
 
@@ -30,6 +31,7 @@ class XlaHardware:
         precision: "32-true" or "bf16-mixed" (autocast).
         gradient_dtype: of the gradients' sum over the devices under bf16-mixed (`nst.xla.precision`).
         fast_compile: compile quickly, run slowly: for small networks on a CPU.
+        accumulate: see `nst.training.hardware.Hardware`; the compiled step has each micro-batch by itself.
         guard: see `nst.xla.guard.GuardOptions`.
         workers, prefetch: see `LoaderOptions`.
 
@@ -44,11 +46,13 @@ class XlaHardware:
     precision: str = "32-true"
     gradient_dtype: str = "float32"
     fast_compile: bool = False
+    accumulate: int = 1
     guard: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 1
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        require_accumulate(self.accumulate)
         configure(self.device, self.virtual_devices, fast_compile=self.fast_compile)
         # only now may torch_xla be loaded
         from nst.xla.guard import GuardOptions
@@ -88,6 +92,12 @@ class XlaHardware:
     def whole(self, batch_size: int) -> int:
         devices = self.local_groups
         return -(-batch_size // devices) * devices
+
+    def keep_apart(self, tensors: Sequence[Tensor]) -> None:
+        """A barrier for the compiler, which would else be free to compute all micro-batches at once."""
+        import torch_xla.core.xla_model as xm
+
+        xm.optimization_barrier_(list(tensors))
 
     def agreed(self, value: Value) -> Value:
         hosts = self._hosts()

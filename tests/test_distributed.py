@@ -63,14 +63,11 @@ def test_one_rank_writes_the_metrics(run: Path):
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training_saw(
-    digits: Path, tmp_path: Path, remat: bool
-):
+def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training_saw(digits: Path, tmp_path: Path):
     tiny = [option for option in TINY if not option.startswith("trainer.")]
     directory = tmp_path / "run"
     longer = ["student.steps=80", "student.labeled_batch_size=32", "student.ema_decay=0.9"]
-    common = [*tiny, *longer, f"model.remat={str(remat).lower()}", f"data.root={digits}"]
+    common = [*tiny, *longer, f"data.root={digits}"]
     done = nst("train", *common, *TWO_RANKS, f"run_dir={directory}")
     assert done.returncode == 0, done.stderr
     trained = json.loads((directory / "result.json").read_text())["trained"]

@@ -98,6 +98,7 @@ def cpu(folder: Path, digits: Path, teacher: Path) -> Path:
     program.add("quiet", *QUIET)
     program.add("online", *QUIET, "teacher=online")
     program.add("adamw", *QUIET, "student.optimizer.name=adamw")
+    program.add("accumulated", *QUIET, "trainer.accumulate=2")
     program.add("finetuned", *QUIET, "model.remat=true", *FINETUNE)
     for entry in program.runs:
         dispatch([entry["stage"], *entry["options"]])
@@ -134,7 +135,10 @@ def two(folder: Path, digits: Path, teacher: Path) -> Ran:
     program.add("remat", "model.remat=true")
     program.add("online", *QUIET, "teacher=online")
     program.add("adamw", *QUIET, "student.optimizer.name=adamw")
+    program.add("accumulated", *QUIET, "trainer.accumulate=2")
     program.add("finetuned", *QUIET, "model.remat=true", *FINETUNE)
+    program.add("stopped", *QUIET, "trainer.accumulate=2", run_dir="continued", die_at=11)
+    program.add("continued", *QUIET, "trainer.accumulate=2")
     program.add("label", f"teacher.predictions={program.folder / 'predictions'}", stage="label")
     evaluated = [f"model.checkpoint={teacher}", f"evaluate.output={program.folder / 'evaluation'}"]
     program.add("evaluate", *evaluated, stage="evaluate")
@@ -197,7 +201,7 @@ def test_eight_devices_equal_the_plain_cpu_trainer(cpu: Path, eight: Ran):
     assert_equal_trainings(cpu / "quiet", eight[0] / "quiet")
 
 
-@pytest.mark.parametrize("name", ["online", "adamw", "finetuned"])
+@pytest.mark.parametrize("name", ["online", "adamw", "accumulated", "finetuned"])
 def test_two_devices_equal_the_plain_cpu_trainer(cpu: Path, two: Ran, name: str):
     assert_equal_trainings(cpu / name, two[0] / name)
 
@@ -225,6 +229,14 @@ def test_a_stopped_training_resumes_bit_for_bit(two: Ran, stopped: str, run: str
     ours, theirs = metrics(folder / run), metrics(folder / "noisy")
     for name in theirs:
         assert ours[name].tolist() == theirs[name].tolist(), name
+
+
+def test_micro_batches_are_one_graph_and_resume_bit_for_bit(two: Ran):
+    folder, results = two
+    assert results["stopped"]["stopped"] == "Died"
+    assert weights(folder / "continued") == weights(folder / "accumulated")
+    counted = guard(folder / "accumulated")["train"]
+    assert (counted["compiles"], counted["executions"], counted["transfers"]) == (1, STEPS, STEPS // 2)
 
 
 def test_a_training_moves_from_the_cpu_to_xla(cpu: Path, two: Ran):

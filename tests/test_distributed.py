@@ -63,24 +63,26 @@ def test_one_rank_writes_the_metrics(run: Path):
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.timeout(1200)
 def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training_saw(digits: Path, tmp_path: Path):
     tiny = [option for option in TINY if not option.startswith("trainer.")]
     directory = tmp_path / "run"
-    longer = ["student.steps=80", "student.labeled_batch_size=32", "student.ema_decay=0.9"]
-    common = [*tiny, *longer, f"data.root={digits}"]
-    done = nst("train", *common, *TWO_RANKS, f"run_dir={directory}")
+    longer = ["student.steps=60", "student.labeled_batch_size=32", "student.ema_decay=0.9"]
+    common = [*tiny, *longer, f"data.root={digits}", f"run_dir={directory}"]
+    done = nst("train", *common, *TWO_RANKS)
     assert done.returncode == 0, done.stderr
     trained = json.loads((directory / "result.json").read_text())["trained"]
-    assert trained["validation/top1"] > 30  # of 10 classes: so that a broken network would show
+    assert trained["validation/top1"] > 30  # of 10 classes: a broken network would show
 
-    for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
-        done = nst("evaluate", *common, *ranks, f"model.checkpoint={directory}", f"evaluate.output={tmp_path / name}")
-        assert done.returncode == 0, done.stderr
-        result = json.loads((tmp_path / name / "result.json").read_text())
-        assert result["top1"] == trained["validation/top1"]
-        assert result["loss"] == pytest.approx(trained["validation/loss"], abs=1e-4)
+    # by a process of its own, which builds the network anew
+    output = f"evaluate.output={tmp_path / 'evaluation'}"
+    done = nst("evaluate", *common, "trainer.workers=0", f"model.checkpoint={directory}", output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert result["top1"] == trained["validation/top1"]
+    assert result["loss"] == pytest.approx(trained["validation/loss"], abs=1e-4)
 
-    done = nst("label", *common, *TWO_RANKS, f"run_dir={directory}", f"teacher.run={directory}")
+    done = nst("label", *common, *TWO_RANKS, f"teacher.run={directory}")
     assert done.returncode == 0, done.stderr
     labels = {
         row["key"]: row["label"]

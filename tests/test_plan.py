@@ -371,8 +371,11 @@ def test_tables_fit_into_80_columns(overrides: list[str]):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["plan.hardware=v3:2x2"], "does not fit: more cores or a smaller student.labeled_batch_size"),
-     (["plan.hardware=v3:16x16"], "does not fit: model.remat=true does"),
+    [(["plan.hardware=v2:2x2", "model=efficientnet_l2"],
+      "does not fit; what does: more cores or a smaller student.labeled_batch_size"),
+     (["plan.hardware=v3:2x2"], "does not fit; what does: trainer.accumulate=128"),
+     (["plan.hardware=v3:8x8"], "does not fit; what does: trainer.accumulate=8"),
+     (["plan.hardware=v3:16x16"], "does not fit; what does: model.remat=true or trainer.accumulate=2"),
      (["plan.hardware=v3:32x32"], None)],
 )  # fmt: skip
 def test_a_plan_that_does_not_fit_says_so(options: list[str], said: str | None):

@@ -93,6 +93,7 @@ def run(
         **({"accumulate": hardware.accumulate} if hardware.accumulate > 1 else {}),
     )
     steps = phases(architecture, recipe, noise, finetune, data.labeled.samples)
+    require_compilable(hardware, remat)
     for phase in steps:
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
@@ -131,6 +132,16 @@ def run(
         result["bad_samples"] = bad_sample_summary(bad)
         tracking.summarize(result)
         return run_.finish(result)
+
+
+def require_compilable(hardware: Machine, remat: bool) -> None:
+    """Raises NstError where torch.compile would meet what it cannot trace."""
+    if hardware.compile and remat:
+        raise NstError(
+            "torch.compile does not take rematerialised blocks",
+            got="trainer.compile=true, model.remat=true",
+            next="trainer.compile=false; or model.remat=false with trainer.accumulate, which needs less memory too",
+        )
 
 
 def _facts(architecture: Architecture, data: Data, recipe: Recipe) -> dict[str, Any]:
@@ -269,6 +280,7 @@ def check(cfg: DictConfig) -> None:
     """
     (recipe, finetune), architecture, data = recipes_from(cfg), architecture_from(cfg), data_from(cfg, unlabeled=False)
     hardware = machine_from(cfg)
+    require_compilable(hardware, cfg.model.remat)
     require_monitoring(cfg)
     _check_labeled(data)
     _facts(architecture, data, recipe)  # builds the network, without memory

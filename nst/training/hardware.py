@@ -103,6 +103,14 @@ class Hardware:
 
     def __post_init__(self) -> None:
         require_accumulate(self.accumulate)
+        if self.accumulate > 1 and str(self.precision).startswith("16"):
+            # whose loss is scaled: micro-batches leave gradients before the scaler has seen it
+            raise NstError(
+                "micro-batches need a precision without loss scaling",
+                got=f"trainer.precision={self.precision}, trainer.accumulate={self.accumulate}",
+                valid="32-true, bf16-mixed",
+                next="trainer.precision=bf16-mixed",
+            )
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise NstError("no GPU was found", got="trainer with accelerator=gpu", next="trainer=cpu")
 

@@ -49,13 +49,11 @@ def main(argv: list[str]) -> None:
 def measure(name: str, ours: bool, remat: bool, repeats: int) -> dict[str, list[float]]:
     import torch_xla
 
-    from nst.xla.batch_norm import unbias_statistics
     from nst.xla.remat import rematerialize
 
     network = build(ARCHITECTURES[name], 1000, stochastic_depth=0.2)
     network.set_grad_checkpointing(remat)
     network.checkpoint = rematerialize
-    unbias_statistics(network)
     device = torch_xla.device()
     network = network.to(device)
     ema = Ema(network)

@@ -181,7 +181,7 @@ TREE: dict[str, Any] = {
         "channels_last": flag(),
         "compile": flag(),
         "precision": choice("32-true", "bf16-mixed", "16-mixed"),
-        "sync_batchnorm": flag(),
+        "accumulate": whole(1, 10_000),
         "deterministic": either(flag(), choice("warn")),
         "workers": whole(0, 1024),
         "prefetch": whole(1, 1024),

@@ -13,8 +13,9 @@ from nst.training.loggers import read_rows
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
+# what users run, as far as a CPU can: no GPU, no bfloat16, and no eight loader workers a rank on two cores
 TWO_RANKS = ["trainer=gpu_ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
-             "trainer.sync_batchnorm=false", "trainer.deterministic=false", "trainer.workers=0"]  # fmt: skip
+             "trainer.workers=0"]  # fmt: skip
 SELECT = ["select.min_confidence=0", "select.allow_empty_classes=true"]
 
 
@@ -60,6 +61,37 @@ def test_two_ranks_evaluate_every_image_once(run: Path):
 def test_one_rank_writes_the_metrics(run: Path):
     rows = read_rows(run / "gen1/metrics.csv")
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.timeout(1200)
+def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training_saw(digits: Path, tmp_path: Path):
+    tiny = [option for option in TINY if not option.startswith("trainer.")]
+    directory = tmp_path / "run"
+    longer = ["student.steps=60", "student.labeled_batch_size=32", "student.ema_decay=0.9"]
+    common = [*tiny, *longer, f"data.root={digits}", f"run_dir={directory}"]
+    done = nst("train", *common, *TWO_RANKS)
+    assert done.returncode == 0, done.stderr
+    trained = json.loads((directory / "result.json").read_text())["trained"]
+    assert trained["validation/top1"] > 30  # of 10 classes: a broken network would show
+
+    # by a process of its own, which builds the network anew
+    output = f"evaluate.output={tmp_path / 'evaluation'}"
+    done = nst("evaluate", *common, "trainer.workers=0", f"model.checkpoint={directory}", output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert result["top1"] == trained["validation/top1"]
+    assert result["loss"] == pytest.approx(trained["validation/loss"], abs=1e-4)
+
+    done = nst("label", *common, *TWO_RANKS, f"teacher.run={directory}")
+    assert done.returncode == 0, done.stderr
+    labels = {
+        row["key"]: row["label"]
+        for path in (directory / "predictions").glob("*.parquet")
+        for row in pq.read_table(path, columns=["key", "label"]).to_pylist()
+    }
+    truth = pq.read_table(digits / "unlabeled/truth.parquet").to_pylist()
+    right = [labels[row["key"]] == row["label"] for row in truth]
+    assert 100 * sum(right) / len(right) == pytest.approx(trained["validation/top1"], abs=12)  # 240 other pictures
 
 
 SUITES = ["eval=robustness", "eval.max_images=10", "eval.corruptions=[fog,contrast]", "eval.severities=[1,5]",

@@ -19,7 +19,7 @@ from nst.config import compose_config, group_choices
 from nst.data.shard_set import ShardInfo, ShardSet, load_index
 from nst.data.views import Augmentation, Pictures
 from nst.doctor.compare import compare
-from nst.doctor.facts import Comparison, Selecting, Situation, TeacherFacts, Training, network_facts
+from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
@@ -100,6 +100,13 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("paper_batch", recipe(labeled_batch_size=256), "256 labeled images a step", "2048"),
     ("paper_batch", recipe(labeled_batch_size=4096), "4,096 labeled images a step", "2048"),
     ("paper_batch", recipe(labeled_batch_size=32, optimizer=AdamW), "", ""),
+    ("memory", {"memory": MemoryFacts("h100:8", 378.4, 74.5, None)}, "", ""),
+    (
+        "memory",
+        {"memory": MemoryFacts("h100:8", 378.4, 74.5, "trainer.accumulate=8")},
+        "needs about 378 GiB of a core of h100:8, which has 74",
+        "trainer.accumulate=8",
+    ),
     ("batch_repeats", {"labeled_images": 50}, "takes 2,048 labeled images, and there are 50", "=50"),
     ("batch_repeats", {"labeled_images": None}, "", ""),
     ("warmup", {"labeled_images": 4096, **recipe(steps=10, ema_decay=0.0)}, "warm-up of 10 .* run of 10", "warmup"),

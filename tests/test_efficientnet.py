@@ -17,6 +17,7 @@ from tiny_networks import TINY, random_images
 from torch import Tensor, nn
 
 from nst.errors import NstError
+from nst.models.batch_norm import BatchNorm
 from nst.models.efficientnet import (
     ARCHITECTURES,
     IMAGENET_MEAN,
@@ -453,14 +454,15 @@ def test_frozen_blocks_neither_learn_nor_move_their_statistics(count):
             assert torch.equal(value, before[name]) == name.startswith(frozen), name
 
 
-def test_frozen_blocks_stay_still_under_synchronised_batchnorm_too():
+def test_the_batchnorm_of_frozen_blocks_stays_in_eval_mode():
+    """In which it exchanges nothing with other ranks either."""
     network = tiny()
     freeze_blocks(network, 3)
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network).train()
-    norms = [m for part in synchronised.frozen_parts() for m in part.modules() if isinstance(m, nn.SyncBatchNorm)]
+    network.train()
+    norms = [m for part in network.frozen_parts() for m in part.modules() if isinstance(m, BatchNorm)]
     assert len(norms) > 5
     assert not any(norm.training for norm in norms)
-    assert synchronised.bn2.training
+    assert network.bn2.training
 
 
 def test_freezing_nothing_frees_everything():

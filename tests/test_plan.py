@@ -151,6 +151,35 @@ def test_memory_of_l2_is_near_what_the_tpu_compiler_found():
     assert (remat.activations + narrow) / GIB == pytest.approx(2.71, rel=0.15)
 
 
+def test_micro_batches_divide_the_activations_and_nothing_else():
+    numerics, eight = Numerics.of("bf16-mixed"), cluster("h100:8")
+    one, four = (
+        budget.memory(replace(training("efficientnet_b7"), accumulate=parts), eight, numerics, remat=True)
+        for parts in (1, 4)
+    )
+    assert one.activations == 4 * four.activations
+    assert replace(four, activations=one.activations) == one
+    with pytest.raises(NstError, match="micro-batches") as told:
+        budget.images_per_core(replace(training(), accumulate=3), eight)
+    assert "student.labeled_batch_size=2064" in str(told.value)
+
+
+@pytest.mark.parametrize("model", ["efficientnet_b7", "efficientnet_l2"])
+def test_plan_names_the_fewest_micro_batches_that_fit_and_they_do(model: str):
+    common = [f"student={model}", "data=imagenet", "trainer=gpu_ddp", "plan.hardware=h100:8", "model.remat=true"]
+    found = planned(*common)
+    parts, limit = found["memory"]["remat"]["accumulate"], found["cluster"]["memory_per_core"]
+    assert found["memory"]["cure"] == f"trainer.accumulate={parts}"
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(memory(found))
+    assert f"does not fit; what does: trainer.accumulate={parts}" in shown.getvalue()
+    for count, enough in ((parts, True), (parts // 2, False)):  # shares of 256 images: powers of two
+        again = planned(*common, f"trainer.accumulate={count}")
+        assert (again["memory"]["remat"]["total"] <= limit) is enough
+        assert (again["memory"]["cure"] is None) is enough
+    assert planned(*common[:-1], "model.remat=false")["memory"]["cure"].startswith("trainer.accumulate=")
+
+
 def test_twice_the_cores_halve_what_depends_on_images_only():
     small, large = (
         budget.memory(training(), cluster(name), Numerics(), remat=False) for name in ("v3:16x16", "v3:16x32")
@@ -342,8 +371,11 @@ def test_tables_fit_into_80_columns(overrides: list[str]):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["plan.hardware=v3:2x2"], "does not fit: more cores or a smaller student.labeled_batch_size"),
-     (["plan.hardware=v3:16x16"], "does not fit: model.remat=true does"),
+    [(["plan.hardware=v2:2x2", "model=efficientnet_l2"],
+      "does not fit; what does: more cores or a smaller student.labeled_batch_size"),
+     (["plan.hardware=v3:2x2"], "does not fit; what does: trainer.accumulate=128"),
+     (["plan.hardware=v3:8x8"], "does not fit; what does: trainer.accumulate=8"),
+     (["plan.hardware=v3:16x16"], "does not fit; what does: model.remat=true or trainer.accumulate=2"),
      (["plan.hardware=v3:32x32"], None)],
 )  # fmt: skip
 def test_a_plan_that_does_not_fit_says_so(options: list[str], said: str | None):

@@ -20,8 +20,7 @@ from nst.training.ranks import World, environment
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
-RANKS = ["trainer=gpu_ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.workers=0",
-         "trainer.sync_batchnorm=false"]  # fmt: skip
+RANKS = ["trainer=gpu_ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.workers=0"]  # fmt: skip
 OPTIONS = [*(option for option in TINY if not option.startswith("trainer.")), *RANKS]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # what srun tells the two tasks of a step on one node

@@ -145,14 +145,16 @@ def evaluation_loader(
     return Loader(batches, _Steps(rank, rounds * world_size, stride=world_size), options, pin_memory=pin_memory)
 
 
-def require_divisible(labeled_batch_size: int, devices: int) -> None:
-    """Raises NstError where devices would get unequal parts of the labeled batch."""
-    if labeled_batch_size % devices:
+def require_divisible(labeled_batch_size: int, devices: int, accumulate: int = 1) -> None:
+    """Raises NstError where devices, or the micro-batches of one, would get unequal parts of the labeled batch."""
+    parts = devices * accumulate
+    if labeled_batch_size % parts:
+        times = f" and trainer.accumulate={accumulate}" if accumulate > 1 else ""
         raise UsageError(
-            "the labeled batch does not divide by the number of devices",
-            got=f"labeled_batch_size={labeled_batch_size} on {devices} devices",
-            valid=f"a multiple of {devices}",
-            next=f"student.labeled_batch_size={-(-labeled_batch_size // devices) * devices}",
+            f"the labeled batch does not divide by the number of devices{times and ' and micro-batches'}",
+            got=f"labeled_batch_size={labeled_batch_size} on {devices} devices{times}",
+            valid=f"a multiple of {parts}",
+            next=f"student.labeled_batch_size={-(-labeled_batch_size // parts) * parts}",
         )
 
 
@@ -166,9 +168,10 @@ class JointDataModule(pl.LightningDataModule):
         segment_steps: steps between two checkpoints. One segment is what Lightning calls an epoch: it resumes most
             reliably at the end of one.
         groups: parts of this rank's joint batch (`nst.data.joint`): the devices that one process feeds.
+        accumulate: micro-batches that each device will make of its part.
 
     Raises:
-        NstError: the batch does not divide by the number of ranks.
+        NstError: the batch does not divide by the number of ranks and micro-batches.
     """
 
     def __init__(
@@ -184,17 +187,19 @@ class JointDataModule(pl.LightningDataModule):
         loader: LoaderOptions,
         pin_memory: bool = False,
         groups: int = 1,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.labeled, self.unlabeled, self.validation = labeled, unlabeled, validation
         self.labeled_batch_size, self.unlabeled_ratio = labeled_batch_size, unlabeled_ratio
         self.total_steps, self.segment_steps = total_steps, segment_steps
         self.loader, self.pin_memory, self.groups = loader, pin_memory, groups
+        self.accumulate = accumulate
 
     def train_dataloader(self) -> Loader:
         rank, world_size = self._place()
         devices = world_size * self.groups
-        require_divisible(self.labeled_batch_size, devices)
+        require_divisible(self.labeled_batch_size, devices, self.accumulate)
         share = self.labeled_batch_size // world_size
         batches = TrainingBatches(
             self.labeled,

@@ -7,10 +7,10 @@ moves nothing between devices; and with many hosts, whose slices are joined, the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def joint_order(labeled: int, unlabeled: int, groups: int = 1) -> list[int]:
@@ -39,3 +39,26 @@ def take_apart(joint: Tensor, labeled: int, groups: int = 1) -> tuple[Tensor, Te
     parts = joint.unflatten(0, (groups, -1))
     share = labeled // groups
     return parts[:, :share].flatten(0, 1), parts[:, share:].flatten(0, 1)
+
+
+def micro_batch(batch: dict[str, Any], number: int, parts: int, groups: int = 1) -> dict[str, Any]:
+    """The `number`-th of `parts` equal parts of a joint batch, with its share of both sides, in the same layout."""
+    labeled = len(batch["labels"])
+
+    def part(name: str, value: Any) -> Any:
+        return part_of(value, labeled if name == "images" else len(value), number, parts, groups)
+
+    return {name: value if name == "bad" else part(name, value) for name, value in batch.items()}
+
+
+def part_of(joint: Tensor, labeled: int, number: int, parts: int, groups: int = 1) -> Tensor:
+    """A micro-batch's rows of something in the joint batch's layout: (B + U, ...) -> ((B + U) / parts, ...).
+
+    Every `parts`-th of a side: the same images for any number of groups, and none moves between devices.
+    """
+    if groups == 1:
+        sides = joint[:labeled], joint[labeled:]
+        shares = [side[number::parts] for side in sides if len(side)]
+        return shares[0] if len(shares) == 1 else torch.cat(shares)
+    slices = joint.unflatten(0, (groups, -1)).transpose(0, 1)
+    return part_of(slices, labeled // groups, number, parts).transpose(0, 1).flatten(0, 1)

@@ -43,6 +43,20 @@ class TeacherFacts:
 
 
 @dataclass(frozen=True)
+class MemoryFacts:
+    """GiB that a step needs of a core, and that this has.
+
+    Args:
+        cure: options with which it fits; None: it does.
+    """
+
+    hardware: str
+    needed: float
+    has: float
+    cure: str | None
+
+
+@dataclass(frozen=True)
 class Training:
     """One training: of a generation, or the only one.
 
@@ -52,6 +66,7 @@ class Training:
         parameters: of its network.
         undecayed: names of parameters that are not BatchNorm's and that no weight decay reaches.
         teacher: None: it learns from labels alone.
+        memory: of a step on plan.hardware; None where that is not given.
     """
 
     label: str
@@ -64,6 +79,7 @@ class Training:
     parameters: int
     undecayed: tuple[str, ...]
     teacher: TeacherFacts | None = None
+    memory: MemoryFacts | None = None
 
     @property
     def steps(self) -> int | None:

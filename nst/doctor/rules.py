@@ -54,6 +54,7 @@ RULES: dict[str, Rule] = {
     "weight_decay": Rule("warning", training.weight_decay),
     "learning_rate": Rule("warning", training.learning_rate),
     "paper_batch": Rule("note", training.paper_batch),
+    "memory": Rule("warning", training.memory),
     "batch_repeats": Rule("warning", training.batch_repeats),
     "warmup": Rule("warning", training.warmup),
     "finetune_size": Rule("warning", training.finetune_size),

@@ -140,6 +140,17 @@ def batch_repeats(training: Training) -> Advice | None:
     )
 
 
+def memory(training: Training) -> Advice | None:
+    """A step needs more than a core of plan.hardware has."""
+    facts = training.memory
+    if facts is None or facts.cure is None:
+        return None
+    return Advice(
+        f"A step needs about {facts.needed:,.0f} GiB of a core of {facts.hardware}, which has {facts.has:,.0f}.",
+        facts.cure,
+    )
+
+
 def student_smaller(training: Training) -> Advice | None:
     """Algorithm 1, step 3: an equal-or-larger student."""
     teacher = training.teacher

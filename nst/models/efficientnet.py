@@ -10,7 +10,7 @@ is still timm's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -20,11 +20,11 @@ from timm.layers import get_act_layer
 from timm.models import efficientnet as timm_efficientnet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from nst.errors import NstError, UsageError
-from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth
+from nst.models.batch_norm import BatchNorm, still_statistics
+from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth, uniform
 
 # B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
 STAGES = (
@@ -39,6 +39,7 @@ STAGES = (
 SMALL_IMAGE_STAGES = (2, 3)  # [C]: with 32 px images these keep their resolution, the stem still halves it
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280  # before scaling by width
 
+ACTIVATION = "swish"
 BATCH_NORM_MOMENTUM = 0.01  # [C]: 0.99 of the old statistics stay; timm would leave PyTorch's 0.1
 BATCH_NORM_EPS = 1e-3
 
@@ -106,8 +107,8 @@ class EfficientNet(timm_efficientnet.EfficientNet):
             num_features=architecture.channels(HEAD_CHANNELS),
             stem_size=STEM_CHANNELS,
             pad_type="same",
-            act_layer=get_act_layer("swish"),
-            norm_layer=partial(nn.BatchNorm2d, momentum=BATCH_NORM_MOMENTUM, eps=BATCH_NORM_EPS),
+            act_layer=get_act_layer(ACTIVATION),
+            norm_layer=_batch_norm,
             round_chs_fn=partial(round_channels, multiplier=architecture.width),
         )
         self.architecture = architecture
@@ -137,6 +138,22 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         self.noise.dropout = dropout
         self.noise.stochastic_depth = stochastic_depth
 
+    def draw_noise(self, samples: int, device: torch.device) -> list[Tensor]:
+        """What a forward pass over so many samples would draw, in its order, for `use_noise`: (samples, ...) each."""
+        return [uniform((samples, *shape), device) for _, shape in self._drawing()]
+
+    def use_noise(self, draws: Sequence[Tensor | None] | None) -> None:
+        """Makes forward passes take their noise from these numbers, a row for each sample; None: draw it themselves."""
+        layers = [layer for layer, _ in self._drawing()]
+        for layer, drawn in zip(layers, draws or [None] * len(layers), strict=True):
+            layer.drawn = drawn
+
+    def _drawing(self) -> list[tuple[Dropout | StochasticDepth, tuple[int, ...]]]:
+        """The layers that draw in train mode, and the shape of what they draw for a sample."""
+        paths = [block.drop_path for block in self.residual_blocks if block.has_skip]
+        layers = [*((path, (1, 1, 1)) for path in paths), (self.dropout, (self.num_features,))]
+        return [(layer, shape) for layer, shape in layers if layer.rate]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to feature maps (B, C, h, w); rematerialised if `set_grad_checkpointing`."""
         again = self.grad_checkpointing and torch.is_grad_enabled()
@@ -155,7 +172,7 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         super().train(mode)
         for part in self.frozen_parts():
             for module in part.modules():
-                if isinstance(module, _BatchNorm):  # SyncBatchNorm too
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 
@@ -166,6 +183,13 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         return [self.conv_stem, self.bn1, *self.residual_blocks[: self.frozen_blocks]]
 
 
+def _batch_norm(channels: int, **options: Any) -> BatchNorm:
+    """As timm's builder takes it: a function is called as it is, another class would become timm's own."""
+    return BatchNorm(
+        channels, momentum=BATCH_NORM_MOMENTUM, eps=BATCH_NORM_EPS, act_layer=get_act_layer(ACTIVATION), **options
+    )
+
+
 def rematerialize(block: nn.Module, x: Tensor) -> Tensor:
     """`block(x)`, keeping `x` only: the rest is computed again in the backward pass."""
     return checkpoint(block, x, use_reentrant=False, context_fn=partial(_recompute_contexts, block))
@@ -173,24 +197,7 @@ def rematerialize(block: nn.Module, x: Tensor) -> Tensor:
 
 def _recompute_contexts(block: nn.Module) -> tuple[Any, Any]:
     """What a rematerialised block runs in: the first time and again in the backward pass."""
-    return contextlib.nullcontext(), _still_statistics(block)
-
-
-@contextlib.contextmanager
-def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """Keeps the second run from moving BatchNorm's statistics by the same batch again, as timm's does.
-
-    Without statistics it would also save fewer tensors than the first run, which torch refuses.
-    """
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    kept = [(module.momentum, module.num_batches_tracked) for module in norms]
-    try:
-        for module in norms:
-            module.momentum, module.num_batches_tracked = 0.0, None
-        yield
-    finally:
-        for module, (momentum, batches) in zip(norms, kept, strict=True):
-            module.momentum, module.num_batches_tracked = momentum, batches
+    return contextlib.nullcontext(), still_statistics(block)
 
 
 def _stages(architecture: Architecture) -> list[list[str]]:

@@ -8,10 +8,15 @@ graph under XLA.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from nst.errors import NstError
+
+# what is drawn from: torch's generator (None) or another; or the uniform numbers themselves, drawn before
+Draws = torch.Generator | Tensor | None
 
 
 class NoiseSwitch:
@@ -27,7 +32,7 @@ class NoiseSwitch:
         self.stochastic_depth: Tensor | None = None
 
 
-def dropout(x: Tensor, rate: float, noised: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+def dropout(x: Tensor, rate: float, noised: Tensor | None, generator: Draws = None) -> Tensor:
     """Zeroes each value of `x` (B, ...) with probability `rate`, scales the rest by 1 / (1 - rate).
 
     Samples with `noised` (B,) 0 pass unchanged; None noises all.
@@ -35,7 +40,7 @@ def dropout(x: Tensor, rate: float, noised: Tensor | None, generator: torch.Gene
     return _drop(x, rate, noised, x.shape, generator)
 
 
-def stochastic_depth(x: Tensor, rate: float, noised: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
+def stochastic_depth(x: Tensor, rate: float, noised: Tensor | None, generator: Draws = None) -> Tensor:
     """Zeroes whole samples of `x` (B, ...) with probability `rate`, scales the rest by 1 / (1 - rate).
 
     Samples with `noised` (B,) 0 pass unchanged; None noises all. Rescaling while training is [C]'s; the
@@ -44,15 +49,17 @@ def stochastic_depth(x: Tensor, rate: float, noised: Tensor | None, generator: t
     return _drop(x, rate, noised, torch.Size([x.shape[0]] + [1] * (x.ndim - 1)), generator)
 
 
-def _drop(
-    x: Tensor, rate: float, noised: Tensor | None, shape: torch.Size, generator: torch.Generator | None
-) -> Tensor:
+def _drop(x: Tensor, rate: float, noised: Tensor | None, shape: torch.Size, generator: Draws) -> Tensor:
     """`x` times 0 or 1 / survival, drawn for each entry of `shape`, times 1 where not `noised`."""
     if rate == 0.0:
         return x
     survival = 1.0 - rate
-    # drawn in float32 whatever x is: bfloat16 has 256 steps between 0 and 1, which would bend the rate
-    draw = torch.rand(shape, device=x.device, dtype=torch.float32, generator=generator)
+    if isinstance(generator, Tensor):
+        draw = generator
+        if draw.shape != shape:
+            raise ValueError(f"numbers of shape {tuple(draw.shape)} drawn for noise of {tuple(shape)}")
+    else:
+        draw = uniform(shape, x.device, generator)
     factor = (draw < survival) / survival
     if noised is not None:
         if noised.shape != x.shape[:1]:
@@ -63,8 +70,15 @@ def _drop(
     return x * factor.to(x.dtype)
 
 
+def uniform(shape: Sequence[int], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """What noise is drawn from, in float32 whatever it acts on: bfloat16 has 256 steps between 0 and 1."""
+    return torch.rand(shape, device=device, dtype=torch.float32, generator=generator)
+
+
 class _Noise(nn.Module):
     """A rate and the switch; identity in eval mode and at rate 0."""
+
+    drawn: Tensor | None = None  # beforehand, for the samples of the next forward pass; None: drawn there
 
     def __init__(self, rate: float, switch: NoiseSwitch) -> None:
         super().__init__()
@@ -81,11 +95,11 @@ class Dropout(_Noise):
     """Dropout on the pooled features (B, C) before the classifier."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.rate, self.switch.dropout) if self.training else x
+        return dropout(x, self.rate, self.switch.dropout, self.drawn) if self.training else x
 
 
 class StochasticDepth(_Noise):
     """Drops the residual branch (B, C, H, W) of whole samples."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return stochastic_depth(x, self.rate, self.switch.stochastic_depth) if self.training else x
+        return stochastic_depth(x, self.rate, self.switch.stochastic_depth, self.drawn) if self.training else x

@@ -9,7 +9,7 @@ compiler on B0, B3 and L2 the first is within a fifth per image; `plan.compile` 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ class Training:
     Args:
         cost: the network at the phase's image size.
         teacher: an online teacher at its own image size; None: labels are read.
+        accumulate: micro-batches that a core makes of its images.
     """
 
     generation: int
@@ -60,6 +61,7 @@ class Training:
     labeled_samples: int
     remat: bool = False
     teacher: NetworkCost | None = None
+    accumulate: int = 1
 
     @property
     def batch(self) -> int:
@@ -118,13 +120,15 @@ def images_per_core(training: Training, cluster: Cluster) -> int:
     Raises:
         NstError: the labeled batch cannot be divided evenly.
     """
-    size, replicas = training.recipe.labeled_batch_size, cluster.replicas
-    if size % replicas:
+    size, replicas, accumulate = training.recipe.labeled_batch_size, cluster.replicas, training.accumulate
+    parts = replicas * accumulate
+    if size % parts:
+        times = f", trainer.accumulate={accumulate}" if accumulate > 1 else ""
         raise UsageError(
-            "the labeled batch does not divide by the number of cores",
-            got=f"labeled_batch_size={size} on {replicas} cores of {cluster.name}",
-            valid=f"a multiple of {replicas}",
-            next=f"student.labeled_batch_size={-(-size // replicas) * replicas}, or another plan.hardware",
+            f"the labeled batch does not divide by the number of cores{times and ' and micro-batches'}",
+            got=f"labeled_batch_size={size} on {replicas} cores of {cluster.name}{times}",
+            valid=f"a multiple of {parts}",
+            next=f"student.labeled_batch_size={-(-size // parts) * parts}, or another plan.hardware",
         )
     return training.batch // replicas
 
@@ -178,15 +182,43 @@ def memory(training: Training, cluster: Cluster, numerics: Numerics, *, remat: b
     targets = 0 if training.teacher else FLOAT32 * cost.num_classes
     clean = 3 * training.teacher.image_size**2 if training.teacher else 0
     share = training.unlabeled / training.batch
+    of_image = activation_bytes(training, numerics, compiled=cluster.chip.tpu, remat=remat)
     return Memory(
         parameters=cost.parameters * FLOAT32,
         optimizer=trainable(training) * optimizer_slots(training.recipe) * FLOAT32,
         ema=(cost.parameters + cost.statistics) * FLOAT32,
         gradients=trainable(training) * FLOAT32,
-        activations=images * activation_bytes(training, numerics, compiled=cluster.chip.tpu, remat=remat),
+        activations=images // training.accumulate * of_image,
         batch=round(images * (3 * cost.image_size**2 + share * (targets + clean))),
         teacher=training.teacher.parameters * FLOAT32 if training.teacher else 0,
     )
+
+
+def accumulate_that_fits(training: Training, cluster: Cluster, numerics: Numerics, *, remat: bool) -> int | None:
+    """The fewest micro-batches with which a step fits into a core's memory, whatever is configured; None: none do."""
+    share = training.recipe.labeled_batch_size // cluster.replicas
+    for parts in (parts for parts in range(1, share + 1) if share % parts == 0):
+        if fits(replace(training, accumulate=parts), cluster, numerics, remat=remat):
+            return parts
+    return None
+
+
+def fits(training: Training, cluster: Cluster, numerics: Numerics, *, remat: bool) -> bool:
+    """Whether a step's memory is there; a host's own is not counted."""
+    has = cluster.chip.memory
+    return has is None or memory(training, cluster, numerics, remat=remat).total <= has
+
+
+def cure(training: Training, cluster: Cluster, numerics: Numerics) -> str | None:
+    """Options with which a step fits that does not as configured; None: it does."""
+    if fits(training, cluster, numerics, remat=training.remat):
+        return None
+    cures = ["model.remat=true"] if fits(training, cluster, numerics, remat=True) else []
+    for remat in dict.fromkeys((training.remat, True)):
+        parts = accumulate_that_fits(training, cluster, numerics, remat=remat)
+        if parts is not None and not (remat > training.remat and cures):
+            cures.append(f"{'model.remat=true ' if remat > training.remat else ''}trainer.accumulate={parts}")
+    return " or ".join(cures) or "more cores or a smaller student.labeled_batch_size"
 
 
 def optimizer_slots(recipe: Recipe) -> int:

@@ -23,7 +23,8 @@ def require_room(training: Training, numerics: Numerics, available: float | None
     """
     if available is None:
         return
-    batch = math.ceil(training.recipe.labeled_batch_size / devices)
+    parts = devices * training.accumulate
+    batch = math.ceil(training.recipe.labeled_batch_size / parts) * training.accumulate
     share = replace(training, recipe=replace(training.recipe, labeled_batch_size=batch))
     needed = memory(share, Cluster("a device", CHIPS["cpu"], 1), numerics, remat=training.remat).total
     if needed <= MARGIN * available:
@@ -32,6 +33,6 @@ def require_room(training: Training, numerics: Numerics, available: float | None
     raise UsageError(
         f"a training step needs about {needed / GIB:,.0f} GiB, and a device here has {available / GIB:,.0f}",
         got=f"{share.batch:,} images of {training.cost.image_size} px on a device, a network of {parameters}",
-        valid="smaller student.labeled_batch_size, model.train_size or network; model.remat=true keeps less",
+        valid="smaller student.labeled_batch_size, model.train_size or network; trainer.accumulate=2 or more and model.remat=true keep less",
         next="nst plan with the same options shows what takes how much",
     )

@@ -90,19 +90,18 @@ def memory(plan: Result) -> Table:
     mine = plan["memory"]["chosen"]
     heads = {name: f"{title}{' *' if mine == name else ''}" for name, title in (("kept", "GiB"), ("remat", "remat"))}
     has = f", which has {limit / GIB:.1f} GiB" if limit else ""
-    table = _table(
-        f"memory of a core{has} (estimate; * as configured)", ("", heads["kept"], heads["remat"]), left=("",)
-    )
+    parts = plan["memory"]["accumulate"]
+    title = "memory of a core" if parts == 1 else f"memory of a core, trainer.accumulate={parts}"
+    table = _table(f"{title}{has} (estimate; * as configured)", ("", heads["kept"], heads["remat"]), left=("",))
     for name, title in MEMORY_ROWS.items():
         if kept[name]:
             table.add_row(title, f"{kept[name] / GIB:.2f}", f"{remat[name] / GIB:.2f}")
     table.add_section()
     table.add_row("all", *(_of_limit(values["total"], limit) for values in (kept, remat)))
-    if limit and plan["memory"][mine]["total"] > limit:
-        cure = (
-            "model.remat=true does" if remat["total"] <= limit else "more cores or a smaller student.labeled_batch_size"
-        )
-        table.caption, table.caption_justify = f"does not fit: {cure}", "left"
+    if limit:
+        table.add_row("accumulate that fits", *(str(values["accumulate"] or "none") for values in (kept, remat)))
+    if cure := plan["memory"]["cure"]:
+        table.caption, table.caption_justify = f"does not fit; what does: {cure}", "left"
     return table
 
 

@@ -26,17 +26,22 @@ from nst.data.shard_set import ShardSet, load_index
 from nst.data.transfer import is_remote
 from nst.data.views import Pictures, training_view
 from nst.doctor.compare import compare
-from nst.doctor.facts import Comparison, Selecting, Situation, TeacherFacts, Training, network_facts
+from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, Finding, examine
 from nst.errors import NstError, require_choice
 from nst.models.checkpoints import read_info
+from nst.models.efficientnet import Architecture
+from nst.plan import budget
+from nst.plan.hardware import GIB, cluster
 from nst.plan.images import PREDICTION, Counts, Images, Split, find_images
+from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import is_rank_zero
 from nst.stages.iterate import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.options import architecture_from, noise_from, recipes_from
 from nst.stages.places import teacher_weights
 from nst.training.phases import learning_rates, phases
+from nst.training.recipe import Recipe
 from nst.training.tracking import WandbOptions
 
 T = TypeVar("T")
@@ -141,9 +146,31 @@ def _training(
         for phase in phases(architecture, recipe, noise, finetune, labeled):
             learning_rates(phase.recipe, labeled)
     parameters, undecayed = network_facts(architecture, recipe.weight_decay)
+    memory = _memory(cfg, architecture, recipe, images) if cfg.plan.hardware is not None and images else None
     return Training(
-        label, architecture, recipe, finetune, noise, pictures, labeled, parameters, undecayed, teacher
+        label, architecture, recipe, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
     )  # fmt: skip
+
+
+def _memory(cfg: DictConfig, architecture: Architecture, recipe: Recipe, images: Images) -> MemoryFacts | None:
+    """What a step takes of plan.hardware, without an online teacher; None on a CPU, whose memory is not told."""
+    hardware = cluster(cfg.plan.hardware)
+    if hardware.chip.memory is None:
+        return None
+    training = budget.Training(
+        generation=0,
+        stage="train",
+        model=architecture.name,
+        cost=measure(architecture, images.classes, architecture.train_size),
+        recipe=recipe,
+        labeled_samples=images.labeled,
+        remat=cfg.model.remat,
+        accumulate=cfg.trainer.accumulate,
+    )
+    numerics = budget.Numerics.of(cfg.trainer.precision, cfg.trainer.get("gradient_dtype", "float32"))
+    needed = budget.memory(training, hardware, numerics, remat=training.remat).total
+    cure = budget.cure(training, hardware, numerics)
+    return MemoryFacts(hardware.name, needed / GIB, hardware.chip.memory / GIB, cure)
 
 
 def _as_teacher(cfg: DictConfig, training: Training, students: Sequence[DictConfig]) -> TeacherFacts | None:

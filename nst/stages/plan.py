@@ -54,6 +54,7 @@ class Generation:
     teacher_size: int | None = None
     targets: str = "soft"
     trained: bool = True
+    accumulate: int = 1
 
     @property
     def name(self) -> str:
@@ -116,6 +117,7 @@ def _trainings(generation: Generation, generations: Sequence[Generation], images
             labeled_samples=images.labeled,
             remat=generation.remat,
             teacher=teacher if phase.recipe.unlabeled_ratio else None,
+            accumulate=generation.accumulate,
         )
         for phase in generation.phases
     ]
@@ -162,12 +164,13 @@ def _network(training: Training) -> dict[str, Any]:
 
 
 def _memory(training: Training, hardware: Cluster, numerics: Numerics) -> dict[str, Any]:
-    kept, remat = (budget.memory(training, hardware, numerics, remat=choice) for choice in (False, True))
-    return {
-        "kept": {**asdict(kept), "total": kept.total},
-        "remat": {**asdict(remat), "total": remat.total},
-        "chosen": "remat" if training.remat else "kept",
-    }
+    """Of both choices, and the fewest micro-batches with which each fits."""
+    found: dict[str, Any] = {"chosen": "remat" if training.remat else "kept"}
+    for name, remat in (("kept", False), ("remat", True)):
+        memory = budget.memory(training, hardware, numerics, remat=remat)
+        parts = budget.accumulate_that_fits(training, hardware, numerics, remat=remat)
+        found[name] = {**asdict(memory), "total": memory.total, "accumulate": parts}
+    return {**found, "accumulate": training.accumulate, "cure": budget.cure(training, hardware, numerics)}
 
 
 def _bytes_per_step(training: Training, images: Images) -> float:
@@ -266,6 +269,7 @@ def _generation(number: int, cfg: DictConfig, images: Images, *, trained: bool =
         teacher_size=cfg.teacher.image_size,
         targets=cfg.teacher.targets,
         trained=trained,
+        accumulate=cfg.trainer.accumulate,
     )
 
 
@@ -305,6 +309,7 @@ def compiled(
         classes=images.classes,
         labeled_samples=images.labeled,
         cores=hardware.cores,
+        accumulate=last.accumulate,
         remat=last.remat,
         precision=precision[0],
         gradient_dtype=precision[1],

@@ -95,12 +95,15 @@ def run(
         start,
         seed=seed,
         max_bad_fraction=max_bad_fraction,
+        # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
+        **({"accumulate": hardware.accumulate} if hardware.accumulate > 1 else {}),
     )
     steps = phases(architecture, recipe, noise, finetune, data.labeled.samples)
+    require_compilable(hardware, remat)
     for phase in steps:
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, hardware.accumulate)
     _require_room(steps, architecture, len(data.labeled.classes), remat, hardware)
     with Run(
         directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
@@ -139,6 +142,16 @@ def run(
         result["bad_samples"] = bad_sample_summary(bad)
         tracking.summarize(result)
         return run_.finish(result)
+
+
+def require_compilable(hardware: Machine, remat: bool) -> None:
+    """Raises NstError where torch.compile would meet what it cannot trace."""
+    if hardware.compile and remat:
+        raise NstError(
+            "torch.compile does not take rematerialised blocks",
+            got="trainer.compile=true, model.remat=true",
+            next="trainer.compile=false; or model.remat=false with trainer.accumulate, which needs less memory too",
+        )
 
 
 def _facts(architecture: Architecture, data: Data, recipe: Recipe) -> dict[str, Any]:
@@ -278,13 +291,14 @@ def check(cfg: DictConfig) -> None:
     """
     (recipe, finetune), architecture, data = recipes_from(cfg), architecture_from(cfg), data_from(cfg, unlabeled=False)
     hardware = machine_from(cfg)
+    require_compilable(hardware, cfg.model.remat)
     require_monitoring(cfg)
     _check_labeled(data)
     _facts(architecture, data, recipe)  # builds the network, without memory
     steps = phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples)
     for phase in steps:
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, hardware.accumulate)
     _require_room(steps, architecture, len(data.labeled.classes), cfg.model.remat, hardware)
 
 
@@ -294,7 +308,9 @@ def _require_room(
     """Raises UsageError for a step that no device here can hold."""
     for phase in steps:
         cost = measure(architecture, classes, phase.image_size)
-        planned = Training(0, phase.name, architecture.name, cost, phase.recipe, labeled_samples=1, remat=remat)
+        planned = Training(
+            0, phase.name, architecture.name, cost, phase.recipe, 1, remat=remat, accumulate=hardware.accumulate
+        )
         require_room(planned, Numerics.of(hardware.precision), hardware.memory, devices=hardware.memories)
 
 

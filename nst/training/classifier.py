@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nst.data.batches import Batch
 from nst.data.datamodule import data_part
-from nst.data.joint import take_apart
+from nst.data.joint import micro_batch, part_of, take_apart
 from nst.data.stream import generator
 from nst.errors import NstError
 from nst.metrics import Evaluation, topk_correct
@@ -53,6 +53,8 @@ class Classifier(pl.LightningModule):
         first_step: steps of earlier phases, added to the steps in the log.
         compile: run forward and backward of the network through torch.compile.
         groups: parts in which labeled and unlabeled images lie in the batch (`nst.data.joint`).
+        accumulate: micro-batches that the batch is taken in, one after the other.
+        keep_apart: see `nst.training.hardware.Machine`.
         device_numbers: numbers that change from step to step (learning rate, EMA decay) go to the device as tensors:
             where the step is a compiled graph, a Python number would be part of it.
     """
@@ -72,6 +74,8 @@ class Classifier(pl.LightningModule):
         compile: bool = False,
         groups: int = 1,
         device_numbers: bool = False,
+        accumulate: int = 1,
+        keep_apart: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -81,6 +85,7 @@ class Classifier(pl.LightningModule):
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.first_step, self.validated_step = first_step, -1
         self.groups, self.device_numbers = groups, device_numbers
+        self.accumulate, self.keep_apart = accumulate, keep_apart
         # not a submodule: the same parameters must not appear twice in a checkpoint
         self._forward = (torch.compile(network) if compile else network,)
         self.num_classes = network.num_classes
@@ -108,6 +113,37 @@ class Classifier(pl.LightningModule):
     # ---- learning
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.accumulate > 1:
+            return self.accumulated(batch)
+        scalars = self.scalars(batch)
+        self.note(*scalars)
+        return scalars[0]
+
+    def accumulated(self, batch: Batch) -> Tensor:
+        """The last micro-batch's part of the loss; the others' have had their backward pass and left gradients.
+
+        DDP, whose forward this is, sends nothing round before it has returned: one exchange a step. Noise is drawn
+        for the whole batch, so that an image gets what it would get in the undivided one.
+        """
+        parts, images = self.accumulate, batch["images"]
+        draws = self.network.draw_noise(len(images), images.device)
+        cut = partial(part_of, labeled=len(batch["labels"]), parts=parts, groups=self.groups)
+        whole = torch.zeros(len(TRAIN_METRICS) - 1, device=images.device)
+        for number in range(parts):
+            self.network.use_noise([cut(drawn, number=number) for drawn in draws])
+            micro = micro_batch(batch, number, parts, self.groups)
+            if number:
+                self.keep_apart([*self.gradients(), *(value for value in micro.values() if isinstance(value, Tensor))])
+            scalars = self.scalars(micro)
+            loss, whole = scalars[0] / parts, whole + torch.stack([one.detach().float() for one in scalars]) / parts
+            if number < parts - 1:
+                with torch.autocast(images.device.type, enabled=False):
+                    loss.backward()
+        self.note(*whole)
+        return loss
+
+    def scalars(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Of a batch, what `note` adds up: its loss first."""
         labels = batch["labels"]
         logits = self.noised_forward(batch["images"], labeled=len(labels))
         labeled, unlabeled = take_apart(logits, len(labels), self.groups)
@@ -119,8 +155,7 @@ class Classifier(pl.LightningModule):
             pseudo = unlabeled_loss(unlabeled, self.pseudo_labels(batch), smoothing)
             loss = joint_loss(supervised, pseudo, self.recipe.unlabeled_ratio, average=self.recipe.loss_average)
 
-        self.note(loss, supervised, pseudo, 100 * topk_correct(labeled, labels, 1).float().mean())
-        return loss
+        return loss, supervised, pseudo, 100 * topk_correct(labeled, labels, 1).float().mean()
 
     def noised_forward(self, images: Tensor, labeled: int) -> Tensor:
         """Logits (B + U, C) of the joint batch, each side with its own noise."""
@@ -142,6 +177,7 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(int(generator(self.seed, "noise", step, self.global_rank).integers(2**63)))
         optimizer = self.optimizers()
         set_learning_rate(optimizer.optimizer, self.schedule.learning_rate(step))  # type: ignore[union-attr]
+        optimizer.optimizer.zero_grad()  # type: ignore[union-attr]
         self.bad_samples.update(batch["bad"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -163,9 +199,14 @@ class Classifier(pl.LightningModule):
         """A number of this step, in the form that this hardware takes it."""
         return on_device(value, self.device) if self.device_numbers else value
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Nothing: by then, micro-batches have left gradients. `on_train_batch_start` drops those of the last step."""
+
+    def gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients())))
         self.sums[-1] += norm.detach()  # gradient_norm
         if self.recipe.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.recipe.gradient_clip, norm)

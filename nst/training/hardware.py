@@ -17,7 +17,9 @@ from lightning.pytorch.accelerators import XLAAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
+from nst.checking import check_fields
 from nst.data.shared_memory import LoaderOptions
+from nst.errors import UsageError
 from nst.machine import host_memory, require_loaders
 from nst.training import ranks
 from nst.training.gpus import device_count, require_gpus
@@ -36,6 +38,8 @@ class Machine(Protocol):
     def precision(self) -> Any: ...
     @property
     def compile(self) -> bool: ...
+    @property
+    def accumulate(self) -> int: ...
     @property
     def loader(self) -> LoaderOptions: ...
     @property
@@ -73,6 +77,10 @@ class Machine(Protocol):
         """The first host's value of what each may see otherwise, such as a file on a network disk. All hosts ask."""
         ...
 
+    def keep_apart(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Between micro-batches: what comes next must not begin before these are computed."""
+        ...
+
     def place(self, network: Network) -> Network: ...
     def trainer(
         self, directory: Path, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (), **options: Any
@@ -88,10 +96,10 @@ class Hardware:
 
     Args:
         channels_last: memory format of images and weights; five times faster depthwise convolutions on a CPU.
-        sync_batchnorm: BatchNorm over all devices' images, as one device would see them (GPUs only).
         deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway. False lets
             a GPU choose the fastest ones.
         compile: run the network through torch.compile.
+        accumulate: micro-batches that a device makes of its part of the batch, one after the other: less memory.
         workers, prefetch: see `LoaderOptions`.
     """
 
@@ -102,13 +110,22 @@ class Hardware:
     precision: Any = "32-true"
     channels_last: bool = True
     compile: bool = False
-    sync_batchnorm: bool = False
     deterministic: Any = False
+    accumulate: int = 1
     workers: int = 1
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        check_fields("trainer", self)
         require_loaders(self.workers)
+        if self.accumulate > 1 and str(self.precision).startswith("16"):
+            # whose loss is scaled: micro-batches leave gradients before the scaler has seen it
+            raise UsageError(
+                "micro-batches need a precision without loss scaling",
+                got=f"trainer.precision={self.precision}, trainer.accumulate={self.accumulate}",
+                valid="32-true, bf16-mixed",
+                next="trainer.precision=bf16-mixed",
+            )
         if self.accelerator == "gpu":
             require_gpus(self.devices)
 
@@ -144,6 +161,9 @@ class Hardware:
 
     def whole(self, batch_size: int) -> int:
         return batch_size
+
+    def keep_apart(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Nothing: operations run in the order in which they are called."""
 
     def agreed(self, value: Value) -> Value:
         return ranks.agreed(value, self._devices_here, self.num_nodes)
@@ -183,7 +203,6 @@ class Hardware:
             num_nodes=self.num_nodes,
             strategy=self.strategy,
             precision=self.precision,
-            sync_batchnorm=self.sync_batchnorm,
             deterministic=self.deterministic,
             # shapes never change, so cuDNN may try its convolutions once and keep the fastest; which one wins is chance
             benchmark=self.accelerator == "gpu" and not self.deterministic,

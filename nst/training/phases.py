@@ -21,6 +21,7 @@ from nst.data.transforms import Augment, CenterView
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.models.released import open_network
@@ -215,8 +216,8 @@ def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifi
     network.set_grad_checkpointing(setup.remat)
     recipe = phase.recipe
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = recipe.batchnorm_momentum
+        if isinstance(module, BatchNorm):
+            module.momentum = micro_momentum(recipe.batchnorm_momentum, setup.hardware.accumulate)
     teacher = setup.teacher
     online = teacher is not None and teacher.mode == "online" and recipe.unlabeled_ratio > 0
     return Classifier(
@@ -232,6 +233,8 @@ def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifi
         compile=setup.hardware.compile,
         groups=setup.hardware.groups,
         device_numbers=setup.hardware.device_numbers,
+        accumulate=setup.hardware.accumulate,
+        keep_apart=setup.hardware.keep_apart,
     )
 
 
@@ -274,6 +277,7 @@ def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
         loader=setup.hardware.loader,
         pin_memory=setup.hardware.pin_memory,
         groups=setup.hardware.local_groups,
+        accumulate=setup.hardware.accumulate,
     )
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
+from nst.checking import check_fields
 from nst.config import build
 from nst.data.shared_memory import LoaderOptions
 from nst.errors import NstError
@@ -31,6 +33,7 @@ class XlaHardware:
         precision: "32-true" or "bf16-mixed" (autocast).
         gradient_dtype: of the gradients' sum over the devices under bf16-mixed (`nst.xla.precision`).
         fast_compile: compile quickly, run slowly: for small networks on a CPU.
+        accumulate: see `nst.training.hardware.Hardware`; the compiled step has each micro-batch by itself.
         guard: see `nst.xla.guard.GuardOptions`.
         workers, prefetch: see `LoaderOptions`.
 
@@ -45,11 +48,13 @@ class XlaHardware:
     precision: str = "32-true"
     gradient_dtype: str = "float32"
     fast_compile: bool = False
+    accumulate: int = 1
     guard: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 1
     prefetch: int = 4
 
     def __post_init__(self) -> None:
+        check_fields("trainer", self)
         require_loaders(self.workers)
         configure(self.device, self.virtual_devices, fast_compile=self.fast_compile)
         # only now may torch_xla be loaded
@@ -99,19 +104,23 @@ class XlaHardware:
         devices = self.local_groups
         return -(-batch_size // devices) * devices
 
+    def keep_apart(self, tensors: Sequence[Tensor]) -> None:
+        """A barrier for the compiler, which would else be free to compute all micro-batches at once."""
+        import torch_xla.core.xla_model as xm
+
+        xm.optimization_barrier_(list(tensors))
+
     def agreed(self, value: Value) -> Value:
         hosts = self._hosts()
         hosts.connect()
         return hosts.broadcast(value)
 
     def place(self, network: Network) -> Network:
-        """The network with XLA's rematerialisation and torch's statistics; layouts are the compiler's business."""
-        from nst.xla.batch_norm import unbias_statistics
+        """The network with XLA's rematerialisation; layouts are the compiler's business."""
         from nst.xla.remat import rematerialize
 
         if isinstance(network, EfficientNet):
             network.checkpoint = rematerialize
-        unbias_statistics(network)
         return network
 
     def _hosts(self) -> Any:

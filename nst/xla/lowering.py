@@ -68,7 +68,7 @@ def lower(step: TrainStep, path: Path) -> Program:
 
 def planned_classifier(step: TrainStep, device: torch.device) -> Classifier:
     """The Classifier that training would build, on the device, its values zero."""
-    hardware = PlannedHardware(cores=step.cores)
+    hardware = PlannedHardware(cores=step.cores, accumulate=step.accumulate)
     setup = Setup(
         directory=Path(),
         architecture=step.architecture,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nst.errors import require_choice
 from nst.xla.replacing import Replacing, pair
-from nst.xla.virtual import Divisible
+from nst.xla.virtual import Products
 
 PRECISIONS = ("32-true", "bf16-mixed")
 GRADIENT_DTYPES = ("float32", "bfloat16")
@@ -47,7 +47,7 @@ class XlaPrecision(Precision):
     @contextlib.contextmanager
     def forward_context(self) -> Iterator[None]:
         if self.precision == "32-true":
-            with Divisible() if self.virtual else contextlib.nullcontext():
+            with Products() if self.virtual else contextlib.nullcontext():
                 yield
             return
         wide = WideWeightGradients() if self.gradient_dtype == "float32" else contextlib.nullcontext()

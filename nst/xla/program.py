@@ -18,6 +18,7 @@ class TrainStep:
 
     Args:
         cores: that the batch will be divided among.
+        accumulate: micro-batches that each makes of its part.
         targets: "soft" or "hard" pseudo-labels.
         teacher: architecture and image size of an online teacher.
     """
@@ -27,6 +28,7 @@ class TrainStep:
     classes: int
     labeled_samples: int
     cores: int
+    accumulate: int = 1
     remat: bool = False
     precision: str = "bf16-mixed"
     gradient_dtype: str = "float32"

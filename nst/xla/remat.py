@@ -6,14 +6,11 @@ what was to be dropped: torch_xla's version puts a barrier between the two.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 import torch_xla.utils.checkpoint as xla_checkpoint
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from nst.models.batch_norm import still_statistics
 from nst.xla.replacing import same_operations
 
 
@@ -27,22 +24,10 @@ def rematerialize(block: nn.Module, x: Tensor) -> Tensor:
         # the first run is without gradients, the second with: there the statistics stay
         if not torch.is_grad_enabled():
             return block(inputs)
-        with _without_statistics(block), operations:
+        with still_statistics(block), operations:
             return block(inputs)
 
     if not x.requires_grad and any(parameter.requires_grad for parameter in block.parameters()):
         # behind frozen layers: without an input that wants a gradient this kind of checkpointing gives none at all
         x = x.detach().requires_grad_()
     return xla_checkpoint.checkpoint(run, x) if x.requires_grad else block(x)
-
-
-@contextlib.contextmanager
-def _without_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    try:
-        for module in norms:
-            module.track_running_stats = False
-        yield
-    finally:
-        for module in norms:
-            module.track_running_stats = True

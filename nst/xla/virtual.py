@@ -1,9 +1,7 @@
-"""What a CPU's virtual devices need to compute as a TPU's cores do: each its own rows of the batch, in sensible time.
+"""What a CPU's virtual devices need to compute as a TPU's cores do, in sensible time.
 
-XLA's CPU backend does not divide a BatchNorm among devices: it collects the whole batch on each, which then computes
-all that follows eight times over. A TPU's compiler takes the layer apart first; here it is written in parts. And a
-convolution of many groups, which a CPU runs as plain loops, takes a tenth to a fortieth of the time as a product with
-the matrix that it stands for, zeros included, where pictures have few pixels.
+XLA's CPU backend runs a convolution of many groups as plain loops. Where pictures have few pixels it takes a tenth to a
+fortieth of the time as a product with the matrix that it stands for, zeros included.
 
 The one decision worth knowing: a TPU's own program is left as it is, and so is bfloat16, in which it is checked what a
 TPU's program rounds.
@@ -25,62 +23,6 @@ from nst.xla.transfer import send_whole
 MOST_ENTRIES = 2**16  # of a channel's matrix: 16 x 16 px in and out; beyond, the zeros cost more than the loops
 
 Pair = tuple[int, int]
-
-
-# ---- BatchNorm -------------------------------------------------------------------------------------------
-
-
-def batch_norm(
-    images: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`torch.nn.functional.batch_norm` of (B, C, H, W) as torch_xla has it: the running variance gets a biased one."""
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        return (images - _wide(running_mean)) * _wide((running_var + eps).rsqrt() * weight) + _wide(bias)
-    result, mean, variance = _BatchNorm.apply(images, weight, bias, eps)
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.mul_(1 - momentum).add_(momentum * mean)
-            running_var.mul_(1 - momentum).add_(momentum * variance)
-    return result
-
-
-class _BatchNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        context: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mean = images.mean((0, 2, 3))
-        centered = images - _wide(mean)
-        variance = centered.square().mean((0, 2, 3))
-        scale = (variance + eps).rsqrt()
-        normal = centered * _wide(scale)
-        context.save_for_backward(normal, scale, weight)
-        context.mark_non_differentiable(mean, variance)
-        return normal * _wide(weight) + _wide(bias), mean, variance
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
-        normal, scale, weight = context.saved_tensors
-        to_bias, to_weight = gradient.sum((0, 2, 3)), (gradient * normal).sum((0, 2, 3))
-        values = gradient.numel() // len(scale)
-        to_images = gradient - (_wide(to_bias) + normal * _wide(to_weight)) / values
-        return to_images * _wide(scale * weight), to_weight, to_bias, None
-
-
-def _wide(of_channels: Tensor) -> Tensor:
-    return of_channels.view(1, -1, 1, 1)
-
-
-# ---- depthwise convolutions ------------------------------------------------------------------------------
 
 
 def convolution(
@@ -126,7 +68,7 @@ def _places(side: Pair, kernel: Pair, stride: Pair, padding: Pair, device: torch
     return places, (rows, columns)
 
 
-class Divisible(Replacing):
-    """BatchNorm in parts, depthwise convolutions as products."""
+class Products(Replacing):
+    """Depthwise convolutions as products."""
 
-    replaced: ClassVar = {F.batch_norm: batch_norm, F.conv2d: convolution}
+    replaced: ClassVar = {F.conv2d: convolution}

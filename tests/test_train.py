@@ -196,6 +196,27 @@ def test_another_configuration_in_the_same_directory_is_refused_and_overwrite_st
     assert train.from_cfg(tiny("student.weight_decay=0.01", "overwrite=true"))["steps"] == 12
 
 
+def test_lanes_are_another_order_of_which_the_run_directory_knows(tiny: Compose, teacher: Path, tmp_path: Path):
+    options = [f"teacher.run={teacher}", "run_dir=" + str(tmp_path / "run")]
+    plain = train.from_cfg(tiny(*options))
+    assert plain["weights_sha256"] == train.from_cfg(tiny(*options, "lanes=1"))["weights_sha256"], "the same run"
+    with pytest.raises(NstError, match="lanes: None before, 4 now"):
+        train.from_cfg(tiny(*options, "lanes=4"))
+    dealt = train.from_cfg(tiny(*options, "lanes=4", "overwrite=true"))
+    assert dealt["weights_sha256"] != plain["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "said"), [("3", "lanes[\\s\\S]*batch_size=8 in 3 lanes[\\s\\S]*=9"), ("0", "1 or more")]
+)
+def test_lanes_that_do_not_fit_are_refused_before_anything_is_written(
+    tiny: Compose, tmp_path: Path, lanes: str, said: str
+):
+    with pytest.raises(NstError, match=said):
+        train.from_cfg(tiny(f"lanes={lanes}"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_runs_in_one_directory_at_once_are_refused(tiny: Compose, tmp_path: Path):
     from nst.runs import Run
 

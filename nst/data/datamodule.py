@@ -8,6 +8,7 @@ killed one would have read, without replaying any.
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -154,15 +155,17 @@ def evaluation_loader(
     return Loader(batches, _Steps(rank, rounds * world_size, stride=world_size), options, pin_memory=pin_memory)
 
 
-def require_divisible(labeled_batch_size: int, devices: int) -> None:
-    """Raises NstError where devices would get unequal parts of the labeled batch."""
-    if labeled_batch_size % devices:
-        raise NstError(
-            "the labeled batch does not divide by the number of devices",
-            got=f"labeled_batch_size={labeled_batch_size} on {devices} devices",
-            valid=f"a multiple of {devices}",
-            next=f"student.labeled_batch_size={-(-labeled_batch_size // devices) * devices}",
-        )
+def require_divisible(labeled_batch_size: int, devices: int, lanes: int) -> None:
+    """Raises NstError where devices, or lanes of the order, would get unequal parts of the labeled batch."""
+    for parts, what, among in ((devices, "devices", "on"), (lanes, "lanes", "in")):
+        if labeled_batch_size % parts:
+            whole = math.lcm(devices, lanes)
+            raise NstError(
+                f"the labeled batch does not divide by the number of {what}",
+                got=f"labeled_batch_size={labeled_batch_size} {among} {parts} {what}",
+                valid=f"a multiple of {parts}",
+                next=f"student.labeled_batch_size={-(-labeled_batch_size // whole) * whole}",
+            )
 
 
 class JointDataModule(pl.LightningDataModule):
@@ -177,7 +180,7 @@ class JointDataModule(pl.LightningDataModule):
         groups: parts of this rank's joint batch (`nst.data.joint`): the devices that one process feeds.
 
     Raises:
-        NstError: the batch does not divide by the number of ranks.
+        NstError: the batch does not divide by the number of ranks or lanes.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class JointDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         rank, world_size = self._place()
         devices = world_size * self.groups
-        require_divisible(self.labeled_batch_size, devices)
+        require_divisible(self.labeled_batch_size, devices, self.labeled.stream.lanes)
         share = self.labeled_batch_size // world_size
         batches = TrainingBatches(
             self.labeled,

@@ -94,7 +94,7 @@ def run(
     for phase in steps:
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, data.lanes)
     with Run(directory, "train", inputs, config=config, overwrite=overwrite, collective=True) as run_:
         if hardware.agreed(run_.done):
             return run_.result()
@@ -169,6 +169,8 @@ def _inputs(
         "start": weights_digest(start) if start else None,
         **more,
     }
+    if data.lanes > 1:
+        inputs["lanes"] = data.lanes  # one lane is the order of runs that know of none
     _check_labeled(data)
     if teacher is not None:
         if not recipe.unlabeled_ratio:
@@ -272,7 +274,7 @@ def check(cfg: DictConfig) -> None:
     _facts(architecture, data, recipe)  # builds the network, without memory
     for phase in phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples):
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups)
+        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, data.lanes)
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

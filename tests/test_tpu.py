@@ -425,6 +425,37 @@ NASTY = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("by", ["flag", "environment"])
+@pytest.mark.parametrize("route", ["internal-ip", "tunnel-through-iap"])
+def test_machines_without_an_address_on_the_internet_are_reached_by_ssh_and_scp(
+    active: Cloud, monkeypatch: pytest.MonkeyPatch, route: str, by: str
+):
+    if by == "environment":
+        monkeypatch.setenv("NST_TPU_ROUTE", route)
+    words = [f"--{route}"] if by == "flag" else []
+    for command in (["setup"], ["run"], ["status"], ["logs"], ["stop"]):
+        job = ["--", "train", "trainer=tpu_pod"] if command == ["run"] else []
+        assert main([*command, "pod", *words, *job]) == 0
+    for verb in ("ssh", "scp"):
+        calls = active.calls(f"tpu-vm {verb}")
+        assert calls
+        assert all(f"--{route}" in call for call in calls)
+    assert not any(f"--{route}" in call for call in active.calls("tpu-vm describe"))
+
+
+def test_a_way_to_the_machines_that_there_is_not_is_refused(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys):
+    assert "not allowed with" in refused(capsys, "status", "my-tpu", "--internal-ip", "--tunnel-through-iap")
+    monkeypatch.setenv("NST_TPU_ROUTE", "internal")
+    told = refused(capsys, "status", "my-tpu")
+    assert "did you mean 'internal-ip'" in told
+    assert not cloud.calls()
+
+
+def test_who_restarts_is_told_that_every_start_compiles(ready: Cloud, capsys: pytest.CaptureFixture[str]):
+    assert main(["run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod"]) == 0
+    assert "every start compiles before its first step" in capsys.readouterr().out
+
+
 def test_every_worker_gets_the_same_words_whatever_is_in_them(ready: Cloud, capsys: pytest.CaptureFixture[str]):
     value = "--xla_flag=1 --other='a b'"
     assert main(["run", "pod", "--env", f"LIBTPU_INIT_ARGS={value}", "--follow", "--", *NASTY]) == 0

@@ -96,7 +96,9 @@ def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics
 def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights_and_metrics(
     tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    """SIGTERM within a segment (of 4 steps), at its end, and in the last step; metrics are read every 2 steps."""
+    """SIGTERM within a segment (of 4 steps), at its end, and in the last step; metrics are read every 2 steps.
+
+    It stops after that very step, and what is summed until the next read goes on where it was."""
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "whole"))
     original = Classifier.training_step
     seen: list[int] = []
@@ -109,7 +111,7 @@ def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights
 
     monkeypatch.setattr(Classifier, "training_step", told)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match="same command continues"):
+    with pytest.raises(Preempted, match=rf"at step {step};[\s\S]*same command continues"):
         train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))
     assert signal.getsignal(signal.SIGTERM) == before
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))

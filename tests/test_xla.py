@@ -129,7 +129,7 @@ def two(folder: Path, digits: Path, teacher: Path) -> Ran:
     program.add("noisy")
     program.add("killed", run_dir="resumed", die_at=11)
     program.add("resumed")
-    program.add("told", run_dir="preempted", preempt_at=9)
+    program.add("told", run_dir="preempted", preempt_at=8)  # between two reads of the metrics
     program.add("preempted")
     program.add("remat", "model.remat=true")
     program.add("online", *QUIET, "teacher=online")
@@ -543,6 +543,35 @@ def test_hosts_are_numbered_as_the_stages_number_them():
     ]
     said = [process.communicate(timeout=120)[0] for process in processes]
     assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[[0, 1], "of host 0"]] * 2
+
+
+READING = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from nst.xla import hosts
+host, port, path = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=host, world_size=3)
+hosts.PIECE = 1000
+content = hosts.Hosts(host, 3).read(path if host == 0 else Path("/not/here"))
+print("RESULT " + json.dumps([content.tell(), content.read().hex()]))
+"""
+
+
+@pytest.mark.parametrize("size", [0, 1000, 3500])
+def test_a_file_is_read_by_host_0_and_sent_to_the_others(tmp_path: Path, size: int):
+    """In whole pieces, with a rest, and empty."""
+    written = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
+    (tmp_path / "state").write_bytes(written)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [str(free_port()), str(tmp_path / "state")]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", START.format(devices=1) + READING, str(host), *words],
+                         env=environment, stdout=subprocess.PIPE, text=True)
+        for host in range(3)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[0, written.hex()]] * 3
 
 
 ALONE = """

@@ -35,6 +35,7 @@ NETWORK = "There was a problem refreshing your current auth tokens: Unable to co
 STUB_INSTALL = """#!/usr/bin/env bash
 [ ! -e "$HOME.broken" ] || { echo "no room on the disk"; exit 1; }
 echo "$NST_EXTRAS" >"$HOME/extras"
+echo "$NST_TORCH_INDEX" >"$HOME/index"
 """
 STUB_NST = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >"$HOME.words"
@@ -358,6 +359,14 @@ def test_setup_puts_head_and_its_environment_on_every_worker(active: Cloud, caps
         assert not (code / "old.txt").exists()
         assert (code / "kept").exists(), "environment and results stay"
     assert active.states() == ["idle", "idle"]
+
+
+@pytest.mark.parametrize("index", [None, "https://example.org/cpu torch"])
+def test_setup_hands_the_index_of_torch_for_cpus_on(active: Cloud, monkeypatch: pytest.MonkeyPatch, index: str | None):
+    if index is not None:
+        monkeypatch.setenv("NST_TPU_TORCH_INDEX", index)
+    assert main(["setup", "pod"]) == 0
+    assert {(active.home(worker) / "index").read_text() for worker in range(2)} == {f"{index or ''}\n"}
 
 
 def test_dropped_connections_are_repeated_for_the_silent_workers_only(active: Cloud):

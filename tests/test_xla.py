@@ -56,9 +56,9 @@ class Program:
         common = [*self.common, f"run_dir={self.folder / (run_dir or name)}"]
         self.runs.append({"name": name, "stage": stage, "options": [*common, *options], **patches})
 
-    def start(self, devices: int) -> dict[str, dict[str, Any]]:
+    def start(self, devices: int, **environment: str) -> dict[str, dict[str, Any]]:
         """Runs them all; what each was told and counted, by name."""
-        process = self.launch(devices)
+        process = self.launch(devices, **environment)
         output, errors = process.communicate()
         assert process.returncode == 0, errors + output
         results = json.loads(output.split("RESULT ")[1])
@@ -237,6 +237,20 @@ def test_a_training_moves_from_xla_to_the_cpu(cpu: Path, two: Ran, digits: Path,
     common = [*TINY, f"data.root={digits}", *RECIPE, *QUIET, f"teacher.run={teacher}"]
     dispatch(["train", *common, f"run_dir={folder / 'to_cpu'}"])
     assert_equal_trainings(cpu / "quiet", folder / "to_cpu")
+
+
+def test_a_program_whose_inputs_travel_in_a_tuple_gives_the_same_bits(
+    two: Ran, folder: Path, digits: Path, teacher: Path
+):
+    """torch_xla wraps the inputs of a program with more than 3,200, as B7 and L0 to L2 have; here of more than 100."""
+    program = Program(folder / "wrapped", digits, teacher)
+    program.add("noisy")
+    program.start(2, XLA_PARAMETER_WRAPPING_THREADSHOLD="100")
+    wrapped, plain = program.folder / "noisy", two[0] / "noisy"
+    assert 2 * len(load_file(wrapped / "checkpoints" / "trained.safetensors")) > 100, "network and moving average"
+    assert weights(wrapped) == weights(plain)
+    ours, theirs = metrics(wrapped), metrics(plain)
+    assert {name: values.tolist() for name, values in ours.items()} == {n: v.tolist() for n, v in theirs.items()}
 
 
 def test_xla_labels_as_the_cpu_does(two: Ran, teacher: Path):

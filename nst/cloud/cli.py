@@ -20,6 +20,7 @@ from nst.errors import NstError, require_choice
 EPILOG = """environment:
   NST_TPU_ZONE, NST_TPU_PROJECT  where --zone and --project are not given; else gcloud's own configuration
   NST_TPU_ROUTE                  internal-ip or tunnel-through-iap, where neither flag is given
+  NST_TPU_TORCH_INDEX            address of an index with torch for CPUs, for setup: no CUDA libraries then
   NST_TPU_POLL_S                 seconds between two looks, and the first back-off (10)
 
 --dry-run prints every command instead of running it. docs/tpu.md shows the way from nothing to a training."""

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "corruptions": "benchmarks.corruptions",
     "host_cost": "benchmarks.host_cost",
     "profile": "benchmarks.profile",
+    "pods": "benchmarks.pods",
 }
 
 

@@ -26,7 +26,7 @@ from nst.training.ema import Ema
 from nst.training.losses import labeled_loss
 from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
 from nst.training.tensor_rate import prime
-from nst.xla.environment import configure
+from nst.xla.environment import configure, require_torch_xla
 
 PARTS = ("forward", "backward", "gradient norm", "optimiser", "EMA")
 
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--optimizer", default="ours", choices=("ours", "timm"))
     parser.add_argument("--remat", action="store_true")
     options = parser.parse_args(argv)
+    require_torch_xla()
     configure("cpu", 1, fast_compile=True)
     times = measure(options.network, options.optimizer == "ours", options.remat, options.rounds)
     print(f"{options.network}, {options.optimizer} optimiser{', remat' if options.remat else ''}: ms per step")

@@ -50,6 +50,7 @@ TREE: dict[str, Any] = {
     "name": NAME,
     "run_dir": path(),
     "seed": SEED,
+    "lanes": whole(1, 100_000),
     "overwrite": flag(),
     "max_bad_fraction": SHARE,
     "overrides": listed(text(10**6)),
@@ -247,7 +248,7 @@ TREE: dict[str, Any] = {
     },
     "remote": {
         "cache": PLACE,
-        "cache_gb": number(0, 1e9),
+        "cache_gb": null(number(0, 1e9, above=True)),
         "attempts": whole(1, 1000),
         "wait_s": number(0, 3600),
         "shards_at": null(listed(path())),

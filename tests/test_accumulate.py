@@ -128,9 +128,9 @@ def test_running_statistics_weigh_micro_batches_as_one_batch():
 
 
 def test_batches_that_do_not_divide_are_refused_in_words(digits: Path, tmp_path: Path):
-    require_divisible(24, 2, 3)
+    require_divisible(24, 2, accumulate=3)
     with pytest.raises(NstError, match="micro-batches") as told:
-        require_divisible(32, 4, 3)
+        require_divisible(32, 4, accumulate=3)
     assert "student.labeled_batch_size=36" in str(told.value)
     options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "trainer.accumulate=3"]
     with pytest.raises(NstError, match="micro-batches"):

@@ -259,3 +259,19 @@ def test_peers_of_the_train_step_learn_from_the_same_batch() -> None:
     assert batch["images"].shape == (4, 3, 16, 16)
     assert batch["targets"].shape == (2, train_step.CLASSES)
     assert train_step.images_per_round(options) == 8 * 4
+
+
+def test_lanes_divide_what_hosts_fetch_and_mix_no_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """16 times less for each of 16 hosts, but for the shards at cuts; counted again here from the order itself."""
+    written = tmp_path / "pods.json"
+    sizes = ["--images", "400000", "--shard-images", "1000", "--hosts", "16"]
+    assert main(["pods", *sizes, "--json", str(written)]) == 0
+    one, dealt = json.loads(written.read_text())
+    assert (one["lanes"], dealt["lanes"]) == (1, 16)
+    assert one["hosts_per_shard"] > 15.9
+    assert dealt["hosts_per_shard"] <= 1 + 15 / 400 + 1e-9
+    assert one["fetched_mb_s"] / dealt["fetched_mb_s"] > 15
+    assert dealt["largest_over_mean"] < 1.1
+    assert dealt["shards_per_batch"] > one["shards_per_batch"]
+    assert dealt["distance"] > one["distance"]
+    assert "| 16 | 16 |" in capsys.readouterr().out

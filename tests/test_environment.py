@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock and environment.yml name the same versions."""
+"""pyproject.toml, the locks and environment.yml name the same versions, apart from torch and what comes with it."""
 
 import os
 import re
@@ -15,9 +15,6 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 FIXED = {
-    "torch": "2.9.0",
-    "torch-xla": "2.9.0",
-    "torchvision": "0.24.0",
     "lightning": "2.6.6",
     "timm": "1.0.31",
     "hydra-core": "1.3.8",
@@ -38,13 +35,29 @@ def pins(lines: list[str]) -> dict[str, str]:
     return found
 
 
-LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
-LOCK = pins(LOCK_LINES)
+LOCK_LINES = {
+    name: (ROOT / name).read_text().splitlines()
+    for name in ("requirements.lock", "requirements-xla.lock", "requirements-tpu.lock")
+}
+LOCK, XLA, TPU = map(pins, LOCK_LINES.values())
+# of which the locks have different ones: torch, what it brings along, and what runs on it
+TORCHES = {
+    "requirements.lock": {"torch": "2.14.1", "torchvision": "0.29.1"},
+    "requirements-xla.lock": {"torch": "2.9.0", "torchvision": "0.24.0", "torch-xla": "2.9.0"},
+    "requirements-tpu.lock": {"torch": "2.9.0", "torchvision": "0.24.0", "torch-xla": "2.9.0", "libtpu": "0.0.21"},
+}
+OF_TORCH = {*TORCHES["requirements-tpu.lock"], "triton", "setuptools", "absl-py"}
 
+
+def of_torch(name: str) -> bool:
+    return name in OF_TORCH or name.startswith(CUDA)
+
+
+CUDA = ("nvidia-", "cuda-")
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # part of the environment that everyone gets; any other extra is installed where NST_EXTRAS asks for it
-ALWAYS = {"xla", "dev"}
+ALWAYS = {"dev"}
 ON_DEMAND = set(PROJECT["optional-dependencies"]) - ALWAYS
 
 
@@ -58,23 +71,43 @@ def on_demand() -> list[Requirement]:
     return [Requirement(text) for name in ON_DEMAND for text in PROJECT["optional-dependencies"][name]]
 
 
-def test_every_declared_dependency_is_locked_within_its_range():
+@pytest.mark.parametrize("lock", [LOCK, XLA, TPU], ids=list(TORCHES))
+def test_every_declared_dependency_is_locked_within_its_range(lock: dict[str, str]):
     requirements = declared()
     assert len(requirements) > 15
     for requirement in requirements:
-        assert requirement.specifier.contains(LOCK[canonical(requirement.name)]), requirement
+        assert requirement.specifier.contains(lock[canonical(requirement.name)]), requirement
+
+
+def test_the_locks_differ_in_torch_and_what_comes_with_it_alone():
+    others = [{name: pin for name, pin in lock.items() if not of_torch(name)} for lock in (LOCK, XLA, TPU)]
+    assert others[0] == others[1] == others[2]
+    assert len(others[0]) > 60
+
+
+@pytest.mark.parametrize(("name", "lock"), list(zip(TORCHES, (LOCK, XLA, TPU), strict=True)))
+def test_each_lock_has_its_torch_and_torch_xla_stands_where_it_is_asked_for(name: str, lock: dict[str, str]):
+    everything = {"torch", "torchvision", "torch-xla", "libtpu"}
+    assert {each: pin for each, pin in lock.items() if each in everything} == TORCHES[name]
+
+
+def test_tpu_hosts_get_the_lock_of_torch_xla_without_cuda():
+    assert [each for each in XLA if each.startswith(CUDA)]
+    wanted = {each: pin for each, pin in XLA.items() if not each.startswith(CUDA) and each != "triton"}
+    assert {each: pin for each, pin in TPU.items() if each != "libtpu"} == wanted
 
 
 def test_extras_on_demand_are_pinned_once_and_agree_with_the_lock():
-    """They are in no lock file, so pyproject.toml itself has to name one version."""
-    assert "tpu" in ON_DEMAND
+    """Most are in no lock file, so pyproject.toml itself has to name one version."""
+    assert {"xla", "tpu"} <= ON_DEMAND
     found: dict[str, str] = {}
     for requirement in on_demand():
         (pin,) = requirement.specifier
         assert pin.operator == "==", requirement
         name = canonical(requirement.name)
         assert found.setdefault(name, pin.version) == pin.version, requirement
-        assert LOCK.get(name, pin.version) == pin.version, requirement
+        for lock in (LOCK, XLA, TPU):
+            assert lock.get(name, pin.version) == pin.version, requirement
 
 
 def test_the_tpu_runtime_is_the_one_that_torch_xla_was_built_for():
@@ -98,15 +131,16 @@ def test_the_versions_the_project_is_built_on():
     assert {name: LOCK[name] for name in FIXED} == FIXED
 
 
-def test_lock_has_exact_versions_and_no_addresses():
-    assert len(LOCK) > 60
-    for line in LOCK_LINES:
-        assert re.fullmatch(r"[\w.-]+==[\w.+!]+", line), line
+@pytest.mark.parametrize("name", TORCHES)
+def test_locks_have_exact_versions_and_no_addresses(name: str):
+    assert len(LOCK_LINES[name]) > 60
+    for line in LOCK_LINES[name]:
+        assert re.fullmatch(r"[\w.-]+==[\w.!]+", line), line
 
 
-@pytest.mark.parametrize("name", ["torch", "lightning", "timm", "hydra-core", "duckdb"])
-def test_the_tests_run_on_the_locked_versions(name):
-    assert metadata.version(name).split("+")[0] == LOCK[name]
+@pytest.mark.parametrize("name", ["torch", "torch-xla", "lightning", "timm", "hydra-core", "duckdb"])
+def test_the_tests_run_on_the_versions_that_are_locked_for_torch_xla(name):
+    assert metadata.version(name).split("+")[0] == XLA[name]
 
 
 def test_an_installed_package_holds_every_module_and_the_configuration():
@@ -135,7 +169,7 @@ class Installation:
         self.folder, self.calls_path = folder, folder / "calls"
         (folder / "bin").mkdir()
         (folder / "path").mkdir()
-        for name in ("bin/install", "pyproject.toml", "requirements.lock"):
+        for name in ("bin/install", "pyproject.toml", *TORCHES):
             shutil.copy(ROOT / name, folder / name)
         (folder / "path" / "uv").write_text(UV)
         (folder / "path" / "uv").chmod(0o755)
@@ -163,18 +197,40 @@ def test_installing_twice_does_nothing_the_second_time(installation: Installatio
     assert installation.run()[:2] == (0, [])
 
 
-def test_extras_come_after_the_lock_and_within_it(installation: Installation):
-    code, calls, _ = installation.run(NST_EXTRAS="tpu")
+@pytest.mark.parametrize(
+    ("extra", "index", "lock"),
+    [
+        ("ray", "", "requirements.lock"),
+        ("ray", "https://example.org/cpu", "requirements.lock"),
+        ("xla", "", "requirements-xla.lock"),
+        ("aot", "https://example.org/cpu", "requirements-xla.lock"),
+        ("tpu", "", "requirements-xla.lock"),
+        ("ray,tpu", "https://example.org/cpu", "requirements-tpu.lock"),
+    ],
+)
+def test_extras_come_after_their_lock_and_within_it(installation: Installation, extra: str, index: str, lock: str):
+    code, calls, _ = installation.run(NST_EXTRAS=extra, **({"NST_TORCH_INDEX": index} if index else {}))
     assert code == 0
-    assert calls[1].endswith("requirements.lock")
-    assert re.search(r"--constraint \S+/requirements\.lock --editable \S+\[tpu\]$", calls[-1])
+    sync = next(call for call in calls if call.startswith("pip sync"))
+    assert sync.endswith(f"/{lock}")
+    assert re.search(rf"--constraint \S+/{re.escape(lock)} --editable \S+\[{extra}\]$", calls[-1])
+
+
+def test_torch_for_cpus_comes_from_the_index_that_is_given_before_all_else(installation: Installation):
+    options = {"NST_EXTRAS": "tpu", "NST_TORCH_INDEX": "https://example.org/cpu"}
+    calls = installation.run(**options)[1]
+    assert calls[1].endswith("--no-deps --default-index https://example.org/cpu torch==2.9.0 torchvision==0.24.0")
+    assert calls[2].startswith("pip sync")
+    assert not any("example.org" in call for call in calls[2:])
+    assert installation.run()[1] == [], "bin/nst knows nothing of the index"
+    assert installation.run(NST_TORCH_INDEX="")[1][1].endswith("/requirements-xla.lock"), "none any more"
 
 
 def test_extras_stay_until_others_are_asked_for(installation: Installation):
     installation.run(NST_EXTRAS="tpu")
     assert installation.run()[1] == [], "bin/nst knows nothing of extras"
     assert installation.run(NST_EXTRAS="tpu")[1] == []
-    (installation.folder / "requirements.lock").write_text("torch==2.9.0\n")
+    (installation.folder / "requirements-xla.lock").write_text("torch==2.9.0\n")
     assert installation.run()[1][-1].endswith("[tpu]"), "a new lock keeps them"
     assert not installation.run(NST_EXTRAS="")[1][-1].endswith("]")
     assert installation.run()[1] == []

@@ -319,9 +319,27 @@ def test_a_plan_follows_the_algorithm():
     assert rows[1, "train"]["flops"] == pytest.approx(4 * rows[0, "train"]["flops"])
     assert (rows[0, "label"]["image_size"], rows[0, "label"]["images"]) == (800, 300_000_000)
     assert rows[1, "finetune"]["images"] == pytest.approx(1.5 * 1_281_167, rel=1e-3)
-    assert found["total"]["hours"] == pytest.approx(sum(row["hours"] for row in rows.values()))
+    compiling = 4 * 1463 / 3600  # two networks, two picture sizes each
+    assert found["compiling"]["hours"] == pytest.approx(compiling)
+    assert found["total"]["hours"] == pytest.approx(sum(row["hours"] for row in rows.values()) + compiling)
     assert found["memory"]["chosen"] == "remat", "model=efficientnet_l2 rematerialises"
     assert found["step"]["images_per_core"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["student=efficientnet_l2", "plan.hardware=v3:32x32"], "compiles: 1,463 s on two cores (measured)"),
+        (["student=efficientnet_b7", "plan.hardware=v3:4x4"], "compiles: 880 s on two cores (assumed, 16 s a block)"),
+        (["student=efficientnet_b7", "plan.hardware=h100:8"], None),
+    ],
+)
+def test_what_every_start_compiles_is_counted_on_tpus_and_says_whence_it_is_known(options: list[str], said: str | None):
+    found = planned("data=imagenet", *options)
+    sheet = io.StringIO()
+    Console(file=sheet, width=300).print(next(iter(tables(found))))
+    assert (said or "") in sheet.getvalue()
+    assert ("compiling" in sheet.getvalue()) == (found["compiling"]["hours"] > 0) == (said is not None)
 
 
 def test_an_online_teacher_works_in_the_step_and_not_in_a_stage():

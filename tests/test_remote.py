@@ -13,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Barrier, Thread
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -314,6 +315,26 @@ def test_the_cache_keeps_its_size_and_what_was_used_last(tmp_path: Path, server:
     assert [path.exists() for path in (first, second, third)] == [True, False, True]
     assert there.path(1).exists()
     assert server.requests["train-000001.tar"] == 2
+
+
+def test_the_cache_follows_the_free_disk_and_counts_what_it_holds_itself(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk with room for four shards and a half: three may lie in the cache, however full they make the disk."""
+    shards = write(tmp_path / "served", 20)
+    size = max(shard.bytes for shard in shards.shards)
+    folder = remote(tmp_path).folder
+
+    def disk(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=4.5 * size - sum(file.stat().st_size for file in folder.glob("*.tar")))
+
+    monkeypatch.setattr(shutil, "disk_usage", disk)
+    there = ShardSet.open(server.url, remote(tmp_path))
+    held = []
+    for number in range(5):
+        os.utime(there.path(number), (1000 * number, 1000 * number))
+        held.append(len(cached(tmp_path)))
+    assert held == [1, 2, 3, 3, 3]
 
 
 def test_an_open_shard_stays_readable_when_the_cache_drops_it(tmp_path: Path, server: Server):

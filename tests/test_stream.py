@@ -3,6 +3,8 @@ loader processes from real shards, by any number of them, from any step on, and 
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -90,6 +92,94 @@ def test_small_sets_are_shuffled_completely():
     assert 200 < int((first_half == 0).sum()) < 300
 
 
+# ---- lanes
+
+
+def rows_of(one: Stream, steps: range, batch: int, world_size: int = 1) -> list[list[tuple[int, int, int]]]:
+    """The entries of each step, those of its ranks one behind the other."""
+    share = batch // world_size
+    return [
+        [entry for rank in range(world_size) for entry in one.batch(step, share, rank=rank, world_size=world_size)]
+        for step in steps
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any),
+    lanes=st.integers(1, 9),
+    share=st.integers(1, 5),
+    window=st.integers(1, 4),
+)
+def test_lanes_bring_every_sample_once_in_every_pass(sizes: list[int], lanes: int, share: int, window: int):
+    """Shards of any sizes, fewer shards than lanes, fewer samples than lanes, passes that end within a batch."""
+    one = Stream(sizes, seed=5, name="x", lanes=lanes, window_shards=window)
+    steps = -(-3 * one.length // (lanes * share))
+    seen = Counter(entry for step in rows_of(one, range(steps), lanes * share) for entry in step)
+    whole = {(number, shard, row) for number in range(3) for shard, size in enumerate(sizes) for row in range(size)}
+    assert whole <= set(seen)
+    assert all(number >= 3 for number, _, _ in set(seen) - whole)
+    assert set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_lanes_give_the_same_rows_to_any_number_of_ranks_from_any_step_on(world_size: int):
+    sizes = [7, 0, 13, 1, 30, 5, 9, 9]
+    whole = rows_of(Stream(sizes, seed=0, name="x", lanes=4), range(20), 16)
+    late = Stream(sizes, seed=0, name="x", lanes=4)
+    assert rows_of(late, range(11, 20), 16, world_size) == whole[11:]
+
+
+def test_a_rank_reads_the_shards_of_its_lanes_and_others_read_those_of_theirs():
+    """Of 64 shards each of 8 ranks reads an eighth, and one more at each of its two cuts; with one lane, all."""
+    sizes = [40 + shard % 5 for shard in range(64)]
+    steps = sum(sizes) // 16
+
+    def readers(lanes: int) -> np.ndarray:
+        one, seen = Stream(sizes, seed=0, name="x", lanes=lanes), np.zeros((8, 64), bool)
+        for rank in range(8):
+            for step in range(steps):
+                seen[rank, one.batch(step, 2, rank=rank, world_size=8).shards] = True
+        return seen
+
+    assert readers(1).sum(1).min() > 60
+    assert readers(8).sum(1).max() <= 64 // 8 + 2
+    assert readers(8).sum() <= 64 + 7
+    assert readers(8).sum(0).max() <= 2
+
+
+def test_lanes_do_not_change_which_images_a_batch_can_have_but_all_their_orders_differ():
+    sizes = [50] * 32
+    orders = [tuple(Stream(sizes, seed=0, name="x", lanes=lanes).batch(0, 32)) for lanes in (1, 2, 4, 8)]
+    assert len(set(orders)) == 4
+    for lanes in (1, 2, 4, 8):
+        assert len(set(Stream(sizes, seed=0, name="x", lanes=lanes).batch(0, 64).shards.tolist())) >= 15
+
+
+def test_one_lane_is_the_order_it_has_always_been():
+    """The sha256 of runs from before lanes depend on it: these entries were drawn by the code without."""
+    found = Stream([7, 0, 13, 1, 30, 5], seed=0, name="labeled", window_shards=2).entries(50, 62)
+    assert list(found) == [
+        (0, 2, 12),
+        (0, 2, 10),
+        (0, 2, 3),
+        (0, 2, 0),
+        (0, 2, 7),
+        (0, 3, 0),
+        (1, 2, 7),
+        (1, 2, 11),
+        (1, 2, 4),
+        (1, 2, 1),
+        (1, 2, 0),
+        (1, 2, 5),
+    ]
+
+
+def test_rows_that_do_not_divide_by_the_lanes_are_refused():
+    with pytest.raises(ValueError, match="6 rows do not divide by 4 lanes"):
+        Stream([40], seed=0, name="x", lanes=4).batch(0, 3, rank=0, world_size=2)
+
+
 def test_an_empty_set_is_refused():
     with pytest.raises(NstError, match="labeled set has no samples"):
         Stream([0, 0], seed=0, name="labeled")
@@ -126,12 +216,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSet, ShardSet]:
     return numbered(root / "labeled", LABELED, labeled=True), numbered(root / "unlabeled", UNLABELED, labeled=False)
 
 
-def part(sets: tuple[ShardSet, ShardSet], seed: int, rank: int, world_size: int) -> TrainingBatches:
+def part(sets: tuple[ShardSet, ShardSet], seed: int, rank: int, world_size: int, lanes: int = 1) -> TrainingBatches:
     view = clean_view(8, Pictures(small=True))
     share = BATCH // world_size
     return TrainingBatches(
-        LabeledSamples(sets[0], view, seed),
-        UnlabeledSamples(sets[1], view, seed),
+        LabeledSamples(sets[0], view, seed, lanes),
+        UnlabeledSamples(sets[1], view, seed, lanes=lanes),
         labeled_batch_size=share,
         unlabeled_batch_size=share,
         rank=rank,
@@ -140,11 +230,19 @@ def part(sets: tuple[ShardSet, ShardSet], seed: int, rank: int, world_size: int)
 
 
 def read(
-    sets: tuple[ShardSet, ShardSet], start: int, stop: int, *, world_size: int = 1, workers: int = 0, seed: int = 0
+    sets: tuple[ShardSet, ShardSet],
+    start: int,
+    stop: int,
+    *,
+    world_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    lanes: int = 1,
 ) -> list[tuple[list[int], list[int]]]:
     """Numbers of the labeled and unlabeled images of each step, over all ranks, as loaders bring them."""
     options = LoaderOptions(workers=workers, prefetch=2)
-    loaders = [Loader(part(sets, seed, rank, world_size), _Steps(start, stop), options) for rank in range(world_size)]
+    parts = [part(sets, seed, rank, world_size, lanes) for rank in range(world_size)]
+    loaders = [Loader(batches, _Steps(start, stop), options) for batches in parts]
     steps = []
     for batches in zip(*loaders, strict=True):
         colours = [batch["images"][:, 0, 0, 0].tolist() for batch in batches]
@@ -176,6 +274,31 @@ def test_another_number_of_ranks_goes_on_with_the_pass_without_repeating_or_losi
     assert Counter(n for _, unlabeled in steps for n in unlabeled) == Counter(range(UNLABELED))
     assert Counter(n for labeled, _ in steps[:3] for n in labeled) == Counter(range(LABELED))
     assert steps == read(sets, 0, 7)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (3, 6)])
+def test_lanes_are_continued_by_other_ranks_without_repeating_or_losing_an_image(
+    sets: tuple[ShardSet, ShardSet], before: int, after: int
+):
+    steps = [
+        *read(sets, 0, 2, world_size=before, workers=1, lanes=3),
+        *read(sets, 2, 7, world_size=after, workers=1, lanes=3),
+    ]
+    assert Counter(n for _, unlabeled in steps for n in unlabeled) == Counter(range(UNLABELED))
+    assert Counter(n for labeled, _ in steps[:3] for n in labeled) == Counter(range(LABELED))
+    assert steps == read(sets, 0, 7, lanes=3)
+    assert steps != read(sets, 0, 7)
+
+
+def test_a_selection_with_copies_is_dealt_into_lanes_by_its_entries(sets: tuple[ShardSet, ShardSet]):
+    """Copies count: a shard of few images with many copies fills a lane as one of many images does."""
+    counts = [3, 0, 40, 1, 1, 1, 1, 1, 0]
+    labels = SimpleNamespace(counts=counts)
+    samples = UnlabeledSamples(sets[1], clean_view(8, Pictures(small=True)), 0, cast(Any, labels), lanes=4)
+    entries = [entry for step in range(12) for entry in samples.stream.batch(step, 4)]
+    assert Counter((shard, row) for _, shard, row in entries) == Counter(
+        (shard, row) for shard, count in enumerate(counts) for row in range(count)
+    )
 
 
 def test_another_seed_is_another_order(sets: tuple[ShardSet, ShardSet]):

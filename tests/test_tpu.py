@@ -35,6 +35,7 @@ NETWORK = "There was a problem refreshing your current auth tokens: Unable to co
 STUB_INSTALL = """#!/usr/bin/env bash
 [ ! -e "$HOME.broken" ] || { echo "no room on the disk"; exit 1; }
 echo "$NST_EXTRAS" >"$HOME/extras"
+echo "$NST_TORCH_INDEX" >"$HOME/index"
 """
 STUB_NST = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >"$HOME.words"
@@ -361,6 +362,14 @@ def test_setup_puts_head_and_its_environment_on_every_worker(active: Cloud, caps
     assert active.states() == ["idle", "idle"]
 
 
+@pytest.mark.parametrize("index", [None, "https://example.org/cpu torch"])
+def test_setup_hands_the_index_of_torch_for_cpus_on(active: Cloud, monkeypatch: pytest.MonkeyPatch, index: str | None):
+    if index is not None:
+        monkeypatch.setenv("NST_TPU_TORCH_INDEX", index)
+    assert main(["setup", "pod"]) == 0
+    assert {(active.home(worker) / "index").read_text() for worker in range(2)} == {f"{index or ''}\n"}
+
+
 def test_dropped_connections_are_repeated_for_the_silent_workers_only(active: Cloud):
     active.fault("tpu-vm scp", says=DROPPED)
     active.fault("tpu-vm ssh", workers=[1], when="after", times=2)
@@ -424,6 +433,37 @@ NASTY = [
     "iterate.generations=[['model.width=0.5'],[\"model.width=1.0\"]]",
     "x=$HOME `id` $(id)", "y=a\\b\\", "two\nlines", "*", "", "  spaces  ", "ü=ä", "a;b|c&d>e", "--verify", "{a:1,b:!}",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+@pytest.mark.parametrize("route", ["internal-ip", "tunnel-through-iap"])
+def test_machines_without_an_address_on_the_internet_are_reached_by_ssh_and_scp(
+    active: Cloud, monkeypatch: pytest.MonkeyPatch, route: str, by: str
+):
+    if by == "environment":
+        monkeypatch.setenv("NST_TPU_ROUTE", route)
+    words = [f"--{route}"] if by == "flag" else []
+    for command in (["setup"], ["run"], ["status"], ["logs"], ["stop"]):
+        job = ["--", "train", "trainer=tpu_pod"] if command == ["run"] else []
+        assert main([*command, "pod", *words, *job]) == 0
+    for verb in ("ssh", "scp"):
+        calls = active.calls(f"tpu-vm {verb}")
+        assert calls
+        assert all(f"--{route}" in call for call in calls)
+    assert not any(f"--{route}" in call for call in active.calls("tpu-vm describe"))
+
+
+def test_a_way_to_the_machines_that_there_is_not_is_refused(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys):
+    assert "not allowed with" in refused(capsys, "status", "my-tpu", "--internal-ip", "--tunnel-through-iap")
+    monkeypatch.setenv("NST_TPU_ROUTE", "internal")
+    told = refused(capsys, "status", "my-tpu")
+    assert "did you mean 'internal-ip'" in told
+    assert not cloud.calls()
+
+
+def test_who_restarts_is_told_that_every_start_compiles(ready: Cloud, capsys: pytest.CaptureFixture[str]):
+    assert main(["run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod"]) == 0
+    assert "every start compiles before its first step" in capsys.readouterr().out
 
 
 def test_every_worker_gets_the_same_words_whatever_is_in_them(ready: Cloud, capsys: pytest.CaptureFixture[str]):

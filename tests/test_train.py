@@ -96,7 +96,9 @@ def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics
 def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights_and_metrics(
     tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    """SIGTERM within a segment (of 4 steps), at its end, and in the last step; metrics are read every 2 steps."""
+    """SIGTERM within a segment (of 4 steps), at its end, and in the last step; metrics are read every 2 steps.
+
+    It stops after that very step, and what is summed until the next read goes on where it was."""
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "whole"))
     original = Classifier.training_step
     seen: list[int] = []
@@ -109,7 +111,7 @@ def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights
 
     monkeypatch.setattr(Classifier, "training_step", told)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match="same command continues"):
+    with pytest.raises(Preempted, match=rf"at step {step};[\s\S]*same command continues"):
         train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))
     assert signal.getsignal(signal.SIGTERM) == before
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))
@@ -194,6 +196,27 @@ def test_another_configuration_in_the_same_directory_is_refused_and_overwrite_st
         train.from_cfg(tiny("student.weight_decay=0.01"))
     assert "recipe.weight_decay: 0.0001 before, 0.01 now" in str(caught.value)
     assert train.from_cfg(tiny("student.weight_decay=0.01", "overwrite=true"))["steps"] == 12
+
+
+def test_lanes_are_another_order_of_which_the_run_directory_knows(tiny: Compose, teacher: Path, tmp_path: Path):
+    options = [f"teacher.run={teacher}", "run_dir=" + str(tmp_path / "run")]
+    plain = train.from_cfg(tiny(*options))
+    assert plain["weights_sha256"] == train.from_cfg(tiny(*options, "lanes=1"))["weights_sha256"], "the same run"
+    with pytest.raises(NstError, match="lanes: None before, 4 now"):
+        train.from_cfg(tiny(*options, "lanes=4"))
+    dealt = train.from_cfg(tiny(*options, "lanes=4", "overwrite=true"))
+    assert dealt["weights_sha256"] != plain["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "said"), [("3", "lanes[\\s\\S]*batch_size=8 in 3 lanes[\\s\\S]*=9"), ("0", "1 or more")]
+)
+def test_lanes_that_do_not_fit_are_refused_before_anything_is_written(
+    tiny: Compose, tmp_path: Path, lanes: str, said: str
+):
+    with pytest.raises(NstError, match=said):
+        train.from_cfg(tiny(f"lanes={lanes}"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_runs_in_one_directory_at_once_are_refused(tiny: Compose, tmp_path: Path):

@@ -56,9 +56,9 @@ class Program:
         common = [*self.common, f"run_dir={self.folder / (run_dir or name)}"]
         self.runs.append({"name": name, "stage": stage, "options": [*common, *options], **patches})
 
-    def start(self, devices: int) -> dict[str, dict[str, Any]]:
+    def start(self, devices: int, **environment: str) -> dict[str, dict[str, Any]]:
         """Runs them all; what each was told and counted, by name."""
-        process = self.launch(devices)
+        process = self.launch(devices, **environment)
         output, errors = process.communicate()
         assert process.returncode == 0, errors + output
         results = json.loads(output.split("RESULT ")[1])
@@ -130,7 +130,7 @@ def two(folder: Path, digits: Path, teacher: Path) -> Ran:
     program.add("noisy")
     program.add("killed", run_dir="resumed", die_at=11)
     program.add("resumed")
-    program.add("told", run_dir="preempted", preempt_at=9)
+    program.add("told", run_dir="preempted", preempt_at=8)  # between two reads of the metrics
     program.add("preempted")
     program.add("remat", "model.remat=true")
     program.add("online", *QUIET, "teacher=online")
@@ -249,6 +249,20 @@ def test_a_training_moves_from_xla_to_the_cpu(cpu: Path, two: Ran, digits: Path,
     common = [*TINY, f"data.root={digits}", *RECIPE, *QUIET, f"teacher.run={teacher}"]
     dispatch(["train", *common, f"run_dir={folder / 'to_cpu'}"])
     assert_equal_trainings(cpu / "quiet", folder / "to_cpu")
+
+
+def test_a_program_whose_inputs_travel_in_a_tuple_gives_the_same_bits(
+    two: Ran, folder: Path, digits: Path, teacher: Path
+):
+    """torch_xla wraps the inputs of a program with more than 3,200, as B7 and L0 to L2 have; here of more than 100."""
+    program = Program(folder / "wrapped", digits, teacher)
+    program.add("noisy")
+    program.start(2, XLA_PARAMETER_WRAPPING_THREADSHOLD="100")
+    wrapped, plain = program.folder / "noisy", two[0] / "noisy"
+    assert 2 * len(load_file(wrapped / "checkpoints" / "trained.safetensors")) > 100, "network and moving average"
+    assert weights(wrapped) == weights(plain)
+    ours, theirs = metrics(wrapped), metrics(plain)
+    assert {name: values.tolist() for name, values in ours.items()} == {n: v.tolist() for n, v in theirs.items()}
 
 
 def test_xla_labels_as_the_cpu_does(two: Ran, teacher: Path):
@@ -563,6 +577,35 @@ def test_hosts_are_numbered_as_the_stages_number_them():
     ]
     said = [process.communicate(timeout=120)[0] for process in processes]
     assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[[0, 1], "of host 0"]] * 2
+
+
+READING = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from nst.xla import hosts
+host, port, path = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=host, world_size=3)
+hosts.PIECE = 1000
+content = hosts.Hosts(host, 3).read(path if host == 0 else Path("/not/here"))
+print("RESULT " + json.dumps([content.tell(), content.read().hex()]))
+"""
+
+
+@pytest.mark.parametrize("size", [0, 1000, 3500])
+def test_a_file_is_read_by_host_0_and_sent_to_the_others(tmp_path: Path, size: int):
+    """In whole pieces, with a rest, and empty."""
+    written = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
+    (tmp_path / "state").write_bytes(written)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [str(free_port()), str(tmp_path / "state")]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", START.format(devices=1) + READING, str(host), *words],
+                         env=environment, stdout=subprocess.PIPE, text=True)
+        for host in range(3)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[0, written.hex()]] * 3
 
 
 ALONE = """

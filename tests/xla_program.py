@@ -77,6 +77,11 @@ def act_as_host(index: int, count: int, port: int) -> None:
     os.environ |= {"NODE_RANK": str(index), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=index, world_size=count)
     mock.patch.object(Hosts, "current", return_value=Hosts(index, count)).start()
+    if index:
+        from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+        refuse = AssertionError("host 0 alone reads the state")
+        mock.patch.object(TorchCheckpointIO, "load_checkpoint", side_effect=refuse).start()
 
 
 def main(devices: int, runs: Path) -> None:

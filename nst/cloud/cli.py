@@ -13,12 +13,14 @@ from typing import NoReturn
 
 from nst.cloud import jobs, queue, watch
 from nst.cloud.deploy import Source, committed, setup
-from nst.cloud.gcloud import Shell, Tpu
+from nst.cloud.gcloud import ROUTES, Shell, Tpu
 from nst.cloud.workers import Workers
-from nst.errors import NstError
+from nst.errors import NstError, require_choice
 
 EPILOG = """environment:
   NST_TPU_ZONE, NST_TPU_PROJECT  where --zone and --project are not given; else gcloud's own configuration
+  NST_TPU_ROUTE                  internal-ip or tunnel-through-iap, where neither flag is given
+  NST_TPU_TORCH_INDEX            address of an index with torch for CPUs, for setup: no CUDA libraries then
   NST_TPU_POLL_S                 seconds between two looks, and the first back-off (10)
 
 --dry-run prints every command instead of running it. docs/tpu.md shows the way from nothing to a training."""
@@ -55,12 +57,21 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
-    def add(name: str, help: str, run: Callable[[Tpu, argparse.Namespace, list[str]], None]) -> _Parser:
-        one = commands.add_parser(name, help=help, description=help, parents=[common])
+    reaching = _Parser(add_help=False)
+    route = reaching.add_mutually_exclusive_group()
+    for flag, about in zip(ROUTES, ("from within the TPU's network", "by the Identity-Aware Proxy"), strict=True):
+        route.add_argument(f"--{flag}", action="store_const", dest="route", const=flag, help=f"ssh {about}")
+    reaching.set_defaults(route=os.environ.get("NST_TPU_ROUTE"))
+
+    def add(
+        name: str, help: str, run: Callable[[Tpu, argparse.Namespace, list[str]], None], *, reaches: bool = True
+    ) -> _Parser:
+        parents = [common, reaching] if reaches else [common]
+        one = commands.add_parser(name, help=help, description=help, parents=parents)
         one.set_defaults(run=run)
         return one
 
-    one = add("create", "ask for a TPU (a queued resource); flags behind -- go to gcloud", _create)
+    one = add("create", "ask for a TPU (a queued resource); flags behind -- go to gcloud", _create, reaches=False)
     one.add_argument("--type", required=True, help="v3-8, v3-2048, v4-8, v5litepod-16, v5p-128, v6e-256, ...")
     tier = one.add_mutually_exclusive_group()
     tier.add_argument("--spot", action="store_const", dest="tier", const="spot", help="cheap; may be taken away")
@@ -88,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--follow", action="store_true", help="as it grows, until the job ends")
     what.add_argument("--setup", action="store_true", help="of the installation")
     add("stop", "end the job on every worker", _stop)
-    one = add("delete", "delete the request and the machines", _delete)
+    one = add("delete", "delete the request and the machines", _delete, reaches=False)
     one.add_argument("--yes", action="store_true", help="without asking")
     return top
 
@@ -150,7 +161,10 @@ def dispatch(arguments: Sequence[str]) -> None:
         raise NstError(f"bin/tpu {options.command} passes nothing on", got=" ".join(passed_on))
     if "--dry-run" in passed_on:
         raise NstError("--dry-run stands before --", next=f"bin/tpu {options.command} {options.name} --dry-run -- ...")
-    options.run(Tpu(options.name, options.zone, options.project, Shell(options.dry_run)), options, passed_on)
+    route = getattr(options, "route", None)
+    if route is not None:
+        require_choice("NST_TPU_ROUTE", route, ROUTES)
+    options.run(Tpu(options.name, options.zone, options.project, Shell(options.dry_run), route), options, passed_on)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

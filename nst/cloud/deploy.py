@@ -7,6 +7,7 @@ repository leave the workers too, and the environment there stays in place.
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,9 @@ def setup(tpu: Tpu, source: Source) -> str:
     tpu.shell.say(
         f"installing on {workers.count} worker{'s' if workers.count > 1 else ''}: the first time takes minutes"
     )
-    answers = workers.all(remote.setup(source.place, source.ref), assume=f"ready {COMMIT}")
+    answers = workers.all(
+        remote.setup(source.place, source.ref, os.environ.get("NST_TPU_TORCH_INDEX")), assume=f"ready {COMMIT}"
+    )
     for said, what, next in (
         ("busy", "a job is running: {rest}", f"bin/tpu stop {tpu.name}"),
         ("failed", "the installation failed", f"bin/tpu logs {tpu.name} --setup --worker {{first}}"),

@@ -20,6 +20,7 @@ from nst.cloud.faults import classify
 from nst.errors import NstError
 
 ATTEMPTS = 4
+ROUTES = ("internal-ip", "tunnel-through-iap")  # flags of gcloud
 INSTALL = {"gcloud": "https://cloud.google.com/sdk/docs/install", "git": "https://git-scm.com/downloads"}
 
 
@@ -79,6 +80,9 @@ class Shell:
 class Tpu:
     """A queued resource and its node, which have the same name.
 
+    Args:
+        route: how ssh and scp get to machines without an address on the internet, one of ROUTES; None: they have one.
+
     Raises:
         NstError: a name, zone or project that Google Cloud could not have: gcloud, ssh and scp would take it for more.
     """
@@ -87,6 +91,7 @@ class Tpu:
     zone: str | None = None
     project: str | None = None
     shell: Shell = field(default_factory=Shell)
+    route: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", self.name):
@@ -98,6 +103,7 @@ class Tpu:
     def command(self, group: str, verb: str, *arguments: str) -> list[str]:
         place = [f"--zone={self.zone}"] if self.zone else []
         place += [f"--project={self.project}"] if self.project else []
+        place += [f"--{self.route}"] if self.route and verb in ("ssh", "scp") else []
         return ["gcloud", "compute", "tpus", group, verb, *arguments, *place, "--quiet"]
 
     def once(self, group: str, verb: str, *arguments: str, assume: str = "") -> Done:

@@ -56,8 +56,13 @@ fi
 state"""
 
 
-def setup(source: str, ref: str) -> str:
-    """Fetches `ref` from a bundle or URL, checks it out and installs the environment; answers `ready <commit>`."""
+def setup(source: str, ref: str, torch_index: str | None = None) -> str:
+    """Fetches `ref` from a bundle or URL, checks it out and installs the environment; answers `ready <commit>`.
+
+    Args:
+        torch_index: see NST_TORCH_INDEX in bin/install; None: as it was set up before.
+    """
+    index = f"NST_TORCH_INDEX={shlex.quote(torch_index)} " if torch_index is not None else ""
     return f"""\
 {PRELUDE}
 install_nst() {{
@@ -66,7 +71,7 @@ install_nst() {{
     git fetch --quiet -- {source} {shlex.quote(ref)} &&
     git checkout --quiet --force --detach FETCH_HEAD &&
     {{ command -v python3.11 || export NST_PYTHON=uv; }} &&
-    NST_EXTRAS=tpu bin/install &&
+    {index}NST_EXTRAS=tpu bin/install &&
     git rev-parse HEAD >"$job/ready.new" &&
     mv "$job/ready.new" "$job/ready"
 }}

@@ -26,6 +26,10 @@ USAGE = str(UsageError.exit_code)  # there is no such option: trying again does 
 GONE = ("preempted", "failed")  # machines that do not come back; deleted ones (`missing`) somebody wanted gone
 RESTARTABLE = ("job", *GONE)
 Result = TypeVar("Result")
+COMPILES = (
+    "every start compiles before its first step, for minutes (B0) or up to half an hour (L2), on all hosts at once; "
+    "what bin/nst plan says of it adds to each start"
+)
 ENDED = f"ended 0 {COMMIT} launch -"
 
 
@@ -79,6 +83,7 @@ def _same_source(tpu: Tpu, commit: str, folder: Path) -> Source:
 def _stay(tpu: Tpu, job: Job, launch: str, commit: str, source: Source, restarts: int) -> None:
     """Watches the job, and starts it again up to `restarts` times."""
     tpu.shell.say(f"if it fails it is started again, up to {restarts} times: this computer has to stay on")
+    tpu.shell.say(COMPILES)
     failure: CloudError | None = None
     request = tpu.request(assume={})
     wish = queue.Wish.of(request) if request is not None else None

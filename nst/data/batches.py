@@ -114,15 +114,21 @@ class Samples(Protocol):
 
 @dataclass
 class LabeledSamples:
-    """Noised view and label of labeled images."""
+    """Noised view and label of labeled images.
+
+    Args:
+        lanes: see `Stream`.
+    """
 
     shards: ShardSet
     view: View
     seed: int
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         self.images = Images(self.shards)
-        self.stream = Stream([shard.samples for shard in self.shards.shards], seed=self.seed, name="labeled")
+        sizes = [shard.samples for shard in self.shards.shards]
+        self.stream = Stream(sizes, seed=self.seed, name="labeled", lanes=self.lanes)
 
     @property
     def nbytes(self) -> int:
@@ -148,6 +154,7 @@ class UnlabeledSamples:
     Args:
         pseudo_labels: selected rows with copies and probabilities; None shows every image once a pass.
         clean_view: the view of an online teacher, which then makes the targets in the step.
+        lanes: see `Stream`.
     """
 
     shards: ShardSet
@@ -155,11 +162,12 @@ class UnlabeledSamples:
     seed: int
     pseudo_labels: StudentLabels | None = None
     clean_view: View | None = None
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         self.images = Images(self.shards)
         sizes = self.pseudo_labels.counts if self.pseudo_labels else [shard.samples for shard in self.shards.shards]
-        self.stream = Stream(sizes, seed=self.seed, name="unlabeled")
+        self.stream = Stream(sizes, seed=self.seed, name="unlabeled", lanes=self.lanes)
         self._entries: OrderedDict[int, PseudoLabelShard] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ killed one would have read, without replaying any.
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -145,17 +146,19 @@ def evaluation_loader(
     return Loader(batches, _Steps(rank, rounds * world_size, stride=world_size), options, pin_memory=pin_memory)
 
 
-def require_divisible(labeled_batch_size: int, devices: int, accumulate: int = 1) -> None:
-    """Raises NstError where devices, or the micro-batches of one, would get unequal parts of the labeled batch."""
-    parts = devices * accumulate
-    if labeled_batch_size % parts:
-        times = f" and trainer.accumulate={accumulate}" if accumulate > 1 else ""
-        raise UsageError(
-            f"the labeled batch does not divide by the number of devices{times and ' and micro-batches'}",
-            got=f"labeled_batch_size={labeled_batch_size} on {devices} devices{times}",
-            valid=f"a multiple of {parts}",
-            next=f"student.labeled_batch_size={-(-labeled_batch_size // parts) * parts}",
-        )
+def require_divisible(labeled_batch_size: int, devices: int, *, accumulate: int = 1, lanes: int = 1) -> None:
+    """Raises UsageError where devices, micro-batches of one, or lanes of the order would get unequal parts."""
+    micro = f"{devices} devices, trainer.accumulate={accumulate}"
+    among = {"devices": f"{devices} devices", "micro-batches": micro, "lanes": f"{lanes} lanes"}
+    for (what, them), parts in zip(among.items(), (devices, devices * accumulate, lanes), strict=True):
+        if labeled_batch_size % parts:
+            every = math.lcm(devices * accumulate, lanes)
+            raise UsageError(
+                f"the labeled batch does not divide by the number of {what}",
+                got=f"labeled_batch_size={labeled_batch_size} on {them}",
+                valid=f"a multiple of {parts}",
+                next=f"student.labeled_batch_size={-(-labeled_batch_size // every) * every}",
+            )
 
 
 class JointDataModule(pl.LightningDataModule):
@@ -171,7 +174,7 @@ class JointDataModule(pl.LightningDataModule):
         accumulate: micro-batches that each device will make of its part.
 
     Raises:
-        NstError: the batch does not divide by the number of ranks and micro-batches.
+        UsageError: the batch does not divide by the number of ranks, micro-batches or lanes.
     """
 
     def __init__(
@@ -199,7 +202,8 @@ class JointDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         rank, world_size = self._place()
         devices = world_size * self.groups
-        require_divisible(self.labeled_batch_size, devices, self.accumulate)
+        lanes = self.labeled.stream.lanes
+        require_divisible(self.labeled_batch_size, devices, accumulate=self.accumulate, lanes=lanes)
         share = self.labeled_batch_size // world_size
         batches = TrainingBatches(
             self.labeled,

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_WAIT_S = 60.0
 LOCKS = 64  # files that keep two processes from fetching one shard; two shards that share one wait for each other
 TEMPORARY = ".nst-fetch-"  # begins the names of files on their way
+CACHE_SHARE = 0.7  # of the disk; runs, logs and the shard that is being fetched have the rest
 LEFTOVER_S = 86_400  # a temporary file this old was left by a process that was killed
 _given = threading.local()  # what `unknown_shard` gave each thread last
 
@@ -41,7 +43,8 @@ class Remote:
 
     Args:
         cache: folder of fetched shards; None: nst/shards in the user's cache folder.
-        cache_gb: the shards used longest ago are deleted beyond this.
+        cache_gb: the shards used longest ago are deleted beyond this; None: beyond `CACHE_SHARE` of the disk that the
+            cache could have, which is what it holds and what is free.
         attempts: how often a file is tried.
         wait_s: before the second attempt; doubled before each further one.
         stall_s: a transfer that brings nothing for so long has failed.
@@ -49,14 +52,19 @@ class Remote:
     """
 
     cache: str | None = None
-    cache_gb: float = 100.0
+    cache_gb: float | None = None
     attempts: int = 5
     wait_s: float = 1.0
     stall_s: float = STALL_S
     shards_at: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.cache_gb <= 0 or self.attempts < 1 or self.wait_s < 0 or self.stall_s <= 0:
+        if (
+            (self.cache_gb is not None and self.cache_gb <= 0)
+            or self.attempts < 1
+            or self.wait_s < 0
+            or self.stall_s <= 0
+        ):
             raise NstError("options of remote are out of range", got=self, valid="positive numbers")
 
     @property
@@ -143,11 +151,12 @@ class Remote:
         )
 
     def _no_room(self, error: OSError) -> NstError:
+        smaller = "GB" if self.cache_gb is None else f"less than {self.cache_gb:g}"
         return NstError(
             f"cannot write to the cache of remote shards, {self.folder}",
             got=error.strerror or error,
-            next=f"make room (df -h {self.folder}), or remote.cache=<folder>, or remote.cache_gb=<less than "
-            f"{self.cache_gb:g}>; the same command continues",
+            next=f"make room (df -h {self.folder}), or remote.cache=<folder>, or remote.cache_gb=<{smaller}>; "
+            "the same command continues",
         )
 
     @contextlib.contextmanager
@@ -188,8 +197,9 @@ class Remote:
             # nst's own folder held shards before it had a list
             found = sorted((file.stat().st_mtime, file) for file in (files if self.cache is None else ours(files)))
             total = sum(file.stat().st_size for _, file in found)
+            most = self._most_bytes(total)
             for _, file in found:
-                if total <= self.cache_gb * 1e9:
+                if total <= most:
                     break
                 if file != keep and not _is_in_use(file):
                     total -= file.stat().st_size
@@ -198,6 +208,12 @@ class Remote:
                 with contextlib.suppress(FileNotFoundError):
                     if file.stat().st_mtime < time.time() - LEFTOVER_S:
                         file.unlink()
+
+    def _most_bytes(self, held: int) -> float:
+        """How much the cache may hold, of which `held` is there already."""
+        if self.cache_gb is not None:
+            return self.cache_gb * 1e9
+        return CACHE_SHARE * (held + shutil.disk_usage(self.folder).free)
 
 
 class _InUse:

@@ -21,6 +21,10 @@ from nst.training.optim import build_optimizer
 from nst.training.recipe import Recipe
 from nst.training.tensor_rate import prime
 
+# s in which the TPU compiler made a train step on two cores (docs/results.md). A TPU's host has many more; how much
+# faster it is there has not been measured
+COMPILE_S = {"efficientnet_b0": 192, "efficientnet_l2": 1463}
+COMPILE_S_A_BLOCK = 16  # of other networks: as of L2's 88 blocks
 FLOAT32 = 4  # bytes; of weights, their averages, optimiser state, and what BatchNorm computes in
 
 
@@ -158,6 +162,12 @@ def seconds(flops: float, cluster: Cluster, utilization: float) -> float:
     if not 0 < utilization <= 1:
         raise UsageError("plan.utilization is a share of the peak", got=utilization, valid="above 0, up to 1")
     return flops / (utilization * cluster.peak)
+
+
+def compile_seconds(training: Training) -> float:
+    """Until the first step of every start on a TPU, whose compiled programs no later process can use."""
+    blocks = sum(part.block for part in training.cost.parts)
+    return COMPILE_S.get(training.model, COMPILE_S_A_BLOCK * blocks)
 
 
 def trainable(training: Training) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from nst.plan.budget import COMPILE_S_A_BLOCK
 from nst.plan.hardware import GIB
 
 HOUR = 3600
@@ -56,7 +57,12 @@ def stages(plan: Result) -> Table:
             number(row["flops"]),
             short(row["hours"]),
         )
-    total = plan["total"]
+    total, compiling = plan["total"], plan["compiling"]
+    if compiling["hours"]:
+        table.add_row("", "compiling", "each once", "", "", "", "", short(compiling["hours"]))
+        source = "measured" if compiling["measured"] else f"assumed, {COMPILE_S_A_BLOCK} s a block"
+        table.caption = f"every start compiles: {duration(compiling['seconds_a_start'])} on two cores ({source})"
+        table.caption_justify = "left"
     table.add_section()
     table.add_row("", "all", "", "", "", "", number(total["flops"]), short(total["hours"]))
     table.add_row("", "chip-hours", "", "", "", "", "", short(total["hours"] * cluster["chips"]))

@@ -99,6 +99,7 @@ def data_from(cfg: DictConfig, *, unlabeled: bool) -> Data:
         validation=open_shards(cfg, "test") if has_test_set(cfg) else None,
         unlabeled=open_shards(cfg, "unlabeled") if unlabeled else None,
         pictures=build_from(Pictures, node.pictures),
+        lanes=cfg.lanes,
     )
 
 

@@ -87,6 +87,8 @@ def run(
     step = budget.step(main, hardware, numerics, utilization)
     for training in trainings:
         budget.images_per_core(training, hardware)
+    compiling = _compiling(trainings if hardware.chip.tpu else [], main)
+    hours = sum(row["hours"] for row in rows) + compiling["hours"]
     return {
         "name": name,
         "cluster": _cluster(hardware),
@@ -98,7 +100,8 @@ def run(
         "memory": _memory(main, hardware, numerics),
         "compiled": None,
         "stages": rows,
-        "total": {name: sum(row[name] for row in rows) for name in ("flops", "hours")},
+        "compiling": compiling,
+        "total": {"flops": sum(row["flops"] for row in rows), "hours": hours},
         "storage": _storage(images),
         "paper": _paper(utilization) if _of_the_paper(generations) else None,
     }
@@ -150,6 +153,15 @@ def _stages(generations: Sequence[Generation], trainings: Sequence[Training], im
 def _row(generation: Generation, stage: str, cost: NetworkCost, work: Mapping[str, Any]) -> dict[str, Any]:
     size = {"model": generation.name, "image_size": cost.image_size}
     return {"generation": generation.number, "stage": stage, **size, **work}
+
+
+def _compiling(trainings: Sequence[Training], main: Training) -> dict[str, Any]:
+    """Compiling each phase once, and at every further start of the main one; none where nothing is compiled."""
+    return {
+        "hours": sum(map(budget.compile_seconds, trainings)) / HOUR,
+        "seconds_a_start": budget.compile_seconds(main) if trainings else 0,
+        "measured": main.model in budget.COMPILE_S,
+    }
 
 
 def _cluster(hardware: Cluster) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def run(
     for phase in steps:
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, hardware.accumulate)
+        batch, accumulate = phase.recipe.labeled_batch_size, hardware.accumulate
+        require_divisible(batch, hardware.groups, accumulate=accumulate, lanes=data.lanes)
     _require_room(steps, architecture, len(data.labeled.classes), remat, hardware)
     with Run(
         directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
@@ -192,6 +193,8 @@ def _inputs(
         "start": weights_digest(start) if start else None,
         **more,
     }
+    if data.lanes > 1:
+        inputs["lanes"] = data.lanes  # one lane is the order of runs that know of none
     _check_labeled(data)
     if teacher is not None:
         if not recipe.unlabeled_ratio:
@@ -298,7 +301,8 @@ def check(cfg: DictConfig) -> None:
     steps = phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples)
     for phase in steps:
         learning_rates(phase.recipe, data.labeled.samples)
-        require_divisible(phase.recipe.labeled_batch_size, hardware.groups, hardware.accumulate)
+        batch, accumulate = phase.recipe.labeled_batch_size, hardware.accumulate
+        require_divisible(batch, hardware.groups, accumulate=accumulate, lanes=data.lanes)
     _require_room(steps, architecture, len(data.labeled.classes), cfg.model.remat, hardware)
 
 

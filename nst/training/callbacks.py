@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import signal
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -15,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from nst.data.datamodule import data_part
 from nst.documents import damaged
 from nst.errors import NstError, Preempted, in_a_line
 from nst.progress import Bar
@@ -23,21 +25,26 @@ from nst.training.classifier import Classifier, union
 from nst.training.loggers import MetricsTable
 
 SHOWN_NAMES = 20
+LOOK_S = 5.0  # after which ranks ask each other again whether one was told to stop
 
 
 class KeepLast(Checkpoint):
     """Writes the state at the end of every segment and when the process is told to stop, over the one before.
 
-    A preempted machine gets SIGTERM and half a minute: training goes on to the next step at which metrics are read,
-    where all ranks agree to stop, and leaves a checkpoint there. The state also tells how long metrics.csv was, so
-    that a resumed run goes on from exactly there.
+    A preempted machine gets SIGTERM and half a minute. A process that trains alone stops after the step; of several
+    ranks all must stop at the same one, so they ask each other every LOOK_S seconds, counted in steps. The state also
+    tells how long metrics.csv was, so that a resumed run goes on from exactly there.
     """
 
     def __init__(self, path: Path, metrics: Path) -> None:
         self.path, self.metrics = path, metrics
         self.told_to_stop = False
+        self._look_steps = 1  # between two looks
+        self._next_look = 0
+        self._looked = 0.0  # s
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._look_steps, self._next_look, self._looked = 1, trainer.global_step + 1, time.perf_counter()
         # Lightning's own handler, which its teardown removes with ours, would stop each rank at a step of its own
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._stop)
@@ -48,10 +55,25 @@ class KeepLast(Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         assert isinstance(module, Classifier)
         # the end of a segment stops after its own checkpoint
-        if module.reads_metrics() and not trainer.is_last_batch and self._agreed(trainer):
-            module.on_train_batch_end(*args)  # callbacks come first, but these metrics belong before the checkpoint
+        if trainer.is_last_batch or trainer.global_step < self._next_look:
+            return
+        if self._agreed(trainer):
+            module.on_train_batch_end(*args)  # callbacks come first, but this step belongs into the checkpoint's sums
             self._write(trainer)
             raise self._preempted(trainer)
+        self._plan_look(trainer)
+
+    def _plan_look(self, trainer: pl.Trainer) -> None:
+        """Sets the step of the next look, the same for all ranks.
+
+        Twice as far as the last at most: devices that work behind the host's back seem faster than they are, for some
+        steps.
+        """
+        now = time.perf_counter()
+        if data_part(trainer)[1] > 1:
+            fitting = int(LOOK_S * self._look_steps / max(now - self._looked, 1e-6))
+            self._look_steps = trainer.strategy.broadcast(max(1, min(fitting, 2 * self._look_steps)))
+        self._next_look, self._looked = trainer.global_step + self._look_steps, now
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._write(trainer)

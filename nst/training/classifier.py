@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +36,7 @@ from nst.training.recipe import ModelNoise, Recipe
 
 # what a step adds up on the device; the order of `Classifier.note`, the gradient norm last
 TRAIN_METRICS = ("loss", "labeled_loss", "unlabeled_loss", "labeled_top1", "gradient_norm")
+NOTHING_SUMMED: Mapping[str, Any] = {"sums": [0.0] * len(TRAIN_METRICS), "steps": 0, "images": 0, "seconds": 0.0}
 
 
 class Classifier(pl.LightningModule):
@@ -97,6 +98,7 @@ class Classifier(pl.LightningModule):
         self.since = time.perf_counter()
         self.bad_samples: set[str] = set()
         self.latest: dict[str, float] = {}
+        self.stopped_sums = NOTHING_SUMMED
         # DDP need not send round what no gradient reaches; the average follows from the weights on every rank
         names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
         self._ddp_params_and_buffers_to_ignore = [name for name in names if name.startswith(("ema.", "teacher."))]
@@ -233,10 +235,8 @@ class Classifier(pl.LightningModule):
         Raises:
             NstError: the loss is not finite.
         """
-        sums = self.sums
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="mean")
-        means = {name: value / self.summed_steps for name, value in zip(TRAIN_METRICS, sums.tolist(), strict=True)}
+        sums = self._summed().tolist()
+        means = {name: value / self.summed_steps for name, value in zip(TRAIN_METRICS, sums, strict=True)}
         step, elapsed = self.trainer.global_step, time.perf_counter() - self.since
         if not math.isfinite(means["loss"]):
             raise NstError(
@@ -252,10 +252,17 @@ class Classifier(pl.LightningModule):
         self.log_metrics({f"train/{name}": value for name, value in {**means, **rates}.items()}, step)
         self.start_sums()
 
-    def start_sums(self) -> None:
-        self.sums = state_to_device(torch.zeros(len(TRAIN_METRICS)), self.trainer)
-        self.summed_steps = self.images_seen = 0
-        self.since = time.perf_counter()
+    def _summed(self) -> Tensor:
+        """The sums (M,), their mean over ranks. All ranks must ask."""
+        if self.trainer.world_size == 1:
+            return self.sums
+        return self.trainer.strategy.reduce(self.sums.clone(), reduce_op="mean")
+
+    def start_sums(self, begun: Mapping[str, Any] = NOTHING_SUMMED) -> None:
+        """Sums of zero, or those with which a run was stopped between two reads."""
+        self.sums = state_to_device(torch.tensor(begun["sums"]), self.trainer)
+        self.summed_steps, self.images_seen = begun["steps"], begun["images"]
+        self.since = time.perf_counter() - begun["seconds"]
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.latest.update(metrics)
@@ -263,7 +270,8 @@ class Classifier(pl.LightningModule):
             logger.log_metrics(metrics, step=self.first_step + step)
 
     def on_train_start(self) -> None:
-        self.start_sums()
+        self.start_sums(self.stopped_sums)
+        self.stopped_sums = NOTHING_SUMMED
 
     # ---- evaluation, on the moving average
 
@@ -290,6 +298,13 @@ class Classifier(pl.LightningModule):
             del state[name]  # the teacher has a file of its own
         checkpoint["bad_samples"] = sorted(self.bad_samples)
         checkpoint["latest"] = {"metrics": self.latest, "validated_step": self.validated_step}
+        if self.summed_steps:
+            checkpoint["sums"] = {
+                "sums": self._summed().tolist(),
+                "steps": self.summed_steps,
+                "images": self.images_seen,
+                "seconds": time.perf_counter() - self.since,
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.teacher is not None:
@@ -298,6 +313,7 @@ class Classifier(pl.LightningModule):
         self.bad_samples.update(checkpoint["bad_samples"])
         self.latest.update(checkpoint["latest"]["metrics"])
         self.validated_step = checkpoint["latest"]["validated_step"]
+        self.stopped_sums = checkpoint.get("sums", NOTHING_SUMMED)
 
 
 class Summed(Protocol):

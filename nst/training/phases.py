@@ -20,7 +20,7 @@ from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
 from nst.data.views import Augmentation, Pictures, clean_view, training_view
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, require_count
 from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, build
@@ -41,12 +41,16 @@ VALIDATION_BATCH = 250
 
 @dataclass(frozen=True)
 class Data:
-    """The shard sets of one training and what kind of pictures they hold."""
+    """The shard sets of one training, what kind of pictures they hold, and the lanes of their order (`Stream`)."""
 
     labeled: ShardSet
     validation: ShardSet | None
     unlabeled: ShardSet | None
     pictures: Pictures
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        require_count("lanes", self.lanes)
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,7 @@ def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
         size = setup.hardware.whole(validation_batch_size(data.validation))
         validation = EvaluationBatches(data.validation, clean, batch_size=size)
     return JointDataModule(
-        LabeledSamples(data.labeled, view(noise.model.labeled), setup.seed),
+        LabeledSamples(data.labeled, view(noise.model.labeled), setup.seed, data.lanes),
         unlabeled_samples(setup, view(noise.model.unlabeled)) if recipe.unlabeled_ratio else None,
         validation,
         labeled_batch_size=recipe.labeled_batch_size,
@@ -295,7 +299,7 @@ def unlabeled_samples(setup: Setup, view: Augment | CenterView) -> UnlabeledSamp
     if teacher.mode == "online":
         info = read_info(teacher.weights)
         clean = clean_view(teacher.image_size or info.image_size, setup.data.pictures)
-    return UnlabeledSamples(shards, view, setup.seed, pseudo_labels(teacher, shards), clean)
+    return UnlabeledSamples(shards, view, setup.seed, pseudo_labels(teacher, shards), clean, setup.data.lanes)
 
 
 def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer, steps: int) -> None:

@@ -23,7 +23,7 @@ def require_torch_xla() -> None:
     if importlib.util.find_spec("torch_xla") is None:
         raise NstError(
             "this trainer needs torch_xla, which is not installed",
-            next="bin/install on Linux brings it; or trainer=cpu, trainer=gpu",
+            next="NST_EXTRAS=xla bin/install, on Linux; or trainer=cpu, trainer=gpu",
         )
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torch_xla")}
     # their C++ interface changes with every minor version: others fail at import, with a missing symbol
@@ -32,7 +32,7 @@ def require_torch_xla() -> None:
             "torch_xla was built for another torch",
             got=", ".join(f"{name} {version}" for name, version in versions.items()),
             valid="the same major and minor version of both",
-            next="bin/install brings the pair that requirements.lock names",
+            next="NST_EXTRAS=xla bin/install brings the pair that requirements-xla.lock names",
         )
 
 

@@ -136,6 +136,10 @@ class Guard(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         self._step("train", _log_every(module))
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.global_step % _log_every(module):
+            self.tallies["train"].runs += 1  # begins between two reads: the next comes early
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.tallies["train"].runs += 1
 

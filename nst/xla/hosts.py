@@ -7,11 +7,16 @@ becomes of a host while the others wait for it, in the program or here, is the l
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
+import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch_xla.runtime as xr
 from torch.distributed.rendezvous import rendezvous
@@ -21,6 +26,7 @@ from nst.xla import lifeline
 
 # longer than the slowest thing that one host does alone: compiling, or writing a checkpoint of the largest network
 PATIENCE = datetime.timedelta(minutes=60)
+PIECE = 64 * 2**20  # bytes of a file at a time
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,22 @@ class Hosts:
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         return self.gather(value)[source]
+
+    def read(self, path: Path) -> io.BytesIO:
+        """The content of a file as host 0 sees it, sent on piece by piece; the others do not touch it. All must ask."""
+        content = io.BytesIO()
+        with open(path, "rb") if self.index == 0 else contextlib.nullcontext() as file:
+            left = self.broadcast(path.stat().st_size if file else None)
+            while left:
+                piece = bytearray(min(left, PIECE))
+                if file and file.readinto(piece) != len(piece):
+                    raise OSError(errno.EIO, "the file became shorter while it was read", str(path))
+                if self.count > 1:
+                    dist.broadcast(torch.frombuffer(piece, dtype=torch.uint8), 0)
+                content.write(piece)
+                left -= len(piece)
+        content.seek(0)
+        return content
 
 
 def _meeting_place() -> str:

@@ -14,6 +14,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -173,6 +174,14 @@ class SpmdStrategy(Strategy):
             for optimizer in self.optimizers:
                 prime(optimizer)
         settle(self.model, self.optimizers, self.mesh)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The state at a path, which host 0 alone reads: a pod's hosts would ask one file server for gigabytes each."""
+        if self.hosts.count == 1:
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        content = self.hosts.read(Path(checkpoint_path))
+        # as Lightning reads a file of this machine: this run has written it
+        return torch.load(content, map_location="cpu", weights_only=bool(weights_only))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         super().load_model_state_dict(checkpoint, strict)

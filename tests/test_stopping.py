@@ -1,0 +1,98 @@
+"""When ranks ask each other whether one was told to stop: every few seconds, all at the same step."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from nst.errors import Preempted
+from nst.training import callbacks
+from nst.training.callbacks import LOOK_S, KeepLast
+
+
+class Ranks:
+    """Ranks in lockstep with a clock of our own: what Lightning and the collectives do for KeepLast, and no more."""
+
+    def __init__(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.step, self.count, self.looks = 0.0, 0, count, list[float]()
+        self.callbacks = [KeepLast(Path(), Path()) for _ in range(count)]
+        for callback in self.callbacks:
+            monkeypatch.setattr(callback, "_write", lambda _: None)
+        monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(callbacks, "Classifier", SimpleNamespace)
+        self.planned = 0
+        self.trainers = [self._trainer(rank) for rank in range(count)]
+        for callback, trainer in zip(self.callbacks, self.trainers, strict=True):
+            callback.on_train_start(cast(Any, trainer), cast(Any, None))
+
+    def _trainer(self, rank: int) -> SimpleNamespace:
+        def broadcast(steps: int) -> int:
+            self.planned = steps if rank == 0 else self.planned
+            return self.planned
+
+        def any_told(told: bool, *, all: bool) -> bool:
+            if rank == 0:
+                self.looks.append(self.now)
+            return any(callback.told_to_stop for callback in self.callbacks)
+
+        strategy = SimpleNamespace(broadcast=broadcast, reduce_boolean_decision=any_told)
+        return SimpleNamespace(
+            global_step=0, global_rank=rank, world_size=self.count, is_last_batch=False, strategy=strategy
+        )
+
+    def take(self, seconds: float) -> list[bool]:
+        """A step of so many seconds; whether each rank stops after it."""
+        self.now, self.step = self.now + seconds, self.step + 1
+        module = SimpleNamespace(on_train_batch_end=lambda *_: None)
+        stopped = []
+        for callback, trainer in zip(self.callbacks, self.trainers, strict=True):
+            trainer.global_step = self.step
+            try:
+                callback.on_train_batch_end(cast(Any, trainer), cast(Any, module))
+                stopped.append(False)
+            except Preempted:
+                stopped.append(True)
+        return stopped
+
+
+@pytest.mark.parametrize("step_s", [0.01, 0.3, 1.77, 3.5, 20.0])
+def test_ranks_stop_at_the_same_step_within_seconds(step_s: float, monkeypatch: pytest.MonkeyPatch):
+    """After a first step that compiles for 20 minutes; told at any time, on the last rank."""
+    for told_at in (3, 60, 777):
+        ranks = Ranks(4, monkeypatch)
+        assert ranks.take(1200.0) == [False] * 4
+        for _ in range(told_at):
+            assert ranks.take(step_s) == [False] * 4
+        ranks.callbacks[-1].told_to_stop = True
+        told = ranks.now
+        while not any(stopped := ranks.take(step_s)):
+            assert ranks.now - told < LOOK_S
+        assert stopped == [True] * 4
+        assert ranks.now - told <= LOOK_S + step_s
+
+
+def test_looks_are_rare_where_steps_are_short(monkeypatch: pytest.MonkeyPatch):
+    ranks = Ranks(2, monkeypatch)
+    for _ in range(20_000):
+        ranks.take(0.01)
+    assert len(ranks.looks) < 200 / LOOK_S + 15
+
+
+def test_looks_come_closer_when_steps_become_slower(monkeypatch: pytest.MonkeyPatch):
+    """Steps that seemed short, because devices worked behind the host's back, cost one long wait at most."""
+    ranks = Ranks(2, monkeypatch)
+    for _ in range(8):
+        ranks.take(0.01)
+    for _ in range(60):
+        ranks.take(2.0)
+    gaps = [later - earlier for earlier, later in zip(ranks.looks, ranks.looks[1:], strict=False)]
+    assert max(gaps) < 2 * 16
+    assert max(gaps[-5:]) <= LOOK_S
+
+
+def test_a_process_alone_looks_after_every_step(monkeypatch: pytest.MonkeyPatch):
+    ranks = Ranks(1, monkeypatch)
+    for _ in range(50):
+        ranks.take(0.01)
+    assert len(ranks.looks) == 50

@@ -209,7 +209,7 @@ def test_lanes_are_another_order_of_which_the_run_directory_knows(tiny: Compose,
 
 
 @pytest.mark.parametrize(
-    ("lanes", "said"), [("3", "lanes[\\s\\S]*batch_size=8 in 3 lanes[\\s\\S]*=9"), ("0", "1 or more")]
+    ("lanes", "said"), [("3", "lanes[\\s\\S]*batch_size=8 on 3 lanes[\\s\\S]*=9"), ("0", "lanes cannot be 0")]
 )
 def test_lanes_that_do_not_fit_are_refused_before_anything_is_written(
     tiny: Compose, tmp_path: Path, lanes: str, said: str

@@ -327,9 +327,11 @@ def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits
     assert found.others == []
     assert any(name.startswith("wandb/offline-run-") for name in found.ours)
     shutil.copy(pictures / "cat" / "00.jpg", run / "evaluation" / "wandb")
-    with kept(run):
-        told = refusal("evaluate", *TINY, *options, "eval.image_size=8", "overwrite=true")
-    assert "move wandb/" in told
+    # W&B's own process may still be writing its log
+    names = contents(run).keys()
+    told = refusal("evaluate", *TINY, *options, "eval.image_size=8", "overwrite=true")
+    assert "move wandb/00.jpg away" in told
+    assert contents(run).keys() >= names
 
 
 # ---- what is not nst's is never replaced

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -30,6 +31,7 @@ from nst.report.rows import interval
 from nst.report.style import inline_svg, save_png, svg_document
 from nst.runs import write_config, write_json
 from nst.stages import report, select
+from nst.written import LIST
 
 UNLABELED, TEST = 120, 60
 LIMIT_BYTES = 5_000_000
@@ -301,6 +303,7 @@ def test_nothing_finished_still_makes_a_page(tmp_path):
 def test_other_shards_of_the_same_name_show_no_wrong_pictures(tmp_path):
     directory = make_run(tmp_path)
     samples = [Sample(f"other-{i}", encode_png(np.zeros((8, 8), np.uint8)), "png", None) for i in range(90)]
+    shutil.rmtree(tmp_path / "data" / "unlabeled")  # which are not the set's to delete
     write_shards(tmp_path / "data" / "unlabeled", "unlabeled", samples, classes=["x"], labeled=False, name="other")
     report.run(directory)
     assert "are not those that were labeled" in words(page_of(directory))
@@ -340,6 +343,7 @@ def test_chain_of_trainings_is_recognised_by_its_weights(tmp_path):
 
 def test_figures_that_no_longer_apply_are_removed(tmp_path):
     directory = make_run(tmp_path)
+    (directory / LIST).touch()  # as `nst iterate` begins it
     report.run(directory)
     for number in range(3):
         (directory / f"gen{number}" / "metrics.csv").unlink()

@@ -271,7 +271,7 @@ def test_a_damaged_started_json_gives_way_to_overwrite(whole: Finished):
 
 def test_a_finished_run_without_started_json_takes_no_other_options(whole: Finished):
     (whole.run / "gen0" / "started.json").unlink()
-    code, words = _outcome([*whole.command, "seed=4"])
+    code, words = _outcome([*whole.command, "student.steps=6"])
     assert code == 1
     assert "finished run of other inputs, whose started.json is missing" in words
 
@@ -279,8 +279,10 @@ def test_a_finished_run_without_started_json_takes_no_other_options(whole: Finis
 # ---- files of a run that goes on -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["cut", "flipped", "list"])
-@pytest.mark.parametrize("name", ["checkpoints/trained.json", "checkpoints/trained_last.ckpt"])
+STATE, NOTE = "checkpoints/trained_last.ckpt", "checkpoints/trained.json"
+
+
+@pytest.mark.parametrize(("name", "kind"), [(NOTE, "list"), (STATE, "cut"), (STATE, "flipped")])
 def test_a_training_that_goes_on_names_what_is_damaged_and_ends_the_same_after_its_advice(
     whole: Finished, name: str, kind: str, capsys: pytest.CaptureFixture[str]
 ):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from nst.data.datamodule import data_part
@@ -111,16 +112,18 @@ def require_whole(state: Path) -> None:
     """
     try:
         with zipfile.ZipFile(state) as archive:
-            wrong = archive.testzip() or ("" if any(_is_pickle(name) for name in archive.namelist()) else "data.pkl")
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, zlib.error) as error:
+            for info in archive.infolist():
+                archive.open(info).close()  # its name is in two places, which must agree
+            sums = {info.filename.partition("/")[2]: info.CRC for info in archive.infolist()}
+        reader = torch._C.PyTorchFileReader(str(state))  # the data as torch will find them
+        wrong = next((name for name in sums if zlib.crc32(reader.get_record(name)) != sums[name]), "")
+        if "data.pkl" not in sums:
+            wrong = "no state of a training"
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError) as error:  # NotImplementedError is one
         wrong = in_a_line(error)
     if wrong:
         again = f"{shlex.join(['rm', str(state)])}, then the same command: this phase of the training begins again"
         raise damaged(state, f"{wrong} ({state.stat().st_size} bytes)", again)
-
-
-def _is_pickle(name: str) -> bool:
-    return name.endswith("/data.pkl")
 
 
 class StopWhenTold(Callback):

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from nst.errors import NstError
+from nst.written import ours
 
 SEAL = "sha256_of_the_rest"
 INSIDE_A_RUN = ("checkpoints", "parts", "bad")  # folders of a run directory that hold small files
@@ -135,9 +136,11 @@ def damaged(path: Path | str, found: object, next: str | None = None) -> NstErro
 
 def way_on(path: Path) -> str:
     """Removing the file, and the mark by which the run around it counts as finished; then the same command makes both
-    anew."""
+    anew. Of a file that is not in nst's lists nobody is told to delete it."""
     folder = path.parent.parent if path.parent.name in INSIDE_A_RUN else path.parent
     marks = [] if path.name in ("started.json", "DONE") else [folder / "DONE"]
     there = [str(file) for file in (path, *marks) if os.path.lexists(file)]
+    if there and not ours([path]):
+        return "copy it again from where it is whole, or move it away; nst does not know it as its own"
     again = "the command that wrote it, again"
     return f"{shlex.join(['rm', *there])}, then {again}" if there else again

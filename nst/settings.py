@@ -89,7 +89,7 @@ TREE: dict[str, Any] = {
         "unlabeled_samples": null(whole(0)),
         "source": {
             "name": text(100),
-            "root": either(path(), listed(path())),
+            "root": either(path(), listed(path(), least=1)),
             "labeled": null(flag()),
             "download": flag(),
         },

@@ -421,7 +421,9 @@ def test_a_cache_deletes_only_what_it_has_fetched(digits: Path, tmp_path: Path):
 def test_a_wandb_id_that_nst_has_not_drawn_stays(tmp_path: Path):
     (tmp_path / "wandb_id").write_text("mine")
     forget_run(tmp_path)
-    assert run_id(tmp_path) == "mine"
+    with pytest.raises(NstError, match=r"no id of a W&B run of ours: 'mine'[\s\S]*next:  move "):
+        run_id(tmp_path)
+    assert (tmp_path / "wandb_id").read_text() == "mine"
     begin(tmp_path / "run")
     drawn = run_id(tmp_path / "run")
     forget_run(tmp_path / "run")

@@ -45,6 +45,16 @@ NULL_NUMBERS = {
     *("teacher.image_size", "eval.attacks.pgd.step_size"),
 }
 BELOW_ZERO = {"label.ray.retries"}
+# whose default is a whole number, and that are measures and no counts
+MEASURES = {
+    *("noise.randaugment.magnitude", "student.epochs", "student.schedule.warmup_epochs", "student.finetune.epochs"),
+    *("remote.wait_s",),
+}
+# whose default is another value, and of which conf/ says what null means
+NULL_TOO = {
+    *("data.labeled", "data.unlabeled", "data.test", "select.images_per_class", "shard.exclude_distance"),
+    *("eval.corruptions", "eval.perturbations", "eval.jpeg_quality", "logger.wandb.group"),
+}
 FILLED_IN = {"stage", "overrides", "paper"}  # by the program and by recipes
 
 
@@ -68,14 +78,15 @@ class Case:
         if self.value in ("${nowhere}", "\x00", "x" * 5000, "''", "' '"):
             return True
         if self.value == "null":
-            return self.default is not None
+            return self.default is not None and self.name not in NULL_TOO
         if isinstance(self.default, bool):
             return self.value not in ("true", "no")
         if isinstance(self.default, list):
             return False  # of what, the default does not tell
         if isinstance(self.default, int | float) or self.name in NULL_NUMBERS:
             allowed = ["0", "0.5", *(["-1"] if self.name in BELOW_ZERO else [])]
-            return self.value not in allowed or (self.value == "0.5" and type(self.default) is int)
+            whole = type(self.default) is int and self.name not in MEASURES
+            return self.value not in allowed or (self.value == "0.5" and whole)
         return False
 
 

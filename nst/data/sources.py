@@ -285,6 +285,8 @@ def open_source(name: str, **options: Any) -> Source:
     if name not in SOURCES:
         raise UsageError("unknown source", got=f"'{name}'{nearest(name, SOURCES)}", valid=", ".join(SOURCES))
     given = {option: value for option, value in options.items() if value is not None}
+    if name != "tar" and isinstance(given.get("root"), list):
+        raise UsageError(f"source {name} takes one folder", got=f"data.source.root={given['root']}")
     parameters = inspect.signature(SOURCES[name]).parameters
     if unknown := sorted(given.keys() - parameters.keys()):
         raise UsageError(

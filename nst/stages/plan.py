@@ -230,8 +230,12 @@ def _require_plan(path: Path) -> None:
     if not os.path.lexists(path):
         return
     try:
-        earlier = not path.is_symlink() and path.is_file() and {"cluster", "stages", "storage"} <= set(read_json(path))
-    except (ValueError, TypeError):
+        earlier = (
+            not path.is_symlink()
+            and path.is_file()
+            and {"cluster", "stages", "storage"} <= set(read_json(path, sealed=False))
+        )
+    except NstError:
         earlier = False
     if not earlier:
         raise NstError(

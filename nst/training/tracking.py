@@ -186,7 +186,7 @@ def run_id(directory: Path) -> str:
         write_text(path, drawn + _check_digits(drawn) + "\n")
     found = read_text(path).strip()
     if len(found) != 20 or _check_digits(found[:16]) != found[16:]:
-        new = f"rm {path}, then the same command: what is logged from now on is a new W&B run"
+        new = f"move {path} away, then the same command: what is logged from now on is a new W&B run"
         raise damaged(path, f"no id of a W&B run of ours: {found[:40]!r}", new)
     return found
 

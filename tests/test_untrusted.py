@@ -33,6 +33,7 @@ from nst.data.shards import index_tars, verify, write_shards
 from nst.data.sources import Sample
 from nst.data.tars import TarReader
 from nst.data.transfer import runs_nothing
+from nst.documents import json_text, read_json, yaml_text
 from nst.errors import NstError
 from nst.models import foreign
 from nst.models.checkpoints import read_weights
@@ -67,7 +68,7 @@ def small_set(folder: Path, count: int = 4) -> ShardSet:
 
 def change_index(folder: Path, **values: Any) -> None:
     path = folder / "index.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(json_text({**read_json(path, sealed=False), **values}))  # a stranger can seal a file, too
 
 
 def change_shard(folder: Path, **values: Any) -> None:
@@ -163,7 +164,7 @@ def test_names_of_shards_are_those_of_files_beside_the_index(tmp_path: Path, nam
 def test_a_sha256_that_leads_out_of_the_cache_is_refused(tmp_path: Path):
     small_set(tmp_path / "set")
     change_shard(tmp_path / "set", sha256="/../../x")
-    with pytest.raises(NstError, match="cannot be read"):
+    with pytest.raises(NstError, match=r"index\.json is damaged"):
         ShardSet.open(f"file://{tmp_path}/set", Remote(cache=str(tmp_path / "cache")))
 
 
@@ -252,7 +253,7 @@ HUB = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 32, 32]}
     [
         ({"architecture": "hf-hub:stranger/network"}, "names no network of timm's"),
         ({"architecture": "local-dir:/etc"}, "names no network of timm's"),
-        ({"architecture": ["resnet18"]}, "names no network of timm's"),
+        ({"architecture": ["resnet18"]}, "is not timm's config.json"),
         (
             {"architecture": "resnet10t", "model_args": {"checkpoint_path": "/etc/x.pth"}},
             "asks for more than a network",
@@ -295,12 +296,13 @@ def test_arrays_and_yaml_of_strangers_run_nothing(tmp_path: Path, monkeypatch: p
     np.save(tmp_path / "x.npy", np.array([Bomb(tmp_path / "marker")], object), allow_pickle=True)
     with pytest.raises(NstError, match="cannot read"):
         open_array(str(tmp_path / "x.npy"))
-    (tmp_path / "config.yaml").write_text(f"x: !!python/object/apply:os.system ['touch {tmp_path}/marker']\n")
+    call = f"x: !!python/object/apply:os.system ['touch {tmp_path}/marker']\n"
+    (tmp_path / "config.yaml").write_text(yaml_text(call))
     with pytest.raises(Exception, match="could not determine a constructor"):
         _ = Generation(tmp_path).config
     monkeypatch.setenv("PRIVATE", SECRET)
     text = f"a: ${{oc.env:PRIVATE}}\nb: {{_target_: os.system, command: touch {tmp_path}/marker}}\n"
-    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "config.yaml").write_text(yaml_text(text))
     found = Generation(tmp_path).config
     assert found == {"a": "${oc.env:PRIVATE}", "b": {"_target_": "os.system", "command": f"touch {tmp_path}/marker"}}
     assert not (tmp_path / "marker").exists()

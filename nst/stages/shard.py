@@ -216,7 +216,9 @@ def main(cfg: DictConfig) -> None:
     options, remote = cfg.shard, build(Remote, cfg.remote)
     if not options.verify and (options.index is None or is_remote(options.index)):  # an index lies beside its tars
         keep_apart(cfg, "shard")
-    evaluation = _evaluation_sets(cfg)
+    if options.exclude and options.index is None:
+        shards_place(cfg, "unlabeled")  # that there is one is told first
+    evaluation = [ShardSet.open(place, remote) for place in _evaluation_sets(cfg)]  # before anything is written
     if _source_name(cfg) == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch
 
@@ -229,7 +231,7 @@ def main(cfg: DictConfig) -> None:
             say(line)
     if options.exclude:
         unlabeled = ShardSet.open(shards_place(cfg, "unlabeled"), remote) if options.index is None else shards
-        for line in _exclude(cfg, unlabeled, evaluation, remote):
+        for line in _exclude(cfg, unlabeled, evaluation):
             say(line)
     if options.verify:
         for folder in _shard_sets(options.output):
@@ -271,13 +273,13 @@ def _evaluation_sets(cfg: DictConfig) -> list[str]:
     return places
 
 
-def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[str], remote: Remote) -> Iterator[str]:
+def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[ShardSet]) -> Iterator[str]:
     """Prunes the unlabeled set and tells what was found, line by line."""
     here = not is_remote(unlabeled.folder) and os.access(unlabeled.folder, os.W_OK)
     output = Path(unlabeled.folder) if here else Path(cfg.shard.output) / "unlabeled"
     report = exclude(
         unlabeled,
-        [ShardSet.open(place, remote) for place in evaluation],
+        evaluation,
         output,
         distance=cfg.shard.exclude_distance,
         workers=cfg.shard.workers,

@@ -67,7 +67,8 @@ def test_one_rank_writes_the_metrics(run: Path):
 def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training_saw(digits: Path, tmp_path: Path):
     tiny = [option for option in TINY if not option.startswith("trainer.")]
     directory = tmp_path / "run"
-    longer = ["student.steps=60", "student.labeled_batch_size=32", "student.ema_decay=0.9"]
+    longer = ["student.steps=60", "student.labeled_batch_size=32", "student.ema_decay=0.9",
+              "student.checkpoint_every=60", "student.validate_every=null"]  # fmt: skip
     common = [*tiny, *longer, f"data.root={digits}", f"run_dir={directory}"]
     done = nst("train", *common, *TWO_RANKS)
     assert done.returncode == 0, done.stderr

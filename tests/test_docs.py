@@ -352,6 +352,7 @@ def test_the_commands_in_the_head_of_the_dockerfile_are_true():
 def test_container_copies_what_the_installation_needs():
     copied = re.findall(r"^COPY (?!--from)(.+) /\S*$", DOCKERFILE, re.MULTILINE)
     names = {name for line in copied for name in line.split()}
-    assert names >= {"pyproject.toml", "requirements.lock", "bin", "conf", "nst"}
+    locks = {f"requirements{which}.lock" for which in ("", "-xla", "-tpu")}
+    assert names >= {"pyproject.toml", *locks, "bin", "conf", "nst"}
     assert {"README.md", "LICENSE"} <= names, "pyproject.toml names them"
     assert all((ROOT / name).exists() for name in names)

@@ -584,28 +584,28 @@ import sys
 from pathlib import Path
 import torch.distributed as dist
 from nst.xla import hosts
-host, port, path = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+host, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=host, world_size=3)
 hosts.PIECE = 1000
-content = hosts.Hosts(host, 3).read(path if host == 0 else Path("/not/here"))
-print("RESULT " + json.dumps([content.tell(), content.read().hex()]))
+folder = folder if host == 0 else Path("/not/here")
+print("RESULT " + json.dumps([hosts.Hosts(host, 3).read(folder / name).read().hex() for name in "012"]))
 """
 
 
-@pytest.mark.parametrize("size", [0, 1000, 3500])
-def test_a_file_is_read_by_host_0_and_sent_to_the_others(tmp_path: Path, size: int):
+def test_a_file_is_read_by_host_0_and_sent_to_the_others(tmp_path: Path):
     """In whole pieces, with a rest, and empty."""
-    written = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
-    (tmp_path / "state").write_bytes(written)
+    written = [np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes() for size in (2000, 3500, 0)]
+    for name, content in enumerate(written):
+        (tmp_path / str(name)).write_bytes(content)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [str(free_port()), str(tmp_path / "state")]
+    code, port = START.format(devices=1) + READING, str(free_port())
     processes = [
-        subprocess.Popen([sys.executable, "-c", START.format(devices=1) + READING, str(host), *words],
+        subprocess.Popen([sys.executable, "-c", code, str(host), port, str(tmp_path)],
                          env=environment, stdout=subprocess.PIPE, text=True)
         for host in range(3)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[0, written.hex()]] * 3
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    assert [json.loads(text.split("RESULT ")[1]) for text in said] == [[content.hex() for content in written]] * 3
 
 
 ALONE = """

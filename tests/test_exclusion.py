@@ -32,6 +32,7 @@ from nst.data.remote import Remote
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Sample
 from nst.data.views import Pictures, clean_view
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
@@ -183,7 +184,7 @@ def test_copies_and_look_alikes_of_evaluation_images_are_excluded_and_reported(t
     assert report["images"][0]["distance"] == 0 <= report["images"][1]["distance"] <= 4
     assert report["images"][0]["matched_set"] == str(tmp_path / "test")
     assert (report["before"], report["excluded"], report["same_pixels"], report["look_alike"]) == (6, 3, 2, 1)
-    assert json.loads((tmp_path / "web" / "excluded.json").read_text()) == report
+    assert read_json(tmp_path / "web" / "excluded.json") == report
     assert {path.name: path.read_bytes() for path in (tmp_path / "web").glob("*.tar")} == tars
     assert verify(tmp_path / "web")["excluded"] == 2
 

@@ -75,7 +75,7 @@ def _loader_death(said: str) -> NstError:
 def _no_memory(said: str, stage: str) -> NstError:
     """What makes a step smaller, and what becomes of the work that is done."""
     training = (
-        f"model.remat=true, or trainer.accumulate=2 (4, 8 ...): with them {CONTINUES}; or a smaller"
+        f"model.remat=true: with it {CONTINUES}; or trainer.accumulate=2 (4, 8 ...), a smaller"
         " student.labeled_batch_size or student.unlabeled_ratio: another training, so with another run_dir"
     )
     labeling = "a smaller label.batch_size: another labeling, so with another teacher.predictions=<folder>"

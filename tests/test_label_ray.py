@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import torch
 
 from nst.config import compose_config
 from nst.data.sources import open_source
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
@@ -109,7 +109,7 @@ def test_killed_workers_change_nothing(folders, tmp_path):
 
     result = label.from_cfg(compose_config(options(folders, tmp_path / "one")))
     assert hashes(tmp_path / "ray") == hashes(tmp_path / "one")
-    assert json.loads((tmp_path / "ray" / "result.json").read_text()) == result
+    assert read_json(tmp_path / "ray" / "result.json") == result
     keys = [
         key
         for path in (tmp_path / "ray").glob("*.parquet")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from PIL import Image
 
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.report import page, robustness_figures
 from nst.report.figures import series_color
@@ -23,6 +23,7 @@ from nst.report.robustness_section import _claim, _clip, _telling, robustness
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.pictures import COLUMNS
 from nst.robustness.results import scored, summary
+from nst.runs import write_json
 from nst.stages import report
 from tests.test_report import make_run, page_of, words
 
@@ -67,9 +68,9 @@ def attack_block(top1: float) -> dict[str, Any]:
 def give(generation: Path, blocks: dict[str, Any]) -> None:
     """Adds suites to a generation's evaluation, as `nst evaluate` does."""
     path = generation / "evaluation" / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     every = {**result.get("robustness", {}), **blocks}
-    path.write_text(json.dumps({**result, **summary(every), "robustness": every}))
+    write_json(path, {**result, **summary(every), "robustness": every})
 
 
 def show(
@@ -85,7 +86,7 @@ def show(
     sheet = values.reshape(-1, columns).repeat(TILE, axis=0).repeat(TILE, axis=1)
     Image.fromarray(np.stack([sheet] * 3, axis=2)).save(folder / f"{part}.png")
     facts = {"file": f"{part}.png", "tile": TILE, "columns": columns, "frames": frames}
-    (folder / f"{part}.json").write_text(json.dumps({"kept": {}, "bad": [], "sheet": facts, "shown": entries}))
+    write_json(folder / f"{part}.json", {"kept": {}, "bad": [], "sheet": facts, "shown": entries})
 
 
 def entry(key: str, caption: str, label: str | None, *predicted: str) -> dict[str, Any]:

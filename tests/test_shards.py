@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import tarfile
@@ -16,8 +15,10 @@ from helpers import add_file, ended_process, noise
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
 from nst.data.sources import Sample
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import temporary
+from nst.runs import sha256_file, write_json
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -47,13 +48,11 @@ def write(folder: Path, count: int = 7, *, labeled: bool = True, max_bytes: int 
 
 def rehash(folder: Path) -> None:
     """Makes the index agree with the changed bytes, so that only the content can give them away."""
-    from nst.runs import sha256_file
-
-    index = json.loads((folder / "index.json").read_text())
+    index = read_json(folder / "index.json")
     for shard in index["shards"]:
         path = folder / shard["name"]
         shard["bytes"], shard["sha256"] = path.stat().st_size, sha256_file(path)
-    (folder / "index.json").write_text(json.dumps(index))
+    write_json(folder / "index.json", index)
 
 
 def test_round_trip_keeps_order_bytes_and_labels(tmp_path: Path) -> None:
@@ -160,11 +159,11 @@ def test_open_tells_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(NstError, match=r"000000\.tar: missing\n.*000001\.tar: 100 bytes"):
         ShardSet.open(tmp_path)
     index = tmp_path / "index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "shards": []}))
+    write_json(index, {**read_json(index), "shards": []})
     with pytest.raises(NstError, match="empty shard set"):
         ShardSet.open(tmp_path)
     index.write_text("{")
-    with pytest.raises(NstError, match="cannot be read"):
+    with pytest.raises(NstError, match=r"index\.json is damaged"):
         ShardSet.open(tmp_path)
     index.unlink()
     with pytest.raises(NstError, match=r"1 tars|2 tars[\s\S]*nst shard shard.index="):

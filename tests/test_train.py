@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
-from nst.runs import sha256_file
+from nst.runs import sha256_file, write_json
 from nst.stages import label, select, train
 from nst.training import phases
 from nst.training.callbacks import KeepLast
@@ -476,9 +477,9 @@ def test_a_teacher_of_other_classes_is_refused(tiny: Compose, teacher: Path, dig
     shutil.copytree(digits, tmp_path / "renamed")
     for part in ("labeled", "unlabeled", "test"):
         path = tmp_path / "renamed" / part / "index.json"
-        index = json.loads(path.read_text())
+        index = read_json(path)
         index["classes"][3] = "three"
-        path.write_text(json.dumps(index))
+        write_json(path, index)
     with pytest.raises(NstError, match="the teacher knows other classes") as caught:
         train.from_cfg(tiny(f"teacher.run={teacher}", f"data.root={tmp_path / 'renamed'}"))
     assert "'3' where the data has 'three'" in str(caught.value)

@@ -194,7 +194,7 @@ class Contents:
             return None
         found = cls(folder)
         found._look("", {LIST, *HELD, *_names(folder)})
-        found.ours = [name for name in found.ours if name not in HELD]  # this run's own go on
+        found.ours = [name for name in found.ours if name != ".lock"]  # whoever asks may hold it
         return found
 
     def delete(self) -> None:

@@ -210,6 +210,14 @@ def test_overwriting_deletes_what_nst_wrote_and_runs_inside_it(tmp_path: Path):
     assert left <= {".lock", ".pulse", LIST, "started.json", "empty"}
 
 
+def test_a_run_that_was_killed_at_work_can_be_overwritten(tmp_path: Path):
+    directory = started(tmp_path / "run", seed=0)
+    (directory / "DONE").unlink()
+    (directory / ".pulse").write_text("17 4")  # which a kill leaves there
+    with Run(directory, "train", {"seed": 1}, overwrite=True):
+        assert contents(directory).keys() == {".lock", LIST, "started.json"}
+
+
 def test_a_run_that_the_list_around_it_does_not_name_is_a_users(tmp_path: Path):
     """Shards that somebody moved into a run directory have a list too."""
     shards, directory = started(tmp_path / "shards", seed=0), started(tmp_path / "run", seed=0)

@@ -292,7 +292,8 @@ TREE: dict[str, Any] = {
     },
     "plan": {
         "hardware": null(text(100)),
-        "utilization": SOME,
+        "utilization": null(SOME),
+        "measured": PLACE,
         "classes": null(BATCH),
         "labeled_images": null(COUNT),
         "unlabeled_images": null(whole(0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +70,17 @@ def tiny(digits: Path, tmp_path: Path) -> Callable[..., Any]:
         return compose_config([*TINY, f"data.root={digits}", f"run_dir='{directory}'", *overrides])
 
     return compose
+
+
+@pytest.fixture
+def tf32() -> Iterator[list[Any]]:
+    """Whatever may compute in TF32 does so; afterwards as before."""
+    import torch
+
+    kinds = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "tf32"
+    yield kinds
+    for kind, precision in zip(kinds, before, strict=True):
+        kind.fp32_precision = precision

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -268,18 +267,6 @@ def test_attacks_equal_those_of_an_independent_library() -> None:
     assert torch.allclose(attack(trained(), images, labels, 8), theirs, atol=1e-6)
     theirs = torchattacks.PGD(wrapped, eps=16 / 255, alpha=1.6 / 255, steps=10, random_start=False)(images, labels)
     assert torch.allclose(attack(trained(), images, labels, 16, PGD_10), theirs, atol=1e-6)
-
-
-@pytest.fixture
-def tf32() -> Iterator[list[Any]]:
-    """Whatever may compute in TF32 does so; afterwards as before."""
-    kinds = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = "tf32"
-    yield kinds
-    for kind, precision in zip(kinds, before, strict=True):
-        kind.fp32_precision = precision
 
 
 def test_gradients_of_attacks_are_not_rounded_to_tf32(tf32: list[Any]) -> None:

@@ -28,6 +28,7 @@ from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import CHIPS, EXAMPLES, GIB, cluster
 from nst.plan.images import KEY, Counts, Images, Split, find_images
 from nst.plan.network import measure
+from nst.plan.rates import Measurement, Rates, assumed, read_measurements, view_seconds
 from nst.plan.tables import duration, memory, number, short, size, tables
 from nst.stages import plan
 from nst.training.optim import build_optimizer, parameter_groups
@@ -247,6 +248,80 @@ def test_examples_of_hardware_are_valid_and_every_chip_can_be_named():
         assert cluster(f"{chip.name}:{'x'.join(['2'] * max(chip.dimensions, 1))}").chip is chip
 
 
+# ---- rates
+
+
+def test_assumed_shares_are_of_the_chip_and_the_network_and_stated_ones_of_all():
+    numerics, card = Numerics.of("bf16-mixed"), CHIPS["h100"]
+    b0, l2 = training().cost, training("efficientnet_l2").cost
+    kept = 2 * sum(part.saved for part in b0.parts)
+    small, large = assumed(b0, card, numerics).value, assumed(l2, card, numerics).value
+    assert small * card.peak / b0.training_flops() == pytest.approx(3.35e12 / (24 * kept)), "images/s by bandwidth"
+    assert (small, large) == (pytest.approx(0.0074, rel=0.02), pytest.approx(0.036, rel=0.02))
+    assert assumed(b0, card, Numerics()).value == pytest.approx(small / 2), "twice the bytes in float32"
+    for cost in (b0, l2):
+        assert assumed(cost, CHIPS["v3"], numerics).value == 0.05
+    rates = Rates(stated=0.2)
+    assert rates.share("efficientnet_b0", b0, card, numerics, work="train", remat=False).value == 0.2
+
+
+def test_a_measurement_of_the_card_and_network_goes_before_the_assumption(tmp_path: Path):
+    rows = [asdict(Measurement("h100", "efficientnet_b7", size, "train", remat, share))
+            for size, remat, share in ((600, False, 0.1), (600, True, 0.2), (380, False, 0.3))]  # fmt: skip
+    file = tmp_path / "gpu.json"
+    file.write_text(json.dumps({"benchmark": "gpu", "calibration": rows}))
+    common = ["student=efficientnet_b7", "data=imagenet", "trainer=gpu_ddp", f"plan.measured={file}"]
+    found = planned(*common, "plan.hardware=h100:8", "model.train_size=600")
+    shares = {row["stage"]: row["utilization"] for row in found["stages"]}
+    assert (shares["train"], found["utilization"]) == (0.1, 0.1)
+    assert shares["label"] == pytest.approx(0.0166, rel=0.01), "of labeling nothing was measured"
+    assert planned(*common, "plan.hardware=h100:8", "model.train_size=600", "model.remat=true")["utilization"] == 0.2
+    assert planned(*common, "plan.hardware=h100:8", "model.train_size=400")["utilization"] == 0.3
+    assert planned(*common, "plan.hardware=h200:8")["utilization"] < 0.1, "another card"
+    assert "measured on h100 with efficientnet_b7 at 600 px" in found["stages"][0]["source"]
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"calibration": [{"chip": "h100"}]}, {"calibration": [3]}, {"calibration": "x"}]
+)
+def test_a_calibration_that_is_none_is_refused_by_its_name(content: dict, tmp_path: Path):
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(NstError, match=r"(?s)other\.json has no calibration.*bin/bench gpu --json"):
+        planned("data=imagenet", f"plan.measured={tmp_path / 'other.json'}")
+
+
+def test_nsts_own_measurements_can_be_read():
+    assert all(row.chip in CHIPS and row.network in ARCHITECTURES for row in read_measurements())
+
+
+def test_views_cost_what_was_measured_on_a_core():
+    """bin/bench input: 608 images/s with RandAugment, 719 without; single runs at other sizes: 230 at 600 px."""
+    assert 1 / view_seconds(224, 107_000, "randaugment") == pytest.approx(608, rel=0.01)
+    assert 1 / view_seconds(224, 107_000, "standard") == pytest.approx(719, rel=0.05)
+    assert 1 / view_seconds(600, 107_000, "randaugment") == pytest.approx(230, rel=0.05)
+
+
+def test_the_slower_of_card_and_loaders_binds_and_the_table_says_which():
+    common = ["student=efficientnet_b0", "data=imagenet", "trainer=gpu", "plan.hardware=h100:1"]
+    card, loader = planned(*common), planned(*common, "plan.utilization=0.9")
+    assert {row["bound"] for row in card["stages"]} == {"chip"}
+    assert {row["bound"] for row in loader["stages"]} == {"loader"}
+    assert loader["step"]["seconds"] == loader["step"]["preparing"] > loader["step"]["computing"]
+    # 14 cores of a DGX for each card; half of the images of a step are labeled, which are cropped and flipped alone
+    views, noised = view_seconds(224, 110_000) / 14, view_seconds(224, 110_000, "randaugment") / 14
+    assert loader["step"]["images_per_second"] == pytest.approx(2 / (views + noised))
+    assert card["step"]["images_per_second"] < loader["step"]["images_per_second"]
+    label = next(row for row in loader["stages"] if row["stage"] == "label")
+    assert label["hours"] == pytest.approx(300e6 * views / 3600)
+    said = ((card, ["0.74%: assumed", "by the chips"]), (loader, ["trainer.workers=14", "by the loaders"]))
+    for found, words in said:
+        sheet = io.StringIO()
+        for table in tables(found):
+            Console(file=sheet, width=80).print(table)
+        assert all(text in sheet.getvalue() for text in words)
+        assert max(len(line.rstrip()) for line in sheet.getvalue().splitlines()) <= 80
+
+
 # ---- images and storage
 
 
@@ -429,8 +504,8 @@ def test_numbers_are_short():
         (["plan.hardware=h100:2x2"], ["lacks the number of devices", "h100:N"]),
         (["plan.hardware=h100:0"], ["lacks the number of devices"]),
         (["plan.hardware=h100:24", "data=imagenet"], ["does not divide by the number", "labeled_batch_size=2064"]),
-        (["plan.utilization=0"], ["a share of the peak", "above 0, up to 1"]),
-        (["plan.utilization=5"], ["a share of the peak"]),
+        (["plan.utilization=0"], ["plan.utilization cannot be 0", "above 0 to 1"]),
+        (["plan.utilization=5"], ["plan.utilization cannot be 5"]),
         (["data=folder"], ["how many classes there will be is not known", "plan.classes=<number>"]),
         (["data=folder", "plan.classes=3"], ["how many labeled images", "plan.labeled_images=<number>"]),
         (["plan.compile=true", "plan.hardware=h100:1"], ["asks the TPU compiler", "valid: a TPU slice"]),

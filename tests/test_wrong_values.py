@@ -40,6 +40,7 @@ NULL_NUMBERS = {
     *("data.test_samples", "data.labeled_per_class", "data.unlabeled_samples", "eval.every", "eval.image_size"),
     *("eval.max_clips", "eval.max_images", "eval.resize_to", "eval.side", "label.ray.cpus", "label.ray.gpus"),
     *("plan.classes", "plan.image_kilobytes", "plan.labeled_images", "plan.selected_images", "plan.unlabeled_images"),
+    "plan.utilization",
     *("report.figure", "report.table", "select.max_confidence", "select.max_copies", "select.threads"),
     *("shard.workers", "student.gradient_clip", "student.schedule.final_rate_per_256", "student.validate_every"),
     *("teacher.image_size", "eval.attacks.pgd.step_size"),

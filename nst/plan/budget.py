@@ -1,10 +1,11 @@
 """What a training step and a whole stage cost on a cluster: work, memory of a core, traffic, time.
 
-The one decision worth knowing: hours follow from a *stated* utilisation, the share of the peak that real training
-reaches. Nobody knows it before the first step; everything else here is counted. Memory of activations is counted by
-one of two laws. Compiled (TPU), a kernel gives a convolution's output as it is stored, and BatchNorm, activation and
-gate are computed again where they are needed. Not compiled (GPU, CPU), what autograd saves is kept. Against the TPU
-compiler on B0, B3 and L2 the first is within a fifth per image; `plan.compile` asks the compiler itself.
+The one decision worth knowing: hours follow from a utilisation, the share of the peak that real training reaches, and
+from what loaders deliver: the slower of both binds (`nst.plan.rates`). Everything else here is counted. Memory of
+activations is counted by one of two laws. Compiled (TPU), a kernel gives a convolution's output as it is stored, and
+BatchNorm, activation and gate are computed again where they are needed. Not compiled (GPU, CPU), what autograd saves is
+kept. Against the TPU compiler on B0, B3 and L2 the first is within a fifth per image; `plan.compile` asks the compiler
+itself.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Training:
         cost: the network at the phase's image size.
         teacher: an online teacher at its own image size; None: labels are read.
         accumulate: micro-batches that a core makes of its images.
+        augment: of labeled and unlabeled images, as `Side` has it.
     """
 
     generation: int
@@ -66,6 +68,7 @@ class Training:
     remat: bool = False
     teacher: NetworkCost | None = None
     accumulate: int = 1
+    augment: tuple[str, str] = ("randaugment", "randaugment")
 
     @property
     def batch(self) -> int:
@@ -106,13 +109,19 @@ class Memory:
 
 @dataclass(frozen=True)
 class Step:
-    """One training step on a cluster; times from the utilisation."""
+    """One training step on a cluster.
+
+    Args:
+        computing, preparing: s that the cores and the loaders need; they overlap, and the longer one binds.
+    """
 
     images: int
     images_per_core: int
     flops: int
     flops_per_core: int
     all_reduce_bytes: int
+    computing: float
+    preparing: float
     seconds: float
     images_per_second: float
     images_per_second_and_host: float
@@ -137,9 +146,10 @@ def images_per_core(training: Training, cluster: Cluster) -> int:
     return training.batch // replicas
 
 
-def step(training: Training, cluster: Cluster, numerics: Numerics, utilization: float) -> Step:
-    """Raises NstError if the batch does not divide by the cores, or as `seconds`."""
-    time = seconds(training.flops, cluster, utilization)
+def step(training: Training, cluster: Cluster, numerics: Numerics, utilization: float, preparing: float = 0.0) -> Step:
+    """A step whose images take the loaders `preparing` s. Raises NstError if the batch does not divide by the cores."""
+    computing = seconds(training.flops, cluster, utilization)
+    time = max(computing, preparing)
     rate = training.batch / time
     return Step(
         images=training.batch,
@@ -147,6 +157,8 @@ def step(training: Training, cluster: Cluster, numerics: Numerics, utilization: 
         flops=training.flops,
         flops_per_core=training.flops // cluster.replicas,
         all_reduce_bytes=all_reduce_bytes(training, numerics) if cluster.replicas > 1 else 0,
+        computing=computing,
+        preparing=preparing,
         seconds=time,
         images_per_second=rate,
         images_per_second_and_host=rate / cluster.hosts,
@@ -154,13 +166,7 @@ def step(training: Training, cluster: Cluster, numerics: Numerics, utilization: 
 
 
 def seconds(flops: float, cluster: Cluster, utilization: float) -> float:
-    """Time of that work on all cores at a share of their peak.
-
-    Raises:
-        NstError: the share is none.
-    """
-    if not 0 < utilization <= 1:
-        raise UsageError("plan.utilization is a share of the peak", got=utilization, valid="above 0, up to 1")
+    """Time of that work on all cores at a share of their peak."""
     return flops / (utilization * cluster.peak)
 
 

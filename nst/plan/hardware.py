@@ -26,6 +26,8 @@ class Chip:
         cores_per_chip: see the module.
         cores_per_host: of a pod's hosts.
         dimensions: of the chips' mesh by which a slice is named; 0: a slice is named by its number of cores.
+        processors: processor cores of a host for each core, half of Cloud TPU's vCPUs, which are hyperthreads.
+        bandwidth: bytes a second of a GPU's memory; None where it is not what binds.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Chip:
     cores_per_chip: int = 1
     cores_per_host: int = 4
     dimensions: int = 0
+    processors: float = 1
+    bandwidth: float | None = None
 
     @property
     def tpu(self) -> bool:
@@ -42,20 +46,22 @@ class Chip:
 
 # TPU: peak and memory per chip from docs.cloud.google.com/tpu/docs/v2, .../v3, .../v4, .../v5e, .../v5p, .../v6e
 # ("Peak compute per chip (bf16)", "HBM capacity"), divided by the cores of a chip; hosts of a pod have 4 chips.
-# GPU: peak of dense bfloat16 and memory from NVIDIA's data sheets "A100 80GB SXM", "H100 SXM", "H200 SXM"; 8 a host.
+# Processors: vCPUs of the hosts' machine types (96 on v2 and v3, 240 on v4, 112 on v5e, 208 on v5p, 180 on v6e).
+# GPU: peak of dense bfloat16, memory and bandwidth from NVIDIA's data sheets "A100 80GB SXM", "H100 SXM", "H200 SXM"; 8
+# a host, which is a DGX: 128 processor cores with A100, 112 with the others.
 # CPU: two 8-wide fused multiply-adds a cycle (AVX2) at 3 GHz: 2 * 8 * 2 * 3e9.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v2", 45e12 / 2, 16 * GIB / 2, cores_per_chip=2, cores_per_host=8, dimensions=2),
-        Chip("v3", 123e12 / 2, 32 * GIB / 2, cores_per_chip=2, cores_per_host=8, dimensions=2),
-        Chip("v4", 275e12, 32 * GIB, dimensions=3),
-        Chip("v5e", 197e12, 16 * GIB, dimensions=2),
-        Chip("v5p", 459e12, 95 * GIB, dimensions=3),
-        Chip("v6e", 918e12, 32 * GIB, dimensions=2),
-        Chip("a100", 312e12, 80e9, cores_per_host=8),
-        Chip("h100", 989e12, 80e9, cores_per_host=8),
-        Chip("h200", 989e12, 141e9, cores_per_host=8),
+        Chip("v2", 45e12 / 2, 16 * GIB / 2, cores_per_chip=2, cores_per_host=8, dimensions=2, processors=6),
+        Chip("v3", 123e12 / 2, 32 * GIB / 2, cores_per_chip=2, cores_per_host=8, dimensions=2, processors=6),
+        Chip("v4", 275e12, 32 * GIB, dimensions=3, processors=30),
+        Chip("v5e", 197e12, 16 * GIB, dimensions=2, processors=14),
+        Chip("v5p", 459e12, 95 * GIB, dimensions=3, processors=26),
+        Chip("v6e", 918e12, 32 * GIB, dimensions=2, processors=22.5),
+        Chip("a100", 312e12, 80e9, cores_per_host=8, processors=16, bandwidth=2.04e12),
+        Chip("h100", 989e12, 80e9, cores_per_host=8, processors=14, bandwidth=3.35e12),
+        Chip("h200", 989e12, 141e9, cores_per_host=8, processors=14, bandwidth=4.8e12),
         Chip("cpu", 96e9, None, cores_per_host=1024),
     )
 }
@@ -94,6 +100,16 @@ class Cluster:
         if self.name.partition(":")[2] in ONE_HOST:
             return 1
         return math.ceil(self.cores / self.chip.cores_per_host)
+
+    @property
+    def processors(self) -> float:
+        """Processor cores of all hosts."""
+        return self.cores * self.chip.processors
+
+    @property
+    def loader_workers(self) -> int:
+        """Loader processes of each of our processes that keep a host's cores busy: one a GPU, else one a host."""
+        return round(self.chip.processors if self.chip.bandwidth else self.processors / self.hosts)
 
     @property
     def peak(self) -> float:

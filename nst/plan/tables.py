@@ -41,8 +41,8 @@ def stages(plan: Result) -> Table:
     cluster = plan["cluster"]
     cores = f"{_count(cluster['cores'], 'core')}, {_count(cluster['hosts'], 'host')}"
     table = _table(
-        f"{plan['name']} on {cluster['name']} ({cores}) at {plan['utilization']:.1%} of the peak",
-        ("gen", "stage", "network", "px", "steps", "images", "FLOP", "hours"),
+        f"{plan['name']} on {cluster['name']} ({cores})",
+        ("gen", "stage", "network", "px", "steps", "images", "FLOP", "limit", "hours"),
         left=("stage", "network"),
     )
     for row in plan["stages"]:
@@ -55,18 +55,33 @@ def stages(plan: Result) -> Table:
             steps,
             number(row["images"]),
             number(row["flops"]),
+            percent(row["utilization"]) if row["bound"] == "chip" else "loader",
             short(row["hours"]),
         )
     total, compiling = plan["total"], plan["compiling"]
     if compiling["hours"]:
-        table.add_row("", "compiling", "each once", "", "", "", "", short(compiling["hours"]))
-        source = "measured" if compiling["measured"] else f"assumed, {COMPILE_S_A_BLOCK} s a block"
-        table.caption = f"every start compiles: {duration(compiling['seconds_a_start'])} on two cores ({source})"
-        table.caption_justify = "left"
+        table.add_row("", "", "compiling once", "", "", "", "", "", short(compiling["hours"]))
     table.add_section()
-    table.add_row("", "all", "", "", "", "", number(total["flops"]), short(total["hours"]))
-    table.add_row("", "chip-hours", "", "", "", "", "", short(total["hours"] * cluster["chips"]))
+    table.add_row("", "", "all", "", "", "", number(total["flops"]), "", short(total["hours"]))
+    table.add_row("", "", "chip-hours", "", "", "", "", "", short(total["hours"] * cluster["chips"]))
+    table.caption, table.caption_justify = "\n".join(_notes(plan)), "left"
     return table
+
+
+def _notes(plan: Result) -> Iterator[str]:
+    """Whence the hours are known."""
+    cluster, rows, compiling = plan["cluster"], plan["stages"], plan["compiling"]
+    yield "limit: the share of the peak that is reached, or loaders"
+    shares: dict[str, list[str]] = {}
+    for row in (row for row in rows if row["bound"] == "chip"):
+        shares.setdefault(row["source"], []).append(percent(row["utilization"]))
+    yield from (f"{', '.join(dict.fromkeys(values))}: {source}" for source, values in shares.items())
+    if any(row["bound"] == "loader" for row in rows):
+        cores = _count(round(cluster["processors"] / cluster["hosts"]), "processor core")
+        yield f"loader: {cores} of a host, with trainer.workers={cluster['loader_workers']}"
+    if compiling["hours"]:
+        source = "measured" if compiling["measured"] else f"assumed, {COMPILE_S_A_BLOCK} s a block"
+        yield f"every start compiles: {duration(compiling['seconds_a_start'])} on two cores ({source})"
 
 
 def step(plan: Result) -> Table:
@@ -80,14 +95,19 @@ def step(plan: Result) -> Table:
         ("images", f"{values['images']:,}", f"{values['images_per_core']:,} a core"),
         ("FLOP", number(values["flops"]), f"{number(values['flops_per_core'])} a core"),
         ("all-reduce of a core", size(values["all_reduce_bytes"]), "gradients, BatchNorm"),
-        ("time", duration(values["seconds"]), "by utilisation"),
-        ("images a second", short(values["images_per_second"]), ""),
+        ("computing", duration(values["computing"]), f"{percent(plan['utilization'])} of the peak"),
+        ("loading", duration(values["preparing"]), f"trainer.workers={plan['cluster']['loader_workers']}"),
+        ("images a second", short(values["images_per_second"]), f"by the {_bound(values)}"),
         ("  of a host", short(values["images_per_second_and_host"]), ""),
         ("read a second and host", size(plan["bytes_per_second_and_host"]), "image files, targets"),
     ]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _bound(step: Result) -> str:
+    return "chips" if step["computing"] >= step["preparing"] else "loaders"
 
 
 def memory(plan: Result) -> Table:
@@ -141,7 +161,8 @@ def paper(plan: Result) -> Table:
     values = plan["paper"]
     table = _table("beside the paper", ("", "paper", "here"), left=("",))
     table.add_row("L2, 350 epochs, on v3:32x32: days", f"{values['days']}", f"{values['our_days']:.1f}")
-    table.add_row("  share of the peak", f"{values['utilization']:.1%} implied", f"{plan['utilization']:.1%} stated")
+    implied, taken = f"{values['utilization']:.1%} implied", f"{values['our_utilization']:.1%} taken"
+    table.add_row("  share of the peak", implied, taken)
     for ratio in values["time_ratios"]:
         title = f"training time, {_letters(ratio['model'])} over {_letters(ratio['base'])} (table 7)"
         table.add_row(title, f"{ratio['paper']}", f"{ratio['ours']:.2f} by FLOP")
@@ -166,6 +187,11 @@ def size(value: float, base: int = 1000) -> str:
 def short(value: float) -> str:
     """Three digits: `0.0123`, `1.23`, `123`, `1,234`."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """`5%`, `0.73%`: two digits."""
+    return f"{100 * share:.2g}%"
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ from nst.data.stream import generator
 from nst.errors import NstError, UsageError
 from nst.metrics import RunningSums, label_rank
 from nst.models.efficientnet import normalize
+from nst.models.precision import full_precision
 
 LEVELS = 255.0
 
@@ -143,20 +144,6 @@ def attackable(network: nn.Module, device: torch.device) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, training in modes.items():
             module.training = training
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32 on GPUs, whose convolutions use it by default: 10 bits of mantissa change the sign of small gradients."""
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
 
 
 def uniform_start(shape: Sequence[int], generators: Sequence[np.random.Generator]) -> Tensor:

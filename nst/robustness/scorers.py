@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from nst.data.batches import Batch
 from nst.metrics import RunningSums
 from nst.models.efficientnet import EfficientNet, normalize
+from nst.models.precision import full_precision
 from nst.robustness.answers import Answers, RealAccuracy
 from nst.robustness.attacks import Attack, AttackScores
 from nst.robustness.scores import CorruptionErrors, FlipScores, top_classes
@@ -153,6 +154,7 @@ class AttackScorer(Scorer):
         self.scores.update(network, batch["images"], batch["labels"], batch["valid"], batch["keys"])
 
 
+@full_precision()
 def full_logits(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, C) in float32 of images (B, 3, H, W) of 0 to 255, also under autocast."""
     if not isinstance(network, EfficientNet):  # somebody else's, whose classifier we do not know

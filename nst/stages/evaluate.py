@@ -30,6 +30,7 @@ from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
+from nst.models.precision import full_precision
 from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
 from nst.robustness.options import RobustnessOptions
@@ -68,6 +69,7 @@ class Evaluator(pl.LightningModule):
     def on_test_start(self) -> None:
         self.scores = self.scores.moved(partial(state_to_device, trainer=self.trainer))
 
+    @full_precision()
     def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Confidence and predicted class: (B, 2) float32."""
         logits = self.network(normalize(batch["images"])).float()

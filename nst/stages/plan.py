@@ -1,14 +1,14 @@
 """`nst plan`: what `nst iterate` with the same options would need, before anyone spends money.
 
-Parameters, work, memory of a core, traffic, reading, storage, and hours at a stated utilisation, with the paper's cost
-beside them; no shard, weight or accelerator has to be there. With `plan.compile=true` the TPU compiler is asked about
-the real train step of the last generation.
+Parameters, work, memory of a core, traffic, reading, storage, and hours by what cores compute and loaders deliver, with
+the paper's cost beside them; no shard, weight or accelerator has to be there. With `plan.compile=true` the TPU compiler
+is asked about the real train step of the last generation.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from nst.plan.hardware import Cluster, cluster
 from nst.plan.images import Counts, Images, Split, find_images
 from nst.plan.network import NetworkCost, measure
 from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
+from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds, view_seconds
 from nst.plan.tables import tables
 from nst.progress import console, say
 from nst.runs import read_json, write_json
@@ -68,23 +69,23 @@ def run(
     images: Images,
     hardware: Cluster,
     numerics: Numerics,
-    utilization: float,
+    rates: Rates,
 ) -> dict[str, Any]:
     """The plan as a mapping of plain values: bytes, FLOP, seconds and hours; `nst.plan.tables` shows it.
 
     Args:
-        utilization: share of the peak that computing reaches, in training and in labeling.
+        rates: what computing reaches of the peak, in training and in labeling.
 
     Raises:
-        NstError: a batch does not divide by the cores, or a utilisation that is none.
+        NstError: a batch does not divide by the cores.
     """
     planned = [generation for generation in generations if generation.trained]
     trainings = [entry for generation in planned for entry in _trainings(generation, generations, images)]
-    rows = _stages(generations, trainings, images)
-    for row in rows:
-        row["hours"] = budget.seconds(row["flops"], hardware, utilization) / HOUR
+    works = _stages(generations, trainings, images)
+    rows = [_row(work, hardware, numerics, rates) for work in works]
     main = next(entry for entry in reversed(trainings) if entry.stage == "train")
-    step = budget.step(main, hardware, numerics, utilization)
+    share = next(row for row in reversed(rows) if row["stage"] == "train")["utilization"]
+    step = budget.step(main, hardware, numerics, share, step_views_seconds(main, images) / hardware.processors)
     for training in trainings:
         budget.images_per_core(training, hardware)
     compiling = _compiling(trainings if hardware.chip.tpu else [], main)
@@ -92,7 +93,7 @@ def run(
     return {
         "name": name,
         "cluster": _cluster(hardware),
-        "utilization": utilization,
+        "utilization": share,
         "images": asdict(images),
         "network": _network(main),
         "step": asdict(step),
@@ -103,7 +104,7 @@ def run(
         "compiling": compiling,
         "total": {"flops": sum(row["flops"] for row in rows), "hours": hours},
         "storage": _storage(images),
-        "paper": _paper(utilization) if _of_the_paper(generations) else None,
+        "paper": _paper(rates) if _of_the_paper(generations) else None,
     }
 
 
@@ -121,6 +122,7 @@ def _trainings(generation: Generation, generations: Sequence[Generation], images
             remat=generation.remat,
             teacher=teacher if phase.recipe.unlabeled_ratio else None,
             accumulate=generation.accumulate,
+            augment=(phase.noise.model.labeled.augment, phase.noise.model.unlabeled.augment),
         )
         for phase in generation.phases
     ]
@@ -133,26 +135,59 @@ def _teacher(student: Generation, generations: Sequence[Generation], images: Ima
     return measure(teacher.architecture, images.classes, size)
 
 
-def _stages(generations: Sequence[Generation], trainings: Sequence[Training], images: Images) -> list[dict[str, Any]]:
-    """A row per stage that computes: training, fine-tuning, and labeling where the next one reads stored labels."""
-    rows = []
+@dataclass(frozen=True)
+class Work:
+    """What one stage does of one generation.
+
+    Args:
+        views: s that one core would need to prepare the images.
+    """
+
+    generation: Generation
+    stage: str
+    cost: NetworkCost
+    steps: int | None
+    images: int
+    flops: int
+    views: float
+
+
+def _stages(generations: Sequence[Generation], trainings: Sequence[Training], images: Images) -> list[Work]:
+    """Every stage that computes: training, fine-tuning, and labeling where the next one reads stored labels."""
+    works = []
     for generation in generations:
         for training in (entry for entry in trainings if entry.generation == generation.number):
-            own = {"steps": training.steps, "images": training.steps * training.batch}
-            rows.append(
-                _row(generation, training.stage, training.cost, {**own, "flops": training.steps * training.flops})
-            )
+            steps, views = training.steps, step_views_seconds(training, images)
+            sums = (steps, steps * training.batch, steps * training.flops, steps * views)
+            works.append(Work(generation, training.stage, training.cost, *sums))
         for student in generations[generation.number + 1 : generation.number + 2]:
             if not student.online:
-                labeler = _teacher(student, generations, images)
-                work = {"steps": None, "images": images.unlabeled, "flops": images.unlabeled * labeler.inference_flops}
-                rows.append(_row(generation, "label", labeler, work))
-    return rows
+                labeler, count = _teacher(student, generations, images), images.unlabeled
+                views = count * view_seconds(labeler.image_size, images.unlabeled_bytes)
+                works.append(Work(generation, "label", labeler, None, count, count * labeler.inference_flops, views))
+    return works
 
 
-def _row(generation: Generation, stage: str, cost: NetworkCost, work: Mapping[str, Any]) -> dict[str, Any]:
-    size = {"model": generation.name, "image_size": cost.image_size}
-    return {"generation": generation.number, "stage": stage, **size, **work}
+def _row(work: Work, hardware: Cluster, numerics: Numerics, rates: Rates) -> dict[str, Any]:
+    """A stage with its hours, and what they are bound by: `chip` or `loader`."""
+    generation, name = work.generation, work.generation.name
+    kind = "label" if work.stage == "label" else "train"
+    share = rates.share(name, work.cost, hardware.chip, numerics, work=kind, remat=generation.remat and kind == "train")
+    computing = budget.seconds(work.flops, hardware, share.value)
+    preparing = work.views / hardware.processors
+    return {
+        "generation": generation.number,
+        "stage": work.stage,
+        "model": name,
+        "image_size": work.cost.image_size,
+        "steps": work.steps,
+        "images": work.images,
+        "flops": work.flops,
+        "utilization": share.value,
+        "source": share.source,
+        "bound": "chip" if computing >= preparing else "loader",
+        "hours": max(computing, preparing) / HOUR,
+    }
 
 
 def _compiling(trainings: Sequence[Training], main: Training) -> dict[str, Any]:
@@ -165,7 +200,7 @@ def _compiling(trainings: Sequence[Training], main: Training) -> dict[str, Any]:
 
 
 def _cluster(hardware: Cluster) -> dict[str, Any]:
-    names = ("name", "chips", "cores", "hosts", "peak")
+    names = ("name", "chips", "cores", "hosts", "peak", "processors", "loader_workers")
     return {**{name: getattr(hardware, name) for name in names}, "memory_per_core": hardware.chip.memory}
 
 
@@ -200,10 +235,12 @@ def _of_the_paper(generations: Sequence[Generation]) -> bool:
     return any(generation.name in compared for generation in generations)
 
 
-def _paper(utilization: float) -> dict[str, Any]:
+def _paper(rates: Rates) -> dict[str, Any]:
+    share = rates.stated or TPU
     return {
         "days": DAYS,
-        "our_days": budget.seconds(l2_flops(), cluster(POD), utilization) / DAY,
+        "our_days": budget.seconds(l2_flops(), cluster(POD), share) / DAY,
+        "our_utilization": share,
         "utilization": implied_utilization(),
         "time_ratios": [asdict(ratio) for ratio in time_ratios()],
     }
@@ -259,7 +296,7 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
         images=images,
         hardware=hardware,
         numerics=Numerics.of(*precision),
-        utilization=options.utilization,
+        rates=Rates(options.utilization, read_measurements(options.measured)),
     )
     if options.compile:
         plan["compiled"] = compiled(generations, images, hardware, precision)

@@ -27,6 +27,7 @@ from nst.data.datamodule import own_rows
 from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.efficientnet import normalize
+from nst.models.precision import full_precision
 
 # of one whole shard: index (N,), keys, probs (N, C), names of bad samples
 WriteShard = Callable[[ShardInfo, np.ndarray, list[str], np.ndarray, list[str]], None]
@@ -55,6 +56,7 @@ class Labeler(pl.LightningModule):
         self.requires_grad_(False)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have no shard left to label
 
+    @full_precision()
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities (B, C) float32."""
         images = normalize(batch["images"])

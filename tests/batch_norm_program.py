@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Step(nn.Module):
         return self.classifier.training_step(batch, 0)
 
 
-def classifier(remat: bool, accumulate: int) -> Classifier:
+def classifier(remat: bool, accumulate: int, compile: bool = False) -> Classifier:
     torch.manual_seed(0)
     shape = Architecture(0.25, 0.25)
     student, teacher = (build(shape, 5, dropout=0.0, stochastic_depth=0.0) for _ in range(2))
@@ -88,10 +89,15 @@ def classifier(remat: bool, accumulate: int) -> Classifier:
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = Recipe(labeled_batch_size=16, unlabeled_ratio=1)
     schedule = Schedule(0.1, 1.0)
-    return Classifier(student, recipe, ModelNoise(0.0, 0.0), schedule, teacher=teacher, accumulate=accumulate).train()
+    made = Classifier(
+        student, recipe, ModelNoise(0.0, 0.0), schedule, teacher=teacher, accumulate=accumulate, compile=compile
+    )
+    return made.train()
 
 
-def network_step(rank: int | None, remat: bool, accumulate: int = 1, still: bool = False) -> Found:
+def network_step(
+    rank: int | None, remat: bool, accumulate: int = 1, still: bool = False, compile: bool = False
+) -> Found:
     """A step over a rank's half of the batch, or over all: loss, averaged gradients, and all that the network holds.
 
     Args:
@@ -106,7 +112,7 @@ def network_step(rank: int | None, remat: bool, accumulate: int = 1, still: bool
     if rank is not None:
         batch = {name: value.chunk(RANKS)[rank] for name, value in batch.items()}
     batch["images"] = torch.cat([batch.pop("labeled"), batch.pop("unlabeled")])
-    module = classifier(remat, accumulate)
+    module = classifier(remat, accumulate, compile)
     for norm in module.network.modules():
         if isinstance(norm, BatchNorm) and still:
             norm.eval()
@@ -172,6 +178,9 @@ def compare(rank: int, place: str) -> list[dict[str, dict[str, float]]]:
     for remat, theirs in networks.items():
         told[f"remat={remat}"] = apart(network_step(rank, remat), theirs)
         told[f"micro-batches, remat={remat}"] = apart(network_step(rank, remat, accumulate=4, still=True), still)
+    torch.compile = partial(torch.compile, backend="aot_eager")  # inductor takes minutes
+    told["compiled"] = apart(network_step(rank, False, compile=True), networks[False])
+    told["compiled, micro-batches"] = apart(network_step(rank, False, accumulate=4, still=True, compile=True), still)
     told["remat itself"] = apart(networks[True], networks[False])
     every: list[Any] = [None] * RANKS
     dist.all_gather_object(every, told)

@@ -46,7 +46,7 @@ TORCHES = {
     "requirements-xla.lock": {"torch": "2.9.0", "torchvision": "0.24.0", "torch-xla": "2.9.0"},
     "requirements-tpu.lock": {"torch": "2.9.0", "torchvision": "0.24.0", "torch-xla": "2.9.0", "libtpu": "0.0.21"},
 }
-OF_TORCH = {*TORCHES["requirements-tpu.lock"], "triton", "setuptools", "absl-py"}
+OF_TORCH = {*TORCHES["requirements-tpu.lock"], "triton", "absl-py"}
 
 
 def of_torch(name: str) -> bool:

@@ -38,6 +38,7 @@ from nst.stages.options import (
     tracking_from,
 )
 from nst.training.callbacks import bad_sample_summary
+from nst.training.compiling import require_compilable
 from nst.training.hardware import Machine
 from nst.training.monitor import Monitor
 from nst.training.phases import (
@@ -143,16 +144,6 @@ def run(
         result["bad_samples"] = bad_sample_summary(bad)
         tracking.summarize(result)
         return run_.finish(result)
-
-
-def require_compilable(hardware: Machine, remat: bool) -> None:
-    """Raises NstError where torch.compile would meet what it cannot trace."""
-    if hardware.compile and remat:
-        raise NstError(
-            "torch.compile does not take rematerialised blocks",
-            got="trainer.compile=true, model.remat=true",
-            next="trainer.compile=false; or model.remat=false with trainer.accumulate, which needs less memory too",
-        )
 
 
 def _facts(architecture: Architecture, data: Data, recipe: Recipe) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from nst.data.stream import generator
 from nst.errors import NstError
 from nst.metrics import Evaluation, topk_correct
 from nst.models.efficientnet import EfficientNet, freeze_blocks, normalize
+from nst.training.compiling import compiled
 from nst.training.ema import Ema
 from nst.training.hardware import state_to_device
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
@@ -88,7 +89,8 @@ class Classifier(pl.LightningModule):
         self.groups, self.device_numbers = groups, device_numbers
         self.accumulate, self.keep_apart = accumulate, keep_apart
         # not a submodule: the same parameters must not appear twice in a checkpoint
-        self._forward = (torch.compile(network) if compile else network,)
+        self._forward = (compiled(network) if compile else network,)
+        self.draws_first = compile  # compiled code would draw other noise
         self.num_classes = network.num_classes
         self.evaluation = Evaluation(self.num_classes)
         # of a step's scalars since the last log, in the order of TRAIN_METRICS; not a buffer, which DDP would make
@@ -115,7 +117,7 @@ class Classifier(pl.LightningModule):
     # ---- learning
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.accumulate > 1:
+        if self.accumulate > 1 or self.draws_first:
             return self.accumulated(batch)
         scalars = self.scalars(batch)
         self.note(*scalars)

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from nst.config import compose_config, plain
 from nst.documents import read_json
-from nst.errors import NstError, UsageError
+from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
@@ -264,23 +264,13 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
 
 
 def generation_options(cfg: DictConfig) -> list[list[str]]:
-    """The options of each generation. One may be a list of options itself, by which recipes refer to what they share.
-
-    Raises:
-        NstError: `iterate.generations` is of another form.
-    """
+    """The options of each generation. One may be a list of options itself, by which recipes refer to what they share."""
     first = [f"student={cfg.teacher.student}"] if cfg.teacher.student else []
     lists = plain(cfg.iterate.generations)
     if lists is None:
         lists = [first, []]
     if lists and lists[0] is None:
         lists = [first, *lists[1:]]
-    if not lists or not all(isinstance(options, list) for options in lists):
-        raise UsageError(
-            "iterate.generations is not a list of lists of options",
-            got=lists,
-            valid="[['model.width=0.35'], ['model.width=0.5']]; null first takes iterate.teacher as it is",
-        )
     return [list(_flat(options)) for options in lists]
 
 

@@ -264,7 +264,7 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
 
 
 def generation_options(cfg: DictConfig) -> list[list[str]]:
-    """The options of each generation. One may be a list of options itself, by which recipes refer to what they share."""
+    """Each generation's options. One may be a list of options itself, by which recipes refer to what they share."""
     first = [f"student={cfg.teacher.student}"] if cfg.teacher.student else []
     lists = plain(cfg.iterate.generations)
     if lists is None:

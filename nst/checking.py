@@ -40,7 +40,8 @@ class Mistake:
 
     def error(self, overrides: Iterable[str] = ()) -> UsageError:
         """The sentence; it repeats the words of the command line where they name the option."""
-        typed = next((item for item in overrides if _is_about(item, self.name)), f"{self.name}={_short(self.value)}")
+        about = [item for item in overrides if _is_about(item, self.name)]
+        typed = about[-1] if about else f"{self.name}={_short(self.value)}"  # the last one counts
         return UsageError(f"{self.name} cannot be {_short(self.value)}", got=_cut(typed), valid=self.valid)
 
 
@@ -74,7 +75,7 @@ def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str,
         elif isinstance(node, Kind):
             try:
                 read = value if value == MISSING else node.read(value)
-                if type(read) is not type(value):
+                if type(read) is not type(value) or read != value:
                     changed[name] = read
             except ValueError:
                 mistakes.append(Mistake(name, value, node.words))
@@ -85,6 +86,13 @@ def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str,
         elif value is not None or re.sub(r"^(eval\.attacks)\.[^.]+$", r"\1.*", name) not in NULLABLE:
             mistakes.append(Mistake(name, value, f"it is a group of options: {name}.<option>=..."))
     return changed, mistakes
+
+
+def check_value(name: str, value: Any, overrides: Iterable[str] = ()) -> None:
+    """Raises UsageError where an option cannot have this value."""
+    group, _, own = name.rpartition(".")
+    for mistake in read_settings({own: value}, group)[1]:
+        raise mistake.error(overrides)
 
 
 def check_fields(group: str, options: Any) -> None:
@@ -150,7 +158,12 @@ def _verbatim(item: str, sweep: bool) -> str:
         return item
     if (kind.lists and re.fullmatch(r"\[.*\]", value)) or (sweep and SEVERAL.fullmatch(value)):
         return item
-    # in Hydra's quotes a backslash counts only before a quote, and at the end
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return f"{name}={quoted(value)}"
+
+
+def quoted(value: object) -> str:
+    """A name or path in Hydra's quotes."""
+    # a backslash counts there only before a quote, and at the end
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"{name}='{escaped}'"
+    return f"'{escaped}'"

@@ -21,6 +21,7 @@ from nst.errors import NstError
 from nst.written import ours
 
 SEAL = "sha256_of_the_rest"
+OLDER = "what an older nst has written, that one reads, or this one makes again in another folder"
 INSIDE_A_RUN = ("checkpoints", "parts", "bad")  # folders of a run directory that hold small files
 
 
@@ -141,6 +142,6 @@ def way_on(path: Path) -> str:
     marks = [] if path.name in ("started.json", "DONE") else [folder / "DONE"]
     there = [str(file) for file in (path, *marks) if os.path.lexists(file)]
     if there and not ours([path]):
-        return "copy it again from where it is whole, or move it away; nst does not know it as its own"
+        return f"copy it again from where it is whole, or move it away; nst does not know it as its own; {OLDER}"
     again = "the command that wrote it, again"
     return f"{shlex.join(['rm', *there])}, then {again}" if there else again

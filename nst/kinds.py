@@ -6,6 +6,7 @@ A kind stands for a type and a range. `nst.settings` gives every option one.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,8 +94,9 @@ def text(most: int = 1000, pattern: str = r"[\s\S]*", words: str = "text") -> Ki
 
 
 def path() -> Kind:
-    """A file, folder or address."""
-    return text(4095, words="a path")
+    """A file, folder or address; `~` is the home folder, which a shell leaves as it is behind `=`."""
+    typed = text(4095, words="a path")
+    return replace(typed, read=lambda value: os.path.expanduser(typed.read(value)))
 
 
 def listed(kind: Kind, *, least: int = 0) -> Kind:

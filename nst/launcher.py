@@ -28,10 +28,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
-from nst.checking import verbatim
+from nst.checking import check_value, kind_of, quoted, verbatim
 from nst.config import compose_config, conf_dir, explain
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.progress import console, say
 from nst.runs import is_rank_zero, write_json
 
@@ -79,7 +79,7 @@ class Launch:
         directory = self.base / _job_name(own, self.swept)
         say(f"job {number + 1}: {directory.name}")
         record = self.records / f"{number:06d}.json"
-        command = [sys.executable, "-m", "nst", self.stage, *own, f"run_dir='{directory}'"]
+        command = [sys.executable, "-m", "nst", self.stage, *own, f"run_dir={quoted(directory)}"]
         if not is_rank_zero():
             if code := subprocess.run(command, check=False).returncode:
                 time.sleep(GRACE_S)
@@ -117,7 +117,8 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="nst"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None  # initialize_config_dir has made it
-            hydra.multirun("config", launch, [*overrides, f"hydra.sweep.dir='{base}'"], with_log_configuration=False)
+            sweep_dir = f"hydra.sweep.dir={quoted(base)}"
+            hydra.multirun("config", launch, [*overrides, sweep_dir], with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
         _forget(new)
         raise explain(error, overrides) from error
@@ -170,7 +171,10 @@ def _close(jobs: Sequence[Job], fault: Exception | None, *, searched: bool) -> i
         say(f"the launcher stopped: {type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}")
     if failed:
         say(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
-    if failed or fault is not None:
+    wrong = [job.directory.name for job in jobs if job.exit_code == UsageError.exit_code]
+    if wrong:
+        say(f"options that will fail again: {', '.join(wrong)}; the command without them runs only what is missing")
+    elif failed or fault is not None:
         say("the same command runs only what is missing")
     if searched and (done := [job for job in jobs if job.exit_code == 0 and OBJECTIVE in _result(job.directory)]):
         best = max(done, key=lambda job: _result(job.directory)[OBJECTIVE])
@@ -189,14 +193,30 @@ def _tidy(override: str) -> str:
 
 
 def _swept_names(overrides: Sequence[str]) -> set[str]:
-    """Options that take several values in this sweep, by Hydra's own grammar (choices, ranges, globs)."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+    """Options that take several values in this sweep, by Hydra's own grammar (choices, ranges, globs).
 
+    Raises:
+        UsageError: one of the values is none of its option: told before the first job has run for days.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ValueType
+
+    parser = OverridesParser.create()
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        swept = [item for item in parser.parse_overrides(list(overrides)) if item.is_sweep_override()]
+        jobs = [
+            f"{item.key_or_group}={value}"
+            for item in swept
+            if item.is_discrete_sweep() and item.value_type != ValueType.GLOB_CHOICE_SWEEP
+            for value in item.sweep_string_iterator()
+        ]
+        values = [(job, parser.parse_override(_tidy(job)).value()) for job in jobs]
     except HydraException as error:
         raise explain(error, overrides) from error
-    return {item.key_or_group for item in parsed if item.is_sweep_override()}
+    for job, value in values:
+        if kind_of(_name(job)) is not None and "${" not in job:
+            check_value(_name(job), value, [job])
+    return {item.key_or_group for item in swept}
 
 
 def _job_name(job: Sequence[str], swept: set[str] | frozenset[str]) -> str:

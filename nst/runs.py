@@ -31,7 +31,7 @@ from typing import IO, Any
 import yaml
 
 from nst import leftovers, written
-from nst.documents import as_json, damaged, fingerprint, json_text, read_json, way_on, yaml_text
+from nst.documents import OLDER, as_json, damaged, fingerprint, json_text, read_json, way_on, yaml_text
 from nst.errors import NstError
 from nst.shown import kept
 from nst.untrusted import below
@@ -408,7 +408,10 @@ class Run:
         """What started.json says; None where there is none. What is to be overwritten may be damaged."""
         if not self.started_path.exists():
             return None
-        again = f"{way_on(self.started_path)}: it goes on; overwrite=true deletes this run and starts again"
+        if written.ours([self.started_path]):
+            again = f"{way_on(self.started_path)}: it goes on; overwrite=true deletes this run and starts again"
+        else:
+            again = f"copy it again from where it is whole, or choose another {self.option}=...; {OLDER}"
         try:
             return read_json(self.started_path, next=again)
         except NstError:
@@ -430,11 +433,11 @@ class Run:
 
 def _option(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     """The option by which whoever gave the command chooses the directory of a stage."""
-    if config.get("stage", stage) != stage:  # a part of `nst iterate`, whose options concern all generations
-        shared = config.get("iterate", {}).get("teacher")
-        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
     if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
         return "data.root"
+    if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
+        shared = config.get("iterate", {}).get("teacher")
+        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
     return OPTIONS.get(stage, "run_dir")
 
 

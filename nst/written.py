@@ -269,8 +269,8 @@ def told(names: Sequence[str]) -> str:
 
 
 def counted(names: Sequence[str]) -> str:
-    """`checkpoints/ (3 files), DONE, config.yaml`: the same by their first folder."""
+    """`checkpoints/ (3 files), DONE, config.yaml`: the same by their first folder, that with the most files first."""
     firsts = ((name, name.find("/", 0, -1)) for name in names)
     counts = Counter(name if end < 1 else name[: end + 1] for name, end in firsts)
-    shown = [f"{name} ({count} files)" if count > 1 else name for name, count in sorted(counts.items())]
-    return told(shown)
+    shown = sorted(counts, key=lambda name: (-counts[name], name))
+    return told([f"{name} ({counts[name]} files)" if counts[name] > 1 else name for name in shown])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,19 @@ def test_a_path_is_taken_as_it_is_typed(path: str):
     listed = "./[x]" if path == "[x]" else path  # brackets make a list where there can be one
     plain = [f"{option}={path}" for option in ("run_dir", "data.labeled", "teacher.run")]
     cfg = compose_config([*plain, f"report.runs={listed}", f"shard.exclude={listed}"])
-    assert (cfg.run_dir, cfg.data.labeled, cfg.teacher.run) == (path, path, path)
-    assert cfg.report.runs == [listed]
-    assert cfg.shard.exclude == (True if path == "true" else listed)
+    meant = os.path.expanduser(path)
+    assert (cfg.run_dir, cfg.data.labeled, cfg.teacher.run) == (meant, meant, meant)
+    assert cfg.report.runs == [os.path.expanduser(listed)]
+    assert cfg.shard.exclude == (True if path == "true" else os.path.expanduser(listed))
+
+
+def test_the_home_folder_is_meant_by_its_sign():
+    """Nobody wants a folder of the name `~`."""
+    cfg = compose_config(["run_dir=~/runs/a", "data=folder", "data.source.root=['~/a', './~']", "data.root=~/shards"])
+    home = str(Path.home())
+    assert cfg.run_dir == f"{home}/runs/a"
+    assert cfg.data.source.root == [f"{home}/a", "./~"]
+    assert (cfg.data.unlabeled, cfg.shard.output) == (f"{home}/shards/unlabeled", f"{home}/shards")
 
 
 @settings(max_examples=25, deadline=None)
@@ -37,7 +48,7 @@ def test_a_path_is_taken_as_it_is_typed(path: str):
 def test_any_text_but_a_reference_or_a_blank_can_be_a_path(text: str):
     if not text.strip() or "$" in text or text.lower() == "null" or text == "???" or text[0] == text[-1] in "'\"":
         return
-    assert compose_config([f"run_dir={text}"]).run_dir == text
+    assert compose_config([f"run_dir={text}"]).run_dir == os.path.expanduser(text)
 
 
 def test_what_hydra_reads_itself_stays():

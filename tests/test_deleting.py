@@ -21,6 +21,7 @@ from helpers import encode, ended_process, noise
 
 from nst.cli import dispatch
 from nst.data.remote import Remote
+from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import temporary
 from nst.runs import Run, atomic_path, write_text
@@ -205,6 +206,12 @@ def test_overwriting_deletes_what_nst_wrote_and_runs_inside_it(tmp_path: Path):
     (directory / "empty").mkdir()
     with pytest.raises(NstError, match=r"overwrite=true, which deletes the \d+ files .*evaluation/ .*there is nothing"):
         Run(directory, "train", {"seed": 1}).__enter__()
+    started(shards := tmp_path / "shards", seed=0)
+    started(shards / "x", seed=0)  # a training in a folder with many names before its own
+    for name in "abcdefgh":
+        write_text(shards / name, "1")
+    with pytest.raises(NstError, match=r"deletes the \d+ files that nst wrote there \(x/ \(\d+ files\), "):
+        Run(shards, "shard", {"seed": 1}).__enter__()
     with Run(directory, "train", {"seed": 1}, overwrite=True):
         left = {path.name for path in directory.iterdir()}
     assert left <= {".lock", ".pulse", LIST, "started.json", "empty"}
@@ -257,6 +264,17 @@ def test_a_run_from_before_there_were_lists_goes_on_but_nothing_of_it_is_deleted
             Run(directory, "train", {"seed": 1}, overwrite=overwrite).__enter__()
 
 
+def test_a_run_of_an_older_format_is_refused_without_advice_to_delete_it(tmp_path: Path):
+    directory = started(tmp_path / "run", seed=0)
+    (directory / LIST).unlink()
+    document = read_json(directory / "started.json")
+    (directory / "started.json").write_text(json.dumps(document))  # without a seal
+    with kept(directory), pytest.raises(NstError, match=r"what an older nst has written, that one reads") as caught:
+        Run(directory, "train", {"seed": 0}).__enter__()
+    assert "choose another run_dir=..." in str(caught.value)
+    assert not re.search("overwrite|it goes on|rm ", str(caught.value))
+
+
 def test_real_runs_are_listed_whole(run: Path, digits: Path):
     """Training, evaluation, export and report of one run: overwriting it would leave nothing."""
     for command in ("evaluate", "export", "export export.format=onnx", "report"):
@@ -297,6 +315,13 @@ def test_the_option_of_a_refusal_is_that_of_the_stage(run: Path, digits: Path):
         assert f"choose another {option}=..., or overwrite=true" in refusal(stage, teacher, *common, f"{changed}=8")
         elsewhere = f"{option}={run.parent / stage}"
         assert dispatch([stage, teacher, *common, f"{changed}=8", elsewhere]) == 0
+
+
+def test_shards_refused_by_iterate_are_given_another_place_by_their_own_option(digits: Path, tmp_path: Path):
+    common = [*TINY, f"run_dir={tmp_path / 'run'}", "seed=1", f"data.root={digits}"]
+    assert "choose another data.root=..., or" in refusal("iterate", *common)
+    assert "choose another shard.output=..., or" in refusal("iterate", *common, f"data.root={tmp_path / 'new'}",
+                                                             f"shard.output={digits}")  # fmt: skip
 
 
 def test_what_a_message_says_may_be_deleted_is_made_again(run: Path, tmp_path: Path):

@@ -65,6 +65,20 @@ def test_a_generation_is_what_one_would_give_to_train():
     assert first.student.steps == second.student.steps == 12
 
 
+def test_generations_lie_in_a_folder_of_any_name():
+    cfg = compose_config([*TINY, "run_dir=o'n a=b [x]\\", "name=it's"])
+    cfg.overrides = TINY
+    assert [part.run_dir for part in iterate.configurations(cfg)][:2] == [f"o'n a=b [x]\\/gen{n}" for n in (0, 1)]
+
+
+def test_the_value_of_a_mistake_in_a_generation_is_the_generations_own():
+    options = ["model.width=0.25", "iterate.generations=[[],['model.width=-1']]"]
+    cfg = compose_config(options)
+    cfg.overrides = options
+    with pytest.raises(NstError, match=r"model\.width cannot be -1\n  got:   model\.width=-1\n"):
+        iterate.configurations(cfg)
+
+
 def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
     rows = [
         {"generation": number, "model": model, "width": 0.65, "depth": 0.5, "parameters": 480e6, "labeled": 1281167,

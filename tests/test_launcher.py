@@ -14,8 +14,9 @@ import yaml
 from rich.console import Console
 
 from nst import launcher
+from nst.checking import verbatim
 from nst.config import compose_config, conf_dir, groups, plain, summary_line
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.runs import write_json
 from tests.conftest import TINY
 
@@ -66,6 +67,7 @@ def test_a_failed_job_is_listed_and_the_others_finish(here: Path, digits: Path, 
     out, errors = capfd.readouterr()
     assert "1 of 2 jobs failed: student.schedule.warmup_epochs=99" in out
     assert "a cosine schedule must end after its warm-up" in errors
+    assert "will fail again: student.schedule.warmup_epochs=99; the command without them" in out
     assert (here / "runs/sweep/student.schedule.warmup_epochs=0.5/DONE").exists()
 
 
@@ -105,6 +107,37 @@ def test_unknown_options_of_a_sweep_are_explained_before_anything_runs(here: Pat
     with pytest.raises(NstError, match="there is no noise named 'nonne'"):
         launcher.sweep("train", ["noise=full,nonne"])
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("swept", "wrong"),
+    [("seed=1,-1", "seed=-1"), ("seed=1,x", "seed=x"), ("model.width=range(0,2)", "model.width=0"),
+     ("teacher.mode=offline,'on line'", "teacher.mode='on line'"), ("overwrite=false,maybe", "overwrite=maybe")],
+)  # fmt: skip
+def test_a_value_of_a_sweep_that_is_none_is_told_before_anything_runs(swept: str, wrong: str, here: Path):
+    with pytest.raises(UsageError) as caught:
+        launcher.sweep("train", [*TINY, swept])
+    assert f"got:   {wrong}\n" in str(caught.value)
+    assert not list(here.iterdir())
+
+
+def test_values_of_a_sweep_are_read_as_jobs_read_them(here: Path):
+    right = ["seed=range(0,3)", "model.width=range(0.1,0.4,0.1)", "data.root='a=b',c d", "teacher.run=null,'x'",
+             "eval.severities=[1],[2,3]", "name=x${seed},y", "experiment=glob(table*)", "data.labeled=a,${data.root}",
+             "iterate.generations=[[],['model.width=0.5']],null", "overwrite=yes,no"]  # fmt: skip
+    assert launcher._swept_names(right) == {item.partition("=")[0] for item in right}
+
+
+def test_a_sweep_into_a_folder_of_any_name(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def start(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    commands: list[list[str]] = []
+    monkeypatch.setattr(launcher.subprocess, "run", start)
+    assert launcher.sweep("train", [*TINY, "seed=1,2", "run_dir=o'n a=b [x]"]) == 0
+    given = [verbatim(command[4:]) for command in commands if command[1:3] == ["-m", "nst"]]
+    assert [compose_config(each).run_dir for each in given] == [f"o'n a=b [x]/seed={seed}" for seed in (1, 2)]
 
 
 # ---- other launchers and a sweeper that searches: the extra `sweep`

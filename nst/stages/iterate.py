@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
+from nst.checking import quoted
 from nst.config import compose_config, plain
 from nst.documents import read_json
 from nst.errors import NstError
@@ -256,7 +257,7 @@ def configurations(cfg: DictConfig) -> list[DictConfig]:
     given = [item for item in plain(cfg.overrides) if not item.startswith(("run_dir=", "name="))]
     composed, places = [], Places.of(cfg)
     for number, options in enumerate(generation_options(cfg)):
-        whole = [*given, *options, f"run_dir='{places.generation(number)}'", f"name='{cfg.name}'"]
+        whole = [*given, *options, f"run_dir={quoted(places.generation(number))}", f"name={quoted(cfg.name)}"]
         generation = compose_config(whole)
         generation.overrides, generation.stage = whole, "train"
         composed.append(generation)

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "host_cost": "benchmarks.host_cost",
     "profile": "benchmarks.profile",
     "pods": "benchmarks.pods",
+    "gpu": "benchmarks.gpu",
 }
 
 

@@ -45,6 +45,11 @@ NETWORKS = {"small": SMALL, **ARCHITECTURES}
 def main(argv: list[str]) -> None:
     options = parse(argv)
     harness.warn_if_busy()
+    harness.report(compare(options), options.json)
+
+
+def compare(options: argparse.Namespace) -> Report:
+    """Ours and the bare forwards in turn, and how classes agree."""
     precision = torch_precision(options.precision, options.device)
     batches = ready_batches(options)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
             "labeling": f"{options.network}, {options.image_size} px, batches of {options.batch_size}, {precision}",
             "agreement": agreement(options, precision, Path(folder) / "digits.safetensors"),
         }
-    harness.report(Report("labeling", "images/s", measured, comparisons, vars(options), facts=facts), options.json)
+    return Report("labeling", "images/s", measured, comparisons, vars(options), facts=facts)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -7,7 +7,7 @@ All train the same network (EfficientNet, channels_last) on batches that lie rea
 measured: fp32 on a CPU, bf16 autocast on a GPU.
 
 ours          the Classifier through the real Trainer with its metrics table, as `nst train trainer=<device>` runs it
-              (on a GPU with trainer.deterministic=warn)
+              (on a GPU with trainer.deterministic=warn; the peers take whatever kernels are the fastest)
 hand-written  a bare loop: the same joint loss, TensorFlow's RMSProp, EMA and learning rate per step; no metrics
 timm          a supervised step on as many images, of timm's own parts: create_optimizer_v2("rmsproptf"), ModelEmaV3,
               LabelSmoothingCrossEntropy. timm's train.py is a script outside its package: this is its loop written
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--ratio", type=int, default=3, help="unlabeled images per labeled one (default: %(default)s)")
     default = "gpu" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, choices=("cpu", "gpu"), help="default here: %(default)s")
+    parser.add_argument("--remat", action="store_true", help="ours computes activations again, as model.remat=true")
     parser.add_argument("--compile", action="store_true", help="ours through torch.compile, as trainer.compile=true")
     return parser.parse_args(argv)
 
@@ -116,13 +117,26 @@ def images_per_round(options: argparse.Namespace) -> int:
 # ---- ours ------------------------------------------------------------------------------------------------
 
 
-def lightning_loop(options: argparse.Namespace, batch: Batch, folder: Path) -> Callable[[], Timed]:
-    """Each turn is a short fit; what Lightning prepares before its first steps is not counted."""
-    hardware = harness.hardware(options.device, f"trainer.compile={str(options.compile).lower()}")
+def lightning_loop(
+    options: argparse.Namespace,
+    batch: Batch,
+    folder: Path,
+    *settings: str,
+    batches: Callable[[int], Iterable[Batch]] | None = None,
+) -> Callable[[], Timed]:
+    """Each turn is a short fit; what Lightning prepares before its first steps is not counted.
+
+    Args:
+        settings: further options of `nst train`.
+        batches: a loader of so many; None: `batch` again and again.
+    """
+    hardware = harness.hardware(options.device, f"trainer.compile={str(options.compile).lower()}", *settings)
     recipe = Recipe(labeled_batch_size=options.labeled, unlabeled_ratio=options.ratio)
     schedule = Schedule(RATE, steps_per_epoch=100)
+    network = new_network(options)
+    network.set_grad_checkpointing(options.remat)
     module = Classifier(
-        hardware.place(new_network(options)), recipe, ModelNoise(dropout=0.2), schedule, compile=hardware.compile
+        hardware.place(network), recipe, ModelNoise(dropout=0.2), schedule, compile=hardware.compile
     )
 
     def turn() -> Timed:
@@ -130,7 +144,8 @@ def lightning_loop(options: argparse.Namespace, batch: Batch, folder: Path) -> C
         trainer = hardware.trainer(
             folder, callbacks=[clock], loggers=[MetricsTable(folder / "metrics.csv")], max_epochs=1
         )
-        trainer.fit(module, Ready(batch, WARM_UP_STEPS + options.steps))
+        steps = WARM_UP_STEPS + options.steps
+        trainer.fit(module, batches(steps) if batches else Ready(batch, steps))
         return clock.stopwatch.timed()
 
     return turn
@@ -175,6 +190,9 @@ def loop(options: argparse.Namespace, step: Callable[[int], Any]) -> Callable[[]
     def turn() -> Timed:
         nonlocal done
         stopwatch = Stopwatch(images_per_round(options), device(options))
+        # not what the last turn of ours has left behind for the whole process
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = True
         for number in range(WARM_UP_STEPS + options.steps):
             if number == WARM_UP_STEPS:
                 stopwatch.start()

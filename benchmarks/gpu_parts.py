@@ -330,9 +330,8 @@ def _real_loop(device: Device, sizes: Sizes, folder: Path) -> Callable[[str, boo
     workers = len(os.sched_getaffinity(0))
 
     def loop(deterministic: str, compile: bool) -> Callable[[], harness.Timed]:
-        options = train_step.parse([*given, *(["--compile"] if compile else [])])
         return train_step.lightning_loop(
-            options, {}, folder, f"trainer.deterministic={deterministic}",
+            train_step.parse(given), {}, folder, f"trainer.deterministic={deterministic}", compile=compile,
             batches=lambda count: _loader(folder, sizes, batch, count, workers),
         )  # fmt: skip
 

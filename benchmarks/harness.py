@@ -173,6 +173,13 @@ def _one_turn(contender: Contender) -> Timed:
     return Timed(result, time.perf_counter() - wall, cpu_seconds() - cpu)
 
 
+def in_full(contender: Contender, clock: str) -> float:
+    """Seconds that a turn takes with all its preparation, by "wall" or "cpu"."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    contender()
+    return (cpu_seconds() - cpu) if clock == "cpu" else (time.perf_counter() - wall)
+
+
 def cpu_seconds() -> float:
     """User and system time of this process, its threads, and its children that have ended."""
     spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -2,6 +2,7 @@
 
     bin/bench train_step                                          # small-image B0, 32 + 96 images at 32 px
     bin/bench train_step --network efficientnet_b0 --image-size 224 --labeled 64 --device gpu
+    bin/bench train_step --compile                                # trainer.compile=true beside false
 
 All train the same network (EfficientNet, channels_last) on batches that lie ready in memory, so that no loader is
 measured: fp32 on a CPU, bf16 autocast on a GPU.
@@ -12,14 +13,18 @@ hand-written  a bare loop: the same joint loss, TensorFlow's RMSProp, EMA and le
 timm          a supervised step on as many images, of timm's own parts: create_optimizer_v2("rmsproptf"), ModelEmaV3,
               LabelSmoothingCrossEntropy. timm's train.py is a script outside its package: this is its loop written
               again, without soft targets, with images that are normalised beforehand (its prefetcher does that).
+
+With --compile there are no peers: ours compiled and ours eager, on a CPU per core used. Compiling is told by itself,
+and how many images it takes until that is won back.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +58,12 @@ def main(argv: list[str]) -> None:
     options = parse(argv)
     harness.warn_if_busy()
     batch = ready_batch(options)
+    images = f"{options.labeled} + {options.labeled * options.ratio} images at {options.image_size} px"
+    precision = "bf16 autocast" if options.device == "gpu" else "fp32"
+    facts = {"step": f"{options.network}, {images}, {precision}, channels_last"}
+    if options.compile:
+        harness.report(compiled_and_eager(options, batch, facts), options.json)
+        return
     with tempfile.TemporaryDirectory() as folder:
         contenders = {
             "ours": lightning_loop(options, batch, Path(folder)),
@@ -61,10 +72,26 @@ def main(argv: list[str]) -> None:
         }
         measured = harness.alternate(contenders, options.rounds)
     comparisons = [Comparison("ours", "hand-written", 0.97), Comparison("ours", "timm", 1.0)]
-    images = f"{options.labeled} + {options.labeled * options.ratio} images at {options.image_size} px"
-    precision = "bf16 autocast" if options.device == "gpu" else "fp32"
-    facts = {"step": f"{options.network}, {images}, {precision}, channels_last"}
     harness.report(Report("train_step", "images/s", measured, comparisons, vars(options), facts=facts), options.json)
+
+
+def compiled_and_eager(options: argparse.Namespace, batch: Batch, facts: Mapping[str, Any]) -> Report:
+    """`trainer.compile=true` beside false: their steps, and what the first turn of each took with compiling."""
+    clock = "cpu" if options.device == "cpu" else "wall"
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {
+            name: lightning_loop(options, batch, Path(folder), compile=name == "compiled")
+            for name in ("compiled", "eager")
+        }
+        first = {name: harness.in_full(turn, clock) for name, turn in contenders.items()}
+        measured = harness.alternate(contenders, options.rounds, warm_up=False)
+    compiling = first["compiled"] - first["eager"]
+    compiled, eager = (statistics.median(measured[name].rates(clock)) for name in contenders)
+    saved = 1 / eager - 1 / compiled  # s an image
+    back = f"won back after {compiling / saved:,.0f} images" if saved > 0 else "never won back"
+    facts = {**facts, "compiling": f"{compiling:.0f} s ({clock}), {back}"}
+    comparisons = [Comparison("compiled", "eager")]
+    return Report("train_step", "images/s", measured, comparisons, vars(options), clock, facts)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -77,7 +104,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     default = "gpu" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, choices=("cpu", "gpu"), help="default here: %(default)s")
     parser.add_argument("--remat", action="store_true", help="ours computes activations again, as model.remat=true")
-    parser.add_argument("--compile", action="store_true", help="ours through torch.compile, as trainer.compile=true")
+    parser.add_argument("--compile", action="store_true", help="ours with trainer.compile=true beside false")
     return parser.parse_args(argv)
 
 
@@ -122,6 +149,7 @@ def lightning_loop(
     batch: Batch,
     folder: Path,
     *settings: str,
+    compile: bool = False,
     batches: Callable[[int], Iterable[Batch]] | None = None,
 ) -> Callable[[], Timed]:
     """Each turn is a short fit; what Lightning prepares before its first steps is not counted.
@@ -130,14 +158,12 @@ def lightning_loop(
         settings: further options of `nst train`.
         batches: a loader of so many; None: `batch` again and again.
     """
-    hardware = harness.hardware(options.device, f"trainer.compile={str(options.compile).lower()}", *settings)
+    hardware = harness.hardware(options.device, f"trainer.compile={str(compile).lower()}", *settings)
     recipe = Recipe(labeled_batch_size=options.labeled, unlabeled_ratio=options.ratio)
     schedule = Schedule(RATE, steps_per_epoch=100)
     network = new_network(options)
     network.set_grad_checkpointing(options.remat)
-    module = Classifier(
-        hardware.place(network), recipe, ModelNoise(dropout=0.2), schedule, compile=hardware.compile
-    )
+    module = Classifier(hardware.place(network), recipe, ModelNoise(dropout=0.2), schedule, compile=hardware.compile)
 
     def turn() -> Timed:
         clock = StepClock(options.steps, Stopwatch(images_per_round(options), device(options)))

@@ -156,10 +156,3 @@ def test_an_accumulating_training_resumes_bit_for_bit_and_is_another_run(digits:
     assert len(ours["train/loss"]) == 6  # a row of two steps, as without micro-batches
     with pytest.raises(NstError, match="accumulate"):  # BatchNorm saw other batches
         dispatch(["train", *common, f"run_dir={tmp_path / 'whole'}", "trainer.accumulate=1"])
-
-
-def test_compiled_networks_with_rematerialisation_are_refused_in_words(digits: Path, tmp_path: Path):
-    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "trainer.compile=true", "model.remat=true"]
-    with pytest.raises(NstError, match=r"torch\.compile does not take rematerialised blocks"):
-        dispatch(["train", *options])
-    assert not (tmp_path / "run").exists()

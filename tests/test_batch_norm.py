@@ -93,7 +93,7 @@ def two_ranks() -> list[dict[str, dict[str, float]]]:
     """What each of two ranks is apart from one process, by case and tensor."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.batch_norm_program"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=560)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.split("RESULT ")[1])
     assert len(told) == 2
@@ -136,6 +136,15 @@ def test_micro_batches_on_two_ranks_make_the_step_of_one_batch(two_ranks: Any, r
         found = told[f"micro-batches, remat={remat}"]
         assert sum(name.startswith("to ") for name in found) > 80
         assert max(found.values()) < 1e-6, {name: value for name, value in found.items() if value > 1e-6}
+
+
+def test_compiled_ranks_take_the_step_of_eager_ones_in_one_graph(two_ranks: Any):
+    """The exchanges of statistics and sums are part of it; by the backend aot_eager."""
+    for told in two_ranks:
+        found = told["compiled"]
+        assert sum(name.startswith("to ") for name in found) > 80
+        assert max(found.values()) < 1e-5, {name: value for name, value in found.items() if value > 1e-5}
+        assert not told["breaks of the graph"]
 
 
 def test_rematerialised_ranks_are_compared_with_what_is_the_same_without(two_ranks: Any):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -245,9 +247,30 @@ def test_ours_trains_as_users_of_the_configuration_do(monkeypatch: pytest.Monkey
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(harness, "hardware", lambda *options: asked.append(options) or made)
     made = SimpleNamespace(place=lambda network: network, compile=False)
-    options = train_step.parse(["--labeled", "2", "--image-size", "16", "--device", "gpu", "--compile"])
+    options = train_step.parse(["--labeled", "2", "--image-size", "16", "--device", "gpu"])
     train_step.lightning_loop(options, {}, tmp_path)
-    assert asked == [("gpu", "trainer.compile=true")]
+    train_step.lightning_loop(options, {}, tmp_path, compile=True)
+    assert asked == [("gpu", "trainer.compile=false"), ("gpu", "trainer.compile=true")]
+
+
+def test_compiled_and_eager_steps_are_measured_beside_each_other_with_the_compiling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from benchmarks import train_step
+
+    compiled: list[str] = []
+    aot_eager = partial(torch.compile, backend="aot_eager")  # inductor takes minutes
+    monkeypatch.setattr(torch, "compile", lambda network, **how: compiled.append("once") or aot_eager(network, **how))
+    train_step.main([*TINY["train_step"], "--device", "cpu", "--compile", "--json", str(tmp_path / "out.json")])
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert compiled == ["once"]
+    assert (written["clock"], list(written["contenders"])) == ("cpu", ["compiled", "eager"])
+    assert [(row["ours"], row["peer"]) for row in written["comparisons"]] == [("compiled", "eager")]
+    assert written["contenders"]["compiled"]["items"] == written["contenders"]["eager"]["items"] == [4, 4]
+    assert re.fullmatch(r"\d+ s \(cpu\), (won back after [\d,]+ images|never won back)", written["facts"]["compiling"])
+    assert "compiled / eager" in capsys.readouterr().out
 
 
 def test_peers_of_the_train_step_learn_from_the_same_batch() -> None:

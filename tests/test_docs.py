@@ -330,6 +330,11 @@ def test_container_target_installs_by_bin_install_and_is_not_root(target: str, b
     assert 'ENTRYPOINT ["bin/nst"]' in stage
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_containers_have_the_compiler_that_trainer_compile_needs(target: str):
+    assert re.search(r"^RUN .*apt-get install .* g\+\+ ", stages_of_dockerfile()[target], re.MULTILINE)
+
+
 def test_the_container_for_tpus_is_that_of_the_cpu_with_the_tpu_runtime():
     stages = stages_of_dockerfile()
     assert re.search(r"^RUN NST_EXTRAS=tpu bin/install$", stages["tpu"], re.MULTILINE)

@@ -12,14 +12,18 @@ import sysconfig
 from typing import Any
 
 import torch
-from torch import nn
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
 from nst.errors import NstError, UsageError
+from nst.models.efficientnet import EfficientNet
 from nst.training.hardware import Machine
 
 
-def compiled(network: nn.Module) -> Any:
+def compiled(network: EfficientNet) -> Any:
     """The network on the same parameters, compiled at its first call. One of a process at a time: it ends others."""
+    # the same bits; ATen's own pooling makes its result channels_last by as_strided, whose backward pass inductor (of
+    # torch 2.9, on a CPU) calls before there is memory for it
+    network.global_pool = SelectAdaptivePool2d(pool_type="fast", flatten=True)
     # of one piece of code torch keeps eight graphs, those of earlier phases and generations among them; the ninth
     # network would not be compiled, without a word
     torch.compiler.reset()

@@ -38,9 +38,8 @@ import pyarrow.parquet as pq
 
 from benchmarks import harness
 from benchmarks.harness import Comparison, Report, Timed
-from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
+from nst.data.predictions import PredictionMetadata, finish_predictions, footer_of, parquet_name
 from nst.errors import NstError
-from nst.runs import write_json
 
 TARGET_S, TARGET_GB = 180, 6  # of 300 million rows
 MINIMUM = 0.3
@@ -215,7 +214,7 @@ def write_all(folder: Path, rows: int, per_shard: int, classes: int, *, saturate
         else:
             confidence[::10] = np.round(confidence[::10] * TIES) / TIES
         write_shard(folder, number, start, label, np.clip(confidence, 1 / classes, 1), names)
-    write_json(folder / "predictions.json", {"images": rows})
+    finish_predictions(folder, {"images": rows})
 
 
 def _require_room(folder: Path, needed: int) -> None:

@@ -285,6 +285,8 @@ def test_a_measurement_of_the_card_and_network_goes_before_the_assumption(tmp_pa
     "content", [{}, {"calibration": [{"chip": "h100"}]}, {"calibration": [3]}, {"calibration": "x"}]
 )
 def test_a_calibration_that_is_none_is_refused_by_its_name(content: dict, tmp_path: Path):
+    with pytest.raises(NstError, match=r"(?s)is a folder.*bin/bench gpu --json"):
+        planned("data=imagenet", f"plan.measured={tmp_path}")
     (tmp_path / "other.json").write_text(json.dumps(content))
     with pytest.raises(NstError, match=r"(?s)other\.json has no calibration.*bin/bench gpu --json"):
         planned("data=imagenet", f"plan.measured={tmp_path / 'other.json'}")

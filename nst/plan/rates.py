@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import Chip
 from nst.plan.images import Images
@@ -101,6 +101,8 @@ def read_measurements(path: Path | str | None = None) -> tuple[Measurement, ...]
     Raises:
         NstError: the file is missing, or was not written by `bin/bench gpu --json`.
     """
+    if path is not None and Path(path).is_dir():
+        raise UsageError("plan.measured is a folder", got=path, valid="a file", next=WRITTEN_BY)
     files = [MEASURED] if path is None else [Path(path), MEASURED]
     found = {file: read_json(file, sealed=False, next=WRITTEN_BY).get("calibration") for file in files}
     return tuple(row for file, rows in found.items() for row in _rows(file, rows))

@@ -285,6 +285,8 @@ def test_a_measurement_of_the_card_and_network_goes_before_the_assumption(tmp_pa
     "content", [{}, {"calibration": [{"chip": "h100"}]}, {"calibration": [3]}, {"calibration": "x"}]
 )
 def test_a_calibration_that_is_none_is_refused_by_its_name(content: dict, tmp_path: Path):
+    with pytest.raises(NstError, match=r"(?s)is a folder.*bin/bench gpu --json"):
+        planned("data=imagenet", f"plan.measured={tmp_path}")
     (tmp_path / "other.json").write_text(json.dumps(content))
     with pytest.raises(NstError, match=r"(?s)other\.json has no calibration.*bin/bench gpu --json"):
         planned("data=imagenet", f"plan.measured={tmp_path / 'other.json'}")
@@ -307,9 +309,10 @@ def test_the_slower_of_card_and_loaders_binds_and_the_table_says_which():
     assert {row["bound"] for row in card["stages"]} == {"chip"}
     assert {row["bound"] for row in loader["stages"]} == {"loader"}
     assert loader["step"]["seconds"] == loader["step"]["preparing"] > loader["step"]["computing"]
-    # 14 cores of a DGX for each card; half of the images of a step are labeled, which are cropped and flipped alone
-    views, noised = view_seconds(224, 110_000) / 14, view_seconds(224, 110_000, "randaugment") / 14
-    assert loader["step"]["images_per_second"] == pytest.approx(2 / (views + noised))
+    views = view_seconds(224, 110_000) / 14  # crop and flip alone; 14 cores of a DGX for each card
+    assert loader["step"]["images_per_second"] == pytest.approx(1 / views)
+    noised = planned(*common, "plan.utilization=0.9", "noise.randaugment.num_ops=2")["step"]["images_per_second"]
+    assert noised == pytest.approx(14 / view_seconds(224, 110_000, "randaugment"))
     assert card["step"]["images_per_second"] < loader["step"]["images_per_second"]
     label = next(row for row in loader["stages"] if row["stage"] == "label")
     assert label["hours"] == pytest.approx(300e6 * views / 3600)

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import Chip
 from nst.plan.images import Images
 from nst.plan.network import NetworkCost
 
 MEASURED = Path(__file__).with_name("measured.json")
+WRITTEN_BY = "bin/bench gpu --json <file> writes one"
 TPU, CPU = 0.05, 0.3  # shares of the peak
 PASSES = 24  # times that a step could move what is kept at the card's full bandwidth
 # s of one core: 608 training views of 224 px a second from JPEGs of 107 kB
@@ -100,8 +101,11 @@ def read_measurements(path: Path | str | None = None) -> tuple[Measurement, ...]
     Raises:
         NstError: the file is missing, or was not written by `bin/bench gpu --json`.
     """
+    if path is not None and Path(path).is_dir():
+        raise UsageError("plan.measured is a folder", got=path, valid="a file", next=WRITTEN_BY)
     files = [MEASURED] if path is None else [Path(path), MEASURED]
-    return tuple(row for file in files for row in _rows(file, read_json(file, sealed=False).get("calibration")))
+    found = {file: read_json(file, sealed=False, next=WRITTEN_BY).get("calibration") for file in files}
+    return tuple(row for file, rows in found.items() for row in _rows(file, rows))
 
 
 def _rows(file: Path, found: Any) -> Iterable[Measurement]:
@@ -115,7 +119,7 @@ def _rows(file: Path, found: Any) -> Iterable[Measurement]:
                 f"plan.measured={file} has no calibration that can be read",
                 got=row,
                 valid=f"rows with {', '.join(kinds)}",
-                next="bin/bench gpu --json <file> writes one",
+                next=WRITTEN_BY,
             )
         yield Measurement(**row)
 

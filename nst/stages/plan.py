@@ -122,10 +122,19 @@ def _trainings(generation: Generation, generations: Sequence[Generation], images
             remat=generation.remat,
             teacher=teacher if phase.recipe.unlabeled_ratio else None,
             accumulate=generation.accumulate,
-            augment=(phase.noise.model.labeled.augment, phase.noise.model.unlabeled.augment),
+            augment=_augment(phase),
         )
         for phase in generation.phases
     ]
+
+
+def _augment(phase: Phase) -> tuple[str, str]:
+    """Of labeled and unlabeled images; RandAugment of no operations is crop and flip alone."""
+    noise = phase.noise
+    labeled, unlabeled = noise.model.labeled.augment, noise.model.unlabeled.augment
+    if noise.augmentation.num_ops:
+        return labeled, unlabeled
+    return labeled.replace("randaugment", "standard"), unlabeled.replace("randaugment", "standard")
 
 
 def _teacher(student: Generation, generations: Sequence[Generation], images: Images) -> NetworkCost:

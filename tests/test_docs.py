@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from PIL import Image
 
+from nst.checking import kind_of
 from nst.cli import STAGES, dispatch, flags_as_options
 from nst.cloud import cli as tpu
 from nst.config import compose_config, group_choices, groups, option_names, plain
@@ -154,12 +155,14 @@ def test_options_named_in_the_text_exist(page: Path):
     """`group=choice` and `a.b=value` between backticks."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for option in re.findall(r"`([a-z][\w.]*=[^`\n]*)`", text):
-        name, _, value = re.sub(r"<[^<>]+>|…", "placeholder", option).partition("=")
-        if name not in groups():
+        name, _, value = option.partition("=")
+        if re.search(r"<[^<>]+>|…|^N?$", value) and name not in groups():  # stands for a value
+            assert kind_of(name) is not None, option
+        elif value and name in groups():
+            assert compose_config([option]), option
+        elif name not in groups():
             # choices that have all options of their group
-            assert compose_config(["data=folder", "eval=robustness", f"{name}={value or 'placeholder'}"]), option
-        elif value:
-            assert compose_config([f"{name}={value}"]), option
+            assert compose_config(["data=folder", "eval=robustness", option]), option
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

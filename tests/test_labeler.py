@@ -314,11 +314,11 @@ def test_a_full_disk_stops_labeling_and_leaves_no_half_file(tmp_path, teacher, d
 @pytest.mark.parametrize(
     ("option", "value", "valid"),
     [
-        *(("batch_size", value, "a whole number, 1 or more") for value in (0, -1, 2.5, True, "many", None)),
-        *(("keep", value, "a confidence, 0 to 1") for value in (2, -1, float("nan"), "much", None)),
+        *(("batch_size", value, "a whole number, 1 to 1,000,000") for value in (0, -1, 2.5, True, "many", None)),
+        *(("keep", value, "a number, 0 to 1") for value in (2, -1, float("nan"), "much", None)),
     ],
 )
 def test_options_out_of_range_are_refused_before_a_run_begins(tmp_path, teacher, digits, option, value, valid):
-    with pytest.raises(NstError, match=rf"label\.{option} is out of range\n  got:   .*\n  valid: {valid}"):
+    with pytest.raises(NstError, match=rf"label\.{option} cannot be .*\n  got:   .*\n  valid: {valid}"):
         labeled(tmp_path / "p", teacher, digits, **{option: value})
     assert not (tmp_path / "p").exists()

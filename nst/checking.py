@@ -42,7 +42,9 @@ class Mistake:
         """The sentence; it repeats the words of the command line where they name the option."""
         about = [item for item in overrides if _is_about(item, self.name)]
         typed = about[-1] if about else f"{self.name}={_short(self.value)}"  # the last one counts
-        return UsageError(f"{self.name} cannot be {_short(self.value)}", got=_cut(typed), valid=self.valid)
+        names = self.valid.split(" | ")
+        hint = nearest(self.value, names) if len(names) > 1 and isinstance(self.value, str) else ""
+        return UsageError(f"{self.name} cannot be {_short(self.value)}{hint}", got=_cut(typed), valid=self.valid)
 
 
 def kind_of(name: str) -> Kind | None:

@@ -276,7 +276,11 @@ def test_another_family_is_evaluated_and_neither_trains_nor_teaches(digits: Path
     data = [f"data.root={digits}", "trainer.workers=0"]
     output = f"evaluate.output={tmp_path / 'evaluation'}"
     assert dispatch(["evaluate", *data, f"model.checkpoint={folder}", output]) == 0
-    refused = (("train", f"model.checkpoint={folder}"), ("export", f"model.checkpoint={folder}", "export.format=nst"))
+    small = "student.labeled_batch_size=8"
+    refused = (
+        ("train", small, f"model.checkpoint={folder}"),
+        ("export", f"model.checkpoint={folder}", "export.format=nst"),
+    )
     for stage, *options in refused:
         with pytest.raises(NstError, match="is no network we know"):
             dispatch([stage, *data, *options, f"run_dir={tmp_path / stage}", f"export.output={tmp_path / 'run'}"])

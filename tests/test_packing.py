@@ -360,7 +360,7 @@ def test_a_folder_with_other_shards_is_never_packed_into(world):
 
 @pytest.mark.parametrize("samples", ["0", "-1", "2.5", "null", "many"])
 def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(world, tmp_path, samples):
-    with pytest.raises(NstError, match=r"samples_per_shard is out of range\n  got: .*\n  valid: a whole number, 1 or"):
+    with pytest.raises(NstError, match=r"samples_per_shard cannot be .*\n  got: .*\n  valid: a whole number, 1 to"):
         shard.main(command(world, tmp_path / "packed", f"shard.samples_per_shard={samples}"))
     assert not (tmp_path / "packed").exists()
     with pytest.raises(NstError, match="shards_at_once is out of range"):

@@ -44,7 +44,11 @@ class Mistake:
         typed = about[-1] if about else f"{self.name}={_short(self.value)}"  # the last one counts
         names = self.valid.split(" | ")
         hint = nearest(self.value, names) if len(names) > 1 and isinstance(self.value, str) else ""
-        return UsageError(f"{self.name} cannot be {_short(self.value)}{hint}", got=_cut(typed), valid=self.valid)
+        named = isinstance(self.value, str) and kind_of(f"{self.name}.name") is not None  # a group that has a name
+        next = f"{self.name}.name={self.value}" if named else None
+        return UsageError(
+            f"{self.name} cannot be {_short(self.value)}{hint}", got=_cut(typed), valid=self.valid, next=next
+        )
 
 
 def kind_of(name: str) -> Kind | None:

@@ -902,13 +902,16 @@ def test_mistakes_are_told_before_anything_is_measured(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"fgsm": 3}, "eval.attacks.fgsm is not an attack"),
-        ({"fgsm": {"epsilons": ["a"]}}, "eval.attacks.fgsm.epsilons are numbers"),
-        ({"fgsm": {"epsilons": "16"}}, "eval.attacks.fgsm.epsilons are numbers"),
-        ({"pgd": {"epsilons": [16], "steps": "ten"}}, "'steps' of Attack(.|\n)*valid: a whole number"),
-        ({"pgd": {"epsilons": [16], "step_size": "2.5eps"}}, "'step_size' of Attack(.|\n)*a number"),
-        ({"pgd": {"epsilons": []}}, "eval.attacks.pgd has no epsilons"),
-        ({"pgd": {"epsilons": [16], "radius": 3}}, "unknown option of eval.attacks.pgd"),
+        ({"fgsm": 3}, "eval.attacks.fgsm cannot be 3(.|\n)*group of options"),
+        ({"fgsm": {"epsilons": ["a"]}}, "eval.attacks.fgsm.epsilons cannot be(.|\n)*each a number"),
+        ({"fgsm": {"epsilons": "16"}}, "eval.attacks.fgsm.epsilons cannot be(.|\n)*each a number"),
+        (
+            {"pgd": {"epsilons": [16], "steps": "ten"}},
+            "eval.attacks.pgd.steps cannot be 'ten'(.|\n)*valid: a whole number",
+        ),
+        ({"pgd": {"epsilons": [16], "step_size": "2.5eps"}}, "eval.attacks.pgd.step_size cannot be(.|\n)*a number"),
+        ({"pgd": {"epsilons": []}}, "eval.attacks.pgd.epsilons cannot be"),
+        ({"pgd": {"epsilons": [16], "radius": 3}}, "no option of that name"),
     ],
 )
 def test_an_attack_with_wrong_options_is_refused(given: Any, said: str):

@@ -386,10 +386,10 @@ def test_empty_classes_are_named_with_what_they_have(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"method": "exakt"}, "did you mean 'exact'"),
+        ({"method": "exakt"}, "select.method cannot be 'exakt', did you mean 'exact'"),
         ({"min_confidence": 30}, "0 to 1"),
         ({"min_confidence": 0.5, "max_confidence": 0.5}, "above 0.5, up to 1"),
-        ({"fraction": 0}, "above 0, up to 1"),
+        ({"fraction": 0}, "above 0 to 1"),
         ({"min_confidence": 0.305, "method": "official"}, "multiples of 0.01"),
         ({"images_per_class": 0}, "images_per_class"),
         ({"max_copies": 0}, "max_copies"),

@@ -136,7 +136,7 @@ def test_a_split_that_cannot_be_made_is_told(found: list[Entry], sizes: dict[str
 
 
 def test_sizes_out_of_range_are_told() -> None:
-    with pytest.raises(NstError, match=r"data\.labeled_per_class is too small"):
+    with pytest.raises(NstError, match=r"data\.labeled_per_class cannot be 0"):
         Sizes(labeled_per_class=0)
 
 
@@ -341,13 +341,13 @@ def test_pictures_of_ones_own_need_nothing_but_their_folder(tmp_path: Path) -> N
 
 
 def test_sizes_of_the_wrong_kind_are_told(tmp_path: Path) -> None:
-    with pytest.raises(NstError, match=r"'labeled_per_class'[\s\S]*'abc'[\s\S]*a whole number or null"):
+    with pytest.raises(NstError, match=r"data\.labeled_per_class cannot be 'abc'[\s\S]*a whole number, 1 to [\d,]+, or null"):
         shard.from_cfg(compose_config(["data.labeled_per_class=abc", f"data.root='{tmp_path}'"]))
 
 
 @pytest.mark.parametrize("samples", ["0", "-1", "null"])
 def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(tmp_path: Path, samples: str) -> None:
-    with pytest.raises(NstError, match=r"shard\.samples_per_shard is out of range"):
+    with pytest.raises(NstError, match=r"shard\.samples_per_shard cannot be"):
         shard.main(compose_config([f"data.root='{tmp_path / 'out'}'", f"shard.samples_per_shard={samples}"]))
     assert not (tmp_path / "out").exists()
 
@@ -356,10 +356,8 @@ def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(tmp_path
 def test_a_source_given_as_one_option_is_told_what_it_is_called(tmp_path: Path, source: str) -> None:
     with pytest.raises(NstError, match=r"unknown option 'source', did you mean 'data\.source'"):
         compose_config([f"source={source}"])
-    cfg = compose_config([f"data.source={source}", f"data.root='{tmp_path / 'out'}'"])
-    for command in (shard.main, shard.from_cfg):
-        with pytest.raises(NstError, match=rf"next:  data\.source\.name={source}$"):
-            command(cfg)
+    with pytest.raises(NstError, match=rf"data\.source cannot be [\s\S]*next:  data\.source\.name={source}$"):
+        compose_config([f"data.source={source}", f"data.root='{tmp_path / 'out'}'"])
     assert not (tmp_path / "out").exists()
 
 

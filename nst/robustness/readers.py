@@ -234,11 +234,11 @@ class ClipFiles:
     def __call__(self, row: int) -> np.ndarray:
         try:
             with open(self.paths[row], "rb") as file:
-                kind = file.read(8)[4:]
+                head = file.read(8)
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror}") from error
-        if kind != b"ftyp":  # a playlist of that name would have FFmpeg fetch what it lists
-            raise BadImage("not an MP4 file")
+        if head[4:] != b"ftyp" and head[:2] != b"\xff\xd8":  # a playlist would have FFmpeg fetch what it lists
+            raise BadImage("neither an MP4 file nor JPEGs one after another")
         # one thread each: loader workers are the parallelism
         capture = cv2.VideoCapture(self.paths[row], cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         frames = []

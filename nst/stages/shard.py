@@ -219,7 +219,7 @@ def main(cfg: DictConfig) -> None:
     if options.exclude and options.index is None:
         shards_place(cfg, "unlabeled")  # that there is one is told first
     evaluation = [ShardSet.open(place, remote) for place in _evaluation_sets(cfg)]  # before anything is written
-    if _source_name(cfg) == PACKED and not options.verify and not options.exclude:
+    if cfg.data.source.name == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch
 
         say(f"{options.output}: {pack.summary_line(pack.from_cfg(cfg))}")
@@ -248,16 +248,6 @@ def _index(folder: str, output: Path, remote: Remote) -> ShardSet:
     if is_remote(folder) and any(beside.glob("*.tar")):
         raise NstError(f"{beside} holds shards already", next="choose another folder: shard.output=<folder>")
     return index_tars(folder, output=beside, remote=remote, progress=track)
-
-
-def _source_name(cfg: DictConfig) -> str:
-    """`data.source.name`; its group, `data.source`, is often taken for it."""
-    source = cfg.data.source
-    if not isinstance(source, DictConfig):
-        raise NstError(
-            "data.source is a group of options", got=f"data.source={source}", next=f"data.source.name={source}"
-        )
-    return source.name
 
 
 def _evaluation_sets(cfg: DictConfig) -> list[str]:
@@ -317,7 +307,6 @@ def _shard_sets(folder: str) -> list[Path | str]:
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
-    _source_name(cfg)
     data, options = plain(cfg.data), cfg.shard
     return run(
         open_source(**data["source"]),

@@ -310,7 +310,7 @@ def test_arrays_and_yaml_of_strangers_run_nothing(tmp_path: Path, monkeypatch: p
 
 def test_a_playlist_that_is_named_a_video_fetches_nothing(tmp_path: Path):
     (tmp_path / "x.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/private.ts\n")
-    with pytest.raises(BadImage, match="not an MP4 file"):
+    with pytest.raises(BadImage, match="neither an MP4 file"):
         ClipFiles([str(tmp_path / "x.mp4")], 31)(0)
 
 

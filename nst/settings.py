@@ -144,7 +144,7 @@ TREE: dict[str, Any] = {
         "log_every": COUNT,
         "optimizer": {
             "name": choice("rmsprop", "adamw", "sgd"),
-            "rate_per_256": POSITIVE,
+            "rate_per_256": number(0, 1e12, above=True),
             "*": either(flag(), number(-1e9, 1e9), listed(number(-1e9, 1e9))),  # torch's and timm's own, by their names
         },
         "schedule": {
@@ -159,7 +159,7 @@ TREE: dict[str, Any] = {
             "epochs": number(0, 1e6),
             "image_size": SIZE,
             "frozen_blocks": whole(0, 10000),
-            "rate_per_256": POSITIVE,
+            "rate_per_256": number(0, 1e12, above=True),
             "labeled_batch_size": BATCH,
         },
     },

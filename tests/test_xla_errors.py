@@ -100,10 +100,10 @@ def test_a_device_left_in_the_environment_gives_way_to_the_trainers(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["trainer.virtual_devices=two"], ["'virtual_devices'", "a whole number"]),
+        (["trainer.virtual_devices=two"], ["trainer.virtual_devices", "a whole number"]),
         (["trainer.precision=fp8"], ["trainer.precision", "32-true"]),
-        (["trainer.gradient_dtype=int8"], ["trainer.gradient_dtype", "float32, bfloat16"]),
-        (["trainer.guard.action=shout"], ["trainer.guard.action", "warn, stop"]),
+        (["trainer.gradient_dtype=int8"], ["trainer.gradient_dtype", "float32 | bfloat16"]),
+        (["trainer.guard.action=shout"], ["trainer.guard.action", "warn | stop"]),
     ],
     ids=str,
 )

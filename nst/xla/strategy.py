@@ -181,7 +181,7 @@ class SpmdStrategy(Strategy):
             return super().load_checkpoint(checkpoint_path, weights_only)
         content = self.hosts.read(Path(checkpoint_path))
         # as Lightning reads a file of this machine: this run has written it
-        return torch.load(content, map_location="cpu", weights_only=bool(weights_only))
+        return torch.load(content, map_location="cpu", weights_only=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         super().load_model_state_dict(checkpoint, strict)

@@ -625,6 +625,7 @@ def test_the_tpu_compiler_confirms_the_plan_of_b0():
 def test_a_network_is_measured_by_one_rank_alone(monkeypatch: pytest.MonkeyPatch):
     """On the meta device no rank waits for another."""
     from nst.models import batch_norm
+    from nst.models.efficientnet import Architecture
 
     monkeypatch.setattr(batch_norm, "ranks", lambda: 2)
     assert measure(Architecture(width=0.3, depth=0.3), 7, 24).parameters > 1000

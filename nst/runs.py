@@ -322,7 +322,7 @@ class Run:
             return False
 
     def result(self) -> dict[str, Any]:
-        return read_json(self.directory / "result.json")
+        return read_json(wait_until_seen(self.directory / "result.json"))
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Writes result.json, then DONE; returns the result as it reads back."""

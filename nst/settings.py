@@ -91,7 +91,7 @@ TREE: dict[str, Any] = {
             "name": text(100),
             "root": either(path(), listed(path(), least=1)),
             "labeled": null(flag()),
-            "download": flag(),
+            "download": null(flag()),
         },
         "pictures": {
             "small": flag(),

@@ -126,7 +126,7 @@ def test_without_ray_the_error_says_how_to_get_it(folders, tmp_path, monkeypatch
 
 
 def test_unknown_engines_and_tpus_are_refused(folders, tmp_path):
-    with pytest.raises(NstError, match=r"unknown label\.engine, did you mean 'ray'"):
+    with pytest.raises(NstError, match=r"label\.engine cannot be 'rai', did you mean 'ray'"):
         label.from_cfg(compose_config(options(folders, tmp_path / "p", "label.engine=rai")))
     with pytest.raises(NstError, match=r"trainer=cpu or trainer=gpu(.|\n)*label\.engine=lightning"):
         label.from_cfg(compose_config(options(folders, tmp_path / "p", "label.engine=ray", "trainer=tpu")))

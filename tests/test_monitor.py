@@ -18,6 +18,7 @@ from nst.runs import sha256_file
 from nst.stages import evaluate, robustness, train
 from nst.stages.monitor import state_digest
 from nst.training.classifier import Classifier
+from nst.training.hardware import Hardware
 from nst.training.loggers import TIMING_METRICS, read_rows
 from nst.training.monitor import Monitor, Monitoring
 from tests.conftest import TINY
@@ -249,7 +250,7 @@ def test_mistakes_are_told_before_the_first_step(tiny: Compose, tmp_path: Path, 
         train.from_cfg(tiny(*EVERY, *nothing, "eval.cifar_c=nowhere"))
     with pytest.raises(NstError, match="no robustness results"):
         train.from_cfg(tiny(*EVERY, f"eval.baseline={tmp_path}"))
-    with pytest.raises(NstError, match=r"eval\.every is out of range"):
+    with pytest.raises(NstError, match=r"eval\.every cannot be 0"):
         train.from_cfg(tiny(*SUITES, "eval.every=0"))
     assert not (tmp_path / "run").exists()
 
@@ -263,7 +264,7 @@ def test_xla_trainers_refuse_in_words(tiny: Compose, monkeypatch: pytest.MonkeyP
         require_monitoring(cfg)
     cfg.eval.every = None
     require_monitoring(cfg)
-    monkeypatch.setattr(train, "machine_from", lambda cfg: None)
+    monkeypatch.setattr(train, "machine_from", lambda cfg: Hardware())
     cfg.eval.every = 5
     with pytest.raises(NstError, match="XLA trainers"):
         train.check(cfg)  # what iterate asks before its first stage

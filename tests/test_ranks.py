@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nst import cli
+from nst.documents import read_json
 from nst.errors import UsageError
 from nst.runs import is_rank_zero
 from nst.training import ranks
@@ -176,8 +177,7 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_tasks_of_a_slurm_job_are_ranks_of_one_training(finished: Path):
     directory = finished / "seed=0"
-    record = json.loads((finished / "records/000000.json").read_text())
-    assert record == {"directory": str(directory), "exit_code": 0}
+    assert read_json(finished / "records/000000.json") == {"directory": str(directory), "exit_code": 0}
     rows = read_rows(directory / "metrics.csv")
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
     assert (directory / "DONE").exists()

@@ -25,7 +25,7 @@ from nst.plan.budget import Numerics, Training
 from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
-from nst.runs import Run, final_weights, known_sha256, require_undamaged, wait_until_seen
+from nst.runs import Run, final_weights, is_rank_zero, known_sha256, require_undamaged, wait_until_seen
 from nst.stages.apart import keep_apart
 from nst.stages.monitor import monitor_from, require_monitoring
 from nst.stages.options import (
@@ -111,7 +111,8 @@ def run(
         directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
     ) as run_:
         if hardware.agreed(run_.done):
-            final_weights(run_.directory)
+            if is_rank_zero():
+                final_weights(run_.directory)
             return run_.result()
         setup = Setup(
             run_.directory,
@@ -136,7 +137,8 @@ def run(
                 fit(setup, phase, weights)
             kept = weights = wait_until_seen(setup.weights_path(phase))
             summary = read_json(wait_until_seen(setup.summary_path(phase)))
-            require_undamaged(kept, summary["weights_sha256"])
+            if is_rank_zero():
+                require_undamaged(kept, summary["weights_sha256"])
             bad.update(summary.pop("bad_samples"))
             del summary["metrics_bytes"]
             result.update(summary)

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "profile": "benchmarks.profile",
     "pods": "benchmarks.pods",
     "gpu": "benchmarks.gpu",
+    "identity": "benchmarks.identity",
 }
 
 

@@ -77,7 +77,7 @@ def _check(config: DictConfig, overrides: Sequence[str]) -> None:
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         tree = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
-        raise _broken_reference(error) from error
+        raise _broken_reference(error, overrides) from error
     assert isinstance(tree, dict)
     if tree["stage"] is None and OmegaConf.is_interpolation(config, "name"):
         del tree["name"]  # it is the stage's, and this configuration is for none
@@ -90,8 +90,12 @@ def _check(config: DictConfig, overrides: Sequence[str]) -> None:
         OmegaConf.update(config, name, value, merge=False)
 
 
-def _broken_reference(error: OmegaConfBaseException) -> UsageError:
+def _broken_reference(error: OmegaConfBaseException, overrides: Sequence[str]) -> UsageError:
     key, what = getattr(error, "full_key", None) or "an option", str(error).splitlines()[0]
+    # what was typed before what follows from it: data.root names data.labeled_per_class
+    if missing := re.search(r"'(\S+)'", what):
+        typed = [item.partition("=")[0].lstrip("+") for item in overrides if f"${{{missing[1]}" in item]
+        key = key if key in typed else next(reversed(typed), key)
     return UsageError(
         f"{key} refers to an option that is not there", got=what, next="a $ that is no reference is written \\${...}"
     )

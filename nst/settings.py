@@ -81,7 +81,7 @@ TREE: dict[str, Any] = {
     "data": {
         "name": NAME,
         "root": path(),
-        "labeled": PLACE,
+        "labeled": path(),
         "unlabeled": PLACE,
         "test": PLACE,
         "labeled_per_class": null(COUNT),

@@ -89,6 +89,8 @@ def test_the_option_that_was_typed_is_named_before_those_that_follow_from_it():
         ("=3", "is not an option"),
         ("student=null", "there is no student named 'null'"),
         ("run_dir=${nowhere}", "run_dir refers to an option that is not there"),
+        ("seed=${nowhere}", "seed refers to an option that is not there"),
+        ("data.labeled=null", "data.labeled cannot be null"),
         ("seed=${oc.env:HOME}", "seed cannot be"),
         ("name=../outside", "name cannot be"),
         ("name=/outside", "name cannot be"),

@@ -196,6 +196,14 @@ def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digit
 # ---- kill -9
 
 
+def test_a_loop_without_a_place_for_unlabeled_images_is_refused_in_words(tmp_path: Path):
+    options = ["experiment=digits_demo", "data.unlabeled=null", f"run_dir={tmp_path}"]
+    with pytest.raises(NstError, match=r"data\.unlabeled names no shards"):
+        dispatch(["iterate", *options])
+    dispatch(["plan", *options])  # says what it would need
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_share_a_teacher_and_select_for_themselves(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

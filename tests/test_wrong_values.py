@@ -53,7 +53,7 @@ MEASURES = {
 }
 # whose default is another value, and of which conf/ says what null means
 NULL_TOO = {
-    *("data.labeled", "data.unlabeled", "data.test", "select.images_per_class", "shard.exclude_distance"),
+    *("data.unlabeled", "data.test", "select.images_per_class", "shard.exclude_distance"),
     *("eval.corruptions", "eval.perturbations", "eval.jpeg_quality", "logger.wandb.group"),
 }
 FILLED_IN = {"stage", "overrides", "paper"}  # by the program and by recipes

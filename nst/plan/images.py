@@ -92,7 +92,7 @@ class Split:
 
     name: str
     labeled: str
-    unlabeled: str
+    unlabeled: str | None
     labeled_per_class: int | None = None
     test_samples: int | None = None
     unlabeled_samples: int | None = None
@@ -151,7 +151,9 @@ def _first(name: str, *found: int | None) -> int:
     )
 
 
-def _shards(folder: str) -> ShardSet | None:
+def _shards(folder: str | None) -> ShardSet | None:
+    if folder is None:
+        return None
     return load_index(folder) if is_remote(folder) or (Path(folder) / "index.json").exists() else None
 
 

@@ -38,6 +38,7 @@ from nst.runs import is_rank_zero, wait_for_lock, wait_until_seen, write_config,
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, machine_from, test_set
+from nst.stages.places import shards_place
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 
@@ -301,7 +302,8 @@ def require_teacher(cfg: DictConfig) -> None:
 def make_shards(cfg: DictConfig) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
     ours = (Path(cfg.shard.output) / LIST).exists()  # whole: skipped; killed: continued
-    there = all((Path(folder) / "index.json").exists() for folder in (cfg.data.labeled, cfg.data.unlabeled))
+    folders = [Path(shards_place(cfg, part)) for part in ("labeled", "unlabeled")]
+    there = all((folder / "index.json").exists() for folder in folders)
     machine = machine_from(cfg)
     if machine.agreed(not ours and there):
         return
@@ -314,8 +316,8 @@ def make_shards(cfg: DictConfig) -> None:
             got="all images became labeled ones",
             next="add a folder unlabeled/ beside the class folders, or set data.labeled_per_class=10",
         )
-    for folder in (cfg.data.labeled, cfg.data.unlabeled):
-        wait_until_seen(Path(folder) / "index.json")
+    for folder in folders:
+        wait_until_seen(folder / "index.json")
 
 
 def _train(cfg: DictConfig, number: int, places: Places) -> Result:

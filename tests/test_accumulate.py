@@ -135,6 +135,11 @@ def test_batches_that_do_not_divide_are_refused_in_words(digits: Path, tmp_path:
     options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "trainer.accumulate=3"]
     with pytest.raises(NstError, match="micro-batches"):
         dispatch(["train", *options])
+    # each of two ranks gets as much: said before they are started
+    ranks = ["trainer.accumulate=1", "trainer.devices=2", "trainer.strategy=ddp"]
+    for batch in ("student.labeled_batch_size=9", "student.finetune={epochs: 1, labeled_batch_size: 9}"):
+        with pytest.raises(NstError, match="does not divide by the number of devices"):
+            dispatch(["train", *options, *ranks, batch])
     assert not (tmp_path / "run").exists()
     for wrong in (0, 1.5, True, "four"):
         with pytest.raises(NstError, match=r"trainer\.accumulate"):

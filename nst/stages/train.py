@@ -105,7 +105,7 @@ def run(
         # a mistake is told before anything is written
         learning_rates(phase.recipe, data.labeled.samples)
         batch, accumulate = phase.recipe.labeled_batch_size, hardware.accumulate
-        require_divisible(batch, hardware.groups, accumulate=accumulate, lanes=data.lanes)
+        require_divisible(batch, hardware.devices_in_all, accumulate=accumulate, lanes=data.lanes)
     _require_room(steps, architecture, len(data.labeled.classes), remat, hardware)
     with Run(
         directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
@@ -295,7 +295,7 @@ def check(cfg: DictConfig) -> None:
     for phase in steps:
         learning_rates(phase.recipe, data.labeled.samples)
         batch, accumulate = phase.recipe.labeled_batch_size, hardware.accumulate
-        require_divisible(batch, hardware.groups, accumulate=accumulate, lanes=data.lanes)
+        require_divisible(batch, hardware.devices_in_all, accumulate=accumulate, lanes=data.lanes)
     _require_room(steps, architecture, len(data.labeled.classes), cfg.model.remat, hardware)
 
 

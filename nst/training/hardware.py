@@ -65,6 +65,11 @@ class Machine(Protocol):
         ...
 
     @property
+    def devices_in_all(self) -> int:
+        """Devices that the batch is divided over, those of all processes and hosts."""
+        ...
+
+    @property
     def device_numbers(self) -> bool:
         """See `Classifier`."""
         ...
@@ -144,8 +149,7 @@ class Hardware:
 
     @property
     def memories(self) -> int:
-        devices = device_count(self.devices, torch.cuda.device_count())
-        return devices * self.num_nodes if self.accelerator == "gpu" else 1
+        return self.devices_in_all if self.accelerator == "gpu" else 1
 
     @property
     def local_groups(self) -> int:
@@ -154,6 +158,10 @@ class Hardware:
     @property
     def groups(self) -> int:
         return 1
+
+    @property
+    def devices_in_all(self) -> int:
+        return self._devices_here * self.num_nodes
 
     @property
     def device_numbers(self) -> bool:

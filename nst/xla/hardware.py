@@ -100,6 +100,10 @@ class XlaHardware:
 
         return data_mesh().size()
 
+    @property
+    def devices_in_all(self) -> int:
+        return self.groups
+
     def whole(self, batch_size: int) -> int:
         devices = self.local_groups
         return -(-batch_size // devices) * devices

@@ -20,19 +20,18 @@ class NstError(Exception):
         got: what was found instead.
         valid: what would have been accepted.
         next: the command or option that helps.
+
+    The attributes of the same names hold them as text, None where nothing was given.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, *, got: object = None, valid: object = None, next: str | None = None) -> None:
-        lines = [what]
-        if got is not None:
-            lines.append(f"  got:   {got}")
-        if valid is not None:
-            lines.append(f"  valid: {valid}")
-        if next is not None:
-            lines.append(f"  next:  {next}")
-        super().__init__(shown("\n".join(lines)))
+        given = {"got": got, "valid": valid, "next": next}
+        self.what = shown(what)
+        self.got, self.valid, self.next = (None if part is None else shown(str(part)) for part in given.values())
+        lines = [f"  {name + ':':<6} {part}" for name, part in given.items() if part is not None]
+        super().__init__(shown("\n".join([what, *lines])))
 
 
 class UsageError(NstError):
@@ -52,8 +51,9 @@ def in_a_line(error: BaseException) -> str:
     """What went wrong, for those who see no more of it than that."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
-    text = str(error).strip().partition("\n")[0]
-    return text if isinstance(error, NstError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, NstError):
+        return error.what.partition("\n")[0]
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def require_choice(what: str, got: str, valid: Iterable[str]) -> None:

@@ -212,11 +212,9 @@ def _given_teacher(
 
 def _mistake(error: NstError, label: str) -> Finding:
     """What a stage would stop with, as a finding."""
-    what, *more = str(error).splitlines()
-    help = next((line.partition(":")[2].strip() for line in more if line.startswith("  next:")), "")
-    rest = [line.strip() for line in more if not line.startswith("  next:")]
-    message = "; ".join([what, *(" ".join(line.split()) for line in rest)])
-    return Finding("options", "error", f"{message}.", help, (label,) if label else ())
+    parts = {"got": error.got, "valid": error.valid}
+    message = "; ".join([error.what, *(f"{name}: {part}" for name, part in parts.items() if part is not None)])
+    return Finding("options", "error", " ".join(f"{message}.".split()), error.next or "", (label,) if label else ())
 
 
 def _comparison(sets: dict[str, ShardSet], most: int) -> Comparison | None:

@@ -15,21 +15,19 @@ with more copies than a window has shards are set aside first and dealt out over
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from nst.data.images import image_extension
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.shard_set import ShardInfo, ShardSet
-from nst.data.shard_writer import write_index
+from nst.data.shard_writer import ShardTar, write_index
 from nst.data.stream import generator
 from nst.data.tars import TarReader
 from nst.documents import read_json
@@ -127,38 +125,11 @@ class Entry:
     key: str
     files: Mapping[str, bytes]
 
-    def write(self, tars: Mapping[int, Tar], shards: np.ndarray) -> None:
+    def write(self, tars: Mapping[int, ShardTar], shards: np.ndarray) -> None:
         """Its copies 0, 1, ... into these shards, as far as they are open."""
         for copy, shard in enumerate(shards.tolist()):
             if shard in tars:
                 tars[shard].add(f"{self.key}{COPY}{copy}", self.files)
-
-
-class Tar:
-    """A tar that grows, with the same bytes for the same samples; counts and hashes them."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from webdataset.writer import TarWriter  # here, because it imports torch
-
-        self.file, self.sha256, self.bytes, self.samples = file, hashlib.sha256(), 0, 0
-        self._tar = TarWriter(self, encoder=False, mtime=0, user="", group="", mode=0o444)
-
-    def write(self, data: bytes) -> int:
-        if self.file.closed:  # tarfile writes once more when a tar that was given up is taken apart
-            return len(data)
-        self.sha256.update(data)
-        self.bytes += len(data)
-        return self.file.write(data)
-
-    def add(self, key: str, files: Mapping[str, bytes]) -> None:
-        self._tar.write({"__key__": key, **files})
-        self.samples += 1
-
-    def close(self, name: str) -> ShardInfo:
-        self._tar.close()
-        return ShardInfo(name, self.samples, self.bytes, self.sha256.hexdigest())
 
 
 class Packer:
@@ -198,14 +169,14 @@ class Packer:
             for shard in self.packing.windows[window].tolist():
                 names[shard] = f"packed-{shard:06d}.tar"
                 temporary = open_files.enter_context(atomic_path(self.folder / names[shard]))
-                tars[shard] = Tar(open_files.enter_context(open(temporary, "wb")))
+                tars[shard] = ShardTar(open_files.enter_context(open(temporary, "wb")))
             for entry, shards in self._often(self.packing.windows[window]):
                 entry.write(tars, shards)
             for place in self.packing.sources(window):
                 self._deal(place, window, tars)
             return [tar.close(names[shard]) for shard, tar in tars.items()]
 
-    def _deal(self, place: int, window: int, tars: Mapping[int, Tar]) -> None:
+    def _deal(self, place: int, window: int, tars: Mapping[int, ShardTar]) -> None:
         number = int(self.packing.order[place])
         chosen = list(self.packing.common(place, self.labels.copies(self.source.shards[number].name), window))
         if chosen:
@@ -230,7 +201,7 @@ class Packer:
 
     def _set_aside(self) -> None:
         with atomic_path(self._aside) as temporary, open(temporary, "wb") as file:
-            tar = Tar(file)
+            tar = ShardTar(file)
             for place, number in enumerate(self.packing.order.tolist()):
                 copies = self.labels.copies(self.source.shards[number].name)
                 rows = self.packing.often(place, copies)

@@ -105,32 +105,43 @@ def _check(batch: Sequence[Sample], keys: set[str], num_classes: int | None) -> 
         keys.add(sample.key)
 
 
-class _Hashing:
-    """A binary file that hashes and counts what is written through it."""
+class ShardTar:
+    """A tar that grows, with the same bytes for the same samples; counts and hashes them."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.bytes = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from webdataset.writer import TarWriter  # here, because it imports torch
+
+        self.file, self.sha256, self.bytes, self.samples = file, hashlib.sha256(), 0, 0
+        self._tar = TarWriter(self, encoder=False, mtime=0, user="", group="", mode=0o444)
 
     def write(self, data: bytes) -> int:
+        """What the tar is made of, as its writer gives it."""
+        if self.file.closed:  # tarfile writes once more when a tar that was given up is taken apart
+            return len(data)
         self.sha256.update(data)
         self.bytes += len(data)
         return self.file.write(data)
 
+    def add(self, key: str, files: Mapping[str, bytes]) -> None:
+        """A sample: its files by extension."""
+        self._tar.write({"__key__": key, **files})
+        self.samples += 1
+
+    def close(self, name: str) -> ShardInfo:
+        """Ends the tar, which the index then knows by this name."""
+        self._tar.close()
+        return ShardInfo(name, self.samples, self.bytes, self.sha256.hexdigest())
+
 
 def _write_shard(path: Path, batch: Sequence[Sample], labeled: bool) -> ShardInfo:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from webdataset.writer import TarWriter  # here, because it imports torch
-
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        hashing = _Hashing(file)
-        with TarWriter(hashing, encoder=False, mtime=0, user="", group="", mode=0o444) as tar:
-            for sample in batch:
-                label = {"cls": str(sample.label).encode()} if labeled else {}
-                tar.write({"__key__": sample.key, sample.extension: sample.image, **label})
-    return ShardInfo(path.name, len(batch), hashing.bytes, hashing.sha256.hexdigest())
+        tar = ShardTar(file)
+        for sample in batch:
+            label = {"cls": str(sample.label).encode()} if labeled else {}
+            tar.add(sample.key, {sample.extension: sample.image, **label})
+        return tar.close(path.name)
 
 
 def write_index(

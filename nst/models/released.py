@@ -14,7 +14,6 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -38,6 +37,7 @@ from nst.models.checkpoints import (
     recognize,
 )
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+from nst.replaced import replaced
 from nst.runs import final_weights, known_sha256
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -231,7 +231,7 @@ def download(name: str) -> nn.Module:
 @contextlib.contextmanager
 def _without_hub() -> Iterator[None]:
     """Lets the hub's client look at what is on this machine only: unreachable, it tries for a minute."""
-    with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
+    with replaced(constants, "HF_HUB_OFFLINE", True):
         yield
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from unittest import mock
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +20,7 @@ from nst.checking import check_fields
 from nst.data.shared_memory import LoaderOptions
 from nst.errors import UsageError
 from nst.machine import host_memory, require_loaders
+from nst.replaced import replaced
 from nst.training import ranks
 from nst.training.gpus import device_count, require_gpus
 
@@ -249,7 +249,7 @@ def state_to_device(tensor: torch.Tensor, trainer: pl.Trainer) -> torch.Tensor:
 @contextlib.contextmanager
 def _without_xla() -> Iterator[None]:
     """Keeps Lightning from importing torch_xla just to print that there is no TPU: it costs seconds."""
-    with mock.patch.object(XLAAccelerator, "is_available", staticmethod(lambda: False)):
+    with replaced(XLAAccelerator, "is_available", staticmethod(lambda: False)):
         yield
 
 

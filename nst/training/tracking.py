@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from unittest import mock
 
 from lightning.pytorch.loggers import Logger
 
 from nst.checking import check_fields
 from nst.documents import damaged, read_text
 from nst.progress import say
+from nst.replaced import replaced
 from nst.runs import is_rank_zero, write_text
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
@@ -145,7 +145,7 @@ class Tracking:
             config=kept(dict(self.config)),
             settings=wandb.Settings(silent=True, console="off"),
         )
-        with mock.patch.object(sys, "argv", kept(sys.argv)):  # the command line, which wandb keeps with the run
+        with replaced(sys, "argv", kept(sys.argv)):  # the command line, which wandb keeps with the run
             run = logger.experiment
         own = Path(run.dir).parent
         note(own, kind=FOLDER, made=True)

@@ -211,8 +211,8 @@ def test_a_full_disk_leaves_no_half_shard(world, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return write(self, data)
 
-    write = module.Tar.write
-    monkeypatch.setattr(module.Tar, "write", full)
+    write = module.ShardTar.write
+    monkeypatch.setattr(module.ShardTar, "write", full)
     with pytest.raises(NstError, match="No space left"):
         packed(world, tmp_path / "packed")
     assert not list((tmp_path / "packed").glob("*.tar"))
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_no_half_shard(world, tmp_path, monkeypatch):
 
 def test_no_more_shards_are_open_than_allowed(world, tmp_path, monkeypatch):
     open_now, most = set(), [0]
-    begin, close = module.Tar.__init__, module.Tar.close
+    begin, close = module.ShardTar.__init__, module.ShardTar.close
 
     def opened(self, file):
         begin(self, file)
@@ -232,8 +232,8 @@ def test_no_more_shards_are_open_than_allowed(world, tmp_path, monkeypatch):
         open_now.discard(id(self))
         return close(self, name)
 
-    monkeypatch.setattr(module.Tar, "__init__", opened)
-    monkeypatch.setattr(module.Tar, "close", closed)
+    monkeypatch.setattr(module.ShardTar, "__init__", opened)
+    monkeypatch.setattr(module.ShardTar, "close", closed)
     packed(world, tmp_path / "packed", shards_at_once=3)
     assert most[0] <= 4  # and the one for what is set aside
 

@@ -21,14 +21,16 @@ from nst.cli import dispatch
 from nst.data.batches import Batch, LabeledSamples
 from nst.data.datamodule import JointDataModule
 from nst.data.shared_memory import LoaderOptions
-from nst.data.views import Augmentation, Pictures, training_view
+from nst.data.views import training_view
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import CHIPS, GIB, Chip
 from nst.plan.network import measure
 from nst.plan.rates import Measurement
+from nst.settings.data import Pictures
+from nst.settings.learning import Recipe
+from nst.settings.network import Noise
 from nst.training.gpus import require_gpus
-from nst.training.recipe import Recipe
 
 NOT_MEASURED = "not measured: needs a GPU"
 ROOM = 0.55  # of the card's memory for activations
@@ -263,7 +265,7 @@ def _images_that_fit(device: Device, network: str, px: int, remat: bool) -> int:
     if device.memory is None:
         return 8
     cost = measure(train_step.NETWORKS[network], train_step.CLASSES, px)
-    training = Training(1, "train", network, cost, Recipe(), labeled_samples=1)
+    training = Training(1, "train", network, cost, Recipe(), steps=1)
     each = budget.activation_bytes(training, Numerics.of("bf16-mixed"), compiled=False, remat=remat)
     return next((count for count in (128, 64, 32, 16) if count * each < ROOM * device.memory), 8)
 
@@ -298,7 +300,7 @@ def loading(device: Device, sizes: Sizes, folder: Path) -> Iterator[Row]:
 def _loader(folder: Path, sizes: Sizes, batch: int, count: int, workers: int) -> Iterable[Batch]:
     # beside the parts' folders: made once
     shards = photographs.shard_set(folder.parent, sizes.photographs, samples_per_shard=max(1, sizes.photographs // 8))
-    view = training_view("randaugment", sizes.loading[0], Pictures(), Augmentation(num_ops=2, magnitude=27))
+    view = training_view("randaugment", sizes.loading[0], Pictures(), Noise(dropout=0.5))
     return JointDataModule(
         LabeledSamples(shards, view, seed=0), None, None, labeled_batch_size=batch, unlabeled_ratio=0,
         total_steps=count, segment_steps=count, loader=LoaderOptions(workers),

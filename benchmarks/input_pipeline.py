@@ -41,7 +41,9 @@ from nst.data.batches import LabeledSamples
 from nst.data.datamodule import JointDataModule, quiet_worker
 from nst.data.shard_set import ShardSet
 from nst.data.shared_memory import LoaderOptions
-from nst.data.views import Augmentation, Pictures, training_view
+from nst.data.views import training_view
+from nst.settings.data import Pictures
+from nst.settings.network import Noise, RandAugmentOptions
 
 MAGNITUDE, NUM_OPS = 27, 2
 OURS, OURS_PLAIN = "ours", "ours without RandAugment"
@@ -130,8 +132,8 @@ def encoded(shards: ShardSet, count: int) -> Iterator[bytes]:
 
 def ours(shards: ShardSet, options: argparse.Namespace, kind: str) -> Iterable[Any]:
     """The loader that training uses."""
-    strength = Augmentation(num_ops=NUM_OPS, magnitude=MAGNITUDE)
-    view = training_view(kind, options.image_size, Pictures(), strength)
+    strength = RandAugmentOptions(num_ops=NUM_OPS, magnitude=MAGNITUDE)
+    view = training_view(kind, options.image_size, Pictures(), Noise(dropout=0.5, randaugment=strength))
     steps = max(1, options.images // options.batch_size)
     return JointDataModule(
         LabeledSamples(shards, view, seed=0),

@@ -41,11 +41,12 @@ from benchmarks import harness
 from benchmarks.harness import Comparison, Report, Stopwatch, Timed
 from nst.data.batches import Batch
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build, normalize
+from nst.settings.learning import Recipe
+from nst.settings.network import Noise
 from nst.training.classifier import Classifier
 from nst.training.ema import decay_at
 from nst.training.loggers import MetricsTable
 from nst.training.optim import Schedule, parameter_groups
-from nst.training.recipe import ModelNoise, Recipe
 
 SMALL = Architecture(1.0, 1.0, train_size=32, test_size=32, small_images=True, name="small")
 NETWORKS = {"small": SMALL, **ARCHITECTURES}
@@ -163,7 +164,7 @@ def lightning_loop(
     schedule = Schedule(RATE, steps_per_epoch=100)
     network = new_network(options)
     network.set_grad_checkpointing(options.remat)
-    module = Classifier(hardware.place(network), recipe, ModelNoise(dropout=0.2), schedule, compile=hardware.compile)
+    module = Classifier(hardware.place(network), recipe, Noise(dropout=0.2), schedule, hardware)
 
     def turn() -> Timed:
         clock = StepClock(options.steps, Stopwatch(images_per_round(options), device(options)))

@@ -5,7 +5,6 @@ Names and paths are taken as a person types them (`verbatim`); all else is Hydra
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any
 from nst.errors import UsageError, nearest
 from nst.kinds import Kind
 from nst.settings import NULLABLE, TREE
+from nst.settings.fields import MISSING_VALUE, Group, options_of
 
-MISSING = "???"  # the stage that needs it asks for it
 QUOTED = re.compile(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"")
 SEVERAL = re.compile(r"\w+\(.*\)|.*,.*")  # choice(a, b), glob(x_*), a,b
 
@@ -80,7 +79,7 @@ def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str,
             mistakes.append(Mistake(name, value, f"there is no option of that name{nearest(name, _names(group))}"))
         elif isinstance(node, Kind):
             try:
-                read = value if value == MISSING else node.read(value)
+                read = value if value == MISSING_VALUE else node.read(value)
                 if type(read) is not type(value) or read != value:
                     changed[name] = read
             except ValueError:
@@ -101,13 +100,17 @@ def check_value(name: str, value: Any, overrides: Iterable[str] = ()) -> None:
         raise mistake.error(overrides)
 
 
-def check_fields(group: str, options: Any) -> None:
-    """Holds a dataclass that may have been made by hand against the options of a group.
+def check_fields(options: Group) -> None:
+    """Holds a group's values against its options: it may have been made by hand.
 
     Raises:
         UsageError: a field has a value that the option of its name cannot have.
     """
-    check_values(group, **{entry.name: getattr(options, entry.name) for entry in dataclasses.fields(options)})
+    for entry, about in options_of(type(options)):
+        value = getattr(options, entry.name)
+        if isinstance(value, Group) or (not about.listed and value == entry.default):
+            continue  # it has seen to itself; or the option was not given
+        check_values(options.section, **(value if about.rest else {entry.name: value}))
 
 
 def check_values(group: str, /, **values: Any) -> None:

@@ -42,6 +42,7 @@ USAGE = """Noisy Student Training.
 usage: nst <stage> [option=value ...]      run a stage
        nst <stage> -m option=a,b ...       sweep: one process and run directory per job
        nst <stage> --help                  options and configuration groups
+       nst <stage> --help <group>          options inside a group
        nst <stage> --cfg                   print the composed configuration and stop
 
 stages:
@@ -128,7 +129,8 @@ def dispatch(arguments: list[str]) -> int:
     if stage not in STAGES:
         raise UsageError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
     if "-h" in options or "--help" in options:
-        print(stage_help(stage))
+        asked = [item for item in options if not item.startswith("-") and "=" not in item]
+        print(group_help(stage, asked[0]) if asked else stage_help(stage))
         return 0
     flags = [item for item in options if item.startswith("-")]
     overrides = flags_as_options(stage, [item for item in options if item not in ("-m", "--multirun", "--cfg")])
@@ -189,13 +191,13 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
 def stage_help(stage: str) -> str:
     """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their files."""
     from nst.config import conf_dir, group_choices, groups, summary_line
+    from nst.settings.help import stage_options
 
-    own = _commented_options(stage)
     parts = [
         f"nst {stage}: {STAGES[stage]}",
         "",
         "options:",
-        _lines(own),
+        _lines(stage_options((stage, *SHARED_SECTIONS))),
         "",
         "configuration groups (group=choice):",
     ]
@@ -203,28 +205,16 @@ def stage_help(stage: str) -> str:
         parts.append(f"  {group}=")
         rows = {choice: summary_line(conf_dir() / group / f"{choice}.yaml") for choice in group_choices(group)}
         parts.append(_lines(rows, indent=4))
-    parts += ["", "Every value inside a group can be set too: nst <stage> --cfg shows them all."]
+    parts += ["", f"The options inside a group: nst {stage} --help <group>; --cfg shows the values of all."]
     return "\n".join(parts)
 
 
-def _commented_options(stage: str) -> dict[str, str]:
-    """Options common to all stages and those of this one, with the comments that config.yaml gives them."""
-    from nst.config import conf_dir
+def group_help(stage: str, group: str) -> str:
+    """What `nst <stage> --help <group>` prints: the options inside a group, their defaults, and what they can be."""
+    from nst.settings.help import group_options
 
-    rows: dict[str, str] = {}
-    section = ""
-    for line in (conf_dir() / "config.yaml").read_text(encoding="utf-8").splitlines():
-        name, _, comment = line.partition("#")
-        key, colon, value = name.strip().partition(":")
-        if not colon or key.startswith("-"):
-            continue
-        if not line.startswith(" "):
-            section = key if not value.strip() else ""
-            if value.strip() and comment:
-                rows[f"{key}={value.strip()}"] = comment.strip()
-        elif section in (stage, *SHARED_SECTIONS) and comment and line.startswith("  ") and not line.startswith("   "):
-            rows[f"{section}.{key}={value.strip()}"] = comment.strip()
-    return rows
+    title = f"options of the group {group} (a file of it may say otherwise: nst {stage} --cfg)"
+    return f"{title}\n{_lines(group_options(group))}"
 
 
 def _lines(rows: dict[str, str], indent: int = 2) -> str:

@@ -5,13 +5,14 @@ The configuration stops at a stage's `main(cfg)`; below it there are dataclasses
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nst.checking import Mistake, kind_of, read_settings, takes_more, verbatim
 from nst.errors import NstError, UsageError, nearest
+from nst.settings import GROUPS, SECTIONS
+from nst.settings.fields import MISSING_VALUE, defaults_of, made_of
+from nst.settings.job import Job, job_of
+from nst.settings.measuring import WandbOptions
+from nst.settings.stages import CommonOptions
 
 T = TypeVar("T")
+J = TypeVar("J", bound=Job)
 
 
 def conf_dir() -> Path:
@@ -30,6 +37,21 @@ def conf_dir() -> Path:
         if (folder / "config.yaml").exists():
             return folder
     raise NstError("the configuration folder conf/ is missing", next="install nst again")
+
+
+@functools.cache
+def register() -> None:
+    """Gives Hydra the defaults of `nst.settings`, as the bases on which the files of conf/ say what differs."""
+    store = ConfigStore.instance()
+    sections = {name: defaults_of(section) for name, section in SECTIONS.items()}
+    store.store(name="_defaults", node={**defaults_of(CommonOptions), **sections})
+    for group, bases in GROUPS.items():
+        for name, base in bases.items():
+            store.store(group=group, name=f"_{name}", node=defaults_of(base))
+    store.store(group="logger", name="_wandb", node=defaults_of(WandbOptions))
+
+
+register()
 
 
 def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
@@ -180,30 +202,48 @@ def _leaves(node: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
-def plain(node: Any) -> Any:
+def plain(node: Any, *, whole: bool = True) -> Any:
     """A configuration node as dicts, lists and scalars, interpolations resolved; anything else as it is.
 
+    Args:
+        whole: refuse values that are still missing (`???`).
+
     Raises:
-        UsageError: a value is still missing (`???`), or an interpolation leads nowhere.
+        UsageError: a value is still missing, or an interpolation leads nowhere.
     """
     if not OmegaConf.is_config(node):
         return node
     try:
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=whole)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or str(error).splitlines()[0]
-        raise UsageError(f"option '{key}' needs a value", next=f"{key}=...") from error
+        raise _no_value(key) from error
 
 
-def build(cls: type[T], node: DictConfig | Mapping[str, Any], **more: Any) -> T:
-    """The dataclass `cls` from a configuration node; `more` wins over the node.
+def _no_value(key: str) -> UsageError:
+    return UsageError(f"option '{key}' needs a value", next=f"{key}=...")
+
+
+def require_values(config: Mapping[str, Any], group: str = "") -> Mapping[str, Any]:
+    """A plain configuration in which nothing is missing.
 
     Raises:
-        UsageError: an option that the class does not have.
+        UsageError: a value is `???`.
     """
-    values = {**dict(plain(node)), **more}
-    names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in values:
-        if name not in names:
-            raise UsageError(f"{cls.__name__} has no option '{name}'{nearest(name, names)}", valid=", ".join(names))
-    return cls(**values)
+    for key, value in config.items():
+        name = f"{group}.{key}" if group else key
+        if isinstance(value, Mapping):
+            require_values(value, name)
+        elif value == MISSING_VALUE:
+            raise _no_value(name)
+    return config
+
+
+def job_from(cls: type[J], cfg: DictConfig, *, title: str | None = None) -> J:
+    """The job of a stage that a configuration asks for."""
+    return job_of(cls, plain(cfg, whole=False), title=title or str(cfg.stage))
+
+
+def made(cls: type[T], node: Any, **more: Any) -> T:
+    """The group `cls` of `nst.settings` (or a class that adds fields to one) from its configuration node."""
+    return made_of(cls, plain(node, whole=False), **more)

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from nst.models.batch_norm import BatchNorm
 from nst.models.efficientnet import Architecture, build
+from nst.settings.learning import Recipe
+from nst.settings.network import Noise
 from nst.training.classifier import Classifier
+from nst.training.hardware import Hardware
 from nst.training.optim import Schedule
-from nst.training.recipe import ModelNoise, Recipe
 
 RANKS = 2
 Found = dict[str, Tensor]
@@ -89,9 +91,8 @@ def classifier(remat: bool, accumulate: int, compile: bool = False) -> Classifie
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = Recipe(labeled_batch_size=16, unlabeled_ratio=1)
     schedule = Schedule(0.1, 1.0)
-    made = Classifier(
-        student, recipe, ModelNoise(0.0, 0.0), schedule, teacher=teacher, accumulate=accumulate, compile=compile
-    )
+    noise, machine = Noise(dropout=0.0, stochastic_depth=0.0), Hardware(accumulate=accumulate, compile=compile)
+    made = Classifier(student, recipe, noise, schedule, machine, teacher=teacher)
     return made.train()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,26 @@ from nst.errors import NstError
 from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.efficientnet import Architecture, EfficientNet, build
 from nst.runs import sha256_file
+from nst.settings.learning import Recipe
+from nst.settings.network import Noise, Side
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
 from nst.training.optim import Schedule
-from nst.training.recipe import ModelNoise, Recipe, Side
 from tests.conftest import TINY
 from tests.test_xla import dispatch_until_killed, metrics
 
 LABELED, UNLABELED, CLASSES = 8, 16, 5
+
+
+@dataclass(frozen=True)
+class Grouped(Hardware):
+    """A CPU whose steps see the batch in several parts, as a TPU's do."""
+
+    parts: int = 1
+
+    @property
+    def groups(self) -> int:
+        return self.parts
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +66,11 @@ def step(student: EfficientNet, accumulate: int, *, groups: int, remat: bool, te
     network = copy.deepcopy(student)
     network.set_grad_checkpointing(remat)
     network.to(memory_format=torch.channels_last)
-    noise = ModelNoise(0.3, 0.5, Side(), Side(dropout=False))
+    noise = Noise(dropout=0.3, stochastic_depth=0.5, unlabeled=Side(dropout=False))
     online = copy.deepcopy(student) if teacher else None
     module = Classifier(
-        network, Recipe(labeled_batch_size=LABELED, unlabeled_ratio=ratio), noise, Schedule(0.1, 1.0), teacher=online,
-        groups=groups, accumulate=accumulate,
+        network, Recipe(labeled_batch_size=LABELED, unlabeled_ratio=ratio), noise, Schedule(0.1, 1.0),
+        Grouped(accumulate=accumulate, parts=groups), teacher=online,
     )  # fmt: skip
     module.train()
     for norm in network.modules():

@@ -33,15 +33,17 @@ from nst.data.shards import ShardSet, index_tars, write_shards
 from nst.data.shared_memory import LoaderOptions
 from nst.data.sources import Sample, open_source
 from nst.data.transforms import Augment
-from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.data.views import clean_view, training_view
 from nst.errors import NstError
+from nst.settings.data import Pictures
+from nst.settings.network import Noise, RandAugmentOptions
 from nst.training.phases import validation_batch_size
 
 PICTURES = Pictures(small=True, flip=False, pad=2)
 
 
 def joint(digits: Path, **options: int) -> TrainingBatches:
-    noisy = training_view("randaugment", 12, PICTURES, Augmentation(magnitude=9))
+    noisy = training_view("randaugment", 12, PICTURES, Noise(dropout=0.5, randaugment=RandAugmentOptions(magnitude=9)))
     labeled = LabeledSamples(ShardSet.open(digits / "labeled"), noisy, seed=0)
     unlabeled = UnlabeledSamples(
         ShardSet.open(digits / "unlabeled"), noisy, seed=0, clean_view=clean_view(16, PICTURES)

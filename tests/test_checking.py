@@ -17,7 +17,8 @@ from nst.config import compose_config
 from nst.errors import UsageError
 from nst.robustness.options import RobustnessOptions
 from nst.settings import TREE
-from nst.training.recipe import Recipe, Side
+from nst.settings.learning import OptimizerOptions, Recipe, ScheduleOptions
+from nst.settings.network import Side
 
 AWKWARD = ["a=b", "a b", "a,b", "[x]", "{y}", "it's", 'a"q"', "~", "~/x", "(1)", "2024", "1e5", "007", "true", "null.d",
            "漢字/ü", "a:b", "x\\", "\\'", "a\\'b\\\\", "%", "&;|", "-v", "#1", "noise=none,seed=1"]  # fmt: skip
@@ -106,9 +107,14 @@ def test_a_reference_is_escaped_as_the_message_says():
 
 
 def test_dataclasses_made_by_hand_are_held_against_the_same_table():
-    for wrong in ({"labeled_batch_size": 0}, {"schedule": {"kind": "never"}}, {"ema_decay": float("nan")}):
+    for kind, wrong in (
+        (Recipe, {"labeled_batch_size": 0}),
+        (Recipe, {"ema_decay": float("nan")}),
+        (ScheduleOptions, {"kind": "never"}),
+        (OptimizerOptions, {"more": {"nesterov": "never"}}),
+    ):
         with pytest.raises(UsageError, match=r"^student\."):
-            Recipe(**wrong)
+            kind(**wrong)
     with pytest.raises(UsageError, match="augment cannot be 'some'"):
         Side(augment="some")
     with pytest.raises(UsageError, match=r"eval\.severities cannot be \[\]"):

@@ -16,12 +16,13 @@ from nst import cli
 from nst.errors import NstError
 from nst.models.batch_norm import BatchNorm
 from nst.models.efficientnet import Architecture, build
+from nst.settings.learning import Recipe
+from nst.settings.network import Noise, Side
 from nst.stages import train
 from nst.training import compiling
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
 from nst.training.optim import Schedule
-from nst.training.recipe import ModelNoise, Recipe, Side
 from tests.conftest import TINY
 
 STEPS, LABELED, RATIO, CLASSES, SIDE = 20, 8, 2, 5, 12
@@ -63,10 +64,9 @@ def trained(folder: Path, accumulate: int, *, compile: bool) -> Trained:
     module = Losses(
         hardware.place(build(SHAPE, CLASSES, dropout=0.3, stochastic_depth=0.5)),
         Recipe(labeled_batch_size=LABELED, unlabeled_ratio=RATIO, log_every=1),
-        ModelNoise(0.3, 0.5, Side(), Side(dropout=False)),
+        Noise(dropout=0.3, stochastic_depth=0.5, unlabeled=Side(dropout=False)),
         Schedule(0.01, steps_per_epoch=10),
-        compile=compile,
-        accumulate=accumulate,
+        hardware,
     )
     hardware.trainer(folder, max_epochs=1).fit(module, Ready())
     return module.found, {name: value.clone() for name, value in module.state_dict().items()}

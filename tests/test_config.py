@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from nst.config import build, compose_config, group_choices, groups, option_names, plain
-from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
+from nst.data.shard_set import ShardSet
+from nst.data.views import clean_view, training_view
 from nst.errors import NstError, UsageError
 from nst.models.efficientnet import ARCHITECTURES, block_counts
+from nst.settings.data import DataOptions, Pictures, RemoteOptions
+from nst.settings.job import TrainJob
+from nst.settings.learning import Recipe
+from nst.settings.network import Noise, RandAugmentOptions
 from nst.stages import options
 from nst.stages.options import evaluation_from
-from nst.training.recipe import Recipe
+from nst.training.recipe import Length
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,14 +38,12 @@ def test_plain_leaves_alone_what_is_no_configuration():
 
 
 def recipe(*overrides: str) -> Recipe:
-    student = plain(compose_config(overrides).student)
-    student.pop("finetune")
-    return build(Recipe, student)
+    return made(Recipe, compose_config(overrides).student)
 
 
 @pytest.mark.parametrize("student", group_choices("student"))
 def test_every_recipe_on_disk_is_in_range(student: str):
-    assert recipe(f"student={student}").total_steps(50_000) >= 1
+    assert Length.of(recipe(f"student={student}"), 50_000).steps >= 1
 
 
 @pytest.mark.parametrize(
@@ -76,10 +79,10 @@ def test_values_of_the_wrong_kind_or_range_are_told_with_their_option(override: 
 
 
 def test_a_whole_number_serves_where_a_number_is_asked_for_and_lists_where_sequences_are():
-    assert build(Augmentation, {"magnitude": 9}).magnitude == 9
+    assert made(RandAugmentOptions, {"magnitude": 9}).magnitude == 9
     assert recipe("student.epochs=2", "student.gradient_clip=1").epochs == 2
-    with pytest.raises(NstError, match=r"Pictures has no option 'smal', did you mean 'small'"):
-        build(Pictures, {"smal": True})
+    with pytest.raises(NstError, match=r"unknown option 'data\.pictures\.smal', did you mean 'data\.pictures\.small'"):
+        compose_config(["data.pictures.smal=true"])
 
 
 # ---- validations and checkpoints
@@ -104,15 +107,15 @@ def test_validation_is_as_close_to_schedule_as_checkpoints_allow(
     validate_every: int | None, checkpoint_every: int, segment: int, per_validation: int | None
 ):
     plan = Recipe(steps=1000, validate_every=validate_every, checkpoint_every=checkpoint_every)
-    assert plan.segment_steps(50_000) == segment
-    assert plan.segments_per_validation(50_000) == per_validation
+    length = Length.of(plan, 50_000)
+    assert (length.segment, length.segments_per_validation) == (segment, per_validation)
 
 
 def test_validations_are_never_early_and_late_by_less_than_a_step_per_segment():
     for every in range(1, 60):
         for most in range(1, 20):
-            plan = Recipe(steps=1000, validate_every=every, checkpoint_every=most)
-            segment, count = plan.segment_steps(50_000), plan.segments_per_validation(50_000)
+            length = Length.of(Recipe(steps=1000, validate_every=every, checkpoint_every=most), 50_000)
+            segment, count = length.segment, length.segments_per_validation
             assert segment <= most
             assert count is not None
             assert every <= segment * count < every + count
@@ -137,15 +140,14 @@ def test_no_teacher_file_pins_a_picture_size_that_all_generations_would_inherit(
 def test_released_codes_crops_and_resizing_are_options():
     cfg = compose_config(["data=imagenet", "noise.crop_sampler=official", "noise.crop_resize=official",
                           "data.pictures.resize=official"])  # fmt: skip
-    strength = options.noise_from(cfg).augmentation
-    pictures = build(Pictures, cfg.data.pictures)
-    view = training_view("randaugment", 64, pictures, strength)
+    pictures = made(Pictures, cfg.data.pictures)
+    view = training_view("randaugment", 64, pictures, made(Noise, cfg.noise))
     assert (view.sampler, view.resize) == ("official", "official")
     assert clean_view(64, pictures).resize == "official"
-    default = options.noise_from(compose_config([])).augmentation
+    default = made(Noise, compose_config([]).noise)
     assert (default.crop_sampler, default.crop_resize) == ("torchvision", "fast")
-    with pytest.raises(NstError, match="unknown sampler"):
-        training_view("standard", 64, Pictures(), Augmentation(crop_sampler="mine"))
+    with pytest.raises(NstError, match=r"noise\.crop_sampler cannot be 'mine'[\s\S]*valid: torchvision \| official"):
+        Noise(dropout=0, crop_sampler="mine")
     small = Pictures(small=True, resize="official")
     assert clean_view(32, small).resize == "antialias", "small pictures are resized alike for learning and evaluation"
 
@@ -153,15 +155,19 @@ def test_released_codes_crops_and_resizing_are_options():
 # ---- a test set or none
 
 
+def opened(cfg: Any) -> ShardSet:
+    return options.test_set(made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote), cfg.stage)
+
+
 def test_training_does_without_a_test_set_and_evaluation_says_what_it_needs(digits: Path):
     cfg = compose_config(["stage=evaluate", f"data.root={digits}"])
-    assert options.test_set(cfg).samples == 100
+    assert opened(cfg).samples == 100
     for none in ("data.test=null", f"data.root={digits / 'nowhere'}"):
         cfg = compose_config(["stage=evaluate", f"data.root={digits}", none, "data.test_samples=0"])
         cfg.data.labeled = str(digits / "labeled")
-        assert options.data_from(cfg, unlabeled=False).validation is None
+        assert options.open_data(job_from(TrainJob, cfg), unlabeled=False).validation is None
         with pytest.raises(NstError, match=r"nst evaluate needs a test set[\s\S]*next:  nst evaluate data\.test="):
-            options.test_set(cfg)
+            opened(cfg)
 
 
 # ---- what messages name

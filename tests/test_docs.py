@@ -18,12 +18,13 @@ from PIL import Image
 from nst.checking import kind_of
 from nst.cli import STAGES, dispatch, flags_as_options
 from nst.cloud import cli as tpu
-from nst.config import compose_config, group_choices, groups, option_names, plain
+from nst.config import compose_config, group_choices, groups, made, option_names, plain
 from nst.data.shard_set import ShardSet
 from nst.runs import sha256_file
+from nst.settings.learning import StudentOptions
 from nst.stages.iterate import configurations
-from nst.stages.options import recipes_from
-from nst.training.phases import learning_rates
+from nst.training.optim import schedule_for
+from nst.training.recipe import Length
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -275,7 +276,7 @@ def test_teacher_and_student_of_imagenet_follow_the_papers_recipes():
     for cfg, name, ratio, steps in ((teacher, "b0", 1, 1_751_595), (student, "b1", 3, 7_006_382)):
         assert (cfg.model.name, cfg.student.unlabeled_ratio) == (f"efficientnet_{name}", ratio)
         assert (cfg.student.epochs, cfg.noise.randaugment.num_ops) == (700, 0)
-        assert recipes_from(cfg)[0].total_steps(IMAGES) == steps
+        assert Length.of(made(StudentOptions, cfg.student), IMAGES).steps == steps
     assert (teacher.teacher.run, student.teacher.run) == (None, teacher.run_dir)
     alone = compose_config(["data=imagenet", "model=efficientnet_b1"])
     assert (alone.student.epochs, alone.noise.randaugment.magnitude, alone.noise.randaugment.num_ops) == (350, 27, 2)
@@ -286,8 +287,9 @@ def test_teacher_and_student_of_imagenet_follow_the_papers_recipes():
 
 
 def rate_at_the_end(options: list[str]) -> float:
-    recipe, _ = recipes_from(compose_config(options))
-    last = learning_rates(recipe, IMAGES).learning_rate(recipe.total_steps(IMAGES) - 1)
+    recipe = made(StudentOptions, compose_config(options).student)
+    length = Length.of(recipe, IMAGES)
+    last = schedule_for(recipe, length).learning_rate(length.steps - 1)
     return last * 256 / recipe.labeled_batch_size
 
 

@@ -15,9 +15,8 @@ import wandb
 from safetensors.torch import save_file
 
 from nst.cli import run_stage
-from nst.config import compose_config, group_choices
+from nst.config import compose_config, group_choices, made
 from nst.data.shard_set import ShardInfo, ShardSet, load_index
-from nst.data.views import Augmentation, Pictures
 from nst.doctor.compare import compare
 from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
@@ -25,12 +24,13 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
 from nst.runs import sha256_file, write_json
+from nst.settings.data import Pictures
+from nst.settings.learning import Finetune, OptimizerOptions, Recipe
+from nst.settings.network import Model, Noise, RandAugmentOptions, Side
 from nst.stages import doctor, train
 from nst.stages.doctor import described
 from nst.stages.iterate import starts_from_a_run
-from nst.stages.options import architecture_from
-from nst.training.phases import Finetune, Noise
-from nst.training.recipe import ModelNoise, Recipe, Side
+from nst.stages.options import architecture
 from tests.tiny_networks import trained_tiny
 
 B0, B7 = ARCHITECTURES["efficientnet_b0"], ARCHITECTURES["efficientnet_b7"]
@@ -38,8 +38,8 @@ SOUND = Training(
     label="gen1",
     architecture=B7,
     recipe=Recipe(),
-    finetune=Finetune(),
-    noise=Noise(Augmentation(), ModelNoise()),
+    finetune=Finetune(image_size=600, labeled_batch_size=2048),
+    noise=Noise(dropout=0.5),
     pictures=Pictures(),
     labeled_images=1_281_167,
     parameters=66_000_000,
@@ -47,15 +47,19 @@ SOUND = Training(
     teacher=TeacherFacts("efficientnet_b7", 66_000_000, 600),
 )
 SELECTING = Selecting(0.0, 0.3, 130_000, offline=True, soft=True, classes=1000, unlabeled=300_000_000)
-AdamW = {"name": "adamw", "rate_per_256": 0.024}
+AdamW = OptimizerOptions("adamw", 0.024)
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
     return {"recipe": Recipe(**changes)}
 
 
+def finetune(image_size: int) -> dict[str, Any]:
+    return {"finetune": Finetune(epochs=1, image_size=image_size, labeled_batch_size=2048)}
+
+
 def noise(**changes: Any) -> dict[str, Any]:
-    return {"noise": Noise(Augmentation(**changes), ModelNoise())}
+    return {"noise": Noise(dropout=0.5, randaugment=RandAugmentOptions(**changes))}
 
 
 def teacher(**changes: Any) -> dict[str, Any]:
@@ -79,7 +83,7 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("randaugment_clipped", noise(variant="timm", num_ops=0), "", ""),
     (
         "randaugment_clipped",
-        {"noise": Noise(Augmentation("timm"), ModelNoise(labeled=Side("none"), unlabeled=Side("standard")))},
+        {"noise": replace(noise(variant="timm")["noise"], labeled=Side("none"), unlabeled=Side("standard"))},
         "",
         "",
     ),
@@ -94,7 +98,7 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("ema_horizon", recipe(steps=900_000, ema_decay=0.999999), "spans 1,000,000 steps", "student.ema_decay=0.9999"),
     ("ema_horizon", recipe(), "", ""),
     ("weight_decay", {"undecayed": ("a.weight", "a.bias", "b.bias")}, "on 3 parameters .*2 of them biases", "1e-5"),
-    ("learning_rate", recipe(optimizer={"name": "rmsprop", "rate_per_256": 0.03}), "0.24 for 2,048 .* 0.128", "0.016"),
+    ("learning_rate", recipe(optimizer=OptimizerOptions("rmsprop", 0.03)), "0.24 for 2,048 .* 0.128", "0.016"),
     ("learning_rate", recipe(optimizer=AdamW), "", ""),
     ("learning_rate", recipe(labeled_batch_size=512), "", ""),
     ("paper_batch", recipe(labeled_batch_size=256), "256 labeled images a step", "2048"),
@@ -115,8 +119,8 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("student_smaller", {"parameters": 5_300_000, "teacher": None}, "", ""),
     ("teacher_size", teacher(image_size=224), "labels at 224 px and was evaluated at 600", "image_size=null"),
     ("teacher_size", teacher(image_size=600), "", ""),
-    ("finetune_size", {"finetune": Finetune(epochs=1, image_size=600)}, "at 600 px after training at 600", "finetune"),
-    ("finetune_size", {"finetune": Finetune(epochs=1, image_size=632)}, "", ""),
+    ("finetune_size", finetune(600), "at 600 px after training at 600", "finetune"),
+    ("finetune_size", finetune(632), "", ""),
 ]  # fmt: skip
 
 
@@ -263,7 +267,8 @@ def config(*overrides: str) -> Any:
 def test_experiments_on_disk_are_clean_or_say_what_they_accept(name: str, large_disk: None, tmp_path: Path):
     cfg = config(f"experiment={name}")
     if starts_from_a_run(cfg):
-        large = architecture_from(config("scale=digits", "model.width=0.65"))  # small_table2's last student
+        twin = config("scale=digits", "model.width=0.65")  # small_table2's last student
+        large = architecture(made(Model, twin.model))
         described_run(tmp_path / "run", large if name.startswith("small") else ARCHITECTURES["efficientnet_l2"])
         cfg = config(f"experiment={name}", f"iterate.teacher={tmp_path / 'run'}")
     findings = doctor.run(cfg, most_compared=0).findings

@@ -31,12 +31,13 @@ from nst.data.predictions import PredictionMetadata
 from nst.data.remote import Remote
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Sample
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.runs import sha256_file, take_lock
+from nst.settings.data import Pictures
 from nst.stages import select
 from nst.training.teachers import Teacher, pseudo_labels
 

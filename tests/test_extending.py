@@ -176,7 +176,7 @@ def test_a_variant_can_do_one_of_the_16_in_another_way(monkeypatch: pytest.Monke
 def test_a_training_uses_the_variant_and_remembers_it(ran: dict[str, Any]):
     assert ran["called"]["blur", 0.5] > 10
     for generation in ("gen0", "gen1"):
-        assert inputs(ran["run"] / generation)["noise"]["augmentation"]["variant"] == "blurred"
+        assert inputs(ran["run"] / generation)["noise"]["randaugment"]["variant"] == "blurred"
 
 
 # ---- a noise in the network ------------------------------------------------------------------------------
@@ -227,13 +227,14 @@ def test_a_training_from_before_the_option_is_refused(ran: dict[str, Any], tmp_p
 
 
 def test_the_network_is_timms_and_is_recognized_by_its_weights():
-    from nst.config import compose_config
+    from nst.config import compose_config, made
     from nst.models.checkpoints import recognize
     from nst.models.efficientnet import ARCHITECTURES, build
     from nst.models.export import timm_name
-    from nst.stages.options import architecture_from
+    from nst.settings.network import Model
+    from nst.stages.options import architecture as architecture_of
 
-    architecture = architecture_from(compose_config(["model=efficientnet_b8"]))
+    architecture = architecture_of(made(Model, compose_config(["model=efficientnet_b8"]).model))
     assert architecture == ARCHITECTURES["efficientnet_b8"]
     with torch.device("meta"):
         ours, theirs = build(architecture, 1000), timm.create_model("tf_efficientnet_b8")

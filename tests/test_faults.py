@@ -32,9 +32,10 @@ from nst.data.datamodule import Loader, _Steps
 from nst.data.images import encode_png
 from nst.data.shard_set import ShardSet
 from nst.data.shared_memory import LoaderOptions
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.faults import in_words
+from nst.settings.data import Pictures
 from nst.stages import label, train
 
 ROOT = Path(__file__).parent.parent

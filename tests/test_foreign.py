@@ -19,11 +19,12 @@ from tiny_networks import random_images, timm_b0
 from torchvision.transforms.functional import normalize as torchvision_normalize
 
 from nst.data.transforms import CenterView
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.models import released
 from nst.models.efficientnet import EfficientNet, normalize
 from nst.models.foreign import Framing, open_any, weights_digest
+from nst.settings.data import Pictures
 from tests.helpers import noise
 
 CLASSES = tuple(f"class {i}" for i in range(10))

@@ -255,7 +255,7 @@ def teacher(tmp_path_factory) -> Path:
 
 
 def labeled(output: Path, teacher: Path, digits: Path, engine=None, **options):
-    from nst.data.views import Pictures
+    from nst.settings.data import Pictures
 
     engine = engine or LightningEngine(Hardware(workers=0))
     unlabeled, pictures = ShardSet.open(digits / "unlabeled"), Pictures(small=True, flip=False)

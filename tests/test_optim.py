@@ -13,7 +13,9 @@ import torch
 from helpers import golden_rows, golden_tensors
 from torch import Tensor, nn
 
+from nst.config import compose_config
 from nst.errors import NstError
+from nst.settings.learning import Recipe, ScheduleOptions
 from nst.training.optim import (
     Schedule,
     build_optimizer,
@@ -24,6 +26,7 @@ from nst.training.optim import (
     schedule_for,
     set_learning_rate,
 )
+from nst.training.recipe import Length
 from nst.training.tensor_rate import prime
 
 CONFIGS = {row["config"]: row for row in golden_rows("schedule_configs.csv")}
@@ -105,17 +108,20 @@ def test_final_rate_is_the_smooth_rate_one_warm_up_before_the_end() -> None:
 
 def test_a_recipe_reaches_a_final_rate_and_nothing_changes_without_one() -> None:
     """SVHN in the released code: 0.0002 at the end of 200 epochs; here 10 steps an epoch, batches of 512."""
-    options = {"kind": "exponential", "warmup_epochs": 5, "decay_rate": 0.97, "decay_epochs": 2.4}
-    schedule = schedule_for({**options, "final_rate_per_256": 0.0002}, 0.016, 512, 10.0, 2000, 200)
+
+    def rates(**options: Any) -> Schedule:
+        recipe = Recipe(labeled_batch_size=512, epochs=200, schedule=ScheduleOptions(**options))
+        return schedule_for(recipe, Length.of(recipe, 5120))
+
+    schedule = rates(final_rate_per_256=0.0002)
     smooth = replace(schedule, staircase=False)
     assert smooth.base_rate == pytest.approx(0.032)
     assert smooth.learning_rate(1950) == pytest.approx(0.0004)
-    plain = schedule_for({**options, "final_rate_per_256": None}, 0.016, 512, 10.0, 2000, 200)
-    assert plain == Schedule(0.032, 10.0, total_steps=2000)
+    assert rates() == Schedule(0.032, 10.0, total_steps=2000)
     with pytest.raises(NstError, match="of the exponential decay"):
-        schedule_for({"kind": "cosine", "final_rate_per_256": 0.001}, 0.016, 512, 10.0, 2000, 200)
-    with pytest.raises(NstError, match=r"unknown option of student\.schedule, did you mean 'decay_rate'"):
-        schedule_for({"decay_rat": 0.9}, 0.016, 512, 10.0, 2000, 200)
+        rates(kind="cosine", final_rate_per_256=0.001)
+    with pytest.raises(NstError, match=r"did you mean 'student\.schedule\.decay_rate'"):
+        compose_config(["+student.schedule.decay_rat=0.9"])
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ from nst.data.shard_set import ShardSet
 from nst.data.shards import verify, write_shards
 from nst.data.sources import Sample
 from nst.data.tars import TarReader
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.runs import sha256_file
+from nst.settings.data import Pictures
 from nst.stages import pack, select, shard
 from nst.training.teachers import Teacher, pseudo_labels
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from nst.cli import dispatch
-from nst.config import compose_config
+from nst.config import compose_config, job_from, made
 from nst.data.predictions import PredictionMetadata, write_predictions
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
@@ -26,13 +26,17 @@ from nst.models.efficientnet import ARCHITECTURES, build
 from nst.plan import budget, paper
 from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import CHIPS, EXAMPLES, GIB, cluster
-from nst.plan.images import KEY, Counts, Images, Split, find_images
+from nst.plan.images import KEY, Images, find_images
 from nst.plan.network import measure
 from nst.plan.rates import Measurement, Rates, assumed, read_measurements, view_seconds
 from nst.plan.tables import duration, memory, number, short, size, tables
+from nst.settings.data import DataOptions, Source
+from nst.settings.job import SurveyJob
+from nst.settings.learning import OptimizerOptions, Recipe
+from nst.settings.stages import Counts
 from nst.stages import plan
 from nst.training.optim import build_optimizer, parameter_groups
-from nst.training.recipe import Recipe
+from nst.training.recipe import Length
 from nst.xla import aot
 from nst.xla.program import Collective, TrainStep, collectives
 from tests.tiny_networks import TINY
@@ -51,7 +55,8 @@ def planned(*overrides: str) -> dict:
 def training(model: str = "efficientnet_b0", **recipe) -> Training:
     architecture = ARCHITECTURES[model]
     cost = measure(architecture, 1000, architecture.train_size)
-    return Training(1, "train", model, cost, Recipe(**recipe), labeled_samples=1_281_167)
+    made = Recipe(**recipe)
+    return Training(1, "train", model, cost, made, Length.of(made, 1_281_167).steps)
 
 
 # ---- the network
@@ -204,7 +209,7 @@ def test_optimiser_state_is_what_a_real_optimiser_keeps(options: dict):
         value.numel() for values in optimizer.state.values() for name, value in values.items()
         if name != "step" and value is not None
     )  # fmt: skip
-    slots = budget.optimizer_slots(Recipe(optimizer={**options, "rate_per_256": 0.016}))
+    slots = budget.optimizer_slots(Recipe(optimizer=made(OptimizerOptions, options)))
     assert state == slots * sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -328,9 +333,14 @@ def test_the_slower_of_card_and_loaders_binds_and_the_table_says_which():
 # ---- images and storage
 
 
+def data(name: str, labeled: str, unlabeled: str, **sizes: int) -> DataOptions:
+    places = {"root": "nowhere", "labeled": labeled, "unlabeled": unlabeled, "test": None}
+    return DataOptions(name=name, **places, source=Source(name=name), **sizes)
+
+
 def test_images_come_from_options_before_shards_before_the_name(digits: Path):
-    split = Split("imagenet", str(digits / "labeled"), str(digits / "unlabeled"))
-    nowhere = Split("imagenet", "nowhere", "nowhere")
+    split = data("imagenet", str(digits / "labeled"), str(digits / "unlabeled"))
+    nowhere = data("imagenet", "nowhere", "nowhere")
     assert find_images(nowhere, Counts(), 130_000).labeled == 1_281_167
     assert find_images(nowhere, Counts(), 130_000).copies == 130_000_000
     assert find_images(nowhere, Counts(), 130_000).selected == 81_000_000
@@ -341,7 +351,7 @@ def test_images_come_from_options_before_shards_before_the_name(digits: Path):
 
 
 def test_a_data_set_known_by_name_is_divided_as_nst_shard_divides_it(digits: Path):
-    split = Split("digits", "nowhere", "nowhere", labeled_per_class=5, test_samples=100, unlabeled_samples=240)
+    split = data("digits", "nowhere", "nowhere", labeled_per_class=5, test_samples=100, unlabeled_samples=240)
     found = find_images(split, Counts(), None)
     made = [ShardSet.open(digits / name).samples for name in ("labeled", "unlabeled")]
     assert [found.labeled, found.unlabeled] == made
@@ -574,9 +584,9 @@ def train_step(image_size: int = 32, **options) -> TrainStep:
     overrides = ["student=efficientnet_b0", "data=imagenet", f"model.train_size={image_size}",
                  "student.labeled_batch_size=32", "student.unlabeled_ratio=3"]  # fmt: skip
     config = compose_config([*overrides, "stage=plan"])
-    images = find_images(Split("imagenet", "", ""), Counts(), None)
-    last = plan._generation(1, config, images)
-    base = TrainStep(last.architecture, last.phases[0], images.classes, images.labeled, cores=8)
+    images = find_images(data("imagenet", "nowhere", "nowhere"), Counts(), None)
+    last = plan._generation(1, job_from(SurveyJob, config), images)
+    base = TrainStep(last.architecture, last.phases[0], images.classes, cores=8)
     return replace(base, **options)
 
 
@@ -616,7 +626,7 @@ def test_the_tpu_compiler_confirms_the_plan_of_b0():
     assert kept.aliased > 0.99 * weights, "the state is updated in place"
     assert kept.peak > kept.arguments
     assert remat.temporaries < 0.85 * kept.temporaries
-    planned_training = Training(1, "train", "b0", cost, recipe, step.labeled_samples)
+    planned_training = Training(1, "train", "b0", cost, recipe, 1)
     for found, choice in ((kept, False), (remat, True)):
         memory = budget.memory(planned_training, cluster("v3:2x2"), Numerics.of("bf16-mixed"), remat=choice)
         assert memory.activations == pytest.approx(found.temporaries, rel=0.4)

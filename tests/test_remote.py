@@ -29,8 +29,9 @@ from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.shared_memory import LoaderOptions
 from nst.data.sources import Sample
 from nst.data.transfer import is_remote, join
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.settings.data import Pictures
 from nst.written import LIST
 
 CLASSES = ("cat", "dog", "emu")

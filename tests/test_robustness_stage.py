@@ -24,7 +24,6 @@ from tiny_networks import TINY as NETWORK
 from nst.config import compose_config
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import CenterView
-from nst.data.views import Pictures
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
@@ -44,6 +43,7 @@ from nst.robustness.results import headlines, summary, table
 from nst.robustness.scores import CorruptionErrors, clip_distances, top_classes
 from nst.robustness.sets import imagenet_p
 from nst.robustness.suites import Subject, block_size, image_blocks
+from nst.settings.data import Pictures
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
 from tests.helpers import encode, noise

@@ -21,8 +21,9 @@ from nst.data.images import encode_png
 from nst.data.layout import Entry
 from nst.data.shards import ShardSet, TarReader, verify
 from nst.data.sources import Source, open_source
-from nst.data.splits import Sizes, shares, split
+from nst.data.splits import shares, split
 from nst.errors import NstError
+from nst.settings.data import Sizes
 from nst.stages import shard
 
 CLASSES = ("cat", "dog", "emu")

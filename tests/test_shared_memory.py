@@ -15,8 +15,9 @@ from nst.data.batches import LabeledSamples, TrainingBatches
 from nst.data.datamodule import Loader, _Steps
 from nst.data.shard_set import ShardSet
 from nst.data.shared_memory import SHARE, LoaderOptions, fitting
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.settings.data import Pictures
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20

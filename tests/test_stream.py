@@ -19,8 +19,9 @@ from nst.data.shards import ShardSet, write_shards
 from nst.data.shared_memory import LoaderOptions
 from nst.data.sources import Sample
 from nst.data.stream import Stream, generator
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.settings.data import Pictures
 
 SIZES = [7, 0, 13, 1, 30, 5]
 

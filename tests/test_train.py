@@ -14,11 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nst.config import made
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
 from nst.runs import sha256_file, write_json
+from nst.settings.learning import StudentOptions
+from nst.settings.network import Model, Noise
 from nst.stages import label, select, train
+from nst.stages.options import architecture
 from nst.training import phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
@@ -351,18 +355,12 @@ def test_fine_tuning_keeps_both_networks_and_freezes_the_shallow_one(tiny: Compo
 
 
 def test_fine_tuning_keeps_the_noise_of_the_network_as_it_is_configured(tiny: Compose):
-    from nst.config import build, plain
-    from nst.stages.options import architecture_from, noise_from
-    from nst.training.phases import Finetune, phases
-    from nst.training.recipe import Recipe
-
     cfg = tiny(*FINETUNE, "noise.labeled.dropout=false")
-    student = plain(cfg.student)
-    finetune = build(Finetune, student.pop("finetune"))
-    first, second = phases(architecture_from(cfg), build(Recipe, student), noise_from(cfg), finetune, 50)
+    network, student = architecture(made(Model, cfg.model)), made(StudentOptions, cfg.student)
+    first, second = phases.phases(network, student, made(Noise, cfg.noise), 50)
     assert (first.image_size, first.test_size, second.image_size, second.test_size) == (12, 12, 16, 16)
-    assert second.noise.model.labeled.augment == "none"
-    assert not second.noise.model.labeled.dropout
+    assert second.noise.labeled.augment == "none"
+    assert not second.noise.labeled.dropout
     assert second.recipe.unlabeled_ratio == 0
 
 

@@ -15,10 +15,11 @@ from wandb.proto import wandb_internal_pb2
 from nst.cli import dispatch
 from nst.errors import NstError
 from nst.report import workspace
+from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
 from nst.training.classifier import TRAIN_METRICS, Classifier
 from nst.training.loggers import read_rows
-from nst.training.tracking import Tracking, WandbOptions, run_id
+from nst.training.tracking import Tracking, resolved_mode, run_id
 
 Compose = Callable[..., Any]
 HEADER_BYTES, BLOCK_BYTES = 7, 32768
@@ -164,7 +165,9 @@ def test_a_report_of_a_run_directory_goes_to_its_run(run: Path):
 def test_no_secret_of_the_command_line_or_configuration_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["nst", "train", "data.test=https://user:hunter2-Zq81xV@host/x"])
     config = {"data": {"test": "https://user:hunter2-Zq81xV@host/x"}}
-    with Tracking(tmp_path / "run", table=False, wandb=WandbOptions(mode="offline"), config=config) as tracking:
+    with Tracking(
+        tmp_path / "run", table=False, wandb=WandbOptions(mode="offline", group=None), config=config
+    ) as tracking:
         tracking.loggers()
     kept = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert b"hunter2" not in kept
@@ -176,9 +179,9 @@ def test_without_an_account_auto_means_offline(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert WandbOptions().resolved_mode() == "offline"
+    assert resolved_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert WandbOptions().resolved_mode() == "disabled"
+    assert resolved_mode("auto") == "disabled"
 
 
 def test_iterate_gives_each_generation_its_evaluation_and_the_report_a_run(

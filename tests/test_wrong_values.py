@@ -1,7 +1,7 @@
 """Every option of every stage refuses what it cannot be: one sentence, exit code 2, nothing written, within seconds.
 
-What must be refused follows from the defaults in conf/ (a number's option takes no text, and so on), not from the
-table of kinds that is tested here.
+What must be refused follows from the defaults as they are composed (a number's option takes no text, and so on), not
+from the kinds that are tested here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MEASURES = {
     *("noise.randaugment.magnitude", "student.epochs", "student.schedule.warmup_epochs", "student.finetune.epochs"),
     *("remote.wait_s",),
 }
-# whose default is another value, and of which conf/ says what null means
+# whose default is another value, and of which the help says what null means
 NULL_TOO = {
     *("data.unlabeled", "data.test", "select.images_per_class", "shard.exclude_distance"),
     *("eval.corruptions", "eval.perturbations", "eval.jpeg_quality", "logger.wandb.group"),

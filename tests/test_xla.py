@@ -399,7 +399,8 @@ def test_gradients_are_summed_in_the_dtype_asked_for_with_and_without_rematerial
 
 
 GUARDED = """
-from nst.xla.guard import Guard, GuardOptions
+from nst.xla.guard import Guard
+from nst.settings.machine import GuardOptions
 from nst.xla.strategy import data_mesh
 data_mesh()
 
@@ -444,7 +445,8 @@ def test_the_guard_stops_what_compiles_twice_reads_too_often_or_falls_back():
 
 
 TRAINING_READS = """
-from nst.xla.guard import Guard, GuardOptions, Tally
+from nst.xla.guard import Guard, Tally
+from nst.settings.machine import GuardOptions
 def judged(transfers, runs):
     guard = Guard(GuardOptions("stop"))
     tally = Tally(steps=120, runs=runs)

@@ -18,8 +18,9 @@ from nst.data.batches import LabeledSamples
 from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
 from nst.data.shared_memory import LoaderOptions
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.settings.data import Pictures
 from nst.stages.options import machine_from
 from nst.xla import environment
 

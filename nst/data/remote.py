@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,7 @@ from typing import IO
 from nst.data.transfer import STALL_S, NotThere, TransferFailed, by_hand, transfer
 from nst.errors import NstError
 from nst.runs import sha256_file
+from nst.settings.data import RemoteOptions
 from nst.shown import shown
 from nst.written import begin, note, ours
 
@@ -38,33 +39,18 @@ _given = threading.local()  # what `unknown_shard` gave each thread last
 
 
 @dataclass(frozen=True)
-class Remote:
+class Remote(RemoteOptions):
     """How files from elsewhere get here, and where they stay.
 
     Args:
-        cache: folder of fetched shards; None: nst/shards in the user's cache folder.
-        cache_gb: the shards used longest ago are deleted beyond this; None: beyond `CACHE_SHARE` of the disk that the
-            cache could have, which is what it holds and what is free.
-        attempts: how often a file is tried.
-        wait_s: before the second attempt; doubled before each further one.
         stall_s: a transfer that brings nothing for so long has failed.
-        shards_at: places, or one, outside its folder that an index.json may name, which the user himself has named.
     """
 
-    cache: str | None = None
-    cache_gb: float | None = None
-    attempts: int = 5
-    wait_s: float = 1.0
     stall_s: float = STALL_S
-    shards_at: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if (
-            (self.cache_gb is not None and self.cache_gb <= 0)
-            or self.attempts < 1
-            or self.wait_s < 0
-            or self.stall_s <= 0
-        ):
+        super().__post_init__()
+        if self.stall_s <= 0:
             raise NstError("options of remote are out of range", got=self, valid="positive numbers")
 
     @property

@@ -8,39 +8,15 @@ for any number of labels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import xxhash
 
-from nst.checking import check_fields
 from nst.data.layout import Entry
 from nst.errors import NstError
+from nst.settings.data import Sizes
 
 Positions = list[int]
 HELD_OUT = 10  # one image in ten is for the test where neither source nor option say more
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many images go where.
-
-    Args:
-        labeled_per_class: labels kept, exactly, in every class; None: all.
-        test_samples: images held out, in proportion to the classes, from the source's own test (else val)
-            split if it has one; None: all of that split, or, without one, a tenth of every class and at least one
-            image of each. 0: no test set.
-        unlabeled_samples: at most so many unlabeled images; None: all that are left.
-
-    Raises:
-        NstError: a number out of range.
-    """
-
-    labeled_per_class: int | None = None
-    test_samples: int | None = None
-    unlabeled_samples: int | None = None
-
-    def __post_init__(self) -> None:
-        check_fields("data", self)
 
 
 def split(

@@ -13,11 +13,12 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nst.data.shard_set import ShardSet
-from nst.data.views import Pictures
 from nst.models.efficientnet import Architecture, build
+from nst.settings.data import Pictures
+from nst.settings.learning import Finetune, Recipe
+from nst.settings.network import Noise
 from nst.training.optim import parameter_groups
-from nst.training.phases import Finetune, Noise
-from nst.training.recipe import Recipe
+from nst.training.recipe import Length
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,13 @@ class Training:
     def steps(self) -> int | None:
         if self.recipe.steps is None and self.labeled_images is None:
             return None
-        return self.recipe.total_steps(self.labeled_images or 0)
+        return Length.of(self.recipe, self.labeled_images or 0).steps
 
     @property
     def warmup_steps(self) -> int | None:
         if self.labeled_images is None:
             return None
-        epochs = self.recipe.schedule.get("warmup_epochs", 5.0)
-        return int(epochs * self.recipe.steps_per_epoch(self.labeled_images))
+        return int(self.recipe.schedule.warmup_epochs * Length.of(self.recipe, self.labeled_images).steps_per_epoch)
 
 
 @dataclass(frozen=True)

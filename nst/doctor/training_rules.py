@@ -21,9 +21,8 @@ PAPER_DECAY = 0.9999  # of the moving average of the weights
 
 def randaugment_clipped(training: Training) -> Advice | None:
     """METHOD, Noise: magnitudes are not clipped in the released code; variants differ."""
-    strength = training.noise.augmentation
-    model = training.noise.model
-    sides = [model.labeled, model.unlabeled] if training.recipe.unlabeled_ratio else [model.labeled]
+    noise, strength = training.noise, training.noise.randaugment
+    sides = [noise.labeled, noise.unlabeled] if training.recipe.unlabeled_ratio else [noise.labeled]
     if not strength.num_ops or all(side.augment != "randaugment" for side in sides):
         return None
     if strength.variant == "timm" and strength.magnitude > TIMM_LARGEST_MAGNITUDE:
@@ -106,8 +105,8 @@ def weight_decay(training: Training) -> Advice | None:
 def learning_rate(training: Training) -> Advice | None:
     """METHOD, Optimiser: 0.016 x labeled batch / 256, with RMSProp."""
     recipe = training.recipe
-    rate = recipe.optimizer.get("rate_per_256")
-    if recipe.optimizer.get("name") != PAPER_OPTIMIZER or rate is None or rate == PAPER_RATE:
+    rate = recipe.optimizer.rate_per_256
+    if recipe.optimizer.name != PAPER_OPTIMIZER or rate == PAPER_RATE:
         return None
     batch = recipe.labeled_batch_size
     ours, papers = (value * batch / 256 for value in (rate, PAPER_RATE))
@@ -120,7 +119,7 @@ def learning_rate(training: Training) -> Advice | None:
 def paper_batch(training: Training) -> Advice | None:
     """METHOD, Optimiser: batches of 512, 1024 and 2048 gave the same result."""
     recipe, (least, most) = training.recipe, PAPER_BATCHES
-    if recipe.optimizer.get("name") != PAPER_OPTIMIZER or least <= recipe.labeled_batch_size <= most:
+    if recipe.optimizer.name != PAPER_OPTIMIZER or least <= recipe.labeled_batch_size <= most:
         return None
     return Advice(
         f"{recipe.labeled_batch_size:,} labeled images a step; the paper's rule for the rate is known to hold from"

@@ -11,15 +11,14 @@ itself.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 
 from nst.errors import UsageError
 from nst.plan.hardware import Cluster
 from nst.plan.network import NetworkCost
+from nst.settings.learning import Recipe
 from nst.training.optim import build_optimizer
-from nst.training.recipe import Recipe
 from nst.training.tensor_rate import prime
 
 # s in which the TPU compiler made a train step on two cores (docs/results.md). A TPU's host has many more; how much
@@ -64,7 +63,7 @@ class Training:
     model: str
     cost: NetworkCost
     recipe: Recipe
-    labeled_samples: int
+    steps: int
     remat: bool = False
     teacher: NetworkCost | None = None
     accumulate: int = 1
@@ -78,10 +77,6 @@ class Training:
     @property
     def unlabeled(self) -> int:
         return self.recipe.labeled_batch_size * self.recipe.unlabeled_ratio
-
-    @property
-    def steps(self) -> int:
-        return self.recipe.total_steps(self.labeled_samples)
 
     @property
     def flops(self) -> int:
@@ -239,9 +234,8 @@ def cure(training: Training, cluster: Cluster, numerics: Numerics) -> str | None
 
 def optimizer_slots(recipe: Recipe) -> int:
     """Numbers that the optimiser keeps for every weight: asked of a real one, over a single weight."""
-    options: dict[str, Any] = {k: v for k, v in recipe.optimizer.items() if k not in ("name", "rate_per_256")}
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer(recipe.optimizer["name"], [{"params": [weight]}], 0.1, **options)
+    optimizer = build_optimizer(recipe.optimizer.name, [{"params": [weight]}], 0.1, **recipe.optimizer.more)
     prime(optimizer)
     return sum(value.numel() for name, value in optimizer.state[weight].items() if name != "step")
 

@@ -13,6 +13,8 @@ from nst.data.shard_set import ShardSet, load_index
 from nst.data.sources import IMAGENET_CLASSES, IMAGENET_IMAGES
 from nst.data.transfer import is_remote
 from nst.errors import NstError
+from nst.settings.data import DataOptions
+from nst.settings.stages import Counts
 
 TAR_MEMBER = 512 + 256  # bytes of a file in a tar beside its content: header, and padding to 512 on average
 KEY = 24  # bytes of a key, about
@@ -86,30 +88,7 @@ class Images:
         )
 
 
-@dataclass(frozen=True)
-class Split:
-    """How the data group divides a data set: its options of the same names."""
-
-    name: str
-    labeled: str
-    unlabeled: str | None
-    labeled_per_class: int | None = None
-    test_samples: int | None = None
-    unlabeled_samples: int | None = None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the plan's options say; None: to be found out."""
-
-    classes: int | None = None
-    labeled_images: int | None = None
-    unlabeled_images: int | None = None
-    selected_images: int | None = None
-    image_kilobytes: float | None = None
-
-
-def find_images(split: Split, options: Counts, images_per_class: int | None) -> Images:
+def find_images(split: DataOptions, options: Counts, images_per_class: int | None) -> Images:
     """Images of a run, each number from the first source that has it (see the module).
 
     Args:
@@ -165,7 +144,7 @@ def _mean_bytes(shards: ShardSet | None) -> float | None:
     return sum(shard.bytes for shard in shards.shards) / shards.samples - members * TAR_MEMBER
 
 
-def _by_name(split: Split) -> dict[str, int]:
+def _by_name(split: DataOptions) -> dict[str, int]:
     """A known data set after its division into labeled, unlabeled and test images (`nst.data.splits`), else nothing."""
     if split.name not in KNOWN:
         return {}

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nst.checking import check_fields
-from nst.config import build
 from nst.errors import UsageError, require_choice
 from nst.robustness.attacks import Attack, AttackScores
 from nst.robustness.baselines import CORRUPTIONS, PERTURBATIONS
 from nst.robustness.corruptions import NAMES as CORRUPTION_NAMES
 from nst.robustness.perturbations import NAMES as PERTURBATION_NAMES
-from nst.robustness.severities import SEVERITIES
+from nst.settings.measuring import RobustnessSettings
 
 JPEG_TABLES = (224, 299)  # the benchmarks whose released files are JPEGs of quality 85
 RELEASED_QUALITY = 85
@@ -30,61 +28,11 @@ ATTACK_OPTIONS = ("epsilons", "steps", "step_size", "random_start")
 
 
 @dataclass(frozen=True)
-class RobustnessOptions:
-    """Suites and their conditions.
-
-    Args:
-        corruptions: made on the fly: "benchmark" (15), "all" (19), names, a list of these, or None for none.
-        severities: of 1 to 5.
-        perturbations: sequences made on the fly: "benchmark" (10), "all" (14), names, or None.
-        difficulties: of perturbation sequences, 1 to 3; 1 gives the headline numbers.
-        attacks: by name, each with `epsilons` (in 1/255) and perhaps `steps`, `step_size`, `random_start`
-            (see `Attack`); None leaves one out.
-        side: px of the pictures that are corrupted and perturbed; None is the evaluation's image size. They are
-            then shown to the network at that image size.
-        jpeg_quality: of a last round trip of corrupted pictures through JPEG; "auto" is 85 where the table is that
-            of 224 or 299 px, as in the released files, else none.
-        frost_folder: of frost photographs; None: procedural ones.
-        imagenet_val, ..., cifar_p: folders of the released sets (`nst.robustness.sets`); None: not evaluated.
-        real_labels: the authors' real.json; None takes timm's copy.
-        resize_to: px to which the released corruptions and perturbations are resized; None shows them as stored.
-        max_images: of each set, every class in proportion; None is all.
-        max_clips: the same of perturbation sequences; None is `max_images`.
-        seed: of the subset and of everything drawn.
-        baseline: run whose own robustness results ours are divided by.
-        every: steps between two of these evaluations within a training; None is none.
-    """
-
-    corruptions: str | Sequence[str] | None = None
-    severities: Sequence[int] = SEVERITIES
-    perturbations: str | Sequence[str] | None = None
-    difficulties: Sequence[int] = (1,)
-    attacks: Mapping[str, Mapping[str, Any] | None] | None = None
-    side: int | None = None
-    jpeg_quality: int | str | None = "auto"
-    frost_folder: str | None = None
-    imagenet_val: str | None = None
-    imagenet_a: str | None = None
-    imagenet_r: str | None = None
-    imagenet_v2: str | None = None
-    imagenet_sketch: str | None = None
-    imagenet_real: str | None = None
-    imagenet_c: str | None = None
-    imagenet_c_299: str | None = None
-    imagenet_p: str | None = None
-    imagenet_p_299: str | None = None
-    cifar_c: str | None = None
-    cifar_p: str | None = None
-    real_labels: str | None = None
-    resize_to: int | None = None
-    max_images: int | None = None
-    max_clips: int | None = None
-    seed: int = 0
-    baseline: str | None = None
-    every: int | None = None
+class RobustnessOptions(RobustnessSettings):
+    """Suites and their conditions."""
 
     def __post_init__(self) -> None:
-        check_fields("eval", self)
+        super().__post_init__()
         for name in self.corruption_names:
             require_choice("corruption in eval.corruptions", name, ("benchmark", "all", *CORRUPTION_NAMES))
         for name in self.perturbation_names:
@@ -121,7 +69,7 @@ class RobustnessOptions:
             if not settings.get("epsilons"):
                 raise UsageError(f"eval.attacks.{name} has no epsilons", got=settings, valid="{epsilons: [0, 2, 16]}")
             epsilons = settings.pop("epsilons")
-            found[name] = build(Attack, settings), tuple(_listed(epsilons))
+            found[name] = Attack(**settings), tuple(_listed(epsilons))
             AttackScores(*found[name])  # which knows what epsilons can be
         return found
 

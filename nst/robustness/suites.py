@@ -20,11 +20,12 @@ from typing import Any, Protocol
 
 from nst.data.batches import View
 from nst.data.transforms import CenterView
-from nst.data.views import Framing, Pictures, clean_view
+from nst.data.views import Framing, clean_view
 from nst.robustness.options import RobustnessOptions
 from nst.robustness.readers import ImageSet, stratified
 from nst.robustness.results import Block
 from nst.robustness.scorers import Scorer
+from nst.settings.data import Pictures
 
 BLOCK_IMAGES = 500  # of corruptions on the fly and attacks
 BLOCKS, SMALLEST_BLOCK = 20, 50  # of corruptions on the fly, where there are less than 10,000 images

@@ -12,19 +12,18 @@ import os
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.config import build as build_from
-from nst.config import plain
+from nst.config import job_from, plain
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.transfer import is_remote
-from nst.data.views import Pictures, training_view
+from nst.data.views import training_view
 from nst.doctor.compare import compare
 from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, Finding, examine
@@ -33,18 +32,19 @@ from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture
 from nst.plan import budget
 from nst.plan.hardware import GIB, cluster
-from nst.plan.images import PREDICTION, Counts, Images, Split, find_images
+from nst.plan.images import PREDICTION, Images, find_images
 from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import is_rank_zero
+from nst.settings.job import SurveyJob
+from nst.settings.learning import Recipe
+from nst.settings.measuring import WandbOptions
 from nst.stages.iterate import Places, configurations, generation_options, require_teacher, starts_from_a_run
-from nst.stages.options import architecture_from, noise_from, recipes_from
+from nst.stages.options import architecture as architecture_of
 from nst.stages.places import teacher_weights
-from nst.training.phases import learning_rates, phases
-from nst.training.recipe import Recipe
-from nst.training.tracking import WandbOptions
+from nst.training.phases import phases
+from nst.training.tracking import resolved_mode
 
-T = TypeVar("T")
 WIDTH = 80
 TOLD_BEFORE_TRAINING = 3  # findings
 COMPARED_BEFORE_TRAINING = 2000  # images: a second
@@ -75,15 +75,16 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
         require_choice("doctor.accept", name, RULES)
     taught = cfg.teacher.run is not None or cfg.teacher.checkpoint is not None
     single = taught or cfg.stage == "train"
-    each = [cfg] if single else configurations(cfg)
-    sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(cfg, name))}
-    images = _images(cfg)
+    job = job_from(SurveyJob, cfg)
+    each = [job] if single else [job_from(SurveyJob, one) for one in configurations(cfg)]
+    sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(job, name))}
+    images = _images(job)
     trainings: list[Training] = []
     mistakes: list[Finding] = []
     given = not single and starts_from_a_run(cfg)
     teacher, classes = None, None
     if taught:
-        teacher, classes = _teacher(cfg, mistakes)
+        teacher, classes = _teacher(job, mistakes)
     elif given:
         teacher, classes = _given_teacher(cfg, each, mistakes)
     for number, one in enumerate(each):
@@ -95,7 +96,7 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
             teacher = None if single else _as_teacher(one, trainings[-1], each[number + 1 :])
         except NstError as error:
             mistakes.append(_mistake(error, label))
-    most = cfg.doctor.compare_images if most_compared is None else most_compared
+    most = job.doctor.compare_images if most_compared is None else most_compared
     situation = Situation(
         trainings=tuple(trainings),
         selecting=None if single else _selecting(each[-1], images),
@@ -103,59 +104,54 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
         teacher_classes=classes,
         comparison=_comparison(sets, most),
         needed_bytes=_needed(each, single, images),
-        free_bytes=shutil.disk_usage(_existing(Path(cfg.run_dir))).free,
+        free_bytes=shutil.disk_usage(_existing(Path(job.run_dir))).free,
         replaced={} if single else _replaced(cfg),
-        **_wandb(cfg),
+        **_wandb(job.logger.wandb),
     )
     return Examination([*mistakes, *examine(situation, accept)], situation)
 
 
-def _shards(cfg: DictConfig, name: str) -> ShardSet | None:
+def _shards(job: SurveyJob, name: str) -> ShardSet | None:
     """The set `data.<name>` in a folder of this machine; None where there is none yet."""
-    folder = cfg.data[name]
+    folder = getattr(job.data, name)
     if folder is None or is_remote(folder) or not (Path(folder) / "index.json").exists():
         return None
-    return load_index(Path(folder), build_from(Remote, cfg.remote))
+    return load_index(Path(folder), Remote(**vars(job.remote)))
 
 
-def _images(cfg: DictConfig) -> Images | None:
+def _images(job: SurveyJob) -> Images | None:
     try:
-        return find_images(_part(Split, cfg.data), _part(Counts, cfg.plan), cfg.select.images_per_class)
+        return find_images(job.data, job.plan, job.select.images_per_class)
     except NstError:  # nowhere to be found yet; rules that need the numbers say nothing
         return None
 
 
-def _part(kind: type[T], node: DictConfig) -> T:
-    """A dataclass from those options of a node that it has."""
-    return build_from(kind, {entry.name: node[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
-
-
 def _training(
-    cfg: DictConfig, label: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: Images | None
+    job: SurveyJob, label: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: Images | None
 ) -> Training:
     """Raises NstError for what a training would refuse at its start."""
-    recipe, finetune = recipes_from(cfg)
+    student, noise, pictures = job.student, job.noise, job.data.pictures
     if teacher is None:
-        recipe = replace(recipe, unlabeled_ratio=0)
-    architecture, noise = architecture_from(cfg), noise_from(cfg)
-    pictures = build_from(Pictures, cfg.data.pictures)
-    for side in (noise.model.labeled, noise.model.unlabeled):
-        training_view(side.augment, architecture.train_size, pictures, noise.augmentation)
+        student = replace(student, unlabeled_ratio=0)
+    architecture = architecture_of(job.model)
+    for side in (noise.labeled, noise.unlabeled):
+        training_view(side.augment, architecture.train_size, pictures, noise)
     labeled = sets["labeled"].samples if "labeled" in sets else images.labeled if images else None
     if labeled is not None:
-        for phase in phases(architecture, recipe, noise, finetune, labeled):
-            learning_rates(phase.recipe, labeled)
-    parameters, undecayed = network_facts(architecture, recipe.weight_decay)
-    memory = _memory(cfg, architecture, recipe, images) if cfg.plan.hardware is not None and images else None
+        for phase in phases(architecture, student, noise, labeled):
+            _ = phase.schedule  # raises where there is none
+    parameters, undecayed = network_facts(architecture, student.weight_decay)
+    memory = _memory(job, architecture, student, images) if images else None
     return Training(
-        label, architecture, recipe, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
+        label, architecture, student, student.finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
     )  # fmt: skip
 
 
-def _memory(cfg: DictConfig, architecture: Architecture, recipe: Recipe, images: Images) -> MemoryFacts | None:
-    """What a step takes of plan.hardware, without an online teacher; None on a CPU, whose memory is not told."""
-    hardware = cluster(cfg.plan.hardware)
-    if hardware.chip.memory is None:
+def _memory(job: SurveyJob, architecture: Architecture, recipe: Recipe, images: Images) -> MemoryFacts | None:
+    """What a step takes of plan.hardware, without an online teacher; None without one, and on a CPU, whose memory is
+    not told."""
+    hardware = cluster(job.plan.hardware) if job.plan.hardware is not None else None
+    if hardware is None or hardware.chip.memory is None:
         return None
     training = budget.Training(
         generation=0,
@@ -163,17 +159,17 @@ def _memory(cfg: DictConfig, architecture: Architecture, recipe: Recipe, images:
         model=architecture.name,
         cost=measure(architecture, images.classes, architecture.train_size),
         recipe=recipe,
-        labeled_samples=images.labeled,
-        remat=cfg.model.remat,
-        accumulate=cfg.trainer.accumulate,
+        steps=1,
+        remat=job.model.remat,
+        accumulate=job.trainer.accumulate,
     )
-    numerics = budget.Numerics.of(cfg.trainer.precision, cfg.trainer.get("gradient_dtype", "float32"))
+    numerics = budget.Numerics.of(job.trainer.precision, job.trainer.exchanged)
     needed = budget.memory(training, hardware, numerics, remat=training.remat).total
     cure = budget.cure(training, hardware, numerics)
     return MemoryFacts(hardware.name, needed / GIB, hardware.chip.memory / GIB, cure)
 
 
-def _as_teacher(cfg: DictConfig, training: Training, students: Sequence[DictConfig]) -> TeacherFacts | None:
+def _as_teacher(job: SurveyJob, training: Training, students: Sequence[SurveyJob]) -> TeacherFacts | None:
     """A generation as the next one sees it."""
     if not students:
         return None
@@ -184,20 +180,20 @@ def _as_teacher(cfg: DictConfig, training: Training, students: Sequence[DictConf
     )  # fmt: skip
 
 
-def _teacher(cfg: DictConfig, mistakes: list[Finding]) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
+def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
     """The teacher that the options name, and its classes; what is wrong with it goes to `mistakes`."""
     try:
-        info = read_info(teacher_weights(cfg))
+        info = read_info(teacher_weights(job.teacher, job.stage))
     except NstError as error:
         mistakes.append(_mistake(error, "teacher"))
         return None, None
     parameters, _ = network_facts(info.architecture, 0.0)
     name = info.architecture.name or "network"
-    return TeacherFacts(name, parameters, info.image_size, cfg.teacher.image_size), tuple(info.classes)
+    return TeacherFacts(name, parameters, info.image_size, job.teacher.image_size), tuple(info.classes)
 
 
 def _given_teacher(
-    cfg: DictConfig, each: Sequence[DictConfig], mistakes: list[Finding]
+    cfg: DictConfig, each: Sequence[SurveyJob], mistakes: list[Finding]
 ) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
     """Generation 0 where it is a finished run, and its classes."""
     try:
@@ -205,9 +201,9 @@ def _given_teacher(
     except NstError as error:
         mistakes.append(_mistake(error, "teacher"))
         return None, None
-    student = each[-1].copy()  # any of them: which network and pictures generation 0 has is the same to all
-    Places.of(cfg).name_teacher(student, 0)
-    return _teacher(student, mistakes)
+    student = each[-1]  # any of them: which network and pictures generation 0 has is the same to all
+    named = replace(student.teacher, run=str(Places.of(cfg).generation(0)))
+    return _teacher(replace(student, teacher=named), mistakes)
 
 
 def _mistake(error: NstError, label: str) -> Finding:
@@ -223,19 +219,19 @@ def _comparison(sets: dict[str, ShardSet], most: int) -> Comparison | None:
     return compare(sets["unlabeled"], sets["test"], most)
 
 
-def _selecting(cfg: DictConfig, images: Images | None) -> Selecting:
+def _selecting(job: SurveyJob, images: Images | None) -> Selecting:
     return Selecting(
-        keep=cfg.label.keep,
-        min_confidence=cfg.select.min_confidence,
-        images_per_class=cfg.select.images_per_class,
-        offline=cfg.teacher.mode == "offline",
-        soft=cfg.teacher.targets == "soft" and not cfg.teacher.reassign,
+        keep=job.label.keep,
+        min_confidence=job.select.min_confidence,
+        images_per_class=job.select.images_per_class,
+        offline=job.teacher.mode == "offline",
+        soft=job.teacher.targets == "soft" and not job.teacher.reassign,
         classes=images.classes if images else None,
         unlabeled=images.unlabeled if images else None,
     )
 
 
-def _needed(each: Sequence[DictConfig], single: bool, images: Images | None) -> float | None:
+def _needed(each: Sequence[SurveyJob], single: bool, images: Images | None) -> float | None:
     """Bytes of the predictions and selections that are still to be written."""
     if images is None:
         return None
@@ -259,14 +255,12 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def _wandb(cfg: DictConfig) -> dict[str, Any]:
-    node = plain(cfg.logger)["wandb"]
-    if not node:
+def _wandb(options: WandbOptions | None) -> dict[str, Any]:
+    if options is None:
         return {}
-    options = build_from(WandbOptions, node)
     return {
         "wandb_mode": options.mode,
-        "wandb_resolved": options.resolved_mode(),
+        "wandb_resolved": resolved_mode(options.mode),
         "wandb_environment": os.environ.get("WANDB_MODE", ""),
     }
 

@@ -18,13 +18,12 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
-from nst.config import build as build_from
-from nst.config import plain
+from nst.config import made, plain
 from nst.data.batches import Batch, EvaluationBatches, View
 from nst.data.datamodule import data_part, evaluation_loader, own_rows
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
-from nst.data.views import Pictures, clean_view
+from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
@@ -37,17 +36,13 @@ from nst.robustness.options import RobustnessOptions
 from nst.robustness.results import Block, headlines, summary, table
 from nst.robustness.suites import Subject
 from nst.runs import Run, is_rank_zero, write_json
+from nst.settings.data import DataOptions, Pictures, RemoteOptions
+from nst.settings.measuring import EvalOptions, LoggerOptions
 from nst.shown import without_secrets
 from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart
-from nst.stages.options import (
-    EvalOptions,
-    evaluation_from,
-    has_test_set,
-    machine_from,
-    test_set,
-    tracking_from,
-)
+from nst.stages.options import evaluation_from, has_test_set, machine_from, test_set
+from nst.stages.options import tracking as tracking_of
 from nst.training.callbacks import StopWhenTold, bad_sample_summary, check_bad_share
 from nst.training.classifier import reduced, union
 from nst.training.hardware import Machine, state_to_device
@@ -254,13 +249,14 @@ def from_cfg(cfg: DictConfig, *, label: str = "evaluate") -> dict[str, Any]:
         output = Path(checkpoint) / "evaluation" if Path(checkpoint).is_dir() else Path(cfg.run_dir)
     keep_apart(cfg, "evaluate", {"evaluate.output": output})
     options, robustness = evaluation_from(cfg)
-    own = replace(tracking_from(cfg), directory=Path(output), table=False, stage="evaluate")
+    logger = replace(made(LoggerOptions, cfg.logger), table=False)
+    own = tracking_of(logger, Path(output), plain(cfg), "evaluate")
     with own as tracking:
         return run(
             Path(output),
             weights=checkpoint,
             test=_test_set(cfg, robustness),
-            pictures=build_from(Pictures, cfg.data.pictures),
+            pictures=made(Pictures, cfg.data.pictures),
             hardware=machine_from(cfg),
             options=options,
             robustness=robustness,
@@ -274,9 +270,10 @@ def from_cfg(cfg: DictConfig, *, label: str = "evaluate") -> dict[str, Any]:
 
 def _test_set(cfg: DictConfig, robustness: RobustnessOptions | None) -> ShardSet | None:
     """The test set; None where none is wanted and there is something else to measure."""
+    data, remote = made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote)
     if robustness is None:
-        return test_set(cfg)
-    if not has_test_set(cfg):
+        return test_set(data, remote, cfg.stage)
+    if not has_test_set(data):
         return None
     if robustness.released and not is_remote(cfg.data.test) and not Path(cfg.data.test).exists():
         raise NstError(
@@ -284,4 +281,4 @@ def _test_set(cfg: DictConfig, robustness: RobustnessOptions | None) -> ShardSet
             valid="a folder of labeled shards, or null",
             next="data.test=null measures the released sets alone; nst shard makes a test set",
         )
-    return test_set(cfg)
+    return test_set(data, remote, cfg.stage)

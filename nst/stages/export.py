@@ -12,14 +12,13 @@ still describes itself to nst, and ONNX holds any of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.config import plain
+from nst.config import job_from
 from nst.data.shard_set import load_index
 from nst.errors import NstError
 from nst.leftovers import sweep
@@ -31,6 +30,8 @@ from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
 from nst.runs import Run, final_weights, known_sha256, write_json, write_text
+from nst.settings.data import Pictures
+from nst.settings.job import ExportJob
 from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
 from nst.written import begin
@@ -146,24 +147,26 @@ def adopt(output: Path, source: str | Path, classes: tuple[str, ...], *, overwri
 
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage."""
-    source, form = cfg.model.checkpoint, cfg.export.format
+    job = job_from(ExportJob, cfg)
+    source, options = job.model.checkpoint, job.export
     if source is None:
         raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
     training = _training_of(Path(source))
-    base = training if training is not None else Path(cfg.run_dir)
-    output = Path(cfg.export.output or (cfg.run_dir if form == "nst" else base / "export" / form))
+    base = training if training is not None else Path(job.run_dir)
+    given = options.output or (job.run_dir if options.format == "nst" else base / "export" / options.format)
+    output = Path(given)
     keep_apart(cfg, "export", {"export.output": output})
-    if form == "nst":
-        result = adopt(output, source, load_index(cfg.data.labeled).classes, overwrite=cfg.overwrite)
+    if options.format == "nst":
+        result = adopt(output, source, load_index(job.data.labeled).classes, overwrite=job.overwrite)
         say(f"{output}: {result['model']}, {result['parameters'] / 1e6:.2f}M parameters; teacher.run={output} uses it")
         return
     files = run(
         output,
         weights=_ours(source),
         training=training,
-        form=form,
-        kind=cfg.export.input,
-        whole_image=_whole_image(training, plain(cfg.data.pictures)),
+        form=options.format,
+        kind=options.input,
+        whole_image=_whole_image(training, job.data.pictures),
     )
     for file in files:
         say(f"{file}: {os.path.getsize(file) / 1e6:.2f} MB")
@@ -187,7 +190,7 @@ def _training_of(source: Path) -> Path | None:
     return next((folder for folder in folders if Generation(folder).started.get("stage") == "train"), None)
 
 
-def _whole_image(training: Path | None, pictures: Mapping[str, Any]) -> bool:
+def _whole_image(training: Path | None, pictures: Pictures) -> bool:
     """Whether evaluation shows whole pictures: by the run's own configuration where there is one."""
     own = Generation(training).config.get("data", {}).get("pictures") if training else None
-    return bool((own or pictures).get("small"))
+    return bool(own.get("small")) if own else pictures.small

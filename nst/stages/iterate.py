@@ -27,7 +27,7 @@ from rich import box
 from rich.table import Table
 
 from nst.checking import quoted
-from nst.config import compose_config, plain
+from nst.config import compose_config, job_from, made, plain
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
@@ -35,6 +35,8 @@ from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
 from nst.runs import is_rank_zero, wait_for_lock, wait_until_seen, write_config, write_json
+from nst.settings.data import DataOptions, RemoteOptions
+from nst.settings.job import TrainJob
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, machine_from, test_set
@@ -244,9 +246,9 @@ def check(cfg: DictConfig, generations: Sequence[DictConfig]) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
     from nst.stages import train
 
-    test_set(cfg)
+    test_set(made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote), cfg.stage)
     for generation in generations:
-        train.check(generation)
+        train.check(job_from(TrainJob, generation))
 
 
 def configurations(cfg: DictConfig) -> list[DictConfig]:
@@ -302,7 +304,7 @@ def require_teacher(cfg: DictConfig) -> None:
 def make_shards(cfg: DictConfig) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
     ours = (Path(cfg.shard.output) / LIST).exists()  # whole: skipped; killed: continued
-    folders = [Path(shards_place(cfg, part)) for part in ("labeled", "unlabeled")]
+    folders = [Path(shards_place(cfg.data, part)) for part in ("labeled", "unlabeled")]
     there = all((folder / "index.json").exists() for folder in folders)
     machine = machine_from(cfg)
     if machine.agreed(not ours and there):
@@ -329,7 +331,7 @@ def _train(cfg: DictConfig, number: int, places: Places) -> Result:
     if number:
         places.name_teacher(cfg, number - 1)
     with places.turn(number):
-        result = train.from_cfg(cfg, label=f"gen{number} train")
+        result = train.from_cfg(cfg, title=f"gen{number} train")
     say(f"gen{number}: {train.summary_line(result)}")
     return result
 
@@ -339,7 +341,7 @@ def _label(cfg: DictConfig, number: int, places: Places) -> Result:
 
     places.name_teacher(cfg, number)
     with places.turn(number):
-        return label.from_cfg(cfg, label=f"gen{number} label")
+        return label.from_cfg(cfg, title=f"gen{number} label")
 
 
 def _select(cfg: DictConfig, number: int, places: Places) -> Result:

@@ -14,41 +14,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from nst.errors import NstError
 from nst.robustness.results import summary
 from nst.robustness.suites import Subject
+from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
-from nst.stages.options import evaluation_from
+from nst.stages.options import measured
 from nst.training.hardware import Machine
 from nst.training.monitor import Monitor
 from nst.training.phases import Data
 
 
-def monitor_from(cfg: DictConfig, data: Data, hardware: Machine, *, label: str) -> Monitor | None:
+def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:
     """What `eval.every` asks for; None where it asks for nothing.
 
     Raises:
         NstError: as `require_monitoring` and `nst.stages.robustness.plan`.
     """
-    options, robustness = evaluation_from(cfg)
+    options, robustness = measured(job.eval)
     if robustness is None or robustness.every is None:
         return None
-    require_monitoring(cfg)
-    size = options.image_size or cfg.model.test_size
+    require_monitoring(job)
+    size = options.image_size or job.model.test_size
     images = suites.clean_images(data.validation, robustness, data.labeled.classes)
     subject = Subject(data.labeled.classes, size, data.pictures, options.batch_size, robustness, images)
     suites.plan(subject)  # a mistake is told before the training, and not at step `every`
-    measure = MeasuredSuites(subject, options.image_size, hardware, cfg.max_bad_fraction, label)
+    measure = MeasuredSuites(subject, options.image_size, hardware, job.max_bad_fraction, job.title)
     return Monitor(robustness.every, measure)
 
 
-def require_monitoring(cfg: DictConfig) -> None:
+def require_monitoring(job: TrainJob) -> None:
     """Raises NstError where `eval.every` asks for what this trainer cannot do."""
-    _, robustness = evaluation_from(cfg)
-    if robustness is None or robustness.every is None or cfg.trainer.accelerator != "xla":
+    robustness = job.eval.robustness
+    if robustness is None or robustness.every is None or job.trainer.accelerator != "xla":
         return
     # each suite has shapes of its own: compilations in the midst of a training, which may compile once
     raise NstError(

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from nst.config import plain
+from nst.config import require_values
 from nst.data.packed import SOURCE
 from nst.data.packing import OPEN_SHARDS, Packer, Packing
 from nst.data.pseudo_labels import PseudoLabels
@@ -21,7 +19,8 @@ from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.progress import Bar
 from nst.runs import Run
-from nst.stages.options import open_shards, teacher_from
+from nst.settings.job import ShardJob
+from nst.stages import options
 from nst.training.teachers import Teacher, pseudo_labels
 
 
@@ -88,19 +87,19 @@ def run(
         )
 
 
-def from_cfg(cfg: DictConfig) -> dict[str, Any]:
-    """`run` with the arguments that the configuration asks for."""
-    teacher = teacher_from(cfg)
+def pack(job: ShardJob, output: Path) -> dict[str, Any]:
+    """Packs the selection that a job names."""
+    teacher = options.teacher(job.teacher, job.stage)
     if teacher is None:
         raise NstError("whose selection is to be packed?", next="teacher.run=<run directory of the teacher>")
     return run(
-        Path(cfg.shard.output),
-        unlabeled=open_shards(cfg, "unlabeled"),
+        output,
+        unlabeled=options.open_shards(job.data, "unlabeled", job.remote),
         teacher=teacher,
-        seed=cfg.seed,
-        samples_per_shard=cfg.shard.samples_per_shard,
-        config=plain(cfg),
-        overwrite=cfg.overwrite,
+        seed=job.seed,
+        samples_per_shard=job.shard.samples_per_shard,
+        config=require_values(job.config),
+        overwrite=job.overwrite,
     )
 
 

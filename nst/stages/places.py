@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from nst.errors import NstError
+from nst.settings.data import DataOptions
+from nst.settings.learning import TeacherOptions
 
 
-def shards_place(cfg: DictConfig, part: str) -> str:
+def shards_place(data: DataOptions, part: str) -> str:
     """Path or address of the shards that `data.<part>` names.
 
     Raises:
         NstError: it is null.
     """
-    if cfg.data[part] is None:
+    place = getattr(data, part)
+    if place is None:
         raise NstError(
             f"data.{part} names no shards", got="null", valid="their folder or address", next=f"data.{part}=<folder>"
         )
-    return cfg.data[part]
+    return str(place)
 
 
-def teacher_weights(cfg: DictConfig) -> Path:
+def teacher_weights(teacher: TeacherOptions, stage: str) -> Path:
     """The teacher's network file.
 
     Raises:
         NstError: no teacher is named, it has not finished, or it is of released weights, which name no classes.
     """
-    if cfg.teacher.checkpoint is None and cfg.teacher.run is None:
-        raise NstError(f"nst {cfg.stage} needs a teacher", next=f"nst {cfg.stage} teacher.run=<its run directory>")
+    source = teacher.checkpoint or teacher.run
+    if source is None:
+        raise NstError(f"nst {stage} needs a teacher", next=f"nst {stage} teacher.run=<its run directory>")
     from nst.models.checkpoints import is_ours  # here: it brings torch, which a selection does without
     from nst.models.released import locate
 
-    source = cfg.teacher.checkpoint or cfg.teacher.run
     place = locate(source)
     if isinstance(place, Path) and is_ours(place):
         return place
@@ -46,21 +47,22 @@ def teacher_weights(cfg: DictConfig) -> Path:
     )
 
 
-def predictions_folder(cfg: DictConfig) -> Path:
+def predictions_folder(teacher: TeacherOptions, stage: str) -> Path:
     """Where `nst label` writes and `nst select` and the student read."""
-    return _teacher_folder(cfg, "predictions")
+    return _teacher_folder(teacher, stage, "predictions")
 
 
-def selection_folder(cfg: DictConfig) -> Path:
+def selection_folder(teacher: TeacherOptions, stage: str) -> Path:
     """Where `nst select` writes and the student reads."""
-    return _teacher_folder(cfg, "selection")
+    return _teacher_folder(teacher, stage, "selection")
 
 
-def _teacher_folder(cfg: DictConfig, name: str) -> Path:
-    if cfg.teacher[name] is not None:
-        return Path(cfg.teacher[name])
-    if cfg.teacher.run is None:
+def _teacher_folder(teacher: TeacherOptions, stage: str, name: str) -> Path:
+    given = getattr(teacher, name)
+    if given is not None:
+        return Path(given)
+    if teacher.run is None:
         raise NstError(
-            f"where are the teacher's {name}?", next=f"nst {cfg.stage} teacher.run=<run directory>, or teacher.{name}="
+            f"where are the teacher's {name}?", next=f"nst {stage} teacher.run=<run directory>, or teacher.{name}="
         )
-    return Path(cfg.teacher.run) / name
+    return Path(teacher.run) / name

@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.config import build as build_from
+from nst.config import job_from
 from nst.errors import NstError, UsageError
 from nst.models.efficientnet import Architecture
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import Cluster, cluster
-from nst.plan.images import Counts, Images, Split, find_images
+from nst.plan.images import Images, find_images
 from nst.plan.network import NetworkCost, measure
 from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
 from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds, view_seconds
 from nst.plan.tables import tables
 from nst.progress import console, say
 from nst.runs import read_json, write_json
+from nst.settings.job import SurveyJob
+from nst.settings.machine import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
 from nst.stages.iterate import configurations, starts_from_a_run
-from nst.stages.options import architecture_from, noise_from, recipes_from
+from nst.stages.options import architecture as architecture_of
 from nst.training.phases import Phase, phases
 
-T = TypeVar("T")
 HOUR, DAY = 3600, 86400
 
 
@@ -118,7 +119,7 @@ def _trainings(generation: Generation, generations: Sequence[Generation], images
             model=generation.name,
             cost=measure(generation.architecture, images.classes, phase.image_size),
             recipe=phase.recipe,
-            labeled_samples=images.labeled,
+            steps=phase.length.steps,
             remat=generation.remat,
             teacher=teacher if phase.recipe.unlabeled_ratio else None,
             accumulate=generation.accumulate,
@@ -131,8 +132,8 @@ def _trainings(generation: Generation, generations: Sequence[Generation], images
 def _augment(phase: Phase) -> tuple[str, str]:
     """Of labeled and unlabeled images; RandAugment of no operations is crop and flip alone."""
     noise = phase.noise
-    labeled, unlabeled = noise.model.labeled.augment, noise.model.unlabeled.augment
-    if noise.augmentation.num_ops:
+    labeled, unlabeled = noise.labeled.augment, noise.unlabeled.augment
+    if noise.randaugment.num_ops:
         return labeled, unlabeled
     return labeled.replace("randaugment", "standard"), unlabeled.replace("randaugment", "standard")
 
@@ -291,17 +292,18 @@ def _require_plan(path: Path) -> None:
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
-    options = cfg.plan
-    images = find_images(_part(Split, cfg.data), _part(Counts, options), cfg.select.images_per_class)
-    hardware = cluster(options.hardware or default_hardware(cfg))
+    job = job_from(SurveyJob, cfg)
+    options = job.plan
+    images = find_images(job.data, options, job.select.images_per_class)
+    hardware = cluster(options.hardware or default_hardware(job.trainer))
     generations = [
-        _generation(number, each, images, trained=number > 0 or not starts_from_a_run(cfg))
+        _generation(number, job_from(SurveyJob, each), images, trained=number > 0 or not starts_from_a_run(cfg))
         for number, each in enumerate(configurations(cfg))
     ]
-    precision = (cfg.trainer.precision, cfg.trainer.get("gradient_dtype", "float32"))
+    precision = (job.trainer.precision, job.trainer.exchanged)
     plan = run(
         generations,
-        name=cfg.name,
+        name=job.name,
         images=images,
         hardware=hardware,
         numerics=Numerics.of(*precision),
@@ -312,36 +314,28 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     return plan
 
 
-def _part(kind: type[T], node: DictConfig) -> T:
-    """A dataclass from those options of a node that it has."""
-    return build_from(kind, {entry.name: node[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
-
-
-def _generation(number: int, cfg: DictConfig, images: Images, *, trained: bool = True) -> Generation:
-    recipe, finetune = recipes_from(cfg)
-    if number == 0:
-        recipe = replace(recipe, unlabeled_ratio=0)
-    architecture = architecture_from(cfg)
+def _generation(number: int, job: SurveyJob, images: Images, *, trained: bool = True) -> Generation:
+    student = job.student if number else replace(job.student, unlabeled_ratio=0)
+    architecture = architecture_of(job.model)
     return Generation(
         number=number,
         architecture=architecture,
-        phases=phases(architecture, recipe, noise_from(cfg), finetune, images.labeled),
-        remat=cfg.model.remat,
-        online=number > 0 and cfg.teacher.mode == "online",
-        teacher_size=cfg.teacher.image_size,
-        targets=cfg.teacher.targets,
+        phases=phases(architecture, student, job.noise, images.labeled),
+        remat=job.model.remat,
+        online=number > 0 and job.teacher.mode == "online",
+        teacher_size=job.teacher.image_size,
+        targets=job.teacher.targets,
         trained=trained,
-        accumulate=cfg.trainer.accumulate,
+        accumulate=job.trainer.accumulate,
     )
 
 
-def default_hardware(cfg: DictConfig) -> str:
+def default_hardware(trainer: TorchOptions | XlaOptions) -> str:
     """What stands for a trainer whose machine is not named: one host of it, or the paper's pod."""
-    trainer = cfg.trainer
-    if trainer.accelerator == "gpu":
+    if isinstance(trainer, TorchOptions) and trainer.accelerator == "gpu":
         devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 8
         return f"h100:{devices * trainer.num_nodes}"
-    if trainer.accelerator == "xla" and trainer.device == "tpu":
+    if isinstance(trainer, XlaOptions) and trainer.device == "tpu":
         return POD if trainer.many_hosts else "v3:2x2"
     return f"cpu:{os.cpu_count() or 1}"
 
@@ -369,7 +363,6 @@ def compiled(
         architecture=last.architecture,
         phase=last.phases[0],
         classes=images.classes,
-        labeled_samples=images.labeled,
         cores=hardware.cores,
         accumulate=last.accumulate,
         remat=last.remat,

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.config import job_from, require_values
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
@@ -26,6 +27,8 @@ from nst.report.robustness_section import robustness
 from nst.report.rows import Row, rows, write_csv
 from nst.report.style import save_png, svg_document
 from nst.runs import write_text
+from nst.settings.job import ReportJob
+from nst.settings.measuring import WandbOptions
 from nst.stages.apart import keep_apart
 from nst.written import begin, unlink
 
@@ -136,43 +139,44 @@ def of_the_paper(where: paper.Place, directory: Path | str, folders: Sequence[Pa
 
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage; called by `nst iterate` too, whose command line it then shows."""
-    if cfg.stage == "report" and cfg.report.wandb_workspace:
-        _save_workspace(cfg)
+    job = job_from(ReportJob, cfg)
+    options, made_here = job.report, job.stage == "iterate"
+    if not made_here and options.wandb_workspace:
+        _save_workspace(job)
         return
     keep_apart(cfg, "report")
-    asked = [(kind, cfg.report[kind]) for kind in ("table", "figure") if cfg.report[kind] is not None]
-    if cfg.stage == "report" and asked:
+    asked = [(kind, number) for kind in ("table", "figure") if (number := getattr(options, kind)) is not None]
+    if not made_here and asked:
         for kind, number in asked:
-            _of_the_paper(cfg, paper.place(kind, number))
+            _of_the_paper(job, paper.place(kind, number))
         return
-    made_here = cfg.stage == "iterate"
     result = run(
-        cfg.run_dir,
-        list(cfg.report.runs) if cfg.report.runs else None,
-        examples=cfg.report.examples,
+        job.run_dir,
+        options.runs,
+        examples=options.examples,
         stage="iterate" if made_here else None,
-        overrides=list(cfg.overrides) if made_here else None,
+        overrides=job.overrides if made_here else None,
     )
     say(f"report: {result['page']}")
-    outcome = Path(cfg.run_dir) / "result.json"
+    outcome = Path(job.run_dir) / "result.json"
     rows_ = [dict(row) for entries in result["rows"] for row in entries]
     pictures_ = [path.with_suffix(".png") for path in result["figures"]]
     files = [result["page"], result["table"]]
-    _publish(cfg, "generations", rows_, pictures_, files, read_json(outcome) if outcome.exists() else {})
+    _publish(job, "generations", rows_, pictures_, files, read_json(outcome) if outcome.exists() else {})
 
 
-def _of_the_paper(cfg: DictConfig, where: paper.Place) -> None:
-    made = of_the_paper(where, cfg.run_dir, list(cfg.report.runs) if cfg.report.runs else ["runs"])
+def _of_the_paper(job: ReportJob, where: paper.Place) -> None:
+    made = of_the_paper(where, job.run_dir, job.report.runs or ["runs"])
     for scale, cells in made["cells"].items():
         console.print(paper.terminal_table(where, scale, cells))
     say(f"{where.name}: {made['table']}, {made['numbers']}, {', '.join(map(str, made['figures']))}")
     with open(made["numbers"], newline="", encoding="utf-8") as file:
         rows_ = list(csv.DictReader(file))
-    _publish(cfg, where.file_name, rows_, made["figures"], [made["table"], made["numbers"]], {})
+    _publish(job, where.file_name, rows_, made["figures"], [made["table"], made["numbers"]], {})
 
 
 def _publish(
-    cfg: DictConfig,
+    job: ReportJob,
     table: str,
     rows_: Sequence[dict[str, Any]],
     pictures_: Sequence[Path],
@@ -180,18 +184,16 @@ def _publish(
     result: dict[str, Any],
 ) -> None:
     """Sends a report to the W&B run that belongs to this directory, where one is wanted."""
-    if not (cfg.logger.wandb or cfg.report.wandb):
+    if job.logger.wandb is None and not job.report.wandb:
         return
-    from nst.stages.options import tracking_from  # loads torch, which a report alone does not need
-    from nst.training.tracking import WandbOptions
+    from nst.training.tracking import Tracking  # loads torch, which a report alone does not need
 
-    with tracking_from(cfg) as tracking:
-        tracking.table = False
-        tracking.wandb = tracking.wandb or WandbOptions(group=str(cfg.name))
+    wandb, config = job.logger.wandb or WandbOptions(group=job.name), require_values(job.config)
+    with Tracking(Path(job.run_dir), table=False, wandb=wandb, config=config, stage=job.stage) as tracking:
         tracking.publish(table, rows_, pictures_, files, result)
 
 
-def _save_workspace(cfg: DictConfig) -> None:
+def _save_workspace(job: ReportJob) -> None:
     """Saves the W&B view of the project.
 
     Raises:
@@ -200,12 +202,11 @@ def _save_workspace(cfg: DictConfig) -> None:
     import wandb
 
     from nst.report import workspace
-    from nst.training.tracking import WandbOptions
 
-    options = cfg.logger.wandb or {}
+    options = job.logger.wandb or WandbOptions(group=None)
     try:
-        project = options.get("project") or WandbOptions.project
-        entity = options.get("entity") or wandb.Api().default_entity
+        project = options.project
+        entity = options.entity or wandb.Api().default_entity
         address = workspace.save(str(entity), project)
     except (wandb.errors.Error, wandb.errors.UsageError, ValueError, OSError) as error:
         raise NstError(

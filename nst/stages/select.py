@@ -330,17 +330,17 @@ def _write_shard(path: Path, table: pa.Table) -> str:
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration and runs the stage."""
     result = from_cfg(cfg)
-    say(f"{selection_folder(cfg)}: {summary_line(result)}")
+    say(f"{selection_folder(cfg.teacher, cfg.stage)}: {summary_line(result)}")
     return result
 
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """`run` with the arguments that the configuration asks for."""
     keep_apart(cfg, "select")
-    predictions, output = predictions_folder(cfg), selection_folder(cfg)
+    predictions, output = (place(cfg.teacher, cfg.stage) for place in (predictions_folder, selection_folder))
     if not (predictions / "DONE").exists():
         raise NstError(f"there is no finished labeling in {predictions}", next="nst label, with the same options")
-    folder = Path(shards_place(cfg, "unlabeled"))  # of an address nothing exists here, and nothing is compared
+    folder = Path(shards_place(cfg.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
     truth = folder / "truth.parquet"
     return run(
         predictions,

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from nst.checking import check_values
-from nst.config import build, plain
+from nst.config import job_from, require_values
 from nst.data.exclusion import exclude
 from nst.data.images import BadImage, decode
 from nst.data.packed import SOURCE as PACKED
@@ -31,11 +31,14 @@ from nst.data.shard_set import in_index, must_be_named
 from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.sources import Source, open_source
-from nst.data.splits import Sizes, split
+from nst.data.splits import split
 from nst.data.transfer import is_remote
 from nst.errors import NstError, require_count
 from nst.progress import Progress, say, silent, track
 from nst.runs import Run, atomic_path
+from nst.settings.data import Sizes
+from nst.settings.job import ShardJob
+from nst.settings.stages import ShardOptions
 from nst.shown import shown
 from nst.stages.apart import keep_apart
 from nst.stages.places import shards_place
@@ -213,16 +216,17 @@ def _write_truth(source: Source, positions: Sequence[int], path: Path) -> None:
 
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage, or indexes, prunes or checks what is there."""
-    options, remote = cfg.shard, build(Remote, cfg.remote)
+    job = job_from(ShardJob, cfg)
+    options, data, remote = job.shard, job.data, Remote(**vars(job.remote))
     if not options.verify and (options.index is None or is_remote(options.index)):  # an index lies beside its tars
         keep_apart(cfg, "shard")
     if options.exclude and options.index is None:
-        shards_place(cfg, "unlabeled")  # that there is one is told first
-    evaluation = [ShardSet.open(place, remote) for place in _evaluation_sets(cfg)]  # before anything is written
-    if cfg.data.source.name == PACKED and not options.verify and not options.exclude:
+        shards_place(data, "unlabeled")  # that there is one is told first
+    evaluation = [ShardSet.open(place, remote) for place in _evaluation_sets(job)]  # before anything is written
+    if data.source.name == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch
 
-        say(f"{options.output}: {pack.summary_line(pack.from_cfg(cfg))}")
+        say(f"{options.output}: {pack.summary_line(pack.pack(job, Path(options.output)))}")
         return
     if options.index is not None:
         shards = _index(options.index, Path(options.output), remote)
@@ -230,8 +234,8 @@ def main(cfg: DictConfig) -> None:
         for line in _to_be_named(shards.folder, shards.place):
             say(line)
     if options.exclude:
-        unlabeled = ShardSet.open(shards_place(cfg, "unlabeled"), remote) if options.index is None else shards
-        for line in _exclude(cfg, unlabeled, evaluation):
+        unlabeled = ShardSet.open(shards_place(data, "unlabeled"), remote) if options.index is None else shards
+        for line in _exclude(options, unlabeled, evaluation):
             say(line)
     if options.verify:
         for folder in _shard_sets(options.output):
@@ -239,7 +243,7 @@ def main(cfg: DictConfig) -> None:
             left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
             say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says{left_out}")
     if options.index is None and not options.exclude and not options.verify:
-        say(f"{options.output}: {summary_line(from_cfg(cfg))}")
+        say(f"{options.output}: {summary_line(make(job))}")
 
 
 def _index(folder: str, output: Path, remote: Remote) -> ShardSet:
@@ -250,12 +254,12 @@ def _index(folder: str, output: Path, remote: Remote) -> ShardSet:
     return index_tars(folder, output=beside, remote=remote, progress=track)
 
 
-def _evaluation_sets(cfg: DictConfig) -> list[str]:
+def _evaluation_sets(job: ShardJob) -> list[str]:
     """Places of the shards whose images `shard.exclude` wants excluded."""
-    chosen = plain(cfg.shard.exclude)
+    chosen = job.shard.exclude
     if not chosen:
         return []
-    places = [shards_place(cfg, "test")] if chosen is True else chosen if isinstance(chosen, list) else [chosen]
+    places = [shards_place(job.data, "test")] if chosen is True else chosen if isinstance(chosen, list) else [chosen]
     if not all(isinstance(place, str) for place in places):
         raise NstError(
             "shard.exclude names no shards", got=chosen, valid="a folder or address of shards, a list of them, or true"
@@ -263,16 +267,16 @@ def _evaluation_sets(cfg: DictConfig) -> list[str]:
     return places
 
 
-def _exclude(cfg: DictConfig, unlabeled: ShardSet, evaluation: Sequence[ShardSet]) -> Iterator[str]:
+def _exclude(options: ShardOptions, unlabeled: ShardSet, evaluation: Sequence[ShardSet]) -> Iterator[str]:
     """Prunes the unlabeled set and tells what was found, line by line."""
     here = not is_remote(unlabeled.folder) and os.access(unlabeled.folder, os.W_OK)
-    output = Path(unlabeled.folder) if here else Path(cfg.shard.output) / "unlabeled"
+    output = Path(unlabeled.folder) if here else Path(options.output) / "unlabeled"
     report = exclude(
         unlabeled,
         evaluation,
         output,
-        distance=cfg.shard.exclude_distance,
-        workers=cfg.shard.workers,
+        distance=options.exclude_distance,
+        workers=options.workers,
         progress=track,
     )
     share = report["excluded"] / report["before"]
@@ -306,18 +310,25 @@ def _shard_sets(folder: str) -> list[Path | str]:
 
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
-    """`run` with the arguments that the configuration asks for."""
-    data, options = plain(cfg.data), cfg.shard
+    """The shards that the configuration asks for."""
+    return make(job_from(ShardJob, cfg))
+
+
+def make(job: ShardJob) -> dict[str, Any]:
+    """`run` on the source that a job names."""
+    config, data = require_values(job.config), job.data
     return run(
-        open_source(**data["source"]),
-        options.output,
-        **asdict(build(Sizes, {entry.name: data[entry.name] for entry in fields(Sizes)})),
-        seed=cfg.seed,
-        samples_per_shard=options.samples_per_shard,
-        check_images=options.check_images,
-        max_bad_fraction=cfg.max_bad_fraction,
-        overwrite=cfg.overwrite,
-        config=plain(cfg),
+        open_source(**vars(data.source)),
+        job.shard.output,
+        labeled_per_class=data.labeled_per_class,
+        test_samples=data.test_samples,
+        unlabeled_samples=data.unlabeled_samples,
+        seed=job.seed,
+        samples_per_shard=job.shard.samples_per_shard,
+        check_images=job.shard.check_images,
+        max_bad_fraction=job.max_bad_fraction,
+        overwrite=job.overwrite,
+        config=config,
         progress=track,
     )
 

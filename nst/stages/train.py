@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from nst.config import plain
+from nst.config import job_from, require_values
 from nst.data.datamodule import require_divisible
 from nst.documents import fingerprint, read_json
 from nst.errors import NstError
@@ -26,129 +26,79 @@ from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import Run, final_weights, is_rank_zero, known_sha256, require_undamaged, wait_until_seen
+from nst.settings.job import TrainJob
+from nst.stages import options
 from nst.stages.apart import keep_apart
-from nst.stages.monitor import monitor_from, require_monitoring
-from nst.stages.options import (
-    architecture_from,
-    data_from,
-    machine_from,
-    noise_from,
-    recipes_from,
-    teacher_from,
-    tracking_from,
-)
+from nst.stages.monitor import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
 from nst.training.hardware import Machine
-from nst.training.monitor import Monitor
-from nst.training.phases import (
-    Data,
-    Finetune,
-    Noise,
-    Phase,
-    Setup,
-    fit,
-    learning_rates,
-    phases,
-)
-from nst.training.recipe import Recipe
+from nst.training.phases import Data, Phase, Setup, fit, phases
 from nst.training.teachers import Teacher, pseudo_labels
-from nst.training.tracking import Tracking
 
 
-def run(
-    directory: Path,
-    *,
-    architecture: Architecture,
-    recipe: Recipe,
-    noise: Noise,
-    data: Data,
-    teacher: Teacher | None,
-    finetune: Finetune,
-    hardware: Machine,
-    tracking: Tracking,
-    start: Path | str | None = None,
-    remat: bool = False,
-    monitor: Monitor | None = None,
-    seed: int = 0,
-    max_bad_fraction: float = 0.01,
-    config: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    label: str = "train",
-) -> dict[str, Any]:
+def run(job: TrainJob, directory: Path) -> dict[str, Any]:
     """Trains one network and returns its result; a finished run is returned as it is, a killed one continued.
-
-    Args:
-        start: weights to start from.
-        remat: compute each block's activations again in the backward pass instead of keeping them.
-        monitor: what is measured on the way; it changes nothing of the training, so it is no input of it.
 
     Raises:
         NstError: inputs that do not fit together, a loss that is not finite, too many bad samples.
     """
-    inputs = _inputs(
-        architecture,
-        recipe,
-        noise,
-        data,
-        teacher,
-        finetune,
-        start,
-        seed=seed,
-        max_bad_fraction=max_bad_fraction,
-        # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
-        **({"accumulate": hardware.accumulate} if hardware.accumulate > 1 else {}),
-    )
-    steps = phases(architecture, recipe, noise, finetune, data.labeled.samples)
-    require_compilable(hardware, remat)
-    for phase in steps:
-        # a mistake is told before anything is written
-        learning_rates(phase.recipe, data.labeled.samples)
-        batch, accumulate = phase.recipe.labeled_batch_size, hardware.accumulate
-        require_divisible(batch, hardware.devices_in_all, accumulate=accumulate, lanes=data.lanes)
-    _require_room(steps, architecture, len(data.labeled.classes), remat, hardware)
-    with Run(
-        directory, "train", inputs, config=config, overwrite=overwrite, collective=True, files=["metrics.csv"]
-    ) as run_:
-        if hardware.agreed(run_.done):
+    teacher = options.teacher(job.teacher, job.stage)
+    if teacher is None:
+        job = replace(job, student=replace(job.student, unlabeled_ratio=0))
+    data, machine = options.open_data(job, unlabeled=teacher is not None), options.machine(job.trainer)
+    monitor = monitor_of(job, data, machine)
+    config = require_values(job.config)
+    with options.tracking(job.logger, directory, config, job.stage) as tracking:
+        inputs = _inputs(job, data, teacher)
+        steps = _checked_phases(job, data, machine)
+        setup = Setup(
+            directory=directory,
+            job=job,
+            architecture=options.architecture(job.model),
+            data=data,
+            teacher=teacher,
+            machine=machine,
+            tracking=tracking,
+            monitor=monitor,
+        )
+        with Run(
+            directory, "train", inputs, config=config, overwrite=job.overwrite, collective=True, files=["metrics.csv"]
+        ) as run_:
+            if not machine.agreed(run_.done):
+                result = _fit_all(replace(setup, directory=run_.directory), steps, job.model.checkpoint)
+                tracking.summarize(result)
+                return run_.finish(result)
             if is_rank_zero():
                 final_weights(run_.directory)
             return run_.result()
-        setup = Setup(
-            run_.directory,
-            architecture,
-            data,
-            teacher,
-            hardware,
-            tracking,
-            seed,
-            max_bad_fraction,
-            label,
-            remat,
-            monitor,
-        )
-        result: dict[str, Any] = {
-            "model": architecture.name or "network",
-            **_facts(architecture, data, recipe),
-        }
-        weights, bad = start, set[str]()
-        for phase in steps:
-            if not hardware.agreed(setup.summary_path(phase).exists()):
-                fit(setup, phase, weights)
-            kept = weights = wait_until_seen(setup.weights_path(phase))
-            summary = read_json(wait_until_seen(setup.summary_path(phase)))
-            if is_rank_zero():
-                require_undamaged(kept, summary["weights_sha256"])
-            bad.update(summary.pop("bad_samples"))
-            del summary["metrics_bytes"]
-            result.update(summary)
-            result["weights"] = str(kept.relative_to(run_.directory))
-        result["bad_samples"] = bad_sample_summary(bad)
-        tracking.summarize(result)
-        return run_.finish(result)
 
 
-def _facts(architecture: Architecture, data: Data, recipe: Recipe) -> dict[str, Any]:
+def _fit_all(setup: Setup, steps: Sequence[Phase], start: str | None) -> dict[str, Any]:
+    """All phases one after the other, as far as they are not over; the run's result."""
+    weights: Path | str | None = start
+    bad: set[str] = set()
+    result: dict[str, Any] = {
+        "model": setup.architecture.name or "network",
+        **_facts(setup.architecture, setup.data),
+        "steps": steps[0].length.steps,
+    }
+    for phase in steps:
+        if not setup.machine.agreed(setup.summary_path(phase).exists()):
+            fit(setup, phase, weights)
+        kept = weights = wait_until_seen(setup.weights_path(phase))
+        summary = read_json(wait_until_seen(setup.summary_path(phase)))
+        if is_rank_zero():
+            require_undamaged(kept, summary["weights_sha256"])
+        bad.update(summary.pop("bad_samples"))
+        del summary["metrics_bytes"]
+        result.update(summary)
+        result["weights"] = str(kept.relative_to(setup.directory))
+    result["bad_samples"] = bad_sample_summary(bad)
+    return result
+
+
+def _facts(architecture: Architecture, data: Data) -> dict[str, Any]:
     with torch.device("meta"):
         network = build(architecture, len(data.labeled.classes))
     return {
@@ -156,58 +106,58 @@ def _facts(architecture: Architecture, data: Data, recipe: Recipe) -> dict[str, 
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "classes": len(data.labeled.classes),
         "labeled_samples": data.labeled.samples,
-        "steps": recipe.total_steps(data.labeled.samples),
     }
 
 
-def _inputs(
-    architecture: Architecture,
-    recipe: Recipe,
-    noise: Noise,
-    data: Data,
-    teacher: Teacher | None,
-    finetune: Finetune,
-    start: Path | str | None,
-    **more: Any,
-) -> dict[str, Any]:
+def _inputs(job: TrainJob, data: Data, teacher: Teacher | None) -> dict[str, Any]:
     """All that the result depends on; files by their content. Checks on the way that it fits together.
 
     Raises:
         NstError: classes of teacher, data and selection differ, or there are fewer images than asked for.
     """
+    recipe, start = asdict(job.student), job.model.checkpoint
+    finetune = recipe.pop("finetune")
     inputs = {
-        "architecture": asdict(architecture),
-        "recipe": asdict(recipe),
-        "noise": asdict(noise),
-        "finetune": asdict(finetune) if finetune.epochs else None,
+        "architecture": asdict(options.architecture(job.model)),
+        "recipe": recipe,
+        "noise": asdict(job.noise),
+        "finetune": finetune if finetune["epochs"] else None,
         "pictures": asdict(data.pictures),
         "labeled": data.labeled.digest,
         "validation": data.validation.digest if data.validation else None,
         "start": weights_digest(start) if start else None,
-        **more,
+        "seed": job.seed,
+        "max_bad_fraction": job.max_bad_fraction,
     }
+    if job.trainer.accumulate > 1:
+        # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
+        inputs["accumulate"] = job.trainer.accumulate
     if data.lanes > 1:
         inputs["lanes"] = data.lanes  # one lane is the order of runs that know of none
     _check_labeled(data)
     if teacher is not None:
-        if not recipe.unlabeled_ratio:
-            raise NstError(
-                "a teacher, but no unlabeled image in any batch",
-                got="student.unlabeled_ratio=0",
-                next="leave out teacher.run, or set student.unlabeled_ratio=1 or more",
-            )
-        if data.unlabeled is None:
-            raise NstError("a teacher without unlabeled images", next="set data.unlabeled, or leave out teacher.run")
-        _check_classes(teacher, data)
-        labels = pseudo_labels(teacher, data.unlabeled)
-        inputs["teacher"] = {
-            **{name: value for name, value in asdict(teacher).items() if not isinstance(value, Path)},
-            "weights": known_sha256(teacher.weights),
-            "unlabeled": data.unlabeled.digest,
-            "selection": fingerprint(labels.summary) if labels else None,
-            "predictions": labels.predictions.digest if labels and labels.predictions else None,
-        }
+        inputs["teacher"] = _teacher_inputs(job, data, teacher)
     return inputs
+
+
+def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, Any]:
+    if not job.student.unlabeled_ratio:
+        raise NstError(
+            "a teacher, but no unlabeled image in any batch",
+            got="student.unlabeled_ratio=0",
+            next="leave out teacher.run, or set student.unlabeled_ratio=1 or more",
+        )
+    if data.unlabeled is None:
+        raise NstError("a teacher without unlabeled images", next="set data.unlabeled, or leave out teacher.run")
+    _check_classes(teacher, data)
+    labels = pseudo_labels(teacher, data.unlabeled)
+    return {
+        **{name: value for name, value in asdict(teacher).items() if not isinstance(value, Path)},
+        "weights": known_sha256(teacher.weights),
+        "unlabeled": data.unlabeled.digest,
+        "selection": fingerprint(labels.summary) if labels else None,
+        "predictions": labels.predictions.digest if labels and labels.predictions else None,
+    }
 
 
 def _check_labeled(data: Data) -> None:
@@ -247,68 +197,53 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def from_cfg(cfg: DictConfig, *, label: str = "train") -> dict[str, Any]:
-    """`run` with the arguments that the configuration asks for."""
+def from_cfg(cfg: DictConfig, *, title: str = "train") -> dict[str, Any]:
+    """The training that the configuration asks for."""
     keep_apart(cfg, "train")
-    directory = Path(cfg.run_dir)
-    recipe, finetune = recipes_from(cfg)
-    teacher = teacher_from(cfg)
-    if teacher is None:
-        recipe = replace(recipe, unlabeled_ratio=0)
-    data, hardware = data_from(cfg, unlabeled=teacher is not None), machine_from(cfg)
-    monitor = monitor_from(cfg, data, hardware, label=label)
-    with tracking_from(cfg) as tracking:
-        return run(
-            directory,
-            architecture=architecture_from(cfg),
-            recipe=recipe,
-            noise=noise_from(cfg),
-            data=data,
-            teacher=teacher,
-            finetune=finetune,
-            hardware=hardware,
-            tracking=tracking,
-            start=cfg.model.checkpoint,
-            remat=cfg.model.remat,
-            monitor=monitor,
-            seed=cfg.seed,
-            max_bad_fraction=cfg.max_bad_fraction,
-            config=plain(cfg),
-            overwrite=cfg.overwrite,
-            label=label,
-        )
+    return run(job_from(TrainJob, cfg, title=title), Path(cfg.run_dir))
 
 
-def check(cfg: DictConfig) -> None:
-    """Tells now what a training of this configuration would refuse at its start, its teacher apart.
+def check(job: TrainJob) -> None:
+    """Tells now what this training would refuse at its start, its teacher apart.
 
     Raises:
         NstError: options or labeled data that do not fit together.
     """
-    (recipe, finetune), architecture, data = recipes_from(cfg), architecture_from(cfg), data_from(cfg, unlabeled=False)
-    hardware = machine_from(cfg)
-    require_compilable(hardware, cfg.model.remat)
-    require_monitoring(cfg)
+    data, machine = options.open_data(job, unlabeled=False), options.machine(job.trainer)
+    require_compilable(machine, job.model.remat)
+    require_monitoring(job)
     _check_labeled(data)
-    _facts(architecture, data, recipe)  # builds the network, without memory
-    steps = phases(architecture, recipe, noise_from(cfg), finetune, data.labeled.samples)
+    _facts(options.architecture(job.model), data)  # builds the network, without memory
+    _checked_phases(job, data, machine)
+
+
+def _checked_phases(job: TrainJob, data: Data, machine: Machine) -> list[Phase]:
+    """The phases of a training; a mistake is told before anything is written.
+
+    Raises:
+        UsageError: no schedule, a batch that does not divide, or a step that no device here can hold.
+    """
+    architecture, classes = options.architecture(job.model), len(data.labeled.classes)
+    steps = phases(architecture, job.student, job.noise, data.labeled.samples)
+    require_compilable(machine, job.model.remat)
     for phase in steps:
-        learning_rates(phase.recipe, data.labeled.samples)
-        batch, accumulate = phase.recipe.labeled_batch_size, hardware.accumulate
-        require_divisible(batch, hardware.devices_in_all, accumulate=accumulate, lanes=data.lanes)
-    _require_room(steps, architecture, len(data.labeled.classes), cfg.model.remat, hardware)
-
-
-def _require_room(
-    steps: Sequence[Phase], architecture: Architecture, classes: int, remat: bool, hardware: Machine
-) -> None:
-    """Raises UsageError for a step that no device here can hold."""
+        _ = phase.schedule  # raises where there is none
+        batch, accumulate = phase.recipe.labeled_batch_size, machine.accumulate
+        require_divisible(batch, machine.devices_in_all, accumulate=accumulate, lanes=data.lanes)
     for phase in steps:
         cost = measure(architecture, classes, phase.image_size)
         planned = Training(
-            0, phase.name, architecture.name, cost, phase.recipe, 1, remat=remat, accumulate=hardware.accumulate
+            0,
+            phase.name,
+            architecture.name,
+            cost,
+            phase.recipe,
+            1,
+            remat=job.model.remat,
+            accumulate=machine.accumulate,
         )
-        require_room(planned, Numerics.of(hardware.precision), hardware.memory, devices=hardware.memories)
+        require_room(planned, Numerics.of(machine.precision), machine.memory, devices=machine.memories)
+    return steps
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

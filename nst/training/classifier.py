@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -28,12 +28,14 @@ from nst.data.stream import generator
 from nst.errors import NstError
 from nst.metrics import Evaluation, topk_correct
 from nst.models.efficientnet import EfficientNet, freeze_blocks, normalize
+from nst.settings.learning import Recipe, Teaching
+from nst.settings.network import Noise
 from nst.training.compiling import compiled
 from nst.training.ema import Ema
-from nst.training.hardware import state_to_device
+from nst.training.hardware import Hardware, Machine, state_to_device
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
+from nst.training.noise import masks
 from nst.training.optim import Schedule, build_optimizer, on_device, parameter_groups, set_learning_rate
-from nst.training.recipe import ModelNoise, Recipe
 
 # what a step adds up on the device; the order of `Classifier.note`, the gradient norm last
 TRAIN_METRICS = ("loss", "labeled_loss", "unlabeled_loss", "labeled_top1", "gradient_norm")
@@ -48,49 +50,40 @@ class Classifier(pl.LightningModule):
         recipe: see `Recipe`.
         noise: rates and sides of dropout and stochastic depth. Augmentation happened in the loader.
         schedule: learning rate by step.
-        targets: "soft" or "hard" pseudo-labels.
-        temperature: softens (> 1) or sharpens (< 1) the teacher's distribution.
+        machine: where it runs; None: a CPU. It says whether the network is compiled, how the batch is divided into
+            groups (`nst.data.joint`) and micro-batches, and how a step's numbers get to the device.
+        labels: form and temperature of the pseudo-labels.
         teacher: frozen network that labels within the step ("online"); None reads the batch's stored targets.
         seed: seed of the run.
         first_step: steps of earlier phases, added to the steps in the log.
-        compile: run forward and backward of the network through torch.compile.
-        groups: parts in which labeled and unlabeled images lie in the batch (`nst.data.joint`).
-        accumulate: micro-batches that the batch is taken in, one after the other.
-        keep_apart: see `nst.training.hardware.Machine`.
-        device_numbers: numbers that change from step to step (learning rate, EMA decay) go to the device as tensors:
-            where the step is a compiled graph, a Python number would be part of it.
     """
 
     def __init__(
         self,
         network: EfficientNet,
         recipe: Recipe,
-        noise: ModelNoise,
+        noise: Noise,
         schedule: Schedule,
+        machine: Machine | None = None,
         *,
-        targets: str = "soft",
-        temperature: float = 1.0,
+        labels: Teaching | None = None,
         teacher: EfficientNet | None = None,
         seed: int = 0,
         first_step: int = 0,
-        compile: bool = False,
-        groups: int = 1,
-        device_numbers: bool = False,
-        accumulate: int = 1,
-        keep_apart: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
     ) -> None:
         super().__init__()
         self.network = network
         self.ema = Ema(network, cap=recipe.ema_decay)
         self.recipe, self.noise, self.schedule = recipe, noise, schedule
-        self.targets, self.temperature, self.seed = targets, temperature, seed
+        machine = Hardware() if machine is None else machine
+        self.labels, self.seed = labels or Teaching(), seed
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self.first_step, self.validated_step = first_step, -1
-        self.groups, self.device_numbers = groups, device_numbers
-        self.accumulate, self.keep_apart = accumulate, keep_apart
+        self.groups, self.device_numbers = machine.groups, machine.device_numbers
+        self.accumulate, self.keep_apart = machine.accumulate, machine.keep_apart
         # not a submodule: the same parameters must not appear twice in a checkpoint
-        self._forward = (compiled(network) if compile else network,)
-        self.draws_first = compile  # compiled code would draw other noise
+        self._forward = (compiled(network) if machine.compile else network,)
+        self.draws_first = machine.compile  # compiled code would draw other noise
         self.num_classes = network.num_classes
         self.evaluation = Evaluation(self.num_classes)
         # of a step's scalars since the last log, in the order of TRAIN_METRICS; not a buffer, which DDP would make
@@ -164,17 +157,17 @@ class Classifier(pl.LightningModule):
     def noised_forward(self, images: Tensor, labeled: int) -> Tensor:
         """Logits (B + U, C) of the joint batch, each side with its own noise."""
         unlabeled = len(images) - labeled
-        self.network.set_noise(*self.noise.masks(labeled, unlabeled, images.device, groups=self.groups))
+        self.network.set_noise(*masks(self.noise, labeled, unlabeled, images.device, groups=self.groups))
         return self._forward[0](normalize(images))
 
     def pseudo_labels(self, batch: Batch) -> Tensor:
         """Targets of the unlabeled images: (U, C) soft, or (U,) hard."""
         if self.teacher is None:
             stored = batch["targets"]
-            return sharpen(stored, self.temperature) if stored.ndim == 2 else stored
+            return sharpen(stored, self.labels.temperature) if stored.ndim == 2 else stored
         with torch.no_grad():
             logits = self.teacher(normalize(batch["clean_images"]))
-        return soft_targets(logits, self.temperature) if self.targets == "soft" else logits.argmax(dim=1)
+        return soft_targets(logits, self.labels.temperature) if self.labels.targets == "soft" else logits.argmax(dim=1)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         step = self.trainer.global_step
@@ -185,12 +178,9 @@ class Classifier(pl.LightningModule):
         self.bad_samples.update(batch["bad"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        options = {name: value for name, value in self.recipe.optimizer.items() if name not in ("name", "rate_per_256")}
         groups = parameter_groups(self.network, self.recipe.weight_decay)
-        rate = self.schedule.base_rate
-        optimizer = build_optimizer(
-            self.recipe.optimizer["name"], groups, rate, tensor_rate=self.device_numbers, **options
-        )
+        rate, options = self.schedule.base_rate, self.recipe.optimizer
+        optimizer = build_optimizer(options.name, groups, rate, tensor_rate=self.device_numbers, **options.more)
         for group in optimizer.param_groups:
             group["lr"] = self.number(rate)
         # averaged inside the optimiser's step: where the step is one compiled graph, the average is part of it

@@ -16,11 +16,11 @@ from lightning.pytorch.accelerators import XLAAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from nst.checking import check_fields
 from nst.data.shared_memory import LoaderOptions
 from nst.errors import UsageError
 from nst.machine import host_memory, require_loaders
 from nst.replaced import replaced
+from nst.settings.machine import TorchOptions
 from nst.training import ranks
 from nst.training.gpus import device_count, require_gpus
 
@@ -71,7 +71,8 @@ class Machine(Protocol):
 
     @property
     def device_numbers(self) -> bool:
-        """See `Classifier`."""
+        """Whether numbers that change from step to step (learning rate, EMA decay) go to the device as tensors: where
+        the step is a compiled graph, a Python number would be part of it."""
         ...
 
     def whole(self, batch_size: int) -> int:
@@ -96,32 +97,11 @@ class Machine(Protocol):
 
 
 @dataclass(frozen=True)
-class Hardware:
-    """CPU or GPUs through torch's own backends.
-
-    Args:
-        channels_last: memory format of images and weights; five times faster depthwise convolutions on a CPU.
-        deterministic: True, False or "warn": kernels that give the same bits every time. A CPU's do anyway. False lets
-            a GPU choose the fastest ones.
-        compile: run the network through torch.compile.
-        accumulate: micro-batches that a device makes of its part of the batch, one after the other: less memory.
-        workers, prefetch: see `LoaderOptions`.
-    """
-
-    accelerator: str = "cpu"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: Any = "32-true"
-    channels_last: bool = True
-    compile: bool = False
-    deterministic: Any = False
-    accumulate: int = 1
-    workers: int = 1
-    prefetch: int = 4
+class Hardware(TorchOptions):
+    """CPU or GPUs through torch's own backends."""
 
     def __post_init__(self) -> None:
-        check_fields("trainer", self)
+        super().__post_init__()
         require_loaders(self.workers)
         if self.accumulate > 1 and str(self.precision).startswith("16"):
             # whose loss is scaled: micro-batches leave gradients before the scaler has seen it

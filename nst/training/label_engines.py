@@ -28,7 +28,7 @@ PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class LabelJob:
+class ShardsToLabel:
     """Shards to label, by whom and how.
 
     Args:
@@ -69,7 +69,7 @@ class LabelEngine(Protocol):
         """See `Machine`."""
         ...
 
-    def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
+    def label(self, job: ShardsToLabel, numbers: Sequence[int]) -> None:
         """Labels these shards of the job and writes a file for each."""
         ...
 
@@ -130,7 +130,7 @@ class LightningEngine:
     def agreed(self, value: Value) -> Value:
         return self.hardware.agreed(value)
 
-    def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
+    def label(self, job: ShardsToLabel, numbers: Sequence[int]) -> None:
         hardware = self.hardware
         if isinstance(hardware, Hardware):
             hardware = replace(hardware, precision="32-true")  # the network's types are its own

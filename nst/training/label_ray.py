@@ -24,21 +24,19 @@ from nst.data.shared_memory import LoaderOptions
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import Bar, say
+from nst.settings.stages import RayOptions
 from nst.training.hardware import Hardware, Value
-from nst.training.label_engines import LabelJob, computes_bf16, shard_batches, torch_labeler, torch_precision
+from nst.training.label_engines import ShardsToLabel, computes_bf16, shard_batches, torch_labeler, torch_precision
 from nst.training.labeler import Labeler, ShardCollector, on_the_way
 
 TASKS_AHEAD = 2000  # handed to Ray at a time: enough for its autoscaler to see what is wanted
 
 
 @dataclass(frozen=True)
-class RayEngine:
+class RayEngine(RayOptions):
     """A task per shard on a Ray cluster.
 
     Args:
-        address: of the cluster; None: the one that this machine belongs to, else one of this machine's own cores.
-        cpus, gpus: that one task takes; None: a core, and where the trainer is a GPU's, a GPU and the loader's cores.
-        retries: how often a shard is begun again whose worker or machine has died; -1: without end.
         accelerator, channels_last: as in `Hardware`; the machine that has the command needs no GPU itself.
         workers, prefetch: of a task on a GPU, see `LoaderOptions`; on a CPU the tasks are the parallelism.
 
@@ -46,10 +44,6 @@ class RayEngine:
         NstError: Ray is not installed.
     """
 
-    address: str | None = None
-    cpus: int | None = None
-    gpus: int | None = None
-    retries: int = 10
     accelerator: str = "cpu"
     channels_last: bool = True
     workers: int = 1
@@ -57,6 +51,7 @@ class RayEngine:
     collective = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _import_ray()
 
     @property
@@ -86,7 +81,7 @@ class RayEngine:
     def agreed(self, value: Value) -> Value:
         return value
 
-    def label(self, job: LabelJob, numbers: Sequence[int]) -> None:
+    def label(self, job: ShardsToLabel, numbers: Sequence[int]) -> None:
         """Labels these shards.
 
         Raises:
@@ -100,7 +95,7 @@ class RayEngine:
             for shard in self._finished(ray, task, [_job_of(job, number) for number in numbers]):
                 bar.update(bar.step + shard.samples)
 
-    def _finished(self, ray: Any, task: Any, jobs: Sequence[LabelJob]) -> Iterator[ShardInfo]:
+    def _finished(self, ray: Any, task: Any, jobs: Sequence[ShardsToLabel]) -> Iterator[ShardInfo]:
         """Runs all tasks; yields the shards as they are finished."""
         waiting: dict[Any, ShardInfo] = {}
         left = iter(jobs)
@@ -178,7 +173,7 @@ def _import_ray() -> Any:
     return ray
 
 
-def _job_of(job: LabelJob, number: int) -> LabelJob:
+def _job_of(job: ShardsToLabel, number: int) -> ShardsToLabel:
     """The part of a job that one task needs: a set of one shard, and paths that hold in another working directory."""
     shards = job.unlabeled
     folder, place = (at if is_remote(at) else Path(at).absolute() for at in (shards.folder, shards.place))
@@ -186,7 +181,7 @@ def _job_of(job: LabelJob, number: int) -> LabelJob:
     return replace(job, teacher=job.teacher.absolute(), folder=job.folder.absolute(), unlabeled=one)
 
 
-def label_shard(job: LabelJob, engine: RayEngine) -> NstError | None:
+def label_shard(job: ShardsToLabel, engine: RayEngine) -> NstError | None:
     """Labels a set of one shard; the task. A mistake is returned: Ray would wrap one that is raised."""
     try:
         torch.set_num_threads(engine.cores)

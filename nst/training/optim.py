@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from nst.errors import UsageError, nearest, require_choice
+from nst.errors import UsageError, nearest
+from nst.settings.learning import Recipe
+from nst.training.recipe import Length
 from nst.training.tensor_rate import TensorRateAdamW, TensorRateRMSprop, TensorRateSGD
 
 
@@ -136,39 +138,26 @@ def decay_epochs_for_final_rate(
     return (total_epochs - warmup_epochs) / (math.log(final_rate_per_256 / rate_per_256) / math.log(decay_rate))
 
 
-def schedule_for(
-    recipe_schedule: Mapping[str, Any],
-    rate_per_256: float,
-    labeled_batch_size: int,
-    steps_per_epoch: float,
-    total_steps: int,
-    epochs: float,
-) -> Schedule:
-    """A recipe's schedule for a labeled set; `final_rate_per_256` among its options sets `decay_epochs`.
-
-    Args:
-        recipe_schedule: options of `Schedule`, and `final_rate_per_256` (None: not used).
-        epochs: length of the training in epochs of the labeled set.
+def schedule_for(recipe: Recipe, length: Length) -> Schedule:
+    """A recipe's schedule; `final_rate_per_256` among its options sets `decay_epochs`.
 
     Raises:
-        NstError: an option that no schedule has, a final rate without exponential decay, or as `Schedule`.
+        NstError: a final rate without exponential decay, or as `Schedule`.
     """
-    options = dict(recipe_schedule)
-    final = options.pop("final_rate_per_256", None)
-    known = [entry.name for entry in fields(Schedule)]
-    for name in options:
-        require_choice("option of student.schedule", name, known)
+    options, rate = dict(vars(recipe.schedule)), recipe.optimizer.rate_per_256
+    final = options.pop("final_rate_per_256")
     if final is not None:
-        if options.get("kind", "exponential") != "exponential":
+        if options["kind"] != "exponential":
             raise UsageError(
                 "student.schedule.final_rate_per_256 is of the exponential decay",
                 got=f"kind={options['kind']}",
                 next="student.schedule.kind=exponential, or student.schedule.final_rate_per_256=null",
             )
-        shape = {name: options[name] for name in ("warmup_epochs", "decay_rate") if name in options}
-        options["decay_epochs"] = decay_epochs_for_final_rate(final, rate_per_256, epochs, **shape)
-    rate = scaled_rate(rate_per_256, labeled_batch_size)
-    return Schedule(base_rate=rate, steps_per_epoch=steps_per_epoch, total_steps=total_steps, **options)
+        shape = {name: options[name] for name in ("warmup_epochs", "decay_rate")}
+        epochs = length.steps / length.steps_per_epoch
+        options["decay_epochs"] = decay_epochs_for_final_rate(final, rate, epochs, **shape)
+    rate = scaled_rate(rate, recipe.labeled_batch_size)
+    return Schedule(base_rate=rate, steps_per_epoch=length.steps_per_epoch, total_steps=length.steps, **options)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -18,21 +18,25 @@ from nst.data.batches import EvaluationBatches, LabeledSamples, UnlabeledSamples
 from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
-from nst.data.views import Augmentation, Pictures, clean_view, training_view
+from nst.data.views import clean_view, training_view
 from nst.documents import read_json
 from nst.errors import NstError, require_count
 from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
-from nst.models.efficientnet import Architecture, build
+from nst.models.efficientnet import Architecture, EfficientNet, build
 from nst.models.released import open_network
 from nst.runs import write_json
+from nst.settings.data import Pictures
+from nst.settings.job import TrainJob
+from nst.settings.learning import Recipe, StudentOptions
+from nst.settings.network import Noise, Side
 from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, require_whole
 from nst.training.classifier import Classifier
 from nst.training.hardware import Machine
 from nst.training.loggers import TIMING_METRICS, MetricsTable
 from nst.training.monitor import Monitor, Monitoring
 from nst.training.optim import Schedule, schedule_for
-from nst.training.recipe import ModelNoise, Recipe, Side
+from nst.training.recipe import Length, finetuning
 from nst.training.teachers import Teacher, pseudo_labels
 from nst.training.tracking import Tracking
 
@@ -54,81 +58,52 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """All noise of a training: of the pictures, and of the network."""
-
-    augmentation: Augmentation
-    model: ModelNoise
-
-
-@dataclass(frozen=True)
-class Finetune:
-    """FixRes fine-tuning: labeled images without augmentation at `image_size`, shallow layers frozen."""
-
-    epochs: float = 0
-    image_size: int = 600
-    frozen_blocks: int = 0
-    rate_per_256: float = 0.0005
-    labeled_batch_size: int = 2048
-
-    def recipe(self, base: Recipe) -> Recipe:
-        """The base recipe, short, at a constant rate, without unlabeled images."""
-        return replace(
-            base,
-            labeled_batch_size=self.labeled_batch_size,
-            unlabeled_ratio=0,
-            epochs=self.epochs,
-            steps=None,
-            optimizer={**base.optimizer, "rate_per_256": self.rate_per_256},
-            schedule={"kind": "constant", "warmup_epochs": 0},
-            frozen_blocks=self.frozen_blocks,
-            validate_every=None,
-        )
-
-
-@dataclass(frozen=True)
 class Phase:
-    """One fit: its recipe, noise, picture size, and the name under which its network is kept."""
+    """One fit: its recipe, noise, length and image sizes, and the name under which its network is kept."""
 
     name: str  # trained | finetuned
     recipe: Recipe
     noise: Noise
+    length: Length
     image_size: int
     test_size: int
     first_step: int = 0
 
+    @property
+    def schedule(self) -> Schedule:
+        """Raises NstError: warm-up, length and kind make no schedule."""
+        return schedule_for(self.recipe, self.length)
 
-def phases(
-    architecture: Architecture, recipe: Recipe, noise: Noise, finetune: Finetune, labeled_samples: int
-) -> list[Phase]:
+
+def phases(model: Architecture, student: StudentOptions, noise: Noise, labeled_samples: int) -> list[Phase]:
     """Training, and FixRes fine-tuning where it is asked for."""
+    finetune, length = student.finetune, Length.of(student, labeled_samples)
     # a network that will be fine-tuned is judged at its training size before, at the larger one after
-    size = architecture.train_size if finetune.epochs else architecture.test_size
-    first = Phase("trained", recipe, noise, architecture.train_size, size)
+    size = model.train_size if finetune.epochs else model.test_size
+    first = Phase("trained", student, noise, length, model.train_size, size)
     if not finetune.epochs:
         return [first]
-    clean = replace(noise.model.labeled, augment="none")
-    quiet = Noise(noise.augmentation, replace(noise.model, labeled=clean))
-    steps = recipe.total_steps(labeled_samples)
-    larger = finetune.image_size
-    return [first, Phase("finetuned", finetune.recipe(recipe), quiet, larger, larger, first_step=steps)]
+    recipe, larger = finetuning(finetune, student), finetune.image_size
+    quiet = replace(noise, labeled=replace(noise.labeled, augment="none"))
+    return [first, Phase("finetuned", recipe, quiet, Length.of(recipe, labeled_samples), larger, larger, length.steps)]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What both phases of a run share."""
+    """What the phases of a run share: the job, and what its options stand for.
+
+    Args:
+        monitor: what is measured on the way; it changes nothing of the training.
+    """
 
     directory: Path
+    job: TrainJob
     architecture: Architecture
     data: Data
     teacher: Teacher | None
-    hardware: Machine
+    machine: Machine
     tracking: Tracking
-    seed: int
-    max_bad_fraction: float
-    label: str
-    remat: bool = False
-    monitor: Monitor | None = None
+    monitor: Monitor | None
 
     def weights_path(self, phase: Phase) -> Path:
         return self.directory / "checkpoints" / f"{phase.name}.safetensors"
@@ -146,29 +121,27 @@ class Setup:
 
 def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     """One phase: trains from `start` (or the phase's last checkpoint), then writes the averaged network."""
-    module = classifier(setup, phase, start)
-    data = datamodule(setup, phase)
+    module, length = classifier(setup, phase, start), phase.length
+    data, title = datamodule(setup, phase), setup.job.title
     samples = setup.data.labeled.samples + (
         setup.data.unlabeled.samples if data.unlabeled and setup.data.unlabeled else 0
     )
-    segment = phase.recipe.segment_steps(setup.data.labeled.samples)
-    segments = -(-data.total_steps // segment)
     state = setup.state_path(phase)
-    monitoring = monitoring_of(setup, phase, data.total_steps)
-    trainer = setup.hardware.trainer(
+    monitoring = monitoring_of(setup, phase)
+    trainer = setup.machine.trainer(
         setup.directory,
         callbacks=[
-            BadSampleLimit(samples, setup.max_bad_fraction),
+            BadSampleLimit(samples, setup.job.max_bad_fraction),
             KeepLast(state, setup.metrics_path),
-            TrainingBar(setup.label if phase.name == "trained" else f"{setup.label} finetune", data.total_steps),
+            TrainingBar(title if phase.name == "trained" else f"{title} finetune", length.steps),
             *monitoring,
         ],
         loggers=setup.tracking.loggers(),
-        max_epochs=segments,
-        check_val_every_n_epoch=phase.recipe.segments_per_validation(setup.data.labeled.samples) or segments + 1,
+        max_epochs=length.segments,
+        check_val_every_n_epoch=length.segments_per_validation or length.segments + 1,
         reload_dataloaders_every_n_epochs=1,
     )
-    kept = setup.hardware.agreed(state.exists())
+    kept = setup.machine.agreed(state.exists())
     if not kept and trainer.is_global_zero:
         # rows of an attempt of this phase that reached no checkpoint
         MetricsTable(setup.metrics_path).cut_to(_bytes_before(setup, phase))
@@ -182,20 +155,19 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
             got=str(error).strip().partition("\n")[0],
             next="delete it: the same command then begins this phase again",
         ) from error
-    if setup.data.validation is not None and module.validated_step != data.total_steps:
+    if setup.data.validation is not None and module.validated_step != length.steps:
         trainer.validate(module, data, verbose=False)
     for callback in monitoring:
         callback.at_end(trainer, module)
-    _export(setup, phase, module, trainer, data.total_steps)
+    _export(setup, phase, module, trainer, length.steps)
 
 
-def monitoring_of(setup: Setup, phase: Phase, total_steps: int) -> list[Monitoring]:
+def monitoring_of(setup: Setup, phase: Phase) -> list[Monitoring]:
     """What measures the network within a phase: one callback, or none."""
     if setup.monitor is None:
         return []
-    segment = phase.recipe.segment_steps(setup.data.labeled.samples)
-    size = phase.test_size
-    return [Monitoring(setup.monitor, setup.directory, size, segment_steps=segment, total_steps=total_steps)]
+    length, size = phase.length, phase.test_size
+    return [Monitoring(setup.monitor, setup.directory, size, segment_steps=length.segment, total_steps=length.steps)]
 
 
 def _bytes_before(setup: Setup, phase: Phase) -> int:
@@ -205,83 +177,63 @@ def _bytes_before(setup: Setup, phase: Phase) -> int:
     return read_json(setup.directory / "checkpoints" / "trained.json")["metrics_bytes"]
 
 
-def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifier:
-    """The module of a phase, with fresh weights (by seed) or those of `start`."""
-    torch.manual_seed(setup.seed)
-    model_noise = phase.noise.model
-    network = build(
-        setup.architecture,
-        len(setup.data.labeled.classes),
-        dropout=model_noise.dropout,
-        stochastic_depth=model_noise.stochastic_depth,
-    )
-    if start is not None:
-        copy_weights(network, open_network(start, setup.data.labeled.classes)[0].state_dict(), str(start))
-    network.set_grad_checkpointing(setup.remat)
-    recipe = phase.recipe
+def new_network(
+    architecture: Architecture, classes: int, phase: Phase, machine: Machine, *, remat: bool
+) -> EfficientNet:
+    """The network as a phase trains it, with fresh weights; not yet placed."""
+    noise = phase.noise
+    network = build(architecture, classes, dropout=noise.dropout, stochastic_depth=noise.stochastic_depth)
+    network.set_grad_checkpointing(remat)
     for module in network.modules():
         if isinstance(module, BatchNorm):
-            module.momentum = micro_momentum(recipe.batchnorm_momentum, setup.hardware.accumulate)
-    teacher = setup.teacher
-    online = teacher is not None and teacher.mode == "online" and recipe.unlabeled_ratio > 0
+            module.momentum = micro_momentum(phase.recipe.batchnorm_momentum, machine.accumulate)
+    return network
+
+
+def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifier:
+    """The module of a phase, with fresh weights (by seed) or those of `start`."""
+    torch.manual_seed(setup.job.seed)
+    classes, teacher, machine = setup.data.labeled.classes, setup.teacher, setup.machine
+    network = new_network(setup.architecture, len(classes), phase, machine, remat=setup.job.model.remat)
+    if start is not None:
+        copy_weights(network, open_network(start, classes)[0].state_dict(), str(start))
+    online = teacher is not None and teacher.mode == "online" and phase.recipe.unlabeled_ratio > 0
     return Classifier(
-        setup.hardware.place(network),
-        recipe,
-        model_noise,
-        learning_rates(recipe, setup.data.labeled.samples),
-        targets=teacher.targets if teacher else "soft",
-        temperature=teacher.temperature if teacher else 1.0,
-        teacher=setup.hardware.place(load_network(teacher.weights)[0]) if online and teacher else None,
-        seed=setup.seed,
+        machine.place(network),
+        phase.recipe,
+        phase.noise,
+        phase.schedule,
+        machine,
+        labels=teacher,
+        teacher=machine.place(load_network(teacher.weights)[0]) if online and teacher else None,
+        seed=setup.job.seed,
         first_step=phase.first_step,
-        compile=setup.hardware.compile,
-        groups=setup.hardware.groups,
-        device_numbers=setup.hardware.device_numbers,
-        accumulate=setup.hardware.accumulate,
-        keep_apart=setup.hardware.keep_apart,
-    )
-
-
-def learning_rates(recipe: Recipe, labeled_samples: int) -> Schedule:
-    """The recipe's schedule for a labeled set of that size.
-
-    Raises:
-        NstError: warm-up, length and kind make no schedule.
-    """
-    total, per_epoch = recipe.total_steps(labeled_samples), recipe.steps_per_epoch(labeled_samples)
-    return schedule_for(
-        recipe.schedule,
-        recipe.optimizer["rate_per_256"],
-        recipe.labeled_batch_size,
-        steps_per_epoch=per_epoch,
-        total_steps=total,
-        epochs=total / per_epoch,
     )
 
 
 def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
-    data, recipe, noise = setup.data, phase.recipe, phase.noise
+    data, recipe, noise, machine = setup.data, phase.recipe, phase.noise, setup.machine
 
     def view(side: Side) -> Augment | CenterView:
-        return training_view(side.augment, phase.image_size, data.pictures, noise.augmentation)
+        return training_view(side.augment, phase.image_size, data.pictures, noise)
 
     validation = None
     if data.validation is not None:
         clean = clean_view(phase.test_size, data.pictures)
-        size = setup.hardware.whole(validation_batch_size(data.validation))
+        size = machine.whole(validation_batch_size(data.validation))
         validation = EvaluationBatches(data.validation, clean, batch_size=size)
     return JointDataModule(
-        LabeledSamples(data.labeled, view(noise.model.labeled), setup.seed, data.lanes),
-        unlabeled_samples(setup, view(noise.model.unlabeled)) if recipe.unlabeled_ratio else None,
+        LabeledSamples(data.labeled, view(noise.labeled), setup.job.seed, data.lanes),
+        unlabeled_samples(setup, view(noise.unlabeled)) if recipe.unlabeled_ratio else None,
         validation,
         labeled_batch_size=recipe.labeled_batch_size,
         unlabeled_ratio=recipe.unlabeled_ratio,
-        total_steps=recipe.total_steps(data.labeled.samples),
-        segment_steps=recipe.segment_steps(data.labeled.samples),
-        loader=setup.hardware.loader,
-        pin_memory=setup.hardware.pin_memory,
-        groups=setup.hardware.local_groups,
-        accumulate=setup.hardware.accumulate,
+        total_steps=phase.length.steps,
+        segment_steps=phase.length.segment,
+        loader=machine.loader,
+        pin_memory=machine.pin_memory,
+        groups=machine.local_groups,
+        accumulate=machine.accumulate,
     )
 
 
@@ -299,7 +251,7 @@ def unlabeled_samples(setup: Setup, view: Augment | CenterView) -> UnlabeledSamp
     if teacher.mode == "online":
         info = read_info(teacher.weights)
         clean = clean_view(teacher.image_size or info.image_size, setup.data.pictures)
-    return UnlabeledSamples(shards, view, setup.seed, pseudo_labels(teacher, shards), clean, setup.data.lanes)
+    return UnlabeledSamples(shards, view, setup.job.seed, pseudo_labels(teacher, shards), clean, setup.data.lanes)
 
 
 def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer, steps: int) -> None:
@@ -319,7 +271,7 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
             "weights_sha256": digest,
             "metrics_bytes": setup.metrics_path.stat().st_size if setup.metrics_path.exists() else 0,
         }
-        if facts := setup.hardware.facts(trainer):
+        if facts := setup.machine.facts(trainer):
             summary[phase.name]["machine"] = facts
         for name in ("top1", "top5", "ece"):
             if f"validation/{name}" in last:

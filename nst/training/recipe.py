@@ -1,135 +1,61 @@
-"""How a network learns: the numbers of METHOD's Optimiser, Schedule, Loss and Noise sections, as plain settings.
-
-A teacher is a student of generation 0, so both follow the same recipe; the teacher merely has no unlabeled images.
-"""
+"""How long a recipe trains on a labeled set, and the recipe of a fine-tuning after it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
-import torch
-
-from nst.checking import check_fields
+from nst.settings.learning import Finetune, Recipe, ScheduleOptions
 
 
 @dataclass(frozen=True)
-class Side:
-    """Which noises act on one side (labeled or unlabeled) of the joint batch; table 6 switches them one by one.
+class Length:
+    """What a training needs to know of its labeled set: how many steps it makes of it.
 
     Args:
-        augment: "randaugment" (crop, flip, RandAugment), "standard" (crop, flip) or "none" (the clean centre view).
-        dropout: whether dropout acts on these images.
-        stochastic_depth: whether stochastic depth acts on these images.
+        steps_per_epoch: labeled images / labeled batch size, not rounded.
+        steps: in all; at least 1.
+        segment: steps between two checkpoints, which are one epoch to Lightning: at most `checkpoint_every`.
+        segments_per_validation: None: no validation but the one at the end.
     """
 
-    augment: str = "randaugment"
-    dropout: bool = True
-    stochastic_depth: bool = True
+    steps_per_epoch: float
+    steps: int
+    segment: int
+    segments_per_validation: int | None
 
-    def __post_init__(self) -> None:
-        check_fields("noise.labeled", self)
+    @classmethod
+    def of(cls, recipe: Recipe, labeled_samples: int) -> Length:
+        """Of a recipe on so many labeled images.
 
-
-@dataclass(frozen=True)
-class ModelNoise:
-    """Dropout and stochastic depth: their rates, and the sides they act on."""
-
-    dropout: float = 0.5
-    stochastic_depth: float = 0.2  # drop rate of the last block
-    labeled: Side = Side()
-    unlabeled: Side = Side()
-
-    def masks(
-        self, labeled: int, unlabeled: int, device: torch.device, *, groups: int = 1
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Switches of the joint batch's samples, in its layout, for dropout and stochastic depth: (B + U,), 1 = noised.
-
-        None stands for "every sample", which spares the multiplication.
+        Validations lie on the ends of segments, so that checkpoint and validation always tell of the same weights:
+        `validate_every` is cut into the fewest segments that are short enough, of equal length. Rounding that length
+        up puts validations up to `segments_per_validation - 1` steps further apart than asked for (7 in segments of at
+        most 3: 9).
         """
-        return (
-            _switch(self.labeled.dropout, self.unlabeled.dropout, labeled, unlabeled, device, groups),
-            _switch(self.labeled.stochastic_depth, self.unlabeled.stochastic_depth, labeled, unlabeled, device, groups),
-        )
+        per_epoch = labeled_samples / recipe.labeled_batch_size
+        steps = max(1, recipe.steps or int(recipe.epochs * per_epoch))
+        every = recipe.validate_every
+        if every is None or every >= steps:
+            return cls(per_epoch, steps, min(recipe.checkpoint_every, steps), None)
+        parts = math.ceil(every / recipe.checkpoint_every)
+        return cls(per_epoch, steps, math.ceil(every / parts), parts)
+
+    @property
+    def segments(self) -> int:
+        return -(-self.steps // self.segment)
 
 
-def _switch(
-    on_labeled: bool, on_unlabeled: bool, labeled: int, unlabeled: int, device: torch.device, groups: int
-) -> torch.Tensor | None:
-    if on_labeled and (on_unlabeled or not unlabeled):
-        return None
-    share = [float(on_labeled)] * (labeled // groups) + [float(on_unlabeled)] * (unlabeled // groups)
-    return torch.tensor(share * groups).to(device, non_blocking=True)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One training: batch, length, optimiser, schedule and loss. Defaults are the paper's ([C] where they differ).
-
-    Args:
-        labeled_batch_size: labeled images per step, over all devices.
-        unlabeled_ratio: unlabeled images per labeled one.
-        epochs: passes over the labeled set; `steps`, when given, overrides it.
-        optimizer: name and options for `nst.training.optim.build_optimizer`, plus `rate_per_256`: the learning rate
-            for 256 labeled images, scaled linearly with the labeled batch.
-        schedule: `kind`, `warmup_epochs`, and what that kind needs (see `nst.training.optim.Schedule`).
-        ema_decay: cap of the weights' moving average.
-        batchnorm_momentum: weight of the newest batch in BatchNorm's statistics (TensorFlow's 0.99 is 0.01 here).
-        loss_average: "sum" ([C]: labeled mean + ratio × unlabeled mean) or "joint" ([P]: divided by 1 + ratio).
-        gradient_clip: largest gradient norm; None clips nothing.
-        frozen_blocks: stem and this many first blocks do not learn (FixRes fine-tuning).
-        validate_every: steps between validations; None validates at the end only.
-        checkpoint_every: steps between checkpoints, at most.
-
-    Raises:
-        NstError: a number that makes no training, named with its option.
-    """
-
-    labeled_batch_size: int = 2048
-    unlabeled_ratio: int = 3
-    epochs: float = 350
-    steps: int | None = None
-    optimizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "rmsprop", "rate_per_256": 0.016})
-    schedule: Mapping[str, Any] = field(default_factory=lambda: {"kind": "exponential", "warmup_epochs": 5})
-    weight_decay: float = 1e-5
-    label_smoothing: float = 0.1
-    loss_average: str = "sum"
-    ema_decay: float = 0.9999
-    batchnorm_momentum: float = 0.01
-    gradient_clip: float | None = None
-    frozen_blocks: int = 0
-    validate_every: int | None = None
-    checkpoint_every: int = 1000
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        check_fields("student", self)
-
-    def steps_per_epoch(self, labeled_samples: int) -> float:
-        return labeled_samples / self.labeled_batch_size
-
-    def total_steps(self, labeled_samples: int) -> int:
-        """Steps in all; at least 1."""
-        return max(1, self.steps or int(self.epochs * self.steps_per_epoch(labeled_samples)))
-
-    def segment_steps(self, labeled_samples: int) -> int:
-        """Steps between two checkpoints, which are one epoch to Lightning: at most `checkpoint_every`.
-
-        Validations lie on such boundaries, so that both always tell of the same weights: `validate_every` is cut
-        into the fewest segments that are short enough, of equal length. Rounding that length up puts validations
-        up to `segments_per_validation - 1` steps further apart than asked for (7 in segments of at most 3: 9).
-        """
-        total = self.total_steps(labeled_samples)
-        every = self.validate_every
-        if every is None or every >= total:
-            return min(self.checkpoint_every, total)
-        return math.ceil(every / math.ceil(every / self.checkpoint_every))
-
-    def segments_per_validation(self, labeled_samples: int) -> int | None:
-        """Segments between two validations; None: no validation but the one at the end."""
-        every = self.validate_every
-        if every is None or every >= self.total_steps(labeled_samples):
-            return None
-        return math.ceil(every / self.checkpoint_every)
+def finetuning(finetune: Finetune, base: Recipe) -> Recipe:
+    """The base recipe, short, at a constant rate, without unlabeled images."""
+    return replace(
+        base,
+        labeled_batch_size=finetune.labeled_batch_size,
+        unlabeled_ratio=0,
+        epochs=finetune.epochs,
+        steps=None,
+        optimizer=replace(base.optimizer, rate_per_256=finetune.rate_per_256),
+        schedule=ScheduleOptions(kind="constant", warmup_epochs=0),
+        frozen_blocks=finetune.frozen_blocks,
+        validate_every=None,
+    )

@@ -10,39 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nst.checking import check_fields
 from nst.data.packed import PackedLabels, packed_from
 from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
 from nst.runs import known_sha256
+from nst.settings.learning import Teaching
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """How the unlabeled images get their labels.
+@dataclass(frozen=True, kw_only=True)
+class Teacher(Teaching):
+    """How the unlabeled images get their labels, and from which files.
 
     Args:
         weights: the teacher's network file.
-        mode: "offline" reads stored predictions, "online" runs the teacher inside the step.
         predictions, selection: folders of `nst label` and `nst select`. An online teacher without a selection sees
             every unlabeled image once a pass.
-        image_size: px of the online teacher's clean view; None is its own test size.
-        reassign: keep another teacher's selection and give its images this teacher's labels [C].
     """
 
     weights: Path
-    mode: str = "offline"
-    targets: str = "soft"
-    temperature: float = 1.0
     predictions: Path | None = None
     selection: Path | None = None
-    image_size: int | None = None
-    reassign: bool = False
-
-    def __post_init__(self) -> None:
-        check_fields("teacher", self)
 
 
 def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:

@@ -20,38 +20,17 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from nst.checking import check_fields
 from nst.documents import damaged, read_text
 from nst.progress import say
 from nst.replaced import replaced
 from nst.runs import is_rank_zero, write_text
+from nst.settings.measuring import WandbOptions
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
 from nst.written import FOLDER, LINK, note, unlink
 
 ID_FILE = "wandb_id"
 WANDB_LINKS = ("latest-run", "debug.log", "debug-internal.log")  # that wandb makes beside the folders of its runs
-
-
-@dataclass(frozen=True)
-class WandbOptions:
-    """The `logger.wandb` options. `mode` auto is online for who is logged in, else offline."""
-
-    project: str = "nst"
-    entity: str | None = None
-    mode: str = "auto"
-    group: str | None = None
-    tags: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        check_fields("logger.wandb", self)
-
-    def resolved_mode(self) -> str:
-        if self.mode != "auto":
-            return self.mode
-        import wandb  # as everywhere here where it is needed: a training without W&B does not wait for it
-
-        return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
 
 
 @dataclass
@@ -129,7 +108,7 @@ class Tracking:
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        mode = options.resolved_mode()
+        mode = resolved_mode(options.mode)
         os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the run is
         logger = WandbLogger(
             name=f"{self.directory.parent.name}/{self.directory.name}",
@@ -172,6 +151,15 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
 
     columns: list[Any] = list(rows[0]) if rows else []
     return wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+
+
+def resolved_mode(mode: str) -> str:
+    """W&B's mode; auto is online for who is logged in, else offline."""
+    if mode != "auto":
+        return mode
+    import wandb  # as everywhere here where it is needed: a training without W&B does not wait for it
+
+    return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
 
 
 def run_id(directory: Path) -> str:

@@ -15,9 +15,9 @@ import torch_xla.core.xla_model as xm
 import torch_xla.debug.metrics as metrics
 from lightning.pytorch.callbacks import Callback
 
-from nst.checking import check_fields
 from nst.errors import NstError
 from nst.progress import say
+from nst.settings.machine import GuardOptions
 from nst.training.classifier import Classifier
 
 EXECUTIONS = ("ExecuteTime", "ExecuteReplicatedTime")
@@ -40,22 +40,6 @@ def counters() -> Counter[str]:
         if name.startswith("aten::") and name != "aten::_local_scalar_dense":  # that is a read, counted above
             found[name] = metrics.counter_value(name)
     return found
-
-
-@dataclass(frozen=True)
-class GuardOptions:
-    """What the Guard does, and where.
-
-    Args:
-        action: "warn" says it once per kind of step; "stop" ends the run.
-        compiles: compilations that a kind of step may take in one process.
-    """
-
-    action: str = "warn"
-    compiles: int = 1
-
-    def __post_init__(self) -> None:
-        check_fields("trainer.guard", self)
 
 
 @dataclass

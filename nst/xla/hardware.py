@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +12,32 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from nst.checking import check_fields
-from nst.config import build
 from nst.data.shared_memory import LoaderOptions
 from nst.errors import NstError
 from nst.machine import host_memory, require_loaders
 from nst.models.efficientnet import EfficientNet
+from nst.settings.machine import XlaOptions
 from nst.training.hardware import Network, Value, bare_trainer
 from nst.xla.environment import configure
 
 
 @dataclass(frozen=True)
-class XlaHardware:
+class XlaHardware(XlaOptions):
     """Devices of PyTorch/XLA, all in one SPMD program.
-
-    Args:
-        device: "cpu" or "tpu".
-        virtual_devices: parts of a CPU; a TPU's cores are found by themselves.
-        many_hosts: this is one of a pod's hosts.
-        precision: "32-true" or "bf16-mixed" (autocast).
-        gradient_dtype: of the gradients' sum over the devices under bf16-mixed (`nst.xla.precision`).
-        fast_compile: compile quickly, run slowly: for small networks on a CPU.
-        accumulate: see `nst.training.hardware.Hardware`; the compiled step has each micro-batch by itself.
-        guard: see `nst.xla.guard.GuardOptions`.
-        workers, prefetch: see `LoaderOptions`.
 
     Raises:
         NstError: there is no such device here, or many hosts where one was told of.
     """
 
-    accelerator: str = "xla"
-    device: str = "cpu"
-    virtual_devices: int = 1
-    many_hosts: bool = False
-    precision: str = "32-true"
-    gradient_dtype: str = "float32"
-    fast_compile: bool = False
-    accumulate: int = 1
-    guard: Mapping[str, Any] = field(default_factory=dict)
-    workers: int = 1
-    prefetch: int = 4
-
     def __post_init__(self) -> None:
-        check_fields("trainer", self)
+        super().__post_init__()
         require_loaders(self.workers)
         configure(self.device, self.virtual_devices, fast_compile=self.fast_compile)
         # only now may torch_xla be loaded
-        from nst.xla.guard import GuardOptions
         from nst.xla.precision import XlaPrecision
         from nst.xla.strategy import data_mesh
 
         XlaPrecision(self.precision, self.gradient_dtype)
-        build(GuardOptions, self.guard)
         data_mesh()
         if self.device == "tpu" and not self.many_hosts and (hosts := self._hosts().count) > 1:
             # each would take itself for the one that writes
@@ -135,7 +109,7 @@ class XlaHardware:
     def trainer(
         self, directory: Path, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (), **options: Any
     ) -> pl.Trainer:
-        from nst.xla.guard import Guard, GuardOptions
+        from nst.xla.guard import Guard
         from nst.xla.precision import XlaPrecision
         from nst.xla.strategy import SpmdStrategy
 
@@ -143,7 +117,7 @@ class XlaHardware:
         strategy = SpmdStrategy(precision, self._hosts())
         return bare_trainer(
             directory,
-            [Guard(build(GuardOptions, self.guard)), *callbacks],
+            [Guard(self.guard), *callbacks],
             loggers,
             strategy=strategy,
             devices=1,

@@ -18,14 +18,12 @@ import torch
 import torch_xla
 from torch import Tensor
 
-from nst.data.shard_set import ShardInfo, ShardSet
-from nst.data.views import Pictures
-from nst.models.efficientnet import Architecture, EfficientNet, build
+from nst.models.efficientnet import build
+from nst.settings.learning import Teaching
 from nst.training.classifier import Classifier
 from nst.training.optim import set_learning_rate
-from nst.training.phases import Data, Setup, classifier
+from nst.training.phases import new_network
 from nst.training.tensor_rate import prime
-from nst.training.tracking import Tracking
 from nst.xla.hardware import XlaHardware
 from nst.xla.precision import XlaPrecision
 from nst.xla.program import Program, TrainStep
@@ -68,24 +66,12 @@ def lower(step: TrainStep, path: Path) -> Program:
 
 def planned_classifier(step: TrainStep, device: torch.device) -> Classifier:
     """The Classifier that training would build, on the device, its values zero."""
-    hardware = PlannedHardware(cores=step.cores, accumulate=step.accumulate)
-    setup = Setup(
-        directory=Path(),
-        architecture=step.architecture,
-        data=Data(_planned_shards(step), None, None, Pictures()),
-        teacher=None,
-        hardware=hardware,
-        tracking=Tracking(Path(), table=False, wandb=None, config={}, stage="plan"),
-        seed=0,
-        max_bad_fraction=0.0,
-        label="plan",
-        remat=step.remat,
-    )
+    machine, phase = PlannedHardware(cores=step.cores, accumulate=step.accumulate), step.phase
     with torch.device("meta"):
-        module = classifier(setup, step.phase, None)
-        if step.teacher is not None:
-            module.teacher = hardware.place(_teacher(step.teacher[0], step.classes))
-    module.targets = step.targets
+        network = machine.place(new_network(step.architecture, step.classes, phase, machine, remat=step.remat))
+        teacher = machine.place(build(step.teacher[0], step.classes)) if step.teacher is not None else None
+        labels = Teaching(targets=step.targets)
+        module = Classifier(network, phase.recipe, phase.noise, phase.schedule, machine, labels=labels, teacher=teacher)
     # one tensor at a time: moved from the host, each has a buffer of its own before it becomes a parameter
     module._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype).to(device))
     module.to(device)
@@ -95,16 +81,6 @@ def planned_classifier(step: TrainStep, device: torch.device) -> Classifier:
     module.train()
     module.on_train_start()
     return module
-
-
-def _teacher(architecture: Architecture, classes: int) -> EfficientNet:
-    return build(architecture, classes).eval().requires_grad_(False)
-
-
-def _planned_shards(step: TrainStep) -> ShardSet:
-    classes = tuple(map(str, range(step.classes)))
-    shard = ShardInfo("planned.tar", step.labeled_samples, 0, "")
-    return ShardSet(Path(), "planned", "labeled", classes, True, (shard,), ())
 
 
 def planned_batch(step: TrainStep, device: torch.device) -> dict[str, Tensor]:

@@ -26,7 +26,6 @@ class TrainStep:
     architecture: Architecture
     phase: Phase
     classes: int
-    labeled_samples: int
     cores: int
     accumulate: int = 1
     remat: bool = False

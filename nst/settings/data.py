@@ -1,0 +1,87 @@
+"""The groups `data` and `remote`: which images, where their shards lie, and how shards from elsewhere get here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nst.kinds import choice, either, flag, listed, null, number, path, text, whole
+from nst.settings.common import COUNT, NAME, PLACE
+from nst.settings.fields import Group, option, part
+
+
+@dataclass(frozen=True)
+class Source(Group, at="data.source"):
+    """Where `nst shard` finds the images."""
+
+    name: str = option(text(100), help="digits | cifar10 | folder | tar | ...: docs/data.md lists them")
+    root: str | Sequence[str] | None = option(
+        either(path(), listed(path(), least=1)), None, "folder or file of the images", listed=False
+    )
+    labeled: bool | None = option(null(flag()), None, "false takes all images without labels", listed=False)
+    download: bool | None = option(null(flag()), None, "fetch what is not there", listed=False)
+
+
+@dataclass(frozen=True)
+class Pictures(Group, at="data.pictures"):
+    """What kind of pictures a data set has, as far as the views must know."""
+
+    small: bool = option(
+        flag(), False, "the small-image pipeline [C] (whole image, RandAugment, cutout, reflect-pad crop)"
+    )
+    flip: bool = option(flag(), True, "whether a mirrored image shows the same class; not so for digits")
+    cutout: int = option(whole(0, 8192), 0, "px, width of the small-image pipeline's fixed cutout; 0 is off")
+    pad: int = option(whole(0, 4096), 4, "px by which a small image is padded before its random crop")
+    # small ones are resized alike for learning and evaluation
+    resize: str = option(
+        choice("antialias", "fast", "official"), "antialias", "of the clean view of large images; official is [C]'s",
+        listed=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sizes(Group, at="data"):
+    """How many images go where."""
+
+    labeled_per_class: int | None = option(null(COUNT), None, "labels kept in every class; null: all")
+    test_samples: int | None = option(
+        null(whole(0)), None,
+        "images held out; null: the source's own test (else val) part, else a tenth of every class; 0: none",
+    )  # fmt: skip
+    unlabeled_samples: int | None = option(null(whole(0)), None, "at most so many unlabeled images; null: all")
+
+
+@dataclass(frozen=True)
+class DataOptions(Sizes, at="data"):
+    """A data set and its shards."""
+
+    name: str = option(NAME, help="of the data set")
+    root: str = option(path(), help="folder for labeled/, unlabeled/ and test/")
+    labeled: str = option(
+        path(), follows="${.root}/labeled", help="shards; any folder of shards with an index.json serves"
+    )
+    unlabeled: str | None = option(PLACE, follows="${.root}/unlabeled", help="shards without labels")
+    test: str | None = option(
+        PLACE, follows="${.root}/test", help="null: no test set; train then does without validation"
+    )
+    source: Source = option(Source, help="where the images come from")
+    pictures: Pictures = part(Pictures)
+
+
+@dataclass(frozen=True)
+class RemoteOptions(Group, at="remote"):
+    """How files from elsewhere get here, and where they stay."""
+
+    cache: str | None = option(
+        PLACE, None, "folder for shards fetched from http://, s3://, gs:// or pipe:; null: ~/.cache/nst/shards"
+    )
+    cache_gb: float | None = option(
+        null(number(0, 1e9, above=True)), None,
+        "shards used longest ago are deleted beyond this; null: 0.7 of what is free and what it holds",
+    )  # fmt: skip
+    attempts: int = option(whole(1, 1000), 5, "to fetch a file")
+    wait_s: float = option(number(0, 3600), 1, "before the second attempt; doubled before each further one")
+    shards_at: str | Sequence[str] | None = option(
+        null(listed(path())), None,
+        "places that an index.json may name though they lie elsewhere: a folder, an address, pipe:<command>",
+    )  # fmt: skip

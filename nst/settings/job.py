@@ -1,0 +1,144 @@
+"""What a stage is asked to do: a frozen dataclass of the groups that it reads. The configuration ends here.
+
+A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(job, directory)` does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, get_type_hints
+
+from nst.settings.data import DataOptions, RemoteOptions
+from nst.settings.fields import Group, made_of
+from nst.settings.learning import StudentOptions, TeacherOptions
+from nst.settings.machine import TorchOptions, XlaOptions
+from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions, RobustnessSettings
+from nst.settings.network import Model, Noise
+from nst.settings.stages import (
+    DoctorOptions,
+    ExportOptions,
+    LabelOptions,
+    PlanOptions,
+    ReportOptions,
+    SelectOptions,
+    ShardOptions,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What all jobs have.
+
+    Args:
+        config: the whole configuration as plain values, which is kept beside the result; `???` where none was given.
+        title: beside the progress bar.
+    """
+
+    stage: str
+    name: str
+    seed: int
+    overwrite: bool
+    max_bad_fraction: float
+    config: Mapping[str, Any]
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJob(Job):
+    """The unlabeled images, labeled by one teacher."""
+
+    label: LabelOptions
+    teacher: TeacherOptions
+    data: DataOptions
+    remote: RemoteOptions
+    trainer: TorchOptions | XlaOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob(Job):
+    """Shards from images, or of a selection."""
+
+    shard: ShardOptions
+    data: DataOptions
+    remote: RemoteOptions
+    teacher: TeacherOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Job):
+    """A training: of a teacher, or of a noised student."""
+
+    model: Model
+    student: StudentOptions
+    noise: Noise
+    teacher: TeacherOptions
+    data: DataOptions
+    remote: RemoteOptions
+    trainer: TorchOptions | XlaOptions
+    logger: LoggerOptions
+    eval: Evaluation
+    lanes: int
+
+
+T = TypeVar("T", bound=Job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob(Job):
+    """A trained network for other programs, or released weights as one of ours."""
+
+    export: ExportOptions
+    model: Model
+    data: DataOptions
+    run_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportJob(Job):
+    """Run directories as a page, or as a table or figure of the paper."""
+
+    report: ReportOptions
+    logger: LoggerOptions
+    run_dir: str
+    overrides: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyJob(TrainJob):
+    """A generation as `doctor` and `plan` look at it: its training, and what lies before and after."""
+
+    label: LabelOptions
+    select: SelectOptions
+    plan: PlanOptions
+    doctor: DoctorOptions
+    run_dir: str
+
+
+def trainer_of(values: Mapping[str, Any]) -> TorchOptions | XlaOptions:
+    """The `trainer` group, which has other options on XLA."""
+    return made_of(XlaOptions if values["accelerator"] == "xla" else TorchOptions, values)
+
+
+def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
+    """The `eval` group, to which eval=clean gives the options of clean images alone."""
+    robust = "corruptions" in values
+    return Evaluation(made_of(EvalOptions, values), made_of(RobustnessSettings, values) if robust else None)
+
+
+SPECIAL = {"trainer": trainer_of, "eval": evaluation_of}
+
+
+def job_of(cls: type[T], config: Mapping[str, Any], *, title: str) -> T:
+    """The job from a whole configuration as plain values, which `nst.checking` has seen."""
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {"config": config, "title": title}
+    for entry in fields(cls):
+        if entry.name in values:
+            continue
+        given, hint = config[entry.name], hints[entry.name]
+        if entry.name in SPECIAL:
+            values[entry.name] = SPECIAL[entry.name](given)
+        else:
+            values[entry.name] = made_of(hint, given) if isinstance(hint, type) and issubclass(hint, Group) else given
+    return cls(**values)

@@ -316,7 +316,7 @@ def labeled(tmp_path: Path) -> Teacher:
     save_network(weights, build(architecture, 2).state_dict(), info)
     predictions = label(img2dataset(tmp_path / "web"), tmp_path / "predictions", sha256_file(weights))
     select.run(predictions, tmp_path / "selection", images_per_class=6, allow_empty_classes=True)
-    return Teacher(weights, predictions=predictions, selection=tmp_path / "selection")
+    return Teacher(weights=weights, predictions=predictions, selection=tmp_path / "selection")
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from nst.cli import run_stage
-from nst.config import compose_config
+from nst.config import compose_config, made
 from nst.data.shard_set import load_index
 from nst.documents import read_json
 from nst.errors import NstError
@@ -26,6 +26,7 @@ from nst.models.checkpoints import NetworkInfo, load_network, read_info, save_ne
 from nst.models.efficientnet import ARCHITECTURES, Architecture, build, normalize
 from nst.models.export import crop_share, hub_config, save_onnx, timm_name
 from nst.models.released import open_network
+from nst.settings.learning import TeacherOptions
 from nst.stages import export
 from nst.stages.places import teacher_weights
 from tests.conftest import TINY
@@ -255,7 +256,7 @@ def test_released_weights_become_a_run_that_teaches(digits: Path, tmp_path: Path
                f"data.root={digits}"]  # fmt: skip
     assert run_stage("export", options) == 0
     cfg = compose_config([f"teacher.run={run}", "stage=label"])
-    weights = teacher_weights(cfg)
+    weights = teacher_weights(cfg.teacher, cfg.stage)
     network, info = load_network(weights)
     assert info.classes == load_index(digits / "labeled").classes
     assert torch.equal(network(random_images(64)), theirs(random_images(64)))
@@ -270,6 +271,6 @@ def test_a_teacher_of_released_weights_is_told_how_to_become_one(tmp_path: Path)
     for source in ("tf_efficientnet_b7.ns_jft_in1k", tmp_path / "b0.safetensors"):
         cfg = compose_config([f"teacher.checkpoint={source}", "stage=label"])
         with pytest.raises(NstError, match=r"do not say which classes(.|\n)*export\.format=nst(.|\n)*teacher\.run="):
-            teacher_weights(cfg)
+            teacher_weights(cfg.teacher, cfg.stage)
     with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
-        teacher_weights(compose_config(["teacher.checkpoint=tf_efficientnet_b7.ns_jft_in1", "stage=label"]))
+        teacher_weights(made(TeacherOptions, {"checkpoint": "tf_efficientnet_b7.ns_jft_in1"}), "label")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ import torch
 from helpers import metadata
 from torch import nn
 
+from nst.config import compose_config, job_from
 from nst.data.predictions import Predictions, write_predictions
-from nst.data.shard_set import ShardInfo, ShardSet
+from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.models.folding import LabelingNetwork
+from nst.settings.job import LabelJob
 from nst.stages import label
 from nst.training import label_engines
 from nst.training.hardware import Hardware
@@ -254,13 +257,10 @@ def teacher(tmp_path_factory) -> Path:
     return path
 
 
-def labeled(output: Path, teacher: Path, digits: Path, engine=None, **options):
-    from nst.settings.data import Pictures
-
-    engine = engine or LightningEngine(Hardware(workers=0))
-    unlabeled, pictures = ShardSet.open(digits / "unlabeled"), Pictures(small=True, flip=False)
-    options = {"batch_size": 32, **options}
-    return label.run(output, teacher=teacher, unlabeled=unlabeled, pictures=pictures, engine=engine, **options)
+def labeled(output: Path, teacher: Path, digits: Path, **options):
+    cfg = compose_config([f"data.root={digits}", f"teacher.checkpoint={teacher}", "trainer.workers=0", "stage=label"])
+    job = job_from(LabelJob, cfg)
+    return label.run(replace(job, label=replace(job.label, **{"batch_size": 32, **options})), output)
 
 
 def hashes(folder: Path) -> dict[str, str]:

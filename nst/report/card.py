@@ -101,18 +101,17 @@ def _teacher(generation: Generation, teacher: Mapping[str, Any] | None) -> str:
 
 
 def _noise(noise: Mapping[str, Any], side: str) -> str:
-    model, pictures = noise.get("model", {}), noise.get("augmentation", {})
-    own = model.get(side)
+    own, drawn = noise.get(side), noise.get("randaugment", {})
     if not own:
         return ""
-    strength = f"{pictures['num_ops']} x {pictures['magnitude']:g} ({pictures['variant']})"
+    strength = f"{drawn['num_ops']} x {drawn['magnitude']:g} ({drawn['variant']})"
     kinds = {
-        "randaugment": f"RandAugment {strength}" if pictures["num_ops"] else "crop and flip",
+        "randaugment": f"RandAugment {strength}" if drawn["num_ops"] else "crop and flip",
         "standard": "crop and flip",
         "none": "no augmentation",
     }
     parts = [kinds[own["augment"]]]
-    parts += [f"{name.replace('_', ' ')} {model[name]:g}" for name in ("dropout", "stochastic_depth") if own[name]]
+    parts += [f"{name.replace('_', ' ')} {noise[name]:g}" for name in ("dropout", "stochastic_depth") if own[name]]
     return ", ".join(parts)
 
 

@@ -30,16 +30,13 @@ from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
 
 
-def run(job: LabelJob, output: Path, engine: LabelEngine | None = None) -> dict[str, Any]:
+def run(job: LabelJob, output: Path) -> dict[str, Any]:
     """Writes the teacher's distribution for every unlabeled image into `output`; returns a summary.
-
-    Args:
-        engine: where labeling happens; None: as the job says.
 
     Raises:
         NstError: no such teacher or precision, or too many bad images.
     """
-    engine = engine or _engine(job)
+    engine = _engine(job)
     options, pictures = job.label, job.data.pictures
     teacher = teacher_weights(job.teacher, job.stage)
     unlabeled = open_shards(job.data, "unlabeled", job.remote)

@@ -190,7 +190,7 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
 
 def stage_help(stage: str) -> str:
     """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their files."""
-    from nst.config import conf_dir, group_choices, groups, summary_line
+    from nst.config import group_choices, groups, summary_line
     from nst.settings.help import stage_options
 
     parts = [
@@ -203,7 +203,7 @@ def stage_help(stage: str) -> str:
     ]
     for group in groups():
         parts.append(f"  {group}=")
-        rows = {choice: summary_line(conf_dir() / group / f"{choice}.yaml") for choice in group_choices(group)}
+        rows = {choice: summary_line(group, choice) for choice in group_choices(group)}
         parts.append(_lines(rows, indent=4))
     parts += ["", f"The options inside a group: nst {stage} --help <group>; --cfg shows the values of all."]
     return "\n".join(parts)

@@ -5,6 +5,7 @@ The configuration stops at a stage's `main(cfg)`; below it there are dataclasses
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nst.checking import Mistake, kind_of, read_settings, takes_more, verbatim
 from nst.errors import NstError, UsageError, nearest
+from nst.recipes import CHOICES
+from nst.recipes.source import register_rows
 from nst.settings import GROUPS, SECTIONS
 from nst.settings.fields import MISSING_VALUE, defaults_of, made_of
 from nst.settings.job import Job, job_of
@@ -54,6 +57,14 @@ def register() -> None:
 register()
 
 
+@contextlib.contextmanager
+def hydra_started() -> Iterator[None]:
+    """Within, Hydra knows the files of conf/ and, behind them, the choices of `nst.recipes`."""
+    register_rows()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="nst"):
+        yield
+
+
 def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
     """The configuration for these overrides, every value of the kind and range of its option (`nst.settings`);
     interpolations stay lazy. Names and paths are taken as they are typed.
@@ -71,7 +82,7 @@ def compose_config(overrides: Sequence[str], *, with_hydra: bool = False) -> Dic
         _check_form(item)
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        with hydra_started():
             config = compose("config", overrides=verbatim(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
@@ -171,12 +182,15 @@ def groups() -> list[str]:
 
 
 def group_choices(group: str) -> list[str]:
-    """Names of the files of one group."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    """Names of the choices of one group: its files, and the rows of `nst.recipes`."""
+    return sorted({path.stem for path in (conf_dir() / group).glob("*.yaml")} | set(CHOICES.get(group, ())))
 
 
-def summary_line(path: Path) -> str:
-    """First comment of a configuration file: what it is."""
+def summary_line(group: str, choice: str) -> str:
+    """What a choice is: the first comment of its file, else what its row says."""
+    path = conf_dir() / group / f"{choice}.yaml"
+    if not path.exists():
+        return CHOICES[group][choice].says
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             return line.lstrip("# ").strip()
@@ -186,7 +200,7 @@ def summary_line(path: Path) -> str:
 def option_names(overrides: Sequence[str] = ()) -> list[str]:
     """Dotted names of all options, with the group choices of `overrides` or the default ones; and the groups."""
     chosen = [item for item in overrides if item.partition("=")[0] in groups()]
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+    with hydra_started():
         try:
             config = compose("config", overrides=chosen)
         except (HydraException, OmegaConfBaseException):  # one of these is the mistake

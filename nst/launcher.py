@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -29,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from nst.checking import check_value, kind_of, quoted, verbatim
-from nst.config import compose_config, conf_dir, explain
+from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.progress import console, say
@@ -114,7 +113,7 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     fault: Exception | None = None
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="nst"):
+        with hydra_started():
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None  # initialize_config_dir has made it
             sweep_dir = f"hydra.sweep.dir={quoted(base)}"

@@ -1,24 +1,36 @@
-"""Every configuration on disk composes, and every experiment equals its golden resolved form.
+"""Every choice of every group composes, and every recipe and network equals its row of the golden table.
 
-A golden form holds what the experiment resolves to where that differs from the default configuration: dotted names.
+A golden row holds what a configuration resolves to where that differs from its base, the nearest row above it or the
+defaults: dotted names. `<name>` stands for the row's own.
 """
 
+import fnmatch
 import functools
 import re
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 
-from nst.config import compose_config, group_choices, groups, plain
+from nst import config as nst_config
+from nst.config import compose_config, conf_dir, group_choices, groups, hydra_started, plain, summary_line
 from nst.models.efficientnet import ARCHITECTURES
+from nst.recipes import CHOICES, RECIPES
 from nst.report.paper import places
 from nst.stages import iterate
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden" / "experiments"
+GOLDEN = Path(__file__).parent / "golden" / "configurations.yaml"
 EXPERIMENTS = group_choices("experiment")
+DEFAULTS = "defaults"  # the base of a row that is no other's variant
+# what the table holds, by the override that chooses it
+ROWS = [
+    f"{group}={choice}" for group in ("model", "teacher", "student", "experiment") for choice in group_choices(group)
+]
 
 
 @functools.cache
@@ -34,12 +46,31 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for key, part in node.items() for name, value in flat(part, f"{prefix}{key}.").items()}
 
 
-def difference(experiment: str) -> dict[str, Any]:
-    """What an experiment changes of the defaults; a name that it does away with is None."""
-    ours, default = flat(resolved(f"experiment={experiment}")), flat(resolved())
-    changed = {name: value for name, value in ours.items() if name not in default or default[name] != value}
-    gone = {name for name in default.keys() - ours.keys() if not any(key.startswith(f"{name}.") for key in ours)}
+@functools.cache
+def leaves(row: str) -> dict[str, Any]:
+    """All options of a row, or of the defaults, with `<name>` for its own."""
+    own = row.partition("=")[2]  # nothing, of the defaults
+    return {name: nameless(value, own) for name, value in flat(resolved(*[] if row == DEFAULTS else [row])).items()}
+
+
+def nameless(value: Any, own: str) -> Any:
+    if isinstance(value, list):
+        return [nameless(item, own) for item in value]
+    return value.replace(own, "<name>") if own and isinstance(value, str) else value
+
+
+def difference(row: str, base: str) -> dict[str, Any]:
+    """What a row changes of its base; a name that it does away with is None."""
+    ours, others = leaves(row), leaves(base)
+    changed = {name: value for name, value in ours.items() if name not in others or others[name] != value}
+    gone = {name for name in others.keys() - ours.keys() if not any(key.startswith(f"{name}.") for key in ours)}
     return changed | dict.fromkeys(gone)
+
+
+@functools.cache
+def golden() -> dict[str, dict[str, Any]]:
+    """Row → its base, and what differs."""
+    return yaml.safe_load(GOLDEN.read_text())
 
 
 def recipes(prefix: str) -> list[str]:
@@ -109,39 +140,159 @@ def test_noise_is_removed_on_the_unlabeled_images_of_the_student_only():
         assert student["unlabeled"] == {"augment": "none", "dropout": False, "stochastic_depth": False}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_equals_its_golden_form(name: str):
-    """After a wanted change: python -m tests.test_experiments writes the golden forms anew; look at the diff."""
-    golden = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text())
-    assert difference(name) == golden
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_equals_its_golden_form(row: str):
+    """After a wanted change: python -m tests.test_experiments writes the table anew; look at the diff."""
+    base = golden()[row]["base"]
+    assert base == DEFAULTS or ROWS.index(base) < ROWS.index(row), "bases end at the defaults"
+    assert difference(row, base) == golden()[row]["differs"]
 
 
-def test_no_golden_form_is_left_over():
-    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(EXPERIMENTS)
+def test_no_golden_row_is_left_over_and_the_table_is_short():
+    assert list(golden()) == ROWS
+    assert len(GOLDEN.read_text().splitlines()) <= 600
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_how_it_is_run(name: str):
-    text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
-    assert "# command: " in text
-    if name.startswith(("table", "figure", "small_")):
-        assert re.search(r"# cost: \w", text)
+    if name in RECIPES:
+        command, cost = RECIPES[name].command, RECIPES[name].cost
+        assert re.search(r"\w", cost)
+        assert command.startswith("nst ")
+        (pattern,) = re.findall(r"experiment=(?:glob\()?([\w*]+)", command.partition(", then")[0])
+        assert fnmatch.fnmatch(name, pattern)
+    else:
+        assert "# command: " in (conf_dir() / "experiment" / f"{name}.yaml").read_text()
     config = resolved(f"experiment={name}")
     assert config["name"] == name
     assert "paper" in config
     assert config["trainer"]["accelerator"] == "cpu", "a recipe never names hardware"
 
 
-CHOICES = [(group, choice) for group in groups() for choice in group_choices(group) if group != "experiment"]
+# ---- nothing without effect ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda value: str(value))
+def parts(name: str) -> tuple[list[str], dict[str, Any]]:
+    """Of an experiment, row or file: the choices that it makes, as overrides, and its options by dotted names."""
+    if name in RECIPES:
+        node = RECIPES[name].node()
+    else:
+        node = yaml.safe_load((conf_dir() / "experiment" / f"{name}.yaml").read_text())
+    chosen = []
+    for entry in node.pop("defaults"):
+        if isinstance(entry, dict):
+            ((key, choice),) = entry.items()
+            chosen.append(f"{key.removeprefix('override /')}={choice}")
+        elif entry != "_self_":
+            chosen.append(f"experiment={entry}")
+    return chosen, {name: value for name, value in flat(node).items() if name != "name"}
+
+
+SCALES = (None, *group_choices("scale"))
+
+
+def at(scale: str | None, *chosen: str) -> list[str]:
+    """Choices of an experiment where the command line has another scale, or none."""
+    return (
+        list(chosen)
+        if scale is None
+        else [*(item for item in chosen if not item.startswith("scale=")), f"scale={scale}"]
+    )
+
+
+def effect(*chosen: str) -> dict[str, Any]:
+    """The options that choices lead to, but for the teacher's recipe: it has an effect where generation 0 uses it."""
+    return {name: value for name, value in flat(resolved(*chosen)).items() if name != "teacher.student"}
+
+
+def first_generation(name: str, *, taught: bool) -> dict[str, Any]:
+    """Generation 0 of an experiment, with or without the recipe that its choice of a teacher names for it."""
+    cfg = compose_config([f"experiment={name}"])
+    assert cfg.iterate.generations, "an evaluation has no teacher"
+    cfg.teacher.student = cfg.teacher.student if taught else None
+    return resolved(f"experiment={name}", *iterate.generation_options(cfg)[0])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_choice_of_an_experiment_is_without_effect(name: str):
+    chosen, _ = parts(name)
+    assert chosen
+    for one in chosen:
+        others = [item for item in chosen if item != one]
+        if all(effect(*at(scale, *chosen)) == effect(*at(scale, *others)) for scale in SCALES):
+            assert one.startswith("teacher="), one
+            assert first_generation(name, taught=True) != first_generation(name, taught=False), one
+
+
+def is_a_column(name: str, option: str) -> bool:
+    """Whether the rows of its table differ in an option; the default may be among the values, as in figure 4."""
+    mine = RECIPES.get(name)
+    rows = [row for row in RECIPES.values() if mine and (row.places, row.choices) == (mine.places, mine.choices)]
+    return len({str(row.options[option]) for row in rows if option in row.options}) > 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_option_of_an_experiment_repeats_what_is_so_without_it(name: str):
+    chosen, options = parts(name)
+    assert options
+    repeated = {option for option in options if not is_a_column(name, option)}
+    for scale in SCALES:
+        if repeated:
+            ours, others = (flat(resolved(*at(scale, *by))) for by in ([f"experiment={name}"], chosen))
+            repeated = {option for option in repeated if ours[option] == others.get(option, "there is none")}
+    assert not repeated
+
+
+# ---- files and rows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", sorted(CHOICES))
+def test_hydra_knows_the_choices_that_we_list(group: str):
+    """A sweep over `experiment=glob(table6_*)` asks it."""
+    with hydra_started():
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        known = hydra.config_loader.get_group_options(group, ObjectType.CONFIG)
+    assert [name for name in known if not name.startswith("_")] == group_choices(group), "others are bases of files"
+    assert set(CHOICES[group]) < set(known), "some are files"
+
+
+@pytest.fixture
+def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of conf/ that is in force."""
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    monkeypatch.setattr(nst_config, "conf_dir", lambda: tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def test_a_file_goes_before_a_row_of_its_name(own_conf: Path):
+    (own_conf / "experiment" / "table7_b7.yaml").write_text("# @package _global_\n# mine\nseed: 7\n")
+    (own_conf / "model" / "efficientnet_b3.yaml").write_text("# wide\ndefaults: [small]\nname: mine\nwidth: 3\n")
+    cfg = compose_config(["experiment=table7_b7", "model=efficientnet_b3"])
+    assert (cfg.seed, cfg.paper, cfg.model.name, cfg.model.width) == (7, None, "mine", 3)
+    assert summary_line("experiment", "table7_b7") == "mine"
+    assert group_choices("experiment") == EXPERIMENTS
+
+
+def test_a_file_can_be_on_top_of_a_row(own_conf: Path):
+    text = "# @package _global_\n# mine\ndefaults: [table6_no_aug_130m, _self_]\nname: mine\nlanes: 7\n"
+    (own_conf / "experiment" / "mine.yaml").write_text(text)
+    ours, row = flat(plain(compose_config(["experiment=mine"]))), flat(resolved("experiment=table6_no_aug_130m"))
+    assert {name for name in row if ours[name] != row[name]} == {"name", "run_dir", "lanes"}
+    assert "mine" in group_choices("experiment")
+
+
+OTHERS = [(group, choice) for group in groups() if group not in CHOICES for choice in group_choices(group)]
+
+
+@pytest.mark.parametrize(("group", "choice"), OTHERS, ids=lambda value: str(value))
 def test_every_choice_of_every_group_composes(group: str, choice: str):
+    """Those of the other groups are rows of the golden table."""
     needs = ["data.source.root=x"] if (group, choice) in (("data", "folder"), ("data", "tar")) else []
     assert plain(compose_config([f"{group}={choice}", *needs]))
 
 
-def test_model_files_agree_with_the_table_of_architectures():
+def test_model_choices_agree_with_the_table_of_architectures():
     for name, architecture in ARCHITECTURES.items():
         model = plain(compose_config([f"model={name}"]).model)
         assert (model["width"], model["depth"]) == (architecture.width, architecture.depth)
@@ -174,8 +325,15 @@ def test_an_option_of_the_command_line_wins_over_an_experiment():
     assert config["model"]["width"] == 0.9
 
 
+def write_golden() -> None:
+    """The whole table; a row's base is the row above it, or the defaults, from which it differs in the fewest names."""
+    lines = ["# row: its base, and what differs from it; see tests/test_experiments.py\n"]
+    for number, row in enumerate(ROWS):
+        base = min([DEFAULTS, *ROWS[:number]], key=lambda other: len(difference(row, other)))
+        differs = yaml.safe_dump(difference(row, base), sort_keys=False, default_flow_style=True, width=116)
+        lines += [f"{row}:\n  base: {base}\n", textwrap.indent(f"differs: {differs}", "  ")]
+    GOLDEN.write_text("".join(lines))
+
+
 if __name__ == "__main__":
-    GOLDEN.mkdir(parents=True, exist_ok=True)
-    for experiment in EXPERIMENTS:
-        text = yaml.safe_dump(difference(experiment), sort_keys=True)
-        (GOLDEN / f"{experiment}.yaml").write_text(text)
+    write_golden()

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from nst import launcher
 from nst.checking import verbatim
-from nst.config import compose_config, conf_dir, groups, plain, summary_line
+from nst.config import compose_config, conf_dir, group_choices, groups, plain, summary_line
 from nst.errors import NstError, UsageError
 from nst.runs import write_json
 from tests.conftest import TINY
 
-ROWS_OF_TABLE_6 = sorted(
-    path.stem.removeprefix("small_table6_") for path in (conf_dir() / "experiment").glob("small_table6_*.yaml")
-)
+ROWS_OF_TABLE_6 = [
+    name.removeprefix("small_table6_") for name in group_choices("experiment") if name.startswith("small_table6_")
+]
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_every_launcher_and_sweeper_has_a_line_of_explanation_and_composes():
     files = sorted((conf_dir() / "hydra").glob("*/*.yaml"))
     assert len(files) >= 4
     for path in files:
-        assert "(extra: sweep)" in summary_line(path)
+        assert "(extra: sweep)" in summary_line(f"hydra/{path.parent.name}", path.stem)
         node = compose_config([f"hydra/{path.parent.name}={path.stem}"], with_hydra=True).hydra[path.parent.name]
         assert node._target_ == yaml.safe_load(path.read_text())["_target_"]
     assert "hydra" not in groups()

@@ -14,11 +14,12 @@ MODULES = sorted((ROOT / "nst").rglob("*.py"))
 ALLOWED = {
     "cloud": {"cloud"},
     "data": {"data"},
-    "models": {"models"},
+    "models": {"models", "recipes"},
     "training": {"training", "models", "data"},
     "doctor": {"doctor", "training", "models", "data"},
     "plan": {"plan", "training", "models", "data"},
-    "report": {"report", "robustness", "data"},
+    "recipes": {"recipes"},
+    "report": {"report", "robustness", "data", "recipes"},
     "robustness": {"robustness", "models", "data"},
     "stages": {"stages", "doctor", "plan", "training", "robustness", "models", "data", "report", "xla"},
     "xla": {"xla", "training", "models", "data"},
@@ -90,6 +91,8 @@ sys.exit("torch_xla" in sys.modules)
 
 LIGHT = """
 import sys
+import nst.recipes
+assert not {"hydra", "omegaconf", "yaml"} & sys.modules.keys(), "the tables are data"
 import nst.cli
 import nst.stages.shard, nst.stages.select, nst.stages.report
 heavy = {"torch", "timm", "torchvision", "lightning"} & sys.modules.keys()

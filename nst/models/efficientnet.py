@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from nst.errors import NstError, UsageError
 from nst.models.batch_norm import BatchNorm, still_statistics
 from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth, uniform
+from nst.recipes.networks import NETWORKS
 
 # B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
 STAGES = (
@@ -64,23 +65,9 @@ class Architecture:
         return int(round_channels(base, self.width))
 
 
-# width, depth and sizes of L0-L2: [P] table 7 ([C] names L2 only); the rest and every dropout rate: [C]
-_TABLE: tuple[tuple[str, float, float, int, int, float], ...] = (
-    # name, width, depth, train_size, test_size, dropout
-    ("b0", 1.0, 1.0, 224, 224, 0.2),
-    ("b1", 1.0, 1.1, 240, 240, 0.2),
-    ("b2", 1.1, 1.2, 260, 260, 0.3),
-    ("b3", 1.2, 1.4, 300, 300, 0.3),
-    ("b4", 1.4, 1.8, 380, 380, 0.4),
-    ("b5", 1.6, 2.2, 456, 456, 0.4),
-    ("b6", 1.8, 2.6, 528, 528, 0.5),
-    ("b7", 2.0, 3.1, 600, 600, 0.5),
-    ("l0", 2.8, 3.7, 380, 600, 0.5),
-    ("l1", 3.9, 3.7, 380, 600, 0.5),
-    ("l2", 4.3, 5.3, 475, 800, 0.5),
-)
 ARCHITECTURES: dict[str, Architecture] = {
-    f"efficientnet_{row[0]}": Architecture(*row[1:], name=f"efficientnet_{row[0]}") for row in _TABLE
+    row.name: Architecture(row.width, row.depth, row.train_size, row.test_size, row.dropout, name=row.name)
+    for row in NETWORKS
 }
 
 

@@ -7,9 +7,9 @@ A recipe says in its `paper` block where its figures belong:
       row: without Aug
       columns: [null, 130M unlabeled]      # of each generation, the first first; null: belongs nowhere
 
-Published figures and the layout are in published.yaml. The one decision worth knowing: a run is found by the block in
-its configuration, wherever it lies; twins of other data (`scale`) are never averaged with each other or with runs of
-full size, and stand in tables of their own. These keep the paper's headings, and say what such a heading is of a twin.
+Published figures and the layout are in `nst.recipes`. A run is found by the block in its configuration, wherever it
+lies; twins of other data (`scale`) are never averaged with each other or with runs of full size, and stand in tables of
+their own. These keep the paper's headings, and say what such a heading is of a twin.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import yaml
 from rich import box
 from rich.table import Table as Shown
 
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
+from nst.recipes import PLACES
+from nst.recipes.published import Place
 from nst.report.records import Document
 from nst.report.rows import model_name
 from nst.runs import atomic_path
@@ -43,35 +44,9 @@ SUITE_METRICS = {  # kind of a suite → metric → its name in a result
 STAGES = ("iterate", "evaluate")  # whose runs have rows; the trainings inside them carry the same block
 
 
-@dataclass(frozen=True)
-class Place:
-    """A table or figure of the paper: its layout and published figures.
-
-    Args:
-        metrics: name → heading.
-        rows: row → column → metric → published value.
-        suites: column → robustness suite that all of its figures come from, top-1 included; of other columns: the
-            clean test set, and attacks.
-        twin_headings: row or column → what it is of a scaled-down twin, of which the heading is not literally true.
-    """
-
-    name: str
-    title: str
-    metrics: dict[str, str]
-    columns: list[str]
-    rows: dict[str, dict[str, dict[str, float]]]
-    suites: dict[str, str] = field(default_factory=dict)
-    twin_headings: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def file_name(self) -> str:
-        return self.name.replace(" ", "")
-
-
 def places() -> dict[str, Place]:
     """All tables and figures, by names such as `table 6`."""
-    text = (Path(__file__).parent / "published.yaml").read_text(encoding="utf-8")
-    return {name: Place(name, **entry) for name, entry in yaml.safe_load(text).items()}
+    return PLACES
 
 
 def place(kind: str, number: int) -> Place:
@@ -201,7 +176,7 @@ def _measurements(where: Place, folders: Sequence[Path]) -> Iterator[Measurement
 
 
 def measured(result: Document, suite: str | None = None) -> dict[str, float]:
-    """Metrics, as published.yaml names them, of a generation's row or of an evaluation's result.json.
+    """Metrics, as published figures name them, of a generation's row or of an evaluation's result.json.
 
     Args:
         suite: whose figures alone are wanted; None: those of the clean test set, and of attacks.

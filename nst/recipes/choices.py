@@ -1,0 +1,46 @@
+"""Choices of configuration groups that are made from tables instead of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Choice(Protocol):
+    """A choice of a group: what a file of its name in conf/ would have."""
+
+    @property
+    def says(self) -> str:
+        """One line for `--help`."""
+
+    @property
+    def package(self) -> str | None:
+        """Where its options go: `_global_`, or None for below the group's name."""
+
+    def node(self) -> dict[str, Any]:
+        """Its options and defaults list."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A choice whose options are at hand."""
+
+    says: str
+    options: Mapping[str, Any]
+    package: str | None = None
+
+    def node(self) -> dict[str, Any]:
+        return tree(self.options)
+
+
+def tree(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings from dotted names."""
+    whole: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, own = name.split(".")
+        place = whole
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[own] = value
+    return whole

@@ -1,0 +1,41 @@
+"""Table 5: robustness without robust training, on ImageNet-P of both sizes of its files."""
+
+from nst.recipes.published import Place, published
+from nst.recipes.rows import NETWORKS_OF_TABLE_2, TWINS_OF_TABLE_2, before_finetuning, evaluation, small_evaluations
+
+# fmt: off
+PLACES = (Place(
+    "table 5",
+    title="robustness on ImageNet-P",
+    metrics={"top1": "top-1 %", "mfr": "mFR", "flip_rate": "flips %"},
+    columns=["224 px", "299 px", "made on the fly"],
+    suites={"224 px": "imagenet_p", "299 px": "imagenet_p_299", "made on the fly": "p_onthefly"},
+    rows=published({"224 px": "top1 mfr", "299 px": "top1 mfr"}, {
+        #                            224 px: top-1  mFR    299 px: top-1  mFR
+        "ResNet-50":                (None,          58.0,  None,          None),
+        "Low Pass Filter Pooling":  (None,          51.2,  None,          None),
+        "ResNeXt-101 WSL":          (None,          27.8,  None,          None),
+        "EfficientNet-L2":          (80.4,          27.2,  81.6,          23.7),
+        "Noisy Student (L2)":       (83.1,          17.8,  84.3,          16.1),
+    }),
+    twin_headings=TWINS_OF_TABLE_2,
+),)
+
+SIZES = (
+    # files    option of the suite     folder
+    (224,      "eval.imagenet_p",      "datasets/imagenet-p"),
+    (299,      "eval.imagenet_p_299",  "datasets/imagenet-p-299"),
+)
+FULL_SIZE = tuple(
+    evaluation(
+        f"table5_{network}_{px}", row, f"{px} px",
+        f"table 5: {row}, before fine-tuning, on ImageNet-P of {px} px",
+        of=before_finetuning(run), pictures="16,000,000 pictures of 475 px", hours="5.1",
+        # as the paper, as far as we recall its appendix: the px of training
+        options={option: folder, "eval.resize_to": "${model.train_size}"},
+    )
+    for network, row, run in NETWORKS_OF_TABLE_2
+    for px, option, folder in SIZES
+)
+# fmt: on
+RECIPES = (*FULL_SIZE, *small_evaluations("table 5", "made on the fly", "perturbations"))

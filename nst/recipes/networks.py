@@ -77,14 +77,13 @@ REMATERIALIZED = ("l2",)  # whose activations do not fit a chip otherwise
 def model(network: Network) -> Choice:
     """`model=`: the network itself."""
     options = {
+        "defaults": ["_defaults", "_self_"],
         "name": network.name,
         "width": network.width,
         "depth": network.depth,
-        "small_images": False,
         "train_size": network.train_size,
         "test_size": network.test_size,
         "dropout": network.dropout,
-        "checkpoint": None,
         "remat": network.short in REMATERIALIZED,
     }
     return Made(f"{network.title}, {network.parameters_m}M parameters at 1000 classes (METHOD, Networks)", options)
@@ -119,4 +118,4 @@ def student(network: Network) -> Choice:
 def teacher(network: Network) -> Choice:
     """`teacher=`: soft labels of that network, which iterate trains first."""
     says = f"soft labels by {network.title} at its own test size ({network.test_size} px as released)"
-    return Made(says, {"defaults": ["soft"], "student": network.name})
+    return Made(says, {"defaults": ["soft", "_self_"], "student": network.name})

@@ -117,7 +117,7 @@ def evaluation(
         name, says, _places(name), row, [column],
         {"data": "imagenet", "eval": "robustness", "student": "efficientnet_l2"},
         {
-            "model.checkpoint": of, "evaluate.output": "${run_dir}", **_without(measured),
+            "run_dir": "runs/${name}", "model.checkpoint": of, "evaluate.output": "${run_dir}", **_without(measured),
             **({} if measured else {"data.test": None}), **(options or {}),
         },
         command=f"nst evaluate experiment={name} trainer=gpu",

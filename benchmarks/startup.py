@@ -1,4 +1,4 @@
-"""How long commands take to begin: help, doctor, select, the first training step, a sweep; beside another version.
+"""How soon commands begin: help, doctor, select, train, a sweep.
 
     bin/bench startup                                this version alone
     git worktree add ../before <commit>              another version, in the same environment
@@ -33,6 +33,7 @@ TINY = [
     *("data.test_samples=100", "data.unlabeled_samples=240", "shard.samples_per_shard=80", "data.root=data"),
 ]
 SELECT = [*TINY, "teacher.run=teacher", "select.min_confidence=0", "select.allow_empty_classes=true"]
+BARE = {"help", "doctor"}  # measures that need no data
 POLL_S = 0.005
 
 
@@ -54,7 +55,7 @@ class Version:
         assert code == 0, f"nst {' '.join(arguments)} ended with {code}"
 
     def prepare(self) -> None:
-        self.folder.mkdir()
+        """Makes shards and a teacher with its predictions."""
         self.run("shard", *TINY)
         self.run("train", *TINY, "run_dir=teacher")
         self.run("label", *TINY, "teacher.run=teacher")
@@ -99,7 +100,7 @@ def sweep(version: Version, jobs: int) -> float:
 def measures(jobs: int) -> dict[str, tuple[Callable[[Version], float], float | None]]:
     """What is timed: name → the command, and the seconds that it may take at most."""
     return {
-        "--help": (partial(_words, "--help"), 0.15),
+        "help": (partial(_words, "--help"), 0.15),
         "doctor": (partial(_words, "doctor", *TINY), 1.5),
         "select": (select, 1.5),
         "first training step": (first_step, 4.0),
@@ -129,7 +130,9 @@ def main(argv: Sequence[str]) -> None:
         if options.before:
             versions["before"] = Version(options.before.resolve(), Path(folder, "before"))
         for version in versions.values():
-            version.prepare()
+            version.folder.mkdir()
+            if not BARE.issuperset(chosen):
+                version.prepare()
         seconds = {name: _rounds(row[0], versions, options.rounds) for name, row in chosen.items()}
     print(table(seconds, {name: limit for name, (_, limit) in chosen.items()}))
     harness.finish("startup", "s", seconds, options)
@@ -147,14 +150,14 @@ def _rounds(measure: Callable[[Version], float], versions: dict[str, Version], r
 
 
 def table(seconds: dict[str, dict[str, list[float]]], limits: dict[str, float | None]) -> str:
-    lines = [f"startup: seconds, median of the rounds\n{'':<22}{'ours':>8}{'before':>8}{'before / ours':>22}{'aim':>9}"]
+    lines = [f"startup: seconds, median of the rounds\n{'':<24}{'ours':>8}{'before':>8}{'before / ours':>22}{'aim':>9}"]
     for name, versions in seconds.items():
         ours, before = versions["ours"], versions.get("before")
-        text = f"{name:<22}{statistics.median(ours):>8.2f}"
+        text = f"{name:<24}{statistics.median(ours):>8.2f}"
         if before:
             ratios = [old / new for old, new in zip(before, ours, strict=True)]
             spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f} .. {max(ratios):.2f}]"
             text += f"{statistics.median(before):>8.2f}{spread:>22}"
         limit = limits[name]
-        lines.append(text + (f"{'<= ' + format(limit, 'g'):>{69 - len(text)}}" if limit is not None else ""))
+        lines.append(text + (f"{'<= ' + format(limit, 'g'):>{71 - len(text)}}" if limit is not None else ""))
     return "\n".join(lines)

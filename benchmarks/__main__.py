@@ -21,6 +21,7 @@ BENCHMARKS = {
     "pods": "benchmarks.pods",
     "gpu": "benchmarks.gpu",
     "identity": "benchmarks.identity",
+    "startup": "benchmarks.startup",
 }
 
 

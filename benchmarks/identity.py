@@ -1,4 +1,6 @@
-"""One small run of all stages at a fixed seed, as sha256 of what came out: run it before a change and after.
+"""One small run of all stages at a fixed seed, as digests.
+
+Run it before a change and after:
 
     bin/bench identity --output before.json        on the old code
     bin/bench identity --against before.json       on the new code, same machine: exit code 1 where anything moved

@@ -33,6 +33,7 @@ STAGES = {
 }
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
+WITHOUT_TORCH = ("shard", "select", "report")
 COMPUTING = ("train", "label", "evaluate", "iterate")  # on all hosts and ranks together
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
@@ -56,10 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     such stage, option or choice."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.excepthook = _traceback
-    # set before torch loads OpenMP: threads that wait spin for a moment, then sleep. Spinning on starves the loader
-    # processes of busy cores, sleeping at once costs a step of an idle machine 1.6 times its time
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    before_torch()
     try:
         code, fault = _outcome(arguments)
     except BaseException as error:
@@ -69,6 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"nst: {_host()}{fault}", file=sys.stderr)
     _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
     sys.exit(code)
+
+
+def before_torch() -> None:
+    """Set before torch loads OpenMP: threads that wait spin for a moment, then sleep. Spinning on starves the loader
+    processes of busy cores, sleeping at once costs a step of an idle machine 1.6 times its time."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def module_of(stage: str) -> Any:
+    """The stage's module, with what it needs and no more."""
+    if stage not in WITHOUT_TORCH:
+        importlib.import_module("nst.lean")
+    return importlib.import_module(f"nst.stages.{stage}")
 
 
 def _outcome(arguments: list[str]) -> tuple[int, str]:
@@ -156,10 +168,11 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
 
         announce_host(config.trainer.device, config.trainer.many_hosts)
     if stage in COMPUTING and config.trainer.get("many_hosts", True) and not _by_ray(stage, config):
+        module_of(stage)
         from nst.stages.options import machine_from
 
         machine_from(config).agreed(None)  # that all are there: whoever fails from here on ends the others
-    importlib.import_module(f"nst.stages.{stage}").main(config)
+    module_of(stage).main(config)
     return 0
 
 

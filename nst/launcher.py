@@ -2,14 +2,16 @@
 
 Jobs must not share a process group, an XLA runtime, a random state or a W&B run, and a crash must not take the
 others along. So what Hydra launches, in this process or on another machine, is only a call of `nst <stage>` in a new
-process. A job's directory is named by what distinguishes it (`runs/<name>/noise=none,seed=1`): the same command finds
-finished jobs again and runs only what is missing. What became of a job is kept in a file, because a launcher may have
-started it anywhere, and not every sweeper tells.
+process; on this machine it is forked from one that has loaded torch already (nst/forkserver.py). A job's directory is
+named by what distinguishes it (`runs/<name>/noise=none,seed=1`): the same command finds finished jobs again and runs
+only what is missing. What became of a job is kept in a file, because a launcher may have started it anywhere, and not
+every sweeper tells.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import re
 import subprocess
@@ -27,7 +29,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
+from nst import forkserver
 from nst.checking import check_value, kind_of, quoted, verbatim
+from nst.cli import STAGES, WITHOUT_TORCH
 from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
@@ -36,6 +40,8 @@ from nst.runs import is_rank_zero, write_json
 
 SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
+SIGINT_GRACE_S = 0.25  # for a job that a terminal's Ctrl-C reaches too, as subprocess.run has it
+ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # whose processes start many jobs
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
 
 
@@ -64,12 +70,14 @@ class Launch:
         base: folder of the jobs' directories.
         swept: names of the options that distinguish jobs.
         records: folder in which a job notes its beginning and end.
+        forks: jobs start on this machine, one after the other from one process: see `run_job`.
     """
 
     stage: str
     base: Path
     swept: frozenset[str]
     records: Path
+    forks: bool = False
 
     def __call__(self, _: DictConfig) -> float | None:
         """The job's objective; None if it failed or has none."""
@@ -78,16 +86,40 @@ class Launch:
         directory = self.base / _job_name(own, self.swept)
         say(f"job {number + 1}: {directory.name}")
         record = self.records / f"{number:06d}.json"
-        command = [sys.executable, "-m", "nst", self.stage, *own, f"run_dir={quoted(directory)}"]
+        arguments = [self.stage, *own, f"run_dir={quoted(directory)}"]
         if not is_rank_zero():
-            if code := subprocess.run(command, check=False).returncode:
+            if code := run_job(arguments, forks=self.forks):
                 time.sleep(GRACE_S)
                 raise SystemExit(code)
             return None
         write_json(record, {"directory": directory, "exit_code": None})
-        code = subprocess.run(command, check=False).returncode
+        code = run_job(arguments, forks=self.forks)
         write_json(record, {"directory": directory, "exit_code": code})
-        return None if code else _result(directory).get(OBJECTIVE)
+        return _result(directory).get(OBJECTIVE) if code == 0 else None
+
+
+def run_job(arguments: Sequence[str], *, forks: bool) -> int | None:
+    """The exit code of `nst` with these arguments in a process of its own; None: nobody has seen its end.
+
+    Args:
+        forks: many jobs start from this process, which pay once for what a stage loads.
+    """
+    if not forks or not forkserver.possible():
+        return subprocess.run([sys.executable, "-m", "nst", *arguments], check=False).returncode
+    job = _server(arguments[0]).start(arguments)
+    try:
+        return job.wait()
+    except BaseException:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.wait(SIGINT_GRACE_S)
+        job.kill()
+        raise
+
+
+@functools.cache
+def _server(stage: str) -> forkserver.ForkServer:
+    """One for all jobs that this process starts; it ends with it."""
+    return forkserver.ForkServer([stage] if stage in WITHOUT_TORCH else list(STAGES))
 
 
 def sweep(stage: str, overrides: Sequence[str]) -> int:
@@ -108,7 +140,8 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     base = Path(config.run_dir) if given else Path("runs") / config.name
     keep_apart(config, stage, {"run_dir": base})  # Hydra would write there before any job is asked
     records = base / ".sweep" / str(time.time_ns())
-    launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records)
+    forks = config.hydra.launcher._target_.endswith(ON_THIS_MACHINE)
+    launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records, forks)
     new = [path for path in (base / "multirun.yaml", base, base.parent) if not path.exists()]
     fault: Exception | None = None
     GlobalHydra.instance().clear()

@@ -13,7 +13,8 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 # what takes minutes, longest first: started last, one of them would keep a single core busy while the others idle
-LONG_FILES = ["test_xla.py", "test_iterate.py", "test_train.py", "test_distributed.py", "test_tpu.py", "test_shards.py"]
+LONG_FILES = ["test_xla.py", "test_xla_hosts.py", "test_distributed.py", "test_iterate.py", "test_docs.py",
+              "test_train.py", "test_ranks.py", "test_damage.py", "test_wrong_values.py", "test_tpu.py"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
 from nst.training.optim import Schedule
 from tests.conftest import TINY
-from tests.test_xla import dispatch_until_killed, metrics
+from tests.xla_runs import dispatch_until_killed, metrics
 
 LABELED, UNLABELED, CLASSES = 8, 16, 5
 

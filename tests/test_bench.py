@@ -177,6 +177,16 @@ def test_comparisons_run_and_say_what_they_measured(name: str, tmp_path: Path) -
     assert len(counts) == 1, "all do the same number of images"
 
 
+def test_startup_is_told_beside_another_version_and_its_aims(tmp_path: Path) -> None:
+    options = ["--only", "help", "--rounds", "2", "--before", str(ROOT), "--json", str(tmp_path / "out.json")]
+    text = bench("startup", *options)
+    assert max(len(line) for line in text.splitlines()) <= harness.WIDTH
+    row = next(line for line in text.splitlines() if line.startswith("help"))
+    assert row.endswith("<= 0.15")
+    written = json.loads((tmp_path / "out.json").read_text())["numbers"]["help"]
+    assert [len(rounds) for rounds in (written["ours"], written["before"])] == [2, 2]
+
+
 def test_labeling_is_compared_with_a_bare_forward_and_says_how_classes_agree(tmp_path: Path) -> None:
     text = bench("labeling", *TINY["labeling"], "--json", str(tmp_path / "out.json"))
     written = json.loads((tmp_path / "out.json").read_text())

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from forked import ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from nst.robustness.options import RobustnessOptions
 from nst.settings import TREE
 from nst.settings.learning import OptimizerOptions, Recipe, ScheduleOptions
 from nst.settings.network import Side
+from tests.forked import run
 
 AWKWARD = ["a=b", "a b", "a,b", "[x]", "{y}", "it's", 'a"q"', "~", "~/x", "(1)", "2024", "1e5", "007", "true", "null.d",
            "漢字/ü", "a:b", "x\\", "\\'", "a\\'b\\\\", "%", "&;|", "-v", "#1", "noise=none,seed=1"]  # fmt: skip
@@ -141,13 +141,13 @@ HUGE = [
 
 
 def test_what_no_machine_can_hold_is_told_from_the_plan_and_not_by_a_hang(digits: Path, tmp_path: Path):
-    with ForkServer() as server:
-        for stage, options, words in HUGE:
-            done = server.run([stage, *TINY, f"data.root={digits}", "run_dir=run", *options], tmp_path)
-            assert done.code == 2, (options, done)
-            assert words in done.said, (options, done.said)
-            assert "Traceback" not in done.said
-            assert not list(tmp_path.iterdir()), options
+    for stage, options, words in HUGE:
+        command = [stage, *TINY, f"data.root={digits}", "run_dir=run", *options]
+        done = run(command, tmp_path, merged=True, limit_s=20)
+        assert done.returncode == 2, (options, done)
+        assert words in done.stdout, (options, done.stdout)
+        assert "Traceback" not in done.stdout
+        assert not list(tmp_path.iterdir()), options
 
 
 def test_a_batch_that_no_machine_can_hold_is_refused_with_one_that_it_can(monkeypatch: pytest.MonkeyPatch):

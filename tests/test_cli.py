@@ -17,15 +17,9 @@ from nst.stages import options as stage_options
 from nst.stages import select, train
 from nst.xla import environment
 from tests.conftest import TINY
+from tests.forked import run
 
 ROOT = Path(__file__).parent.parent
-
-
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    return subprocess.run(
-        [sys.executable, "-m", "nst", *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
-    )
 
 
 def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -171,7 +165,7 @@ def test_the_loop_by_hand_from_shards_to_report(tmp_path: Path):
         ["evaluate", "model.checkpoint=runs/gen1"],
     ]
     for stage, *options in steps:
-        done = run(stage, *common, *options, cwd=tmp_path)
+        done = run([stage, *common, *options], tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert max((len(line) for line in done.stdout.splitlines()), default=0) < 200

@@ -3,10 +3,7 @@
 import csv
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +19,7 @@ from nst.errors import NstError
 from nst.runs import write_json
 from nst.stages import iterate
 from nst.training.loggers import TIMING_METRICS, read_rows
+from tests import forked
 from tests.conftest import TINY
 
 GENERATIONS = "iterate.generations=[['model.width=0.25'],['model.width=0.35'],['model.width=0.35']]"
@@ -253,11 +251,7 @@ def test_runs_wait_for_each_other_at_a_shared_teacher(tmp_path: Path):
 def command(run: Path, digits: Path) -> list[str]:
     options = [*TINY, f"data.root={digits}", f"run_dir={run}", GENERATIONS, "select.min_confidence=0",
                "select.allow_empty_classes=true", "label.batch_size=16", "trainer.workers=1"]  # fmt: skip
-    return [sys.executable, "-m", "nst", "iterate", *options]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return ["iterate", *options]
 
 
 def artifacts(run: Path) -> dict[str, Any]:
@@ -291,23 +285,23 @@ def moments(run: Path) -> Iterator[Callable[[], bool]]:
     yield exists("gen2/checkpoints/trained.safetensors")  # between the weights and the end of the stage
 
 
-@pytest.mark.timeout(1800)  # a dozen processes, each of which loads torch
+@pytest.mark.timeout(1800)
 def test_kill_9_in_every_stage_ends_as_if_it_had_not_happened(digits: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole, digits), check=True, env=environment(), capture_output=True)
+    done = forked.run(command(whole, digits))
+    assert done.returncode == 0, done.stderr
     kills = 0
     for reached in moments(killed):
-        process = subprocess.Popen(
-            command(killed, digits), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        with open(tmp_path / "errors", "w") as errors:
+            process = forked.start(command(killed, digits), tmp_path, [errors, errors])
         while process.poll() is None and not reached():
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+        process.kill()
+        assert process.wait() in (0, -signal.SIGKILL), (tmp_path / "errors").read_text()
         kills += process.returncode == -signal.SIGKILL
     assert kills >= 4
-    subprocess.run(command(killed, digits), check=True, env=environment(), capture_output=True)
+    done = forked.run(command(killed, digits))
+    assert done.returncode == 0, done.stderr
     expected = artifacts(whole)
     assert len(expected) > 15
     assert artifacts(killed) == expected

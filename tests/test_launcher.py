@@ -129,14 +129,15 @@ def test_values_of_a_sweep_are_read_as_jobs_read_them(here: Path):
 
 
 def test_a_sweep_into_a_folder_of_any_name(here: Path, monkeypatch: pytest.MonkeyPatch):
-    def start(command: list[str], **_: object) -> SimpleNamespace:
-        commands.append(command)
-        return SimpleNamespace(returncode=0)
+    def run_job(arguments: list[str], **_: object) -> int:
+        commands.append(arguments)
+        return 0
 
     commands: list[list[str]] = []
-    monkeypatch.setattr(launcher.subprocess, "run", start)
+    monkeypatch.setattr(launcher, "run_job", run_job)
     assert launcher.sweep("train", [*TINY, "seed=1,2", "run_dir=o'n a=b [x]"]) == 0
-    given = [verbatim(command[4:]) for command in commands if command[1:3] == ["-m", "nst"]]
+    assert [command[0] for command in commands] == ["train", "train"]
+    given = [verbatim(command[1:]) for command in commands]
     assert [compose_config(each).run_dir for each in given] == [f"o'n a=b [x]/seed={seed}" for seed in (1, 2)]
 
 
@@ -246,7 +247,7 @@ def test_a_slurm_job_has_as_many_tasks_as_gpus():
 
 def test_another_task_than_the_first_notes_nothing_and_fails_after_it(here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launcher.HydraConfig, "get", lambda: plain_settings(number=0))
-    monkeypatch.setattr(launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(launcher, "run_job", lambda *_, **__: 1)
     slept: list[float] = []
     monkeypatch.setattr(launcher.time, "sleep", slept.append)
     monkeypatch.setenv("SLURM_PROCID", "3")
@@ -280,6 +281,47 @@ def test_a_job_that_never_came_back_counts_as_failed(here: Path, capfd: pytest.C
     assert launcher._close(jobs[:1], RuntimeError("x"), searched=False) == 1
 
 
+class Stopped(SimpleNamespace):
+    """A fork server and its job, in which a person's Ctrl-C arrives."""
+
+    def start(self, arguments: list[str]) -> "Stopped":
+        return self
+
+    def wait(self, timeout: float | None = None) -> None:
+        self.calls.append(timeout)
+        if timeout is None:
+            raise KeyboardInterrupt
+        raise launcher.subprocess.TimeoutExpired("nst", timeout)
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+
+def test_a_sweep_that_is_stopped_leaves_no_job_behind(monkeypatch: pytest.MonkeyPatch):
+    job = Stopped(calls=[])
+    monkeypatch.setattr(launcher, "_server", lambda _: job)
+    with pytest.raises(KeyboardInterrupt):
+        launcher.run_job(["train"], forks=True)
+    assert job.calls == [None, launcher.SIGINT_GRACE_S, "kill"]
+
+
+@pytest.mark.parametrize(("choice", "forks"), [("basic", True), ("parallel", True), ("slurm", False)])
+def test_jobs_of_this_machine_are_forked_and_others_start_where_they_run(
+    choice: str, forks: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Launched(Exception):
+        pass
+
+    def launch(*fields: object) -> None:
+        assert fields[-1] == forks
+        raise Launched
+
+    monkeypatch.setattr(launcher, "_require_plugins", lambda _: None)
+    monkeypatch.setattr(launcher, "Launch", launch)
+    with pytest.raises(Launched):
+        launcher.sweep("train", ["seed=0,1", f"hydra/launcher={choice}"])
+
+
 def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.MonkeyPatch):
     """A search must not learn from the result of an attempt before."""
     directory = here / "runs" / "job"
@@ -289,8 +331,8 @@ def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.
     settings = plain_settings(number=3)
     monkeypatch.setattr(launcher.HydraConfig, "get", lambda: settings)
     launch = launcher.Launch("iterate", here / "runs", frozenset(), here / "records")
-    for code, told in ((0, 90.0), (1, None)):
-        monkeypatch.setattr(launcher.subprocess, "run", lambda *_, code=code, **__: SimpleNamespace(returncode=code))
+    for code, told in ((0, 90.0), (1, None), (None, None)):
+        monkeypatch.setattr(launcher, "run_job", lambda *_, code=code, **__: code)
         assert launch(None) == told
         assert launcher._jobs(here / "records") == [launcher.Job(directory, code)]
 

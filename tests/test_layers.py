@@ -104,3 +104,18 @@ def test_stages_that_compute_nothing_load_no_torch():
     """It takes seconds of each process, of many in a sweep."""
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+LEAN = """
+import sys
+from nst import cli
+cli.module_of("train")
+rest = {"scipy", "matplotlib", "wandb", "torch_xla"} & sys.modules.keys()
+assert "timm" in sys.modules and "lightning" in sys.modules and not rest, rest
+import matplotlib, scipy, wandb  # whoever needs them gets them
+"""
+
+
+def test_training_loads_nothing_that_only_extras_of_lightning_and_timm_use():
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from forked import ForkServer, Outcome
 from omegaconf import OmegaConf
 
 from nst.cli import AT_A_DESK, STAGES
 from nst.config import compose_config
+from tests.forked import run
 
 LIMIT_S = 20
 NO_DATA = ["data=folder", "data.source.root=nowhere"]  # whatever is right then stops where it looks for pictures
@@ -145,48 +145,38 @@ def cases_of_every_stage() -> list[Case]:
     ]
 
 
-def fault(case: Case, outcome: Outcome, left: list[str]) -> str | None:
+def fault(case: Case, outcome: CompletedProcess[str], left: list[str]) -> str | None:
     """What is wrong with how a command ended."""
-    shown = [line for line in outcome.said.splitlines() if not line.startswith("Exception ignored")]
-    if "Traceback" in outcome.said:
+    shown = [line for line in outcome.stdout.splitlines() if not line.startswith("Exception ignored")]
+    if "Traceback" in outcome.stdout:
         return "a traceback: " + shown[-1]
-    if outcome.code < 0 or outcome.seconds > LIMIT_S:
-        return f"a hang: {outcome.seconds:.0f} s, exit code {outcome.code}"
-    if left and outcome.code != 0:
+    if outcome.returncode < 0:
+        return f"a hang of {LIMIT_S} s, or an end by the signal {-outcome.returncode}"
+    if left and outcome.returncode != 0:
         return f"files are left: {left}"
-    if case.wrong and (outcome.code != 2 or left):
-        return f"accepted, exit code {outcome.code}: {shown[-1:]}"
-    if case.wrong and not (shown[0].startswith("nst: ") and case.name in outcome.said):
+    if case.wrong and (outcome.returncode != 2 or left):
+        return f"accepted, exit code {outcome.returncode}: {shown[-1:]}"
+    if case.wrong and not (shown[0].startswith("nst: ") and case.name in outcome.stdout):
         return f"the option is not named: {shown}"
-    if outcome.code == 2 and not any(line.startswith(("  valid:", "  next:")) for line in shown):
+    if outcome.returncode == 2 and not any(line.startswith(("  valid:", "  next:")) for line in shown):
         return f"what would be valid is not said: {shown}"
-    if outcome.code == 0 and case.stage not in AT_A_DESK:
+    if outcome.returncode == 0 and case.stage not in AT_A_DESK:
         return "it went on without data"
     return None
 
 
 def run_all(cases: list[Case], tmp_path: Path) -> list[str]:
-    """The faults of all cases, run by a fork server per core."""
-    servers: SimpleQueue[ForkServer] = SimpleQueue()
-    count = len(os.sched_getaffinity(0))
+    """The faults of all cases, as many at a time as there are cores."""
 
-    def run(number: int) -> str | None:
+    def outcome(number: int) -> str | None:
         case, folder = cases[number], tmp_path / str(number)
         folder.mkdir()
-        server = servers.get()
-        try:
-            outcome = server.run(case.command, folder, limit_s=LIMIT_S)
-        finally:
-            servers.put(server)
-        said = fault(case, outcome, sorted(str(path.relative_to(folder)) for path in folder.rglob("*")))
+        done = run(case.command, folder, merged=True, limit_s=LIMIT_S)
+        said = fault(case, done, sorted(str(path.relative_to(folder)) for path in folder.rglob("*")))
         return None if said is None else f"nst {case.stage} {case.name}={case.value[:30]!r}: {said}"
 
-    with ThreadPoolExecutor(count) as pool:
-        for server in [ForkServer() for _ in range(count)]:
-            servers.put(server)
-        found = list(pool.map(run, range(len(cases))))
-        for _ in range(count):
-            servers.get().__exit__(None, None, None)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(outcome, range(len(cases))))
     return [said for said in found if said is not None]
 
 

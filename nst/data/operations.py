@@ -10,6 +10,7 @@ What [C] computes per pixel is a table here, and geometry moves whole RGBX pixel
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import cv2
@@ -245,7 +246,7 @@ def shear_y(image: Image, slope: float) -> Image:
 def rotate(image: Image, degrees: float) -> Image:
     """About the centre, counter-clockwise by `degrees`."""
     angle = _FLOAT(degrees) * _FLOAT(np.pi / 180)
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = _FLOAT(math.cos(angle)), _FLOAT(math.sin(angle))  # NumPy's float32 ones are an ulp off at some angles
     right, bottom = _FLOAT(image.shape[1] - 1), _FLOAT(image.shape[0] - 1)
     x_offset = (right - (cos * right - sin * bottom)) / _FLOAT(2)
     y_offset = (bottom - (sin * right + cos * bottom)) / _FLOAT(2)

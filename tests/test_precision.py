@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nst.progress import Bar
-from nst.robustness.scorers import full_logits
+from nst.robustness.logits import full_logits
 from nst.stages.evaluate import Evaluator
 from nst.training.labeler import Labeler
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from nst.data.batches import Batch, View, blank_seen, images_to_tensor, seen_bytes
 from nst.data.images import BadImage
-from nst.robustness.readers import ImageSet, Sample
+from nst.robustness.image_sets import ImageSet, Sample
 
 
 class ImageSetBatches(Dataset):

@@ -10,7 +10,7 @@ is listed, so a part of it is never mistaken for an mCE. Plain numbers: a report
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -127,6 +127,12 @@ def _mean_over(names: Sequence[str], values: Mapping[str, float | None]) -> floa
     """Mean of the values of all names; None if one is missing or undefined."""
     known = [value for name in names if (value := values.get(name)) is not None]
     return fmean(known) if len(known) == len(names) else None
+
+
+def known_mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are known; None of none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def percent(part: float, whole: float) -> float | None:

@@ -25,6 +25,8 @@ from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.evaluation.results import headlines, summary, table
+from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
 from nst.models.efficientnet import normalize
@@ -33,8 +35,6 @@ from nst.models.precision import full_precision
 from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
 from nst.robustness.options import RobustnessOptions
-from nst.robustness.results import Block, headlines, summary, table
-from nst.robustness.suites import Subject
 from nst.runs import Run, is_rank_zero, write_json
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
 from nst.settings.measuring import EvalOptions, LoggerOptions
@@ -44,7 +44,7 @@ from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, has_test_set, machine_from, test_set
 from nst.stages.options import tracking as tracking_of
 from nst.training.callbacks import StopWhenTold, bad_sample_summary, check_bad_share
-from nst.training.classifier import reduced, union
+from nst.training.gathering import reduced, union
 from nst.training.hardware import Machine, state_to_device
 from nst.training.tracking import Tracking
 

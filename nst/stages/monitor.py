@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from nst.errors import NstError
-from nst.robustness.results import summary
-from nst.robustness.suites import Subject
+from nst.evaluation.results import summary
+from nst.evaluation.suite import Subject
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
 from nst.stages.options import measured

@@ -24,22 +24,18 @@ from nst.data.datamodule import data_part, evaluation_loader, own_rows
 from nst.data.shard_set import ShardSet
 from nst.documents import as_json, read_json
 from nst.errors import NstError
+from nst.evaluation import results
+from nst.evaluation.suite import Block, Pass, Scorer, Subject, Suite
 from nst.progress import Bar, say
-from nst.robustness import results
 from nst.robustness.batches import ImageSetBatches
 from nst.robustness.classes import readable_names
-from nst.robustness.made_suites import made_suites
+from nst.robustness.image_sets import ImageSet, shard_images
 from nst.robustness.options import RobustnessOptions
 from nst.robustness.pictures import Answer, entries, write_sheet
-from nst.robustness.readers import ImageSet, shard_images
-from nst.robustness.released_suites import released_suites
-from nst.robustness.results import Block
-from nst.robustness.scorers import Scorer
 from nst.robustness.sets import imagenet_folders
-from nst.robustness.suites import Pass, Subject, Suite
 from nst.runs import Run, atomic_path, is_rank_zero, write_json
 from nst.training.callbacks import StopWhenTold, check_bad_share
-from nst.training.classifier import reduced, union
+from nst.training.gathering import reduced, union
 from nst.training.hardware import Machine, state_to_device
 
 
@@ -105,14 +101,14 @@ def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
     Raises:
         NstError: nothing to evaluate, a set that does not fit, or a baseline that was measured under other conditions.
     """
-    suites = [*released_suites(subject), *made_suites(subject)]
+    suites = results.suites_of(subject)
     if not suites:
         raise NstError(
             "there is nothing to evaluate robustness on",
             got="no folder of a released set, and no test set to corrupt, perturb or attack",
             next="give one, such as eval.imagenet_a=<folder>, or data.test=<shards>",
         )
-    conditions = {suite.name: as_json(suite.conditions()) for suite in suites}
+    conditions = {suite.name: as_json(suite.conditions) for suite in suites}
     _check_baseline(subject.options.baseline, conditions)  # now, and not after hours
     return suites, conditions
 
@@ -162,10 +158,10 @@ def _evaluate(
     label: str,
 ) -> dict[str, Any]:
     """What every part of a suite has kept, after evaluating those that have no file yet."""
-    names = suite.parts()
+    names = suite.parts
     paths = {name: directory / "parts" / f"{name}.json" for name in names}
     missing = hardware.agreed([name for name in names if not paths[name].exists()])
-    total = suite.pictures()
+    total = suite.pictures
     done = total * (len(names) - len(missing)) // len(names)
     with Bar(f"{label} {suite.name}", total, start=done, quiet=not is_rank_zero()) as bar:
         for name in missing:
@@ -189,20 +185,23 @@ def evaluate_pass(
     batches = ImageSetBatches(pass_.images, pass_.view, batch_size=hardware.whole(pass_.batch_size))
     trainer = hardware.trainer(path.parent, callbacks=[StopWhenTold()])
     rank, world_size = data_part(trainer)
-    scorer = pass_.scorer()
     module = PassEvaluator(
-        network, scorer, pass_.shown, pass_.images.frames, lambda pictures: bar.update(bar.step + pictures * world_size)
+        network,
+        pass_.scorer,
+        pass_.shown,
+        pass_.images.frames,
+        lambda pictures: bar.update(bar.step + pictures * world_size),
     )
     loader = evaluation_loader(
         batches, hardware.loader, rank=rank, world_size=world_size, pin_memory=hardware.pin_memory
     )
     trainer.test(module, loader, verbose=False)
     bad, answers = union(module.bad, trainer), union(module.answers, trainer)
-    reduced(scorer, trainer)
+    reduced(pass_.scorer, trainer)
     check_bad_share(bad, len(set(pass_.images.keys)), max_bad_fraction)
     if not trainer.is_global_zero:
         return {}
-    kept: dict[str, Any] = {"kept": scorer.kept(), "bad": bad}
+    kept: dict[str, Any] = {"kept": pass_.scorer.kept(), "bad": bad}
     if answers:
         captions = dict(zip(pass_.shown, pass_.captions, strict=True))
         kept["sheet"] = write_sheet(path.with_suffix(""), batches, [number for number, *_ in answers])

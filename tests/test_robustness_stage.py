@@ -60,6 +60,7 @@ from nst.robustness.sets import imagenet_p
 from nst.settings.data import Pictures
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
+from nst.training.counting import Counting
 from tests.helpers import encode, noise
 
 Compose = Callable[..., Any]
@@ -322,7 +323,7 @@ def test_sigterm_ends_an_evaluation_in_words_and_the_same_command_continues(
 ):
     cfg = tiny(*FEW, "eval.batch_size=40", f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}")
     before = signal.getsignal(signal.SIGTERM)
-    original = robustness.PassEvaluator.test_step
+    original = Counting.test_step
     count = []
 
     def told(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -332,7 +333,7 @@ def test_sigterm_ends_an_evaluation_in_words_and_the_same_command_continues(
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch, pytest.raises(Preempted, match="same command continues") as caught:
-        patch.setattr(robustness.PassEvaluator, "test_step", told)
+        patch.setattr(Counting, "test_step", told)
         evaluate.from_cfg(cfg)
     assert caught.value.exit_code == 143
     assert len(count) == 4

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nst.evaluation.suite import (
-    Block,
-    Kept,
-    Kind,
-    Pass,
-    Row,
-    Scorer,
-    Subject,
-    Suite,
-    framing_facts,
-    image_blocks,
-)
+from nst.evaluation.suite import Block, Kept, Kind, Pass, Row, Scorer, Subject, Suite, framing_facts, image_blocks
 from nst.robustness.image_sets import ImageSet
 
 if TYPE_CHECKING:
@@ -40,9 +29,6 @@ class Attacked(Kind):
         how = f"{block['attack']}: {search_stated(block)}"
         pairs = zip(block["epsilons"], block["top1"], strict=True)
         yield from ((how, epsilon, "top1", value) for epsilon, value in pairs)
-
-    def told(self, block: Block) -> str | None:
-        return search_stated(block)
 
     def stated(self, block: Block) -> list[str]:
         return [search_stated(block)]

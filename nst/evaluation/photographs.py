@@ -65,7 +65,8 @@ def _suite(subject: Subject, name: str, folder: str) -> Suite:
     def measured(parts: Kept) -> Block:
         if name != REAL:
             return {"kind": "answers", **parts[WHOLE]["scores"]}
-        return {"kind": "real", **RealScorer().with_counts(parts.values()).scores()}
+        scores = RealScorer().with_counts(parts.values()).accuracy.compute()
+        return {"kind": "real", "top1": scores["real_top1"], "samples": scores["samples"]}
 
     shown = {"shown_at": subject.image_size, "shown_as": framing_facts(subject.photograph())}
     return Suite(name, subject.facts(images) | shown, [WHOLE], opened, len(images), measured)
@@ -100,7 +101,3 @@ class RealScorer(Scorer):
     def count(self, logits: Tensor, batch: Batch) -> Tensor:
         self.accuracy.update(logits, batch["labels"], batch["valid"])
         return logits
-
-    def scores(self) -> Block:
-        scores = self.accuracy.compute()
-        return {"top1": scores["real_top1"], "samples": scores["samples"]}

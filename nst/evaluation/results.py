@@ -128,8 +128,8 @@ def headlines(robustness: Mapping[str, Block]) -> list[str]:
         flat = {name.split("/", 2)[2]: value for name, value in summary({suite: block}).items()}
         told = [name for name in flat if "/" not in name and name not in (*SEARCH, "images")]
         shown = [f"{name} {flat[name]:.2f}" for name in told[:6]]
-        if (more := kind.told(block)) is not None:
-            shown.append(more)
+        if not kind.headlines:
+            shown += kind.stated(block)
         if (count := fewer_samples(suite, block)) is not None:
             shown.append(f"of {count:,} of {PUBLISHED_SAMPLES[suite]:,} {kind.samples}")
         if lacks := block.get("missing"):

@@ -9,18 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nst.evaluation.copies import copy_facts, incomplete, require_found, require_side, tell_incomplete
-from nst.evaluation.suite import (
-    Block,
-    Kept,
-    Kind,
-    Pass,
-    Row,
-    Scorer,
-    Subject,
-    Suite,
-    framing_facts,
-    pictures_stated,
-)
+from nst.evaluation.suite import Block, Kept, Kind, Pass, Row, Scorer, Subject, Suite, framing_facts, pictures_stated
 from nst.robustness import cifar, sets
 from nst.robustness.baselines import CIFAR_PERTURBATIONS, PERTURBATIONS, Baseline
 from nst.robustness.benchmark_scores import known_mean, perturbation_scores

@@ -209,12 +209,8 @@ class Kind:
         """The rows of the table beside those of the headlines."""
         return ()
 
-    def told(self, block: Block) -> str | None:
-        """What a line in the terminal adds to the numbers."""
-        return None
-
     def stated(self, block: Block) -> list[str]:
-        """What the numbers depend on besides the images, in words."""
+        """What the numbers depend on besides the images, in words; the terminal has it where there are no headlines."""
         return []
 
     def titled(self, block: Block) -> dict[str, float]:

@@ -28,7 +28,7 @@ from nst.data.transforms import CenterView
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.evaluation import results
-from nst.evaluation.corruptions import SHOWN_PER_CORRUPTION
+from nst.evaluation.corrupted import SHOWN_PER_CORRUPTION
 from nst.evaluation.results import headlines, summary, table
 from nst.evaluation.suite import (
     Block,

@@ -12,15 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nst.errors import NstError
-from nst.evaluation import attacks, corruptions, photographs, sequences
+from nst.evaluation import attacked, corrupted, photographs, sequences
 from nst.evaluation.suite import Block, Kind, Subject, Suite
 from nst.robustness.baselines import ALEXNET, PUBLISHED_SAMPLES
 
-ROOMS = (photographs, corruptions, sequences, attacks)  # a new kind of suites is a module of its own, and its name here
+ROOMS = (photographs, corrupted, sequences, attacked)  # a new kind of suites is a module of its own, and its name here
 KINDS: dict[str, Kind] = {name: kind for room in ROOMS for name, kind in room.KINDS.items()}
 COLUMNS = ("suite", "condition", "level", "metric", "value")
 NETWORKS_OWN = ("shown_at", "shown_as")  # conditions in which networks that are compared may differ
-SEARCH = ("steps", "largest_step", "random_start")  # of an attack: the line in the terminal has them in words
 
 
 def kind_of(block: Block) -> Kind:
@@ -126,7 +125,7 @@ def headlines(robustness: Mapping[str, Block]) -> list[str]:
     for suite, block in robustness.items():
         kind = kind_of(block)
         flat = {name.split("/", 2)[2]: value for name, value in summary({suite: block}).items()}
-        told = [name for name in flat if "/" not in name and name not in (*SEARCH, "images")]
+        told = [name for name in flat if "/" not in name and name not in (*kind.in_words, "images")]
         shown = [f"{name} {flat[name]:.2f}" for name in told[:6]]
         if not kind.headlines:
             shown += kind.stated(block)

@@ -182,11 +182,13 @@ class Kind:
     """How the blocks of one kind of suites are read: from what was measured to scores, and their names.
 
     `headlines` are the keys of a block's main numbers, and what a report calls them; those without a title are in
-    results only. `short` are their names in flat results, where these differ.
+    results only. `short` are their names in flat results, where these differ. `in_words` are numbers of the `series`
+    that `stated` has in words.
     """
 
     headlines: ClassVar[Mapping[str, str]] = {}
     short: ClassVar[Mapping[str, str]] = {}
+    in_words: ClassVar[Sequence[str]] = ()
     samples = "images"
 
     def scored(

@@ -1,6 +1,6 @@
 """What the evaluations of robustness left on disk: which networks can be compared on a suite, and their shown answers.
 
-The one decision worth knowing: networks stand side by side only where they were shown the same pictures, that is
+Networks stand side by side only where they were shown the same pictures, that is
 under the same conditions but for the size at which they are shown. What differs is left out by name.
 """
 

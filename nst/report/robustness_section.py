@@ -1,6 +1,6 @@
 """The section on robustness: headline numbers, errors under corruption, flips, film strips, attacks, pictures.
 
-The one decision worth knowing: single sequences and pictures are chosen for showing a difference, so the sentence
+Single sequences and pictures are chosen for showing a difference, so the sentence
 beside them counts how often it is the other way round.
 """
 

@@ -1,6 +1,6 @@
 """Batches of an image set, like those of `nst.data.batches.EvaluationBatches`: padded, so shapes never change.
 
-The one decision worth knowing: a clip is never split. Its frames lie one after another in `images`, so the
+A clip is never split. Its frames lie one after another in `images`, so the
 network sees ordinary images, and `(N * T, ...)` answers are N clips again by a reshape.
 """
 

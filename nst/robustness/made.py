@@ -1,6 +1,6 @@
 """Corrupted images and perturbation sequences of any image set, made when they are read: sets like the released ones.
 
-The one decision worth knowing: the corrupted set is *image-major*. All variants of one image follow each other, and
+The corrupted set is *image-major*. All variants of one image follow each other, and
 a reader keeps the picture that it decoded last, so a loader worker decodes each image once for all of its 75.
 """
 

@@ -2,7 +2,7 @@
 
     <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
 
-The one decision worth knowing: suites, images and seeds are those of `nst evaluate` with the same options, so the
+Suites, images and seeds are those of `nst evaluate` with the same options, so the
 curve over the steps ends where the evaluation of the finished network stands.
 """
 

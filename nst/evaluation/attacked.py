@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nst.evaluation.suite import Block, Kept, Kind, Pass, Row, Scorer, Subject, Suite, framing_facts, image_blocks
 from nst.robustness.image_sets import ImageSet
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class Attacked(Kind):
     """Top-1 accuracy by epsilon."""
 
+    in_words: ClassVar[Sequence[str]] = ("steps", "largest_step", "random_start")
+
     def series(self, block: Block) -> Mapping[str, float | None]:
         found = {f"top1_at_{e:g}": value for e, value in zip(block["epsilons"], block["top1"], strict=True)}
         if block["attack"] != "fgsm":  # without these its numbers say little
-            found |= {"steps": block["steps"], "largest_step": max(block["step_sizes"]),
-                      "random_start": float(block["random_start"])}  # fmt: skip
+            facts = (block["steps"], max(block["step_sizes"]), float(block["random_start"]))
+            found |= dict(zip(self.in_words, facts, strict=True))
         return found
 
     def rows(self, block: Block) -> Iterable[Row]:

@@ -1,6 +1,6 @@
 """What an evaluation counts: top-1, top-5, loss, calibration, confusion (paper section 3.2, table 2).
 
-The one decision worth knowing: everything is a sum kept on the device, so an evaluation never waits for the
+Everything is a sum kept on the device, so an evaluation never waits for the
 accelerator before `compute`, ranks are merged by adding their `state`, and the result does not depend on how
 the data were batched. Padded samples of a ragged last batch are masked out with `valid`.
 
@@ -147,7 +147,11 @@ class Evaluation(RunningSums):
             NstError: it was not kept.
         """
         if "confusion" not in self._sums:
-            raise NstError("this evaluation kept no confusion matrix", next="eval.confusion=false")
+            raise NstError(
+                "this evaluation kept no confusion matrix",
+                got=f"{self.num_classes} classes",
+                valid=f"up to {MAX_CONFUSION_CLASSES} classes, or Evaluation(num_classes, confusion=True)",
+            )
         return self._sums["confusion"]
 
     def compute(self) -> dict[str, float]:

@@ -14,14 +14,15 @@ MODULES = sorted((ROOT / "nst").rglob("*.py"))
 ALLOWED = {
     "cloud": {"cloud"},
     "data": {"data"},
+    "evaluation": {"evaluation", "robustness", "models", "data"},
     "models": {"models", "recipes"},
     "training": {"training", "models", "data"},
     "doctor": {"doctor", "training", "models", "data"},
     "plan": {"plan", "training", "models", "data"},
     "recipes": {"recipes"},
-    "report": {"report", "robustness", "data", "recipes"},
+    "report": {"report", "evaluation", "robustness", "data", "recipes"},
     "robustness": {"robustness", "models", "data"},
-    "stages": {"stages", "doctor", "plan", "training", "robustness", "models", "data", "report", "xla"},
+    "stages": {"stages", "doctor", "plan", "training", "evaluation", "robustness", "models", "data", "report", "xla"},
     "xla": {"xla", "training", "models", "data"},
 }
 

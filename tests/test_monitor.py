@@ -18,6 +18,7 @@ from nst.runs import sha256_file
 from nst.stages import evaluate, robustness, train
 from nst.stages.monitor import state_digest
 from nst.training.classifier import Classifier
+from nst.training.counting import Counting
 from nst.training.hardware import Hardware
 from nst.training.loggers import TIMING_METRICS, read_rows
 from nst.training.monitor import Monitor, Monitoring
@@ -208,7 +209,7 @@ def test_sigterm_within_an_evaluation_ends_the_training_which_continues_there(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
-    original = robustness.PassEvaluator.test_step
+    original = Counting.test_step
 
     def told(self: Any, batch: Any, batch_idx: int) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -216,7 +217,7 @@ def test_sigterm_within_an_evaluation_ends_the_training_which_continues_there(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(Preempted) as caught:
-        patch.setattr(robustness.PassEvaluator, "test_step", told)
+        patch.setattr(Counting, "test_step", told)
         train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "told"))
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nst.progress import Bar
-from nst.robustness.scorers import full_logits
-from nst.stages.evaluate import Evaluator
+from nst.robustness.logits import full_logits
+from nst.stages.evaluate import CleanScores
 from nst.training.labeler import Labeler
 
 
@@ -34,7 +33,7 @@ def label(network: Watching) -> None:
 
 def evaluate(network: Watching) -> None:
     batch = {"images": torch.zeros(2, 3, 4, 4), "labels": torch.tensor([0, 1]), "valid": torch.ones(2, dtype=bool)}
-    Evaluator(network, 3, Bar("evaluate", 2, quiet=True)).test_step(batch, 0)
+    CleanScores(3).add(network, batch)
 
 
 def corruptions(network: Watching) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.evaluation.results import scored, summary
 from nst.report import page, robustness_figures
 from nst.report.figures import series_color
 from nst.report.records import open_runs
@@ -22,7 +23,6 @@ from nst.report.robustness import headline, networks_of
 from nst.report.robustness_section import _claim, _clip, _telling, robustness
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.pictures import COLUMNS
-from nst.robustness.results import scored, summary
 from nst.runs import write_json
 from nst.stages import report
 from tests.test_report import make_run, page_of, words
@@ -326,11 +326,13 @@ def test_titles_follow_the_data():
 
 
 def test_axes_hold_all_curves():
-    curves = {"all": {"teacher": [10.0] * 6}, "noise": {"teacher": [10.0, 20.0, None, 40.0, 60.0, 90.0]}}
+    rising = [10.0, 20.0, None, 40.0, 60.0, 90.0]
+    curves = [robustness_figures.Panel(name, range(6), {"teacher": errors})
+              for name, errors in (("all", [10.0] * 6), ("noise", rising))]  # fmt: skip
     colors = {"teacher": "red"}
     figure = robustness_figures.severity_curves(curves, colors)
     assert all(panel.get_ylim()[0] == 0 and panel.get_ylim()[1] >= 90 for panel in figure.axes)
-    found = [robustness_figures.AttackData(name, [0, 8], {"teacher": top1})
+    found = [robustness_figures.Panel(name, [0, 8], {"teacher": top1})
              for name, top1 in (("FGSM", [30.0, 20.0]), ("PGD", [90.0, 1.0]))]  # fmt: skip
     figure = robustness_figures.attacks(found, colors)
     assert all(panel.get_ylim()[0] == 0 and panel.get_ylim()[1] >= 90 for panel in figure.axes)

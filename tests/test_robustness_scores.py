@@ -141,6 +141,14 @@ def test_a_run_can_be_the_baseline_of_another() -> None:
     assert (flips["baseline"], flips["mfr"], flips["mt5d"]) == ("teacher", 75.0, 50.0)
 
 
+def test_published_flips_alone_have_a_flip_rate_and_nothing_else() -> None:
+    flips = {name: {"flip_probability": value / 2} for name, value in ALEXNET.flip_probability.items()}
+    scores = perturbation_scores(flips, baseline=ALEXNET)
+    assert scores["mfr"] == pytest.approx(50.0, **EXACT)
+    assert (scores["top5_distance"], scores["top5_rate"]) == ({}, {})
+    assert (scores["mean_top5_distance"], scores["mt5d"], scores["top1"]) == (None, None, None)
+
+
 def test_a_baseline_without_an_error_divides_nothing() -> None:
     perfect = everywhere([10.0] * 5) | {"fog": [0.0] * 5}
     baseline = Baseline("b", "", 10.0, perfect)

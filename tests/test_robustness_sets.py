@@ -22,6 +22,7 @@ from nst.data.transforms import CenterView
 from nst.errors import NstError
 from nst.robustness import sets
 from nst.robustness.batches import ImageSetBatches
+from nst.robustness.cifar import cifar_c, cifar_p
 from nst.robustness.classes import (
     CIFAR10,
     SUBSETS,
@@ -31,10 +32,9 @@ from nst.robustness.classes import (
     subset_positions,
     subset_wnids,
 )
-from nst.robustness.readers import ImageSet, open_array, stratified
+from nst.robustness.image_sets import ImageSet, stratified
+from nst.robustness.readers import open_array
 from nst.robustness.sets import (
-    cifar_c,
-    cifar_p,
     find_corruptions,
     find_perturbations,
     imagenet_c,

@@ -9,9 +9,10 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -26,26 +27,40 @@ from nst.data.shard_set import ShardSet
 from nst.data.transforms import CenterView
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
+from nst.evaluation import results
+from nst.evaluation.corrupted import SHOWN_PER_CORRUPTION
+from nst.evaluation.results import headlines, summary, table
+from nst.evaluation.suite import (
+    Block,
+    Kept,
+    Kind,
+    Pass,
+    Scorer,
+    Subject,
+    Suite,
+    block_size,
+    image_blocks,
+)
+from nst.metrics import RunningSums
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import EfficientNet, build, normalize
+from nst.report.robustness_numbers import conditions, measured_rows
 from nst.robustness import classes
 from nst.robustness.attacks import Attack, attack
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.batches import ImageSetBatches
 from nst.robustness.classes import CIFAR10, imagenet_wnids, readable_names, subset_positions, subset_wnids
 from nst.robustness.corruptions import Corruptions, corruption_generator
+from nst.robustness.image_sets import ImageSet, shard_images
 from nst.robustness.made import CLEAN, corrupted, whole_images
 from nst.robustness.options import RobustnessOptions
 from nst.robustness.perturbations import Perturbations, perturbation_generator
-from nst.robustness.readers import ImageSet, shard_images
-from nst.robustness.released_suites import SHOWN_PER_CORRUPTION
-from nst.robustness.results import headlines, summary, table
 from nst.robustness.scores import CorruptionErrors, clip_distances, top_classes
 from nst.robustness.sets import imagenet_p
-from nst.robustness.suites import Subject, block_size, image_blocks
 from nst.settings.data import Pictures
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
+from nst.training.counting import Counting
 from tests.helpers import encode, noise
 
 Compose = Callable[..., Any]
@@ -255,7 +270,7 @@ def test_a_killed_evaluation_goes_on_behind_its_finished_parts(
     tiny: Compose, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole = evaluate.from_cfg(tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'whole'}"))
-    monkeypatch.setattr("nst.robustness.suites.SMALLEST_BLOCK", 8)
+    monkeypatch.setattr("nst.evaluation.suite.SMALLEST_BLOCK", 8)
     cfg = tiny(*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'killed'}")
     with monkeypatch.context() as patch, pytest.raises(Crash):
         seen = passes(patch, die_at=5)
@@ -308,20 +323,20 @@ def test_sigterm_ends_an_evaluation_in_words_and_the_same_command_continues(
 ):
     cfg = tiny(*FEW, "eval.batch_size=40", f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}")
     before = signal.getsignal(signal.SIGTERM)
-    original = robustness.PassEvaluator.test_step
+    original = Counting.test_step
     count = []
 
     def told(self: Any, batch: Any, batch_idx: int) -> Any:
         count.append(batch_idx)
-        if len(count) == 4:  # within the second suite
+        if len(count) == 7:  # within the second suite, after three batches of clean images
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch, pytest.raises(Preempted, match="same command continues") as caught:
-        patch.setattr(robustness.PassEvaluator, "test_step", told)
+        patch.setattr(Counting, "test_step", told)
         evaluate.from_cfg(cfg)
     assert caught.value.exit_code == 143
-    assert len(count) == 4
+    assert len(count) == 7
     assert signal.getsignal(signal.SIGTERM) == before
     seen = passes(monkeypatch)
     assert "robustness/p_onthefly/flip/brightness" in evaluate.from_cfg(cfg)
@@ -849,6 +864,70 @@ def test_released_files_go_through_all_suites_without_training(
     recipe = ["stage=evaluate", "experiment=table3_noisy_student_l2", "trainer.workers=0", "run_dir=table3",
               f"eval.imagenet_a={tmp_path / 'a'}", f"model.checkpoint={tmp_path / 'hub'}"]  # fmt: skip
     assert evaluate.from_cfg(compose_config(recipe))["robustness"]["imagenet_a"]["top1"] is not None
+
+
+# ---- a suite of one's own --------------------------------------------------------------------------------------
+
+
+class Mirrored(Kind):
+    """How far top-1 falls on mirrored digits."""
+
+    headlines: ClassVar[Mapping[str, str]] = {"top1": "top-1 % of mirrored digits"}
+
+    def series(self, block: Block) -> Mapping[str, float | None]:
+        return {"lost/whole_set": block["lost"]}
+
+
+class MirroredScorer(Scorer):
+    """Counts answers to the pictures as they are and to their mirror images."""
+
+    def __init__(self) -> None:
+        super().__init__(right=RunningSums(counts=torch.zeros(3, dtype=torch.int64)))
+
+    def add(self, network: torch.nn.Module, batch: Any) -> None:
+        right = [network(normalize(images)).argmax(1) == batch["labels"]
+                 for images in (batch["images"], batch["images"].flip(3))]  # fmt: skip
+        self.parts["right"].state()["counts"] += torch.stack([batch["valid"], *right]).mul(batch["valid"]).sum(1)
+
+
+def mirrored_suites(subject: Subject) -> Iterator[Suite]:
+    images = subject.subset(subject.clean)
+
+    def opened(part: str) -> Pass:
+        half = range(0, 10) if part == "first" else range(10, 20)
+        return Pass(images.chosen(half), subject.view(subject.image_size), subject.batch_size, MirroredScorer())
+
+    def measured(parts: Kept) -> Block:
+        count, plain, mirrored = MirroredScorer().with_counts(parts.values()).state()["right.counts"].tolist()
+        return {"kind": "mirrored", "top1": 100 * mirrored / count, "lost": 100 * (plain - mirrored) / count}
+
+    yield Suite("digits_mirrored", subject.facts(images), ["first", "last"], opened, 20, measured)
+
+
+def test_a_suite_of_ones_own_is_one_module_and_stands_in_results_tables_and_reports(
+    tiny: Compose, digits: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(results, "ROOMS", (*results.ROOMS, SimpleNamespace(suites=mirrored_suites)))
+    monkeypatch.setitem(results.KINDS, "mirrored", Mirrored())
+    options = [*SMALL, "eval.perturbations=null", "eval.corruptions=[fog]", "eval.severities=[1]"]
+    seen = passes(monkeypatch)
+    result = evaluate.from_cfg(tiny(*options, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}"))
+    assert seen[1:] == ["digits_mirrored/first", "digits_mirrored/last"]
+    network, _ = load_network(learned / "checkpoints/trained.safetensors")
+    _, pictures, labels = chosen_images(digits)
+    mirrored = error(network, np.ascontiguousarray(pictures[:, :, ::-1]), labels)
+    block = result["robustness"]["digits_mirrored"]
+    assert result["robustness/digits_mirrored/top1"] == pytest.approx(100 - mirrored)
+    assert result["robustness/digits_mirrored/lost/whole_set"] == pytest.approx(
+        mirrored - error(network, pictures, labels)
+    )
+    (row,) = [row for row in rows_of(tmp_path / "e") if row["suite"] == "digits_mirrored"]
+    assert (row["metric"], float(row["value"])) == ("top1", block["top1"])
+    assert headlines({"digits_mirrored": block}) == [f"digits_mirrored: top1 {block['top1']:.2f}"]
+    assert measured_rows({"digits_mirrored": block}) == [
+        ["digits_mirrored", "top-1 % of mirrored digits", f"{block['top1']:.2f}"]
+    ]
+    assert conditions("digits_mirrored", block).startswith("digits_mirrored: 20 images, a subset in proportion")
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ What [C] computes per pixel is a table here, and geometry moves whole RGBX pixel
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import cv2
@@ -245,14 +246,14 @@ def shear_y(image: Image, slope: float) -> Image:
 def rotate(image: Image, degrees: float) -> Image:
     """About the centre, counter-clockwise by `degrees`."""
     angle = _FLOAT(degrees) * _FLOAT(np.pi / 180)
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = _FLOAT(math.cos(angle)), _FLOAT(math.sin(angle))  # NumPy's float32 ones are an ulp off at some angles
     right, bottom = _FLOAT(image.shape[1] - 1), _FLOAT(image.shape[0] - 1)
     x_offset = (right - (cos * right - sin * bottom)) / _FLOAT(2)
     y_offset = (bottom - (sin * right + cos * bottom)) / _FLOAT(2)
     return _warp(image, (cos, -sin, x_offset, sin, cos, y_offset))
 
 
-def _warp(image: Image, matrix: tuple[float, ...]) -> Image:
+def _warp(image: Image, matrix: tuple[float | np.float32, ...]) -> Image:
     positions = _positions(image.shape[0], image.shape[1], matrix)
     # OpenCV moves one 32-bit number twice as fast as three bytes
     pixels = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8).view(np.int32)[..., 0]
@@ -276,7 +277,7 @@ def _moved(length: int, pixels: float) -> tuple[slice, slice] | None:
 
 # A run sees few sizes and magnitudes, so the positions of a warp are computed once: 5 operations x 2 signs.
 @functools.lru_cache(maxsize=32)
-def _positions(height: int, width: int, matrix: tuple[float, ...]) -> NDArray[np.int16]:
+def _positions(height: int, width: int, matrix: tuple[float | np.float32, ...]) -> NDArray[np.int16]:
     """Input column and row read by each output pixel, int16 (H, W, 2); -1 or the side's length: outside."""
     a, b, c, d, e, f = (_FLOAT(entry) for entry in matrix)
     x = np.arange(width, dtype=_FLOAT)[None, :]

@@ -257,7 +257,8 @@ class CenterView:
     Args:
         crop: `center` (ImageNet), or `none` (small images): all of it, resized only if its size differs. `squash`
             keeps the picture's shape, which resizing then changes: of networks trained elsewhere.
-        resize: `antialias` (Pillow), `fast` (OpenCV) or `official` [C], rounded to whole levels here; `bilinear`.
+        resize: `antialias` (Pillow), `fast` (OpenCV), `bilinear`, or `official` [C]: clipped and rounded to bytes
+            here, where [C] feeds unclipped floats (`official_center_crop`).
         kept: share of the side that a crop keeps; None is the paper's, image_size / (image_size + 32).
 
     Raises:

@@ -29,7 +29,8 @@ Statistics = tuple[Tensor, Tensor, Any]  # mean (C,), biased variance (C,), valu
 class BatchNorm(BatchNormAct2d):
     """timm's BatchNorm and activation of (B, C, H, W), with timm's names.
 
-    The running variance is the unbiased one, as torch's, also on XLA, whose own operation takes the biased one.
+    The running variance averages the unbiased one, as torch's, also on XLA, whose own operation takes the biased one;
+    so does [C]. They differ by n / (n - 1) for n values of a channel: 1.3 % at 80, nothing at ImageNet's batch.
     """
 
     moves = True  # the running statistics, with every batch in train mode

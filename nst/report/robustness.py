@@ -1,6 +1,6 @@
 """What the evaluations of robustness left on disk: which networks can be compared on a suite, and their shown answers.
 
-The one decision worth knowing: networks stand side by side only where they were shown the same pictures, that is
+Networks stand side by side only where they were shown the same pictures, that is
 under the same conditions but for the size at which they are shown. What differs is left out by name.
 """
 
@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from nst.errors import NstError
+from nst.evaluation.results import differences
+from nst.evaluation.suite import Block
 from nst.report.records import Experiment, Generation, read_document
-from nst.robustness.results import NETWORKS_OWN, Block
+from nst.robustness.baselines import CORRUPTIONS
+from nst.robustness.benchmark_scores import known_mean
 from nst.untrusted import below, require_file_name
 
 # the first whole one gives the numbers of a network's row
@@ -157,17 +159,12 @@ def networks_of(experiment: Experiment, suite: str) -> tuple[list[Measured], lis
             continue
         folder = generation.directory / "evaluation" / "robustness" / suite
         network = Measured(place, generation.label, generation.named, suite, block, folder)
-        differ = _differences(shown[0].block["conditions"], block["conditions"]) if shown else []
+        differ = differences(shown[0].block["conditions"], block["conditions"]) if shown else []
         if differ:
             apart.append(f"{generation.label} was measured on {suite} under other conditions: {', '.join(differ)}.")
         else:
             shown.append(network)
     return shown, apart
-
-
-def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    names = sorted(first.keys() | other.keys())
-    return [name for name in names if name not in NETWORKS_OWN and first.get(name) != other.get(name)]
 
 
 def answered_by_both(first: Measured, last: Measured) -> list[tuple[Answer, Answer]]:
@@ -183,29 +180,24 @@ def suites_of(experiment: Experiment) -> list[str]:
 
 
 def corruption_values(networks: Sequence[Measured]) -> tuple[list[str], dict[str, list[float | None]], bool]:
-    """Corruptions, and per network CE where all have it for all of these, else the mean error over measured severities.
+    """Per corruption and network CE where all have it for all of these, else the mean error over measured severities.
 
-    Returns names, label → values in percent, and whether they are CE.
+    Returns names, extra ones last, label → values in percent, and whether they are CE.
     """
-    names = list(dict.fromkeys(name for network in networks for name in network.block["errors"]))
+    found = dict.fromkeys(name for network in networks for name in network.block["errors"])
+    names = [*(name for name in CORRUPTIONS if name in found), *(name for name in found if name not in CORRUPTIONS)]
     normalised = all(network.block.get("ce", {}).get(name) is not None for network in networks for name in names)
-    key = "ce" if normalised else "errors"
-    values = {n.label: [_value(n.block[key].get(name)) for name in names] for n in networks}
-    return names, values, normalised
 
+    def values(block: Block) -> list[float | None]:
+        return [block["ce"][name] if normalised else known_mean(block["errors"].get(name, ())) for name in names]
 
-def _value(given: float | Sequence[float | None] | None) -> float | None:
-    """A number as it is; of several the mean of those known."""
-    if not isinstance(given, Sequence):
-        return given
-    known = [value for value in given if value is not None]
-    return fmean(known) if known else None
+    return names, {network.label: values(network.block) for network in networks}, normalised
 
 
 def severity_means(network: Measured, names: Sequence[str]) -> list[float | None]:
     """Mean error (%) over corruptions of the same severities: clean, then by severity; None where not measured."""
     rows = [network.block["errors"][name] for name in names]
-    return [network.block["clean_error"], *(_value(column) for column in zip(*rows, strict=True))]
+    return [network.block["clean_error"], *(known_mean(column) for column in zip(*rows, strict=True))]
 
 
 def whole_rows(networks: Sequence[Measured], names: Sequence[str]) -> list[str]:

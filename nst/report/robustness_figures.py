@@ -49,62 +49,63 @@ def bars(title: str, names: Sequence[str], networks: Mapping[str, Values], axis:
     return figure
 
 
+@dataclass(frozen=True)
+class Panel:
+    """Curves of one panel: its name, places along the axis, and values (%) there by network; None is left out."""
+
+    name: str
+    places: Sequence[float]
+    networks: Mapping[str, Values]
+
+
 @styled
-def severity_curves(groups: Mapping[str, Mapping[str, Values]], colors: Colors) -> Figure:
+def severity_curves(groups: Sequence[Panel], colors: Colors) -> Figure:
     """A panel per group of corruptions, a curve per network: error (%) of clean images, then at severity 1 to 5."""
     figure, axes = panels("Errors by severity", 3.3, len(groups), sharey=True)
-    for panel, (name, networks) in zip(axes, groups.items(), strict=True):
-        for label, values in networks.items():
-            errors = np.array(values, float)
-            known = np.flatnonzero(np.isfinite(errors))
-            panel.plot(known, errors[known], color=colors[label], label=label, **{**MARKER, "markersize": 5})
-        panel.set_title(name)
+    _draw_curves(figure, axes, groups, colors, ("severity (0: clean)", "top-1 error (%)"), len(groups))
+    for panel in axes:
         panel.set_xticks(range(6))
         panel.set_xlim(-0.4, 5.4)
-        panel.set_xlabel("severity (0: clean)")
-    axes[0].set_ylim(bottom=0)  # of all, and not before the last is drawn
-    axes[0].set_ylabel("top-1 error (%)")
-    _legend(figure, axes[0])
     return figure
 
 
-@dataclass(frozen=True)
-class AttackData:
-    """An attack's panel: its name, epsilons in 1/255, and top-1 (%) by network."""
-
-    name: str
-    epsilons: Sequence[float]
-    top1: Mapping[str, Sequence[float]]
-
-
 @styled
-def attacks(found: Sequence[AttackData], colors: Colors) -> Figure:
+def attacks(found: Sequence[Panel], colors: Colors) -> Figure:
     """Top-1 (%) over epsilon, a panel per attack."""
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    figure, axes = panels(_attack_title(found), 0.9 + 2.9 * rows, columns, rows, sharey=True)
-    for place, (panel, data) in enumerate(zip(axes, found, strict=False)):
-        for label, values in data.top1.items():
-            panel.plot(data.epsilons, values, color=colors[label], label=label, **{**MARKER, "markersize": 5})
-        panel.set_title(data.name)
-        panel.set_xlabel("ε (1/255)")
+    figure, axes = panels(_attack_title(found[-1]), 0.9 + 2.9 * rows, columns, rows, sharey=True)
+    _draw_curves(figure, axes, found, colors, ("ε (1/255)", "top-1 under attack (%)"), columns)
+    for panel in axes:
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 4, 8, 10]))
-        if place % columns == 0:
-            panel.set_ylabel("top-1 under attack (%)")
-    axes[0].set_ylim(bottom=0)
-    for unused in axes[len(found) :]:
-        unused.set_visible(False)
-    _legend(figure, axes[0])
     return figure
 
 
-def _attack_title(found: Sequence[AttackData]) -> str:
-    """Teacher and last student at the largest epsilon of the last attack."""
-    data = found[-1]
-    labels = list(data.top1)
-    last = data.top1[labels[-1]][-1]
-    before = f"{data.top1[labels[0]][-1]:.1f} → " if len(labels) > 1 else ""
-    return f"Top-1 under attack, {data.name} at ε = {data.epsilons[-1]:g}: {before}{last:.1f} %"
+def _draw_curves(
+    figure: Figure, axes: Sequence[Axes], found: Sequence[Panel], colors: Colors, names: tuple[str, str], columns: int
+) -> None:
+    """Draws each panel on its axes; `names` are those of both axes."""
+    for place, (drawn, panel) in enumerate(zip(axes, found, strict=False)):
+        for label, values in panel.networks.items():
+            heights = np.array(values, float)
+            known = np.isfinite(heights)
+            drawn.plot(np.array(panel.places)[known], heights[known], color=colors[label], label=label,
+                       **{**MARKER, "markersize": 5})  # fmt: skip
+        drawn.set_title(panel.name)
+        drawn.set_xlabel(names[0])
+        if place % columns == 0:
+            drawn.set_ylabel(names[1])
+    axes[0].set_ylim(bottom=0)  # of all, and not before the last is drawn
+    for unused in axes[len(found) :]:
+        unused.set_visible(False)
+    _legend(figure, axes[0])
+
+
+def _attack_title(panel: Panel) -> str:
+    """Teacher and last student at the largest epsilon of an attack."""
+    first, *_, last = [values[-1] for values in panel.networks.values()] * 2
+    before = f"{first:.1f} → " if len(panel.networks) > 1 else ""
+    return f"Top-1 under attack, {panel.name} at ε = {panel.places[-1]:g}: {before}{last:.1f} %"
 
 
 @dataclass(frozen=True)

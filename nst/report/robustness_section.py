@@ -1,6 +1,6 @@
 """The section on robustness: headline numbers, errors under corruption, flips, film strips, attacks, pictures.
 
-The one decision worth knowing: single sequences and pictures are chosen for showing a difference, so the sentence
+Single sequences and pictures are chosen for showing a difference, so the sentence
 beside them counts how often it is the other way round.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from nst.data.images import encode_png
+from nst.evaluation.results import kind_of
 from nst.report import gallery, robustness_figures
 from nst.report.figures import series_color
 from nst.report.gallery import Picture
@@ -27,7 +28,7 @@ from nst.report.robustness import (
     suites_of,
     whole_rows,
 )
-from nst.report.robustness_figures import AttackData, StripData, readable
+from nst.report.robustness_figures import Panel, StripData, readable
 from nst.report.robustness_numbers import conditions, numbers_table
 from nst.robustness.baselines import CORRUPTION_GROUPS, CORRUPTIONS
 
@@ -66,13 +67,11 @@ def robustness(experiment: Experiment, examples: int) -> Section:
 
 
 def _blocks(suite: str, shown: Sequence[Measured], examples: int) -> list[Drawing | Gallery]:
-    kind = shown[0].block["kind"]
+    block = shown[0].block
     found: list[Drawing | Gallery] = []
-    if kind == "corruptions":
-        found += _corruptions(suite, shown)
-    elif kind == "perturbations":
-        found += _perturbations(suite, shown)
-    if kind in ("corruptions", "answers", "real") and len(shown) > 1 and examples:
+    if (draw := DRAWN.get(block["kind"])) is not None:
+        found += draw(suite, shown)
+    if kind_of(block).samples == "images" and len(shown) > 1 and examples:
         found += _corrected(suite, shown[0], shown[-1], examples)
     return found
 
@@ -93,21 +92,19 @@ def _colors(shown: Sequence[Measured]) -> dict[str, str]:
 # ---- corruptions -------------------------------------------------------------------------------------------------
 
 
-def _corruptions(suite: str, shown: Sequence[Measured]) -> list[Drawing | Gallery]:
+def _corruptions(suite: str, shown: Sequence[Measured]) -> list[Drawing]:
     names, values, normalised = corruption_values(shown)
     axis = "CE (% of AlexNet's error)" if normalised else "top-1 error (%)"
-    order = [*(name for name in CORRUPTIONS if name in names), *(name for name in names if name not in CORRUPTIONS)]
-    ordered = {label: [row[names.index(name)] for name in order] for label, row in values.items()}
-    figure = robustness_figures.bars(_claim(ordered, ERRORS, "corruptions"), order, ordered, axis, _colors(shown))
+    figure = robustness_figures.bars(_claim(values, ERRORS, "corruptions"), names, values, axis, _colors(shown))
     what = "Corruption error against AlexNet's" if normalised else "Top-1 error, unnormalised"
     caption = (
         f"{what}, mean over severities; dashed lines are means over all shown. {conditions(suite, shown[0].block)}"
     )
-    drawings: list[Drawing | Gallery] = [Drawing(f"{suite}_errors", figure, caption)]
-    groups = _groups(whole_rows(shown, order))
+    drawings = [Drawing(f"{suite}_errors", figure, caption)]
+    groups = _groups(whole_rows(shown, names))
     if groups:
-        curves = {name: {network.label: severity_means(network, members) for network in shown}
-                  for name, members in groups.items()}  # fmt: skip
+        curves = [Panel(name, range(6), {network.label: severity_means(network, members) for network in shown})
+                  for name, members in groups.items()]  # fmt: skip
         figure = robustness_figures.severity_curves(curves, _colors(shown))
         drawings.append(Drawing(f"{suite}_severities", figure, f"Mean error of the corruptions of a kind, {suite}."))
     return drawings
@@ -138,7 +135,7 @@ def _claim(values: Mapping[str, Sequence[float | None]], verbs: tuple[str, str, 
 # ---- perturbation sequences --------------------------------------------------------------------------------------
 
 
-def _perturbations(suite: str, shown: Sequence[Measured]) -> list[Drawing | Gallery]:
+def _perturbations(suite: str, shown: Sequence[Measured]) -> list[Drawing]:
     names = list(dict.fromkeys(name for network in shown for name in network.block["flip_probability"]))
     if not names:
         return []
@@ -149,8 +146,7 @@ def _perturbations(suite: str, shown: Sequence[Measured]) -> list[Drawing | Gall
         "How often the answer changes between two frames of a sequence (noise: between a frame and the first); dashed "
         f"lines are means over all shown. {conditions(suite, shown[0].block)}"
     )
-    drawings: list[Drawing | Gallery] = [Drawing(f"{suite}_flips", figure, caption)]
-    return [*drawings, *_strips(suite, shown)]
+    return [Drawing(f"{suite}_flips", figure, caption), *_strips(suite, shown)]
 
 
 def _strips(suite: str, shown: Sequence[Measured]) -> list[Drawing]:
@@ -206,7 +202,7 @@ def _attacks(found: Sequence[Sequence[Measured]]) -> list[Drawing]:
     if not found:
         return []
     data = [
-        AttackData(shown[0].suite.upper().replace("_", " "), shown[0].block["epsilons"],
+        Panel(shown[0].suite.upper().replace("_", " "), shown[0].block["epsilons"],
                    {network.label: network.block["top1"] for network in shown})
         for shown in found
     ]  # fmt: skip
@@ -241,3 +237,6 @@ def _picture(network: Measured, before: Answer, after: Answer) -> Picture | None
         return None
     return Picture(uri, after.key, after.predicted[0], after.confidence[0], after.label, before.predicted[0],
                    readable(after.caption))  # fmt: skip
+
+
+DRAWN = {"corruptions": _corruptions, "perturbations": _perturbations}  # figures of a suite by its kind

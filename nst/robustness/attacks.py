@@ -8,7 +8,7 @@ they are normalised, at the network's own resolution, and are not rounded to who
 neither PGD's step nor whether it starts at random; our default [O] is a step of max(epsilon / steps, 1) and no
 random start, and every result states both.
 
-The one decision worth knowing: the network is attacked as it is evaluated (eval mode, float32), and comes back
+The network is attacked as it is evaluated (eval mode, float32), and comes back
 as it was: no gradient reaches its parameters, no BatchNorm statistic moves.
 """
 

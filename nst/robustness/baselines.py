@@ -1,6 +1,6 @@
 """What the published benchmarks consist of, and the AlexNet that normalises them (paper tables 4 and 5).
 
-The one decision worth knowing: a baseline carries its source, because the numbers differ in how sure they are.
+A baseline carries its source, because the numbers differ in how sure they are.
 AlexNet's errors on ImageNet-C are exact to 1e-5. Its flip probabilities on ImageNet-P are known to two
 decimals. Its top-5 distances are not published, so there is no mT5D unless a run brings its own baseline.
 """

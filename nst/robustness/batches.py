@@ -1,6 +1,6 @@
 """Batches of an image set, like those of `nst.data.batches.EvaluationBatches`: padded, so shapes never change.
 
-The one decision worth knowing: a clip is never split. Its frames lie one after another in `images`, so the
+A clip is never split. Its frames lie one after another in `images`, so the
 network sees ordinary images, and `(N * T, ...)` answers are N clips again by a reshape.
 """
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from nst.data.batches import Batch, View, blank_seen, images_to_tensor, seen_bytes
 from nst.data.images import BadImage
-from nst.robustness.readers import ImageSet, Sample
+from nst.robustness.image_sets import ImageSet, Sample
 
 
 class ImageSetBatches(Dataset):

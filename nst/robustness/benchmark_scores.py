@@ -4,13 +4,13 @@
     FR_p = FP_p / FP_p of the baseline                     mCE, mFR: 100 * their means, unweighted
 
 Definitions: Hendrycks and Dietterich 2019 and their ImageNet-P/test.py. Every error and probability here is in
-percent. The one decision worth knowing: a mean is given for the whole benchmark or not at all. What is missing
+percent. A mean is given for the whole benchmark or not at all. What is missing
 is listed, so a part of it is never mistaken for an mCE. Plain numbers: a report reads them without loading torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -92,24 +92,24 @@ def perturbation_scores(
     baseline: Baseline | None = None,
     benchmark: Sequence[str] = PERTURBATIONS,
 ) -> dict[str, Any]:
-    """All scores of `FlipScores.compute` by perturbation.
+    """All scores of `FlipScores.compute` by perturbation; of a result, `flip_probability` alone must be known.
 
     Returns `flip_probability` and `top5_distance` by perturbation, `missing`, and over the benchmark their means
     `mean_flip_probability`, `mean_top5_distance`, and `top1` (all labeled frames); with a baseline also its name
     as `baseline`, `flip_rate`, `mfr`, `top5_rate` and `mt5d`. What is incomplete or undefined is None.
     """
     flips = {name: float(result["flip_probability"]) for name, result in results.items()}
-    distance = {name: float(result["top5_distance"]) for name, result in results.items()}
+    distance = {name: float(result["top5_distance"]) for name, result in results.items() if "top5_distance" in result}
     missing = [name for name in benchmark if name not in results]
     counted = [] if missing else [results[name] for name in benchmark]
-    frames = sum(result["frames"] for result in counted)
+    frames = sum(result.get("frames", 0) for result in counted)
     scores: dict[str, Any] = {
         "flip_probability": flips,
         "top5_distance": distance,
         "missing": missing,
         "mean_flip_probability": _mean_over(benchmark, flips),
         "mean_top5_distance": _mean_over(benchmark, distance),
-        "top1": percent(sum(result["right"] for result in counted), frames),
+        "top1": percent(sum(result.get("right", 0) for result in counted), frames),
     }
     if baseline is not None:
         rate = _rates(flips, baseline.flip_probability, benchmark)
@@ -127,6 +127,12 @@ def _mean_over(names: Sequence[str], values: Mapping[str, float | None]) -> floa
     """Mean of the values of all names; None if one is missing or undefined."""
     known = [value for name in names if (value := values.get(name)) is not None]
     return fmean(known) if len(known) == len(names) else None
+
+
+def known_mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are known; None of none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def percent(part: float, whole: float) -> float | None:

@@ -4,7 +4,7 @@ Paper section 4.1, table 4. Source: hendrycks/robustness, whose semantics are fo
 glass blur copies instead of swapping, motion blur is ImageMagick's one-sided one, elastic moves three corners
 first, zoom counts the image twice, bytes are truncated.
 
-The one decision worth knowing: results from here are *not* ImageNet-C. The released files were drawn from unknown
+Results from here are *not* ImageNet-C. The released files were drawn from unknown
 seeds, with other frost, and saved as JPEG at quality 85, which takes a quarter off the noise (`jpeg_quality`).
 """
 

@@ -1,7 +1,7 @@
 """Linear filters and fields that corruptions and perturbations share: blurs, zoom, plasma clouds.
 
 Source: what the generators of ImageNet-C use of scikit-image, SciPy and ImageMagick, worked out anew on OpenCV.
-The one decision worth knowing: images are in levels (0 .. 255) and float32, and become bytes by *truncation*
+Images are in levels (0 .. 255) and float32, and become bytes by *truncation*
 (`as_bytes`), as in the benchmark; rounding would make every corruption half a level brighter.
 """
 
@@ -20,8 +20,9 @@ from nst.robustness.draws import Draws
 
 Field = NDArray[np.floating]
 
-# float32 sums of weighted levels end a hair below the whole level that they should reach: a white sky would turn 254
-_HAIR = np.float32(5e-4)
+# float32 sums of weighted levels end a hair below the whole level that they should reach: a white sky would turn 254.
+# Ten times as much makes smooth pictures brighter than the reference's; 2e-5 is too little for some of them.
+_HAIR = np.float32(5e-5)
 # ImageMagick works on 16 bits: it rounds there, and truncates to 8
 _HALF_STEP_OF_16_BITS = np.float32(0.5 / 257)
 

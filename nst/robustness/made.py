@@ -1,22 +1,24 @@
 """Corrupted images and perturbation sequences of any image set, made when they are read: sets like the released ones.
 
-The one decision worth knowing: the corrupted set is *image-major*. All variants of one image follow each other, and
+The corrupted set is *image-major*. All variants of one image follow each other, and
 a reader keeps the picture that it decoded last, so a loader worker decodes each image once for all of its 75.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nst.data.batches import View
 from nst.documents import fingerprint
 from nst.robustness.corruptions import Corruptions, corruption_generator
+from nst.robustness.image_sets import ImageSet
 from nst.robustness.perturbations import Perturbations, perturbation_generator
-from nst.robustness.readers import ImageSet
-from nst.robustness.scores import CorruptionErrors
+
+if TYPE_CHECKING:
+    from nst.data.batches import View
+    from nst.robustness.scores import CorruptionErrors
 
 Variant = tuple[str, int]  # corruption and severity
 CLEAN: Variant = ("clean", 0)

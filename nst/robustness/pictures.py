@@ -3,7 +3,7 @@
     parts/<part>.png|jpg    images in rows of COLUMNS; of clips, one row of frames each
     parts/<part>.json       its "shown": key, label, caption, confidence and predicted class of every frame, in order
 
-The one decision worth knowing: which pictures are shown follows from the seed and not from the answers, so sheets of
+Which pictures are shown follows from the seed and not from the answers, so sheets of
 a teacher and a student show the same ones and can be laid side by side.
 """
 

@@ -4,7 +4,7 @@
     imagenet_real                   validation images, flat or not, with several labels each
     imagenet_c                      [<group>/]<corruption>/<1..5>/<wnid>/x.JPEG, of 224 or 299 px
     imagenet_p                      [<group>/]<perturbation>[_2|_3]/<wnid>/x.mp4
-    cifar_c, cifar_p                <name>.npy, labels.npy
+    cifar_c, cifar_p                <name>.npy, labels.npy (`nst.robustness.cifar`)
 
 Every opener takes the network's class list and gives a `ImageSet`; `find_corruptions` and `find_perturbations`
 tell what a folder holds. ImageNet-A and -R are to be evaluated on their own 200 classes: `subset_positions`.
@@ -25,19 +25,16 @@ from nst.errors import NstError, nearest, require_choice
 from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
 from nst.robustness.classes import (
     SUBSETS,
-    cifar_positions,
     imagenet_positions,
     imagenet_wnids,
     subset_wnids,
 )
+from nst.robustness.image_sets import ImageSet
 from nst.robustness.readers import (
-    ArrayRows,
     ClipFiles,
     ImageFiles,
-    ImageSet,
     class_folders,
     has_class_files,
-    open_array,
     require_folder,
     size_in_bytes,
 )
@@ -66,7 +63,7 @@ def imagenet_folders(name: str, root: str | Path, classes: Sequence[str]) -> Ima
     if name == "imagenet_v2":  # numbered in the published order; as text, 10 would come before 2
         known = [str(index) for index in range(len(wnids))]
         positions = {folder: positions[wnid] for folder, wnid in zip(known, wnids, strict=True) if wnid in positions}
-    paths, keys, labels, digest = class_folders(name, _path(root), positions, known)
+    paths, keys, labels, digest = class_folders(name, expanded(root), positions, known)
     return ImageSet(name, keys, labels, ImageFiles(paths), digest)
 
 
@@ -81,8 +78,8 @@ def imagenet_real(root: str | Path, classes: Sequence[str], labels: str | Path |
     Raises:
         NstError: no such folder, none of these images in it, or not that file of labels.
     """
-    root = require_folder("imagenet_real", _path(root))
-    sets = _real_labels(None if labels is None else _path(labels), classes)
+    root = require_folder("imagenet_real", expanded(root))
+    sets = _real_labels(None if labels is None else expanded(labels), classes)
     files = {path.stem: path for pattern in ("", "*/") for path in root.glob(f"{pattern}{REAL_NAME}*.*")
              if is_image(path.name)}  # fmt: skip
     rows = {stem: int(number) - 1 for stem in sorted(files) if (number := stem.removeprefix(REAL_NAME)).isdecimal()}
@@ -119,7 +116,7 @@ def _real_labels(path: Path | None, classes: Sequence[str]) -> np.ndarray:
 def find_corruptions(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, ...]]:
     """Which severities of which corruptions a copy of ImageNet-C holds, or, with `arrays`, of CIFAR-C; extra ones
     included, and empty folders not."""
-    root = require_folder("corruptions", _path(root))
+    root = require_folder("corruptions", expanded(root))
     names = [name for group in CORRUPTION_GROUPS.values() for name in group]
     severities = tuple(range(1, NUM_SEVERITIES + 1))
     if arrays:
@@ -135,7 +132,7 @@ def find_corruptions(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, 
 def find_perturbations(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, ...]]:
     """Which difficulties of which perturbations can be computed from a copy of ImageNet-P or, with `arrays`, of
     CIFAR-P; empty folders do not count."""
-    root = require_folder("perturbations", _path(root))
+    root = require_folder("perturbations", expanded(root))
     names = dict.fromkeys((*PERTURBATIONS, *EXTRA_PERTURBATIONS))
 
     def held(stored: str) -> bool:
@@ -167,13 +164,13 @@ def strange_names(root: str | Path) -> list[str]:
     ]
     known = {*corruptions, *perturbations}
     found = []
-    for path in sorted(_path(root).iterdir()):
+    for path in sorted(expanded(root).iterdir()):
         name = path.name.removesuffix(".npy")
         content = path.is_dir() or path.suffix == ".npy"
         group = path.is_dir() and any((path / inside).is_dir() for inside in known)
         if content and not group and name not in known | {"labels"} and not name.startswith("."):
             found.append(f"{path.name}{nearest(name, sorted(known))}")
-    folders = {name: _located(_path(root), name) for name in sorted(known)}
+    folders = {name: _located(expanded(root), name) for name in sorted(known)}
     return found + [
         f"{name}/ (no files in folders of classes)"
         for name, folder in folders.items()
@@ -192,9 +189,9 @@ def imagenet_c(root: str | Path, corruption: str, severity: int, classes: Sequen
     Raises:
         NstError: as `imagenet_folders`, or the copy does not hold it.
     """
-    folder = _located(require_folder("imagenet_c", _path(root)), corruption)
+    folder = _located(require_folder("imagenet_c", expanded(root)), corruption)
     if folder is None or not has_class_files(folder / str(severity)):
-        raise _absent("imagenet_c", f"imagenet_c: no {corruption} of severity {severity} in {root}", root)
+        raise absent_error("imagenet_c", f"imagenet_c: no {corruption} of severity {severity} in {root}", root)
     name = f"imagenet_c/{corruption}/{severity}"
     paths, keys, labels, digest = class_folders(
         name, folder / str(severity), imagenet_positions(classes), imagenet_wnids()
@@ -215,9 +212,9 @@ def imagenet_p(
         NstError: as `imagenet_folders`, or the copy does not hold it.
     """
     stored = stored_name(perturbation, difficulty)
-    folder = _located(require_folder("imagenet_p", _path(root)), stored)
+    folder = _located(require_folder("imagenet_p", expanded(root)), stored)
     if folder is None or not has_class_files(folder):
-        raise _absent("imagenet_p", f"imagenet_p: no {stored} in {root}", root)
+        raise absent_error("imagenet_p", f"imagenet_p: no {stored} in {root}", root)
     name = f"imagenet_p/{stored}"
     paths, keys, labels, digest = class_folders(
         name, folder, imagenet_positions(classes), imagenet_wnids(), _is_clip, ".mp4 files"
@@ -235,7 +232,8 @@ def _is_clip(file: str) -> bool:
     return file.lower().endswith(".mp4") and not is_hidden(file)
 
 
-def _absent(suite: str, what: str, root: str | Path) -> NstError:
+def absent_error(suite: str, what: str, root: str | Path) -> NstError:
+    """The error of a corruption or perturbation that is not there, with what is."""
     find = find_corruptions if suite.endswith("_c") else find_perturbations
     arrays = suite.startswith("cifar")
     held = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in find(root, arrays=arrays).items())
@@ -243,87 +241,5 @@ def _absent(suite: str, what: str, root: str | Path) -> NstError:
     return NstError(what, got=held or "none of them", next=mistaken_kind(suite, root) or right)
 
 
-# ---- CIFAR-C and -P ----------------------------------------------------------------------------------------------
-
-
-def cifar_c(root: str | Path, corruption: str, severity: int, classes: Sequence[str]) -> ImageSet:
-    """One corruption at one severity of CIFAR-10-C or -100-C: its fifth of <corruption>.npy.
-
-    Args:
-        classes: of the network, as `cifar_positions` takes them; 10 or 100.
-
-    Raises:
-        NstError: no such file, or arrays that are not CIFAR-C's.
-    """
-    root = require_folder("cifar_c", _path(root))
-    require_choice("severity", str(severity), map(str, range(1, NUM_SEVERITIES + 1)))
-    images, labels = _array("cifar_c", root / f"{corruption}.npy"), _labels(root / "labels.npy", classes)
-    count, rest = divmod(len(images), NUM_SEVERITIES)
-    if rest or len(labels) != len(images):
-        raise NstError(
-            f"cifar_c: {corruption}.npy is not five severities of labels.npy",
-            got=f"{len(images)} images, {len(labels)} labels",
-            valid="50,000 each",
-        )
-    start = (severity - 1) * count
-    name, path = f"cifar_c/{corruption}/{severity}", root / f"{corruption}.npy"
-    return _cifar_set(name, path, labels[start : start + count], start=start)
-
-
-def cifar_p(root: str | Path, perturbation: str, classes: Sequence[str], difficulty: int = 1) -> ImageSet:
-    """Clips (T, 32, 32, 3) of one perturbation of CIFAR-10-P or -100-P; labels are -1 without a labels.npy.
-
-    Raises:
-        NstError: no such file, or arrays that are not CIFAR-P's.
-    """
-    root = require_folder("cifar_p", _path(root))
-    path = root / f"{stored_name(perturbation, difficulty)}.npy"
-    count, frames = _array("cifar_p", path).shape[:2]
-    has_labels = (root / "labels.npy").is_file()
-    labels = _labels(root / "labels.npy", classes) if has_labels else np.full(count, -1, np.int64)
-    if len(labels) != count:
-        raise NstError(f"cifar_p: {path.name} does not fit labels.npy", got=f"{count} clips, {len(labels)} labels")
-    return _cifar_set(f"cifar_p/{path.stem}", path, labels, frames=frames)
-
-
-def _cifar_set(name: str, path: Path, labels: np.ndarray, *, start: int = 0, frames: int = 1) -> ImageSet:
-    keys = [f"{number:05d}" for number in range(len(labels))]
-    digest = fingerprint([name, path.stat().st_size, labels])
-    return ImageSet(name, keys, labels, ArrayRows(str(path), start), digest, frames)
-
-
-def _array(suite: str, path: Path) -> np.ndarray:
-    """Checked, mapped uint8 array (..., H, W, 3)."""
-    if not path.is_file():
-        raise _absent(suite, f"{suite}: no file {path}", path.parent)
-    array, dimensions = open_array(str(path)), 4 if suite == "cifar_c" else 5
-    if array.dtype != np.uint8 or array.ndim != dimensions or array.shape[-1] != 3:
-        raise NstError(
-            f"{path} holds no pictures",
-            got=f"{array.dtype} {array.shape}",
-            valid="uint8 (N, 32, 32, 3)" if dimensions == 4 else "uint8 (N, T, 32, 32, 3)",
-        )
-    return array
-
-
-def _labels(path: Path, classes: Sequence[str]) -> np.ndarray:
-    """Labels as positions in the network's class list, (N,) int64."""
-    positions = np.array(cifar_positions(classes), np.int64)
-    if not path.is_file():
-        raise NstError(f"no file {path}", valid="labels.npy beside the images")
-    published = open_array(str(path))
-    if published.ndim != 1 or not published.size or not np.issubdtype(published.dtype, np.integer):
-        raise NstError(
-            f"{path} holds no labels", got=f"{published.dtype} {published.shape}", valid="whole numbers (N,), of int64"
-        )
-    if published.min() < 0 or published.max() >= len(positions):
-        raise NstError(
-            f"{path} does not fit a network of {len(positions)} classes",
-            got=f"labels {published.min()} to {published.max()}",
-            next="CIFAR-10-C goes with ten classes, CIFAR-100-C with a hundred",
-        )
-    return positions[published]
-
-
-def _path(path: str | Path) -> Path:
+def expanded(path: str | Path) -> Path:
     return Path(path).expanduser()

@@ -1,7 +1,7 @@
 """Strength of every corruption at severity 1 to 5, by the side of the image.
 
 Source: hendrycks/robustness, the generators of ImageNet-C (224), its 299 px companion, Tiny-ImageNet-C (64) and
-CIFAR-10-C (32). The one decision worth knowing: strengths are in pixels and are *not* scaled, so an image of
+CIFAR-10-C (32). Strengths are in pixels and are *not* scaled, so an image of
 another side takes the table of the nearest one, and a result says which (`table_side`).
 """
 

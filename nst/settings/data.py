@@ -34,8 +34,8 @@ class Pictures(Group, at="data.pictures"):
     pad: int = option(whole(0, 4096), 4, "px by which a small image is padded before its random crop")
     # small ones are resized alike for learning and evaluation
     resize: str = option(
-        choice("antialias", "fast", "official"), "antialias", "of the clean view of large images; official is [C]'s",
-        listed=False,
+        choice("antialias", "fast", "official"), "antialias",
+        "of the clean view of large images; official is [C]'s, but clipped and rounded to bytes", listed=False,
     )  # fmt: skip
 
 

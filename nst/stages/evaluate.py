@@ -10,21 +10,20 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
 from nst.config import made, plain
 from nst.data.batches import Batch, EvaluationBatches, View
-from nst.data.datamodule import data_part, evaluation_loader, own_rows
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.evaluation.results import headlines, summary, table
+from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
 from nst.models.efficientnet import normalize
@@ -32,9 +31,8 @@ from nst.models.foreign import Evaluated, open_any, weights_digest
 from nst.models.precision import full_precision
 from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
+from nst.robustness.logits import guesses
 from nst.robustness.options import RobustnessOptions
-from nst.robustness.results import Block, headlines, summary, table
-from nst.robustness.suites import Subject
 from nst.runs import Run, is_rank_zero, write_json
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
 from nst.settings.measuring import EvalOptions, LoggerOptions
@@ -43,49 +41,41 @@ from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, has_test_set, machine_from, test_set
 from nst.stages.options import tracking as tracking_of
-from nst.training.callbacks import StopWhenTold, bad_sample_summary, check_bad_share
-from nst.training.classifier import reduced, union
-from nst.training.hardware import Machine, state_to_device
+from nst.training.callbacks import bad_sample_summary
+from nst.training.counting import count
+from nst.training.gathering import union
+from nst.training.hardware import Machine
 from nst.training.tracking import Tracking
 
 MISTAKES_KEPT = 48
 
 
-class Evaluator(pl.LightningModule):
-    """Scores a network over a test loader, and remembers its most confident mistakes."""
-
-    def __init__(self, network: torch.nn.Module, num_classes: int, bar: Bar) -> None:
-        super().__init__()
-        self.network, self.bar = network.eval(), bar
-        self.scores = Evaluation(num_classes)
-        self.bad: set[str] = set()
-        self.mistakes: list[tuple[float, str, int, int]] = []  # a heap: confidence, key, label, prediction
-
-    def on_test_start(self) -> None:
-        self.scores = self.scores.moved(partial(state_to_device, trainer=self.trainer))
+class CleanScores(Evaluation):
+    """Scores a network on labeled images, in the precision of float32."""
 
     @full_precision()
-    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Confidence and predicted class: (B, 2) float32."""
-        logits = self.network(normalize(batch["images"])).float()
-        self.scores.update(logits, batch["labels"], batch["valid"])
-        confidence, predicted = logits.softmax(dim=1).max(dim=1)
-        return torch.stack([confidence, predicted.float()], dim=1)
+    def add(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Counts a batch; returns confidence and predicted class: (B, 2) float32."""
+        logits = network(normalize(batch["images"])).float()
+        self.update(logits, batch["labels"], batch["valid"])
+        return guesses(logits)
 
-    def on_test_batch_end(self, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        # read here and not in the step, which on XLA is a graph that would be cut in two
-        self._note_mistakes(own_rows(outputs, self.trainer), batch)
-        self.bad.update(batch["bad"])
-        self.bar.update(self.bar.step + len(batch["keys"]))
 
-    def _note_mistakes(self, outputs: torch.Tensor, batch: Batch) -> None:
+class Mistakes:
+    """The most confident mistakes: a heap of confidence, key, label and prediction."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[float, str, int, int]] = []
+
+    def __call__(self, answers: torch.Tensor, batch: Batch) -> None:
+        """Takes note of the answers to a batch: confidence and predicted class, (B, 2)."""
         labels = batch["true_labels"]
-        confidence, predicted = outputs[: len(labels)].numpy().T
+        confidence, predicted = answers[: len(labels)].numpy().T
         for row in (predicted != labels).nonzero()[0]:
             entry = (float(confidence[row]), batch["keys"][row], int(labels[row]), int(predicted[row]))
-            heapq.heappush(self.mistakes, entry)
-            if len(self.mistakes) > MISTAKES_KEPT:
-                heapq.heappop(self.mistakes)
+            heapq.heappush(self.kept, entry)
+            if len(self.kept) > MISTAKES_KEPT:
+                heapq.heappop(self.kept)
 
 
 def run(
@@ -184,31 +174,19 @@ def _clean_scores(
     if test is None:
         return {"test": None}
     batches = EvaluationBatches(test, view, batch_size=hardware.whole(options.batch_size))
-    trainer = hardware.trainer(output, callbacks=[StopWhenTold()])
-    rank, world_size = data_part(trainer)
-    with Bar(label, test.samples, quiet=not trainer.is_global_zero) as bar:
-        module = Evaluator(network, len(test.classes), bar)
-        loader = evaluation_loader(
-            batches,
-            hardware.loader,
-            rank=rank,
-            world_size=world_size,
-            pin_memory=hardware.pin_memory,
-        )
-        trainer.test(module, loader, verbose=False)
-    bad = union(module.bad, trainer)
-    check_bad_share(bad, test.samples, max_bad_fraction)
-    return _result(module, trainer, test, options, bad)
+    scores, mistakes = CleanScores(len(test.classes)), Mistakes()
+    with Bar(label, test.samples, quiet=not is_rank_zero()) as bar:
+        trainer, bad = count(
+            network, scores, batches, hardware, output, advance=lambda samples: bar.update(bar.step + samples),
+            note=mistakes, images=test.samples, max_bad_fraction=max_bad_fraction,
+        )  # fmt: skip
+    worst = union(mistakes.kept, trainer)[: -MISTAKES_KEPT - 1 : -1]
+    return _result(scores.moved(torch.Tensor.cpu), test, options, bad, worst)
 
 
 def _result(
-    module: Evaluator,
-    trainer: pl.Trainer,
-    test: ShardSet,
-    options: EvalOptions,
-    bad: Sequence[str],
+    scores: Evaluation, test: ShardSet, options: EvalOptions, bad: Sequence[str], mistakes: Sequence[Any]
 ) -> dict[str, Any]:
-    scores = reduced(module.scores, trainer).moved(torch.Tensor.cpu)
     result: dict[str, Any] = {
         "test": without_secrets(str(test.folder)),
         **scores.compute(),
@@ -220,7 +198,6 @@ def _result(
         result["classes"] = list(test.classes)
         result["confusion"] = scores.confusion.tolist()
         result["top1_by_class"] = accuracy_by_class(scores.confusion).tolist()
-    mistakes = union(module.mistakes, trainer)[: -MISTAKES_KEPT - 1 : -1]
     names = ("confidence", "key", "label", "predicted")
     result["mistakes"] = [dict(zip(names, entry, strict=True)) for entry in mistakes]
     return result

@@ -2,7 +2,7 @@
 
     <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
 
-The one decision worth knowing: suites, images and seeds are those of `nst evaluate` with the same options, so the
+Suites, images and seeds are those of `nst evaluate` with the same options, so the
 curve over the steps ends where the evaluation of the finished network stands.
 """
 
@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from nst.errors import NstError
-from nst.robustness.results import summary
-from nst.robustness.suites import Subject
+from nst.evaluation.results import summary
+from nst.evaluation.suite import Subject
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
 from nst.stages.options import measured

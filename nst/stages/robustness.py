@@ -3,88 +3,58 @@
     evaluation/robustness/<suite>/parts/<part>.json   what one part came to: the mark that it is done
     evaluation/robustness/<suite>/result.json, DONE   what the suite measured
 
-The one decision worth knowing: one part at a time, by all ranks together; a killed evaluation begins the part anew
+One part is measured at a time, by all ranks together; a killed evaluation begins the part anew
 in which it was. A suite that is done is skipped, so suites can be added to an evaluation later.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 
 from nst.data.batches import Batch
-from nst.data.datamodule import data_part, evaluation_loader, own_rows
 from nst.data.shard_set import ShardSet
 from nst.documents import as_json, read_json
 from nst.errors import NstError
+from nst.evaluation import results
+from nst.evaluation.suite import Block, Pass, Subject, Suite
 from nst.progress import Bar, say
-from nst.robustness import results
 from nst.robustness.batches import ImageSetBatches
 from nst.robustness.classes import readable_names
-from nst.robustness.made_suites import made_suites
+from nst.robustness.image_sets import ImageSet, shard_images
 from nst.robustness.options import RobustnessOptions
 from nst.robustness.pictures import Answer, entries, write_sheet
-from nst.robustness.readers import ImageSet, shard_images
-from nst.robustness.released_suites import released_suites
-from nst.robustness.results import Block
-from nst.robustness.scorers import Scorer
 from nst.robustness.sets import imagenet_folders
-from nst.robustness.suites import Pass, Subject, Suite
 from nst.runs import Run, atomic_path, is_rank_zero, write_json
-from nst.training.callbacks import StopWhenTold, check_bad_share
-from nst.training.classifier import reduced, union
-from nst.training.hardware import Machine, state_to_device
+from nst.training.counting import count
+from nst.training.gathering import union
+from nst.training.hardware import Machine
 
 
-class PassEvaluator(pl.LightningModule):
-    """Counts a network's answers over one pass, and keeps those that are to be shown.
+class Shown:
+    """The answers to the samples that are to be shown with their pictures.
 
     Args:
-        shown: numbers of the samples whose answers are kept.
+        numbers: of these samples.
         frames: pictures of a sample.
-        advance: told how many pictures the network has seen.
     """
 
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        scorer: Scorer,
-        shown: Sequence[int],
-        frames: int,
-        advance: Callable[[int], None],
-    ) -> None:
-        super().__init__()
-        self.network, self.scorer = network.eval(), scorer
-        self.shown, self.frames, self.advance = np.array(shown, np.int64), frames, advance
-        self.bad: set[str] = set()
-        self.answers: list[Answer] = []
+    def __init__(self, numbers: Sequence[int], frames: int) -> None:
+        self.numbers, self.frames = np.array(numbers, np.int64), frames
+        self.kept: list[Answer] = []
 
-    def on_test_start(self) -> None:
-        self.scorer.moved(partial(state_to_device, trainer=self.trainer))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor | None:
-        return self.scorer.add(self.network, batch)
-
-    def on_test_batch_end(self, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        # by what is wanted and not by what this batch has of it: where reading takes all hosts, all must read
-        if outputs is not None and len(self.shown):
-            self._note_answers(own_rows(outputs, self.trainer), batch)
-        self.bad.update(batch["bad"])
-        self.advance(len(batch["keys"]) * self.frames)
-
-    def _note_answers(self, outputs: torch.Tensor, batch: Batch) -> None:
-        answers = outputs.unflatten(0, (-1, self.frames)).numpy()
-        for place in np.flatnonzero(np.isin(batch["index"], self.shown)):
-            confidence, predicted = answers[place].T
+    def __call__(self, answers: torch.Tensor, batch: Batch) -> None:
+        """Takes note of the answers to a batch: confidence and predicted class of its pictures, (N * T, 2)."""
+        by_frame = answers.unflatten(0, (-1, self.frames)).numpy()
+        for place in np.flatnonzero(np.isin(batch["index"], self.numbers)):
+            confidence, predicted = by_frame[place].T
             number = int(batch["index"][place])
-            self.answers.append((number, tuple(confidence.tolist()), tuple(predicted.astype(int).tolist())))
+            self.kept.append((number, tuple(confidence.tolist()), tuple(predicted.astype(int).tolist())))
 
 
 def clean_images(test: ShardSet | None, options: RobustnessOptions, classes: Sequence[str]) -> ImageSet | None:
@@ -105,14 +75,14 @@ def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
     Raises:
         NstError: nothing to evaluate, a set that does not fit, or a baseline that was measured under other conditions.
     """
-    suites = [*released_suites(subject), *made_suites(subject)]
+    suites = results.suites_of(subject)
     if not suites:
         raise NstError(
             "there is nothing to evaluate robustness on",
             got="no folder of a released set, and no test set to corrupt, perturb or attack",
             next="give one, such as eval.imagenet_a=<folder>, or data.test=<shards>",
         )
-    conditions = {suite.name: as_json(suite.conditions()) for suite in suites}
+    conditions = {suite.name: as_json(suite.conditions) for suite in suites}
     _check_baseline(subject.options.baseline, conditions)  # now, and not after hours
     return suites, conditions
 
@@ -162,10 +132,10 @@ def _evaluate(
     label: str,
 ) -> dict[str, Any]:
     """What every part of a suite has kept, after evaluating those that have no file yet."""
-    names = suite.parts()
+    names = suite.parts
     paths = {name: directory / "parts" / f"{name}.json" for name in names}
     missing = hardware.agreed([name for name in names if not paths[name].exists()])
-    total = suite.pictures()
+    total = suite.pictures
     done = total * (len(names) - len(missing)) // len(names)
     with Bar(f"{label} {suite.name}", total, start=done, quiet=not is_rank_zero()) as bar:
         for name in missing:
@@ -186,20 +156,15 @@ def evaluate_pass(
     max_bad_fraction: float,
 ) -> dict[str, Any]:
     """One pass by all ranks: what its file keeps. Pictures are written beside `path`."""
-    batches = ImageSetBatches(pass_.images, pass_.view, batch_size=hardware.whole(pass_.batch_size))
-    trainer = hardware.trainer(path.parent, callbacks=[StopWhenTold()])
-    rank, world_size = data_part(trainer)
-    scorer = pass_.scorer()
-    module = PassEvaluator(
-        network, scorer, pass_.shown, pass_.images.frames, lambda pictures: bar.update(bar.step + pictures * world_size)
-    )
-    loader = evaluation_loader(
-        batches, hardware.loader, rank=rank, world_size=world_size, pin_memory=hardware.pin_memory
-    )
-    trainer.test(module, loader, verbose=False)
-    bad, answers = union(module.bad, trainer), union(module.answers, trainer)
-    reduced(scorer, trainer)
-    check_bad_share(bad, len(set(pass_.images.keys)), max_bad_fraction)
+    images, scorer = pass_.images, pass_.scorer
+    batches = ImageSetBatches(images, pass_.view, batch_size=hardware.whole(pass_.batch_size))
+    shown = Shown(pass_.shown, images.frames)
+    trainer, bad = count(
+        network, scorer, batches, hardware, path.parent,
+        advance=lambda samples: bar.update(bar.step + samples * images.frames),
+        note=shown if pass_.shown else None, images=len(set(images.keys)), max_bad_fraction=max_bad_fraction,
+    )  # fmt: skip
+    answers = union(shown.kept, trainer)
     if not trainer.is_global_zero:
         return {}
     kept: dict[str, Any] = {"kept": scorer.kept(), "bad": bad}

@@ -22,7 +22,8 @@ from nst.documents import damaged
 from nst.errors import NstError, Preempted, in_a_line
 from nst.progress import Bar
 from nst.runs import atomic_path
-from nst.training.classifier import Classifier, union
+from nst.training.classifier import Classifier
+from nst.training.gathering import union
 from nst.training.loggers import MetricsTable
 
 SHOWN_NAMES = 20

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from nst.data.batches import Batch
-from nst.data.datamodule import data_part
 from nst.data.joint import micro_batch, part_of, take_apart
 from nst.data.stream import generator
 from nst.errors import NstError
@@ -32,6 +31,7 @@ from nst.settings.learning import Recipe, Teaching
 from nst.settings.network import Noise
 from nst.training.compiling import compiled
 from nst.training.ema import Ema
+from nst.training.gathering import reduced
 from nst.training.hardware import Hardware, Machine, state_to_device
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
 from nst.training.noise import masks
@@ -306,30 +306,3 @@ class Classifier(pl.LightningModule):
         self.latest.update(checkpoint["latest"]["metrics"])
         self.validated_step = checkpoint["latest"]["validated_step"]
         self.stopped_sums = checkpoint.get("sums", NOTHING_SUMMED)
-
-
-class Summed(Protocol):
-    """What `nst.metrics.RunningSums` and their like have in common."""
-
-    def state(self) -> dict[str, Tensor]: ...
-
-
-Scores = TypeVar("Scores", bound=Summed)
-
-
-def reduced(scores: Scores, trainer: pl.Trainer) -> Scores:
-    """Running sums, added over all ranks."""
-    if trainer.world_size > 1:
-        for sums in scores.state().values():
-            sums.copy_(trainer.strategy.reduce(sums, reduce_op="sum"))
-    return scores
-
-
-def union(values: Iterable[Any], trainer: pl.Trainer) -> list[Any]:
-    """The values of all ranks together, each once, sorted."""
-    _, world_size = data_part(trainer)
-    if world_size == 1:
-        return sorted(set(values))
-    gathered: list[list[Any]] = [[] for _ in range(world_size)]
-    torch.distributed.all_gather_object(gathered, list(values))
-    return sorted({value for part in gathered for value in part})

@@ -1,6 +1,6 @@
 """Evaluations within a training: every so many steps, the averaged network is measured by whatever is passed in.
 
-The one decision worth knowing: an evaluation comes *after* the checkpoint of its step. It may take minutes, and a
+An evaluation comes *after* the checkpoint of its step. It may take minutes, and a
 machine that is taken away meanwhile loses no training by it: a resumed run begins with the evaluation that is due at
 its checkpoint, and finds in the evaluation's folder what was measured before. So nothing has to be remembered, and
 the rows in metrics.csv, which is cut back to the checkpoint, are written once.

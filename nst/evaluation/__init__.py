@@ -1,0 +1,1 @@
+"""Evaluations: a suite opens into passes over batches, counts answers, and names its scores."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from benchmarks import selection
 TINY = ["--rows", "6000", "--rows-per-shard", "500", "--classes", "10", "--images-per-class", "400"]
 
 
-@pytest.mark.parametrize("more", [[], ["--saturated"]])
+@pytest.mark.parametrize("more", [[], ["--saturated"], ["--equal"]])
 def test_duckdb_takes_turns_and_selects_by_the_same_rule(
     more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -23,7 +25,7 @@ def test_duckdb_takes_turns_and_selects_by_the_same_rule(
     text, written = capsys.readouterr().out, json.loads(file.read_text())
     assert "ours / duckdb" in text
     assert "6,000 rows, 10 classes, 12 files" in text
-    assert ("saturated" in text) == bool(more)
+    assert [kind for kind in ("saturated", "equal") if f", {kind}" in text] == [kind[2:] for kind in more]
     assert written["contenders"]["ours"]["items"] == written["contenders"]["duckdb"]["items"] == [6000]
     assert list(tmp_path.iterdir()) == [file]
 
@@ -34,9 +36,20 @@ def test_a_saturated_selection_is_exactly_the_rule(tmp_path: Path, capsys: pytes
 
 
 def test_saturated_confidences_lie_above_09999_and_many_are_1(tmp_path: Path) -> None:
-    selection.write_all(tmp_path / "p", 3000, 500, 5, saturated=True)
+    selection.write_all(tmp_path / "p", 3000, 500, 5, kind="saturated")
     files = sorted((tmp_path / "p").glob("*.parquet"))
     confidence = np.concatenate([pq.read_table(file)["confidence"].to_numpy() for file in files])
     assert confidence.min() > 0.9999
     assert 0.3 < (confidence == 1).mean() < 0.6
     assert len(np.unique(confidence)) > 200
+
+
+def test_memory_is_that_of_all_processes() -> None:
+    inner = "a = b'x' * 3 * 10**8; print(1, flush=True); input()"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 3e8 < selection.resident(process.pid) < 5e8
+        process.communicate(b"\n")
+    assert selection.resident(process.pid) == 0

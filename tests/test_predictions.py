@@ -11,7 +11,7 @@ from helpers import CLASSES, finish, metadata, three_shards, write_random_predic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nst.data.predictions import Predictions, parquet_name, write_predictions
+from nst.data.predictions import Predictions, key_hashes, parquet_name, write_predictions
 from nst.errors import NstError
 
 
@@ -37,7 +37,9 @@ def test_predictions_read_back_as_written(tmp_path_factory, seed, count, keep, c
     assert np.isnan(found["probs"][~kept]).all()
     types = {name: found[name].dtype for name in ("index", "label", "confidence", "probs")}
     assert types == {"index": np.uint32, "label": np.uint16, "confidence": np.float32, "probs": np.float16}
-    assert predictions.shards["unlabeled-000004.tar"].samples == len(index)
+    assert predictions.shards["unlabeled-000004.tar"].samples == predictions.samples == len(index)
+    hashes = pq.read_table(predictions.shards["unlabeled-000004.tar"].path)["key_hash"].to_numpy()
+    np.testing.assert_array_equal(hashes, key_hashes(keys))
 
 
 def test_confidence_is_not_rounded_to_float16(tmp_path):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from helpers import CLASSES, finish, metadata, three_shards, write_random_predictions
 
+from nst.data import selected
 from nst.data.predictions import Predictions, parquet_name, write_predictions
 from nst.data.pseudo_labels import PseudoLabels
 from nst.errors import NstError
@@ -28,7 +28,8 @@ def test_entries_repeat_every_image_by_its_copies(folders):
     assert len(labels) == sum(labels.counts) == 40 * len(CLASSES)
     for name, count in zip(labels.shards, labels.counts, strict=True):
         entries = labels.entries(name)
-        table = pq.read_table(selection / parquet_name(name)).to_pylist()
+        entry = next(shard for shard in labels.summary["shards"] if shard["name"] == name)
+        table = selected.read(selection, labels.summary, entry, selected.SCHEMA.names).to_pylist()
         expected = [(r["index"], c, r["key"], r["label"]) for r in table for c in range(r["copies"])]
         found = list(zip(entries.index, entries.copy, entries.key, entries.label, strict=True))
         assert found == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import duckdb
@@ -15,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst.config import compose_config
-from nst.data import balance
-from nst.data.balance import SCHEMA
-from nst.data.predictions import PredictionMetadata, footer_of, parquet_name
+from nst.data import cutoffs, predictions, selected, truth
+from nst.data.cutoffs import Exact
+from nst.data.predictions import PredictionMetadata, footer_of, key_hashes, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
-from nst.data.tickets import tickets
+from nst.data.selected import SCHEMA
+from nst.data.selection import BINS, tickets
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.stages import select
@@ -39,6 +41,7 @@ def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, 
             {
                 "index": pa.array(np.arange(len(rows)), pa.uint32()),
                 "key": pa.array(keys[rows], pa.string()),
+                "key_hash": pa.array(key_hashes(keys[rows].tolist())),
                 "label": pa.array(label[rows], pa.uint16()),
                 "confidence": pa.array(confidence[rows], pa.float32()),
             }
@@ -245,7 +248,7 @@ def test_class_total_is_exact_even_if_keys_repeat(tmp_path):
 
 def by_the_rule(label, confidence, keys, quota):
     """The exact selection's copies, by a sort of each class: most confident, then lowest ticket, then first."""
-    ticket = tickets(pa.array(keys), 0)
+    ticket = tickets(key_hashes(keys), 0)
     copies = np.zeros(len(label), np.int64)
     for c in np.unique(label):
         rows = np.flatnonzero(label == c)
@@ -266,13 +269,19 @@ def saturated(kind, count, rng):
     return np.where(rng.random(count) < 0.4, 1, 1 - 1e-4 * rng.random(count)).astype(np.float32)
 
 
+def read_shard(folder, number):
+    """The selected rows of one shard."""
+    summary = summary_of(folder)
+    return selected.read(folder, summary, summary["shards"][number], SCHEMA.names)
+
+
 @pytest.mark.parametrize("most", [0, 50, 2**23])
 @pytest.mark.parametrize("keys", ["own", "of several", "of all"])
 @pytest.mark.parametrize("kind", ["equal", "within 1e-6", "over a bin's edge", "above 0.9999"])
 def test_a_teacher_that_is_sure_of_everything_changes_no_rule_and_fills_no_memory(
     tmp_path, monkeypatch, kind, keys, most
 ):
-    """Few images are held near a cutoff, however many are as confident, or have one ticket even."""
+    """Few images are held near a cutoff, however many are as confident; images of one key are held together."""
     rng = np.random.default_rng(0)
     count, quota = 3000, 211
     label = rng.choice(6, count, p=[0.4, 0.3, 0.2, 0.06, 0.02, 0.02])
@@ -281,40 +290,42 @@ def test_a_teacher_that_is_sure_of_everything_changes_no_rule_and_fills_no_memor
     names = [f"image{i // shared:06d}" for i in range(count)]
     held = []
 
-    def narrow(search, parts):
-        held.append(sum(len(part.label) for part in parts))
-        return narrowed(search, parts)
+    def narrow(exact, looks):
+        looks = list(looks)
+        held.append(sum(len(look.rows[0]) for look in looks))
+        return narrowed(exact, looks)
 
-    narrowed = balance.Search.narrow
-    monkeypatch.setattr(balance.Search, "narrow", narrow)
-    monkeypatch.setattr(balance, "MOST_NEAR", most)
-    monkeypatch.setattr(balance, "CELLS", 600)
-    monkeypatch.setattr(select, "ROWS_PER_BATCH", 400)
+    narrowed = Exact.narrow
+    monkeypatch.setattr(Exact, "narrow", narrow)
+    monkeypatch.setattr(cutoffs, "HELD", most)
+    monkeypatch.setattr(cutoffs, "CELLS", 600)
+    monkeypatch.setattr(select, "SHARDS_PER_FILE", 4)
     folder = write_folder(tmp_path / "p", label, confidence, classes=6, shards=9, keys=names)
-    select.run(folder, tmp_path / "s", images_per_class=quota, threads=2)
-    assert max(held) <= max(most, 6)  # the one that is left of each class is looked at, too
+    select.run(folder, tmp_path / "s", images_per_class=quota)
+    assert max(held) <= max(most, 6 * shared)  # the one that is left of each class is looked at, too
     if most > count:
         assert len(held) == 1
     else:
         assert len(held) > 1
     found = np.zeros(count, np.int64)
     for number, rows in enumerate(np.array_split(np.arange(count), 9)):
-        table = pq.read_table(tmp_path / "s" / f"unlabeled-{number:06d}.parquet")
+        table = read_shard(tmp_path / "s", number)
         found[rows[table["index"].to_numpy()]] = table["copies"].to_numpy()
     np.testing.assert_array_equal(found, by_the_rule(label, confidence, names, quota))
 
 
-def test_codes_of_confidence_keep_its_order_and_its_bins():
+def test_orders_keep_the_order_of_confidence_and_its_bins():
     edges = (np.arange(1001) / 1000).astype(np.float32)
     around = [np.nextafter(edges, np.float32(to), dtype=np.float32) for to in (0, 2)]
     confidence = np.unique(np.concatenate([edges, *around, np.random.default_rng(0).random(9999, np.float32)]))
-    codes = balance.codes(confidence.astype(float))
-    assert (codes[1:] < codes[:-1]).all()
-    np.testing.assert_array_equal(balance.confidences(codes), confidence)
-    first, last = balance.code_ranges(np.floor(confidence.astype(float) * 1000).astype(np.int64))
-    assert ((first <= codes) & (codes <= last)).all()
-    first, last = balance.code_ranges(np.arange(balance.BINS + 1))
+    confidence = confidence[confidence <= 1].astype(float)
+    orders = cutoffs._doubts(confidence) << np.uint64(cutoffs.TICKET_BITS)
+    assert (orders[1:] < orders[:-1]).all()
+    first, last = cutoffs._orders_of_bins(np.floor(confidence * BINS).astype(np.int64))
+    assert ((first <= orders) & (orders <= last)).all()
+    first, last = cutoffs._orders_of_bins(np.arange(BINS + 1))
     np.testing.assert_array_equal(last[1:] + np.uint64(1), first[:-1])  # so no other bin has them
+    assert first[-1] == 0
 
 
 def test_quota_of_none_is_the_largest_class(tmp_path):
@@ -331,7 +342,8 @@ def test_files_and_summary_tell_the_same_story(tmp_path):
     copies, summary = golden_copies(tmp_path, "small")
     folder = next(p for p in tmp_path.iterdir() if p.name.startswith("selection"))
     for shard in summary["shards"]:
-        table = pq.read_table(folder / parquet_name(shard["name"]))
+        assert shard["row_group"] < pq.ParquetFile(folder / shard["file"]).num_row_groups
+        table = selected.read(folder, summary, shard, SCHEMA.names)
         assert table.schema.equals(SCHEMA)
         assert (np.diff(table["index"].to_numpy().astype(int)) > 0).all()
         assert len(table) == shard["samples"]
@@ -353,20 +365,49 @@ def test_files_and_summary_tell_the_same_story(tmp_path):
     assert summary["teacher"] == "t" * 64
 
 
-def test_a_shard_without_selected_images_has_an_empty_file(tmp_path):
+def test_a_shard_without_selected_images_has_an_empty_row_group(tmp_path):
     label, confidence = np.zeros(9, int), np.array([0.9] * 3 + [0.1] * 6, np.float32)
     folder = write_folder(tmp_path / "p", label, confidence, classes=1, shards=3)
     select.run(folder, tmp_path / "s", images_per_class=5)
     summary = summary_of(tmp_path / "s")
     assert [s["samples"] for s in summary["shards"]] == [3, 0, 0]
-    assert len(pq.read_table(tmp_path / "s" / "unlabeled-000002.parquet", schema=SCHEMA)) == 0
+    assert [len(read_shard(tmp_path / "s", number)) for number in range(3)] == [3, 0, 0]
+    assert read_shard(tmp_path / "s", 2).schema.equals(SCHEMA)
 
 
-def test_small_batches_change_nothing(tmp_path, monkeypatch):
-    whole, _ = golden_copies(tmp_path, "large")
-    monkeypatch.setattr(select, "ROWS_PER_BATCH", 1)
-    parts, _ = golden_copies(tmp_path, "large")
+@pytest.mark.parametrize("method", ["exact", "official"])
+def test_processes_and_files_change_nothing(tmp_path, monkeypatch, method):
+    """As many rows as need two processes; and a file for each shard."""
+    whole, summary = golden_copies(tmp_path, "large", method=method)
+    monkeypatch.setattr(select, "ROWS_PER_PROCESS", 1)
+    monkeypatch.setattr(select, "SHARDS_PER_FILE", 1)
+    parts, others = golden_copies(tmp_path, "large", method=method, threads=2)
     np.testing.assert_array_equal(whole, parts)
+    assert len({shard["file"] for shard in summary["shards"]}) == 1
+    assert len({shard["file"] for shard in others["shards"]}) == 3
+    for same in ("totals", "per_class", "confidence_histogram"):
+        assert summary[same] == others[same]
+
+
+def died(*_):
+    os._exit(1)
+
+
+def test_a_process_that_dies_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(select, "ROWS_PER_PROCESS", 1)
+    monkeypatch.setattr(select.Counts, "of", died)
+    folder = write_folder(tmp_path / "p", np.zeros(9, int), np.full(9, 0.9), classes=1)
+    with pytest.raises(NstError, match=r"a process that selects died(.|\n)*select\.threads=1"):
+        select.run(folder, tmp_path / "s", threads=2)
+
+
+def test_predictions_of_an_older_format_are_refused_with_the_way_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "FORMAT", 1)
+        folder = write_folder(tmp_path / "p", np.zeros(9, int), np.full(9, 0.9), classes=1)
+        patch.setattr(predictions, "FORMAT", 2)
+    with pytest.raises(NstError, match=r"another format(.|\n)*got: +1(.|\n)*nst label overwrite=true"):
+        select.run(folder, tmp_path / "s")
 
 
 def test_empty_classes_are_named_with_what_they_have(tmp_path):
@@ -407,21 +448,21 @@ def test_finished_selection_is_reused_and_a_killed_one_repeated(tmp_path, monkey
     folder = write_folder(tmp_path / "p", label, confidence)
     output, options = tmp_path / "s", {"images_per_class": K, "allow_empty_classes": True}
 
-    def killed(path, table):
-        if path.name.endswith("2.parquet"):
+    def killed(rows, *others):
+        if rows.number == 2:
             raise KeyboardInterrupt
-        return write_shard(path, table)
+        return chosen(rows, *others)
 
-    write_shard = select._write_shard
+    chosen = selected._selected
     with monkeypatch.context() as patch:
-        patch.setattr(select, "_write_shard", killed)
+        patch.setattr(selected, "_selected", killed)
         with pytest.raises(KeyboardInterrupt):
             select.run(folder, output, **options)
     assert not (output / "selection.json").exists()
     result = select.run(folder, output, **options)
-    before = (output / "unlabeled-000000.parquet").stat().st_mtime_ns
+    before = (output / "selection-000000.parquet").stat().st_mtime_ns
     assert select.run(folder, output, threads=1, memory_limit="2GB", **options) == result
-    assert (output / "unlabeled-000000.parquet").stat().st_mtime_ns == before
+    assert (output / "selection-000000.parquet").stat().st_mtime_ns == before
     assert not (output / ".spill").exists()
     with pytest.raises(NstError, match="other inputs"):
         select.run(folder, output, seed=5, **options)
@@ -445,7 +486,9 @@ def test_folder_names_with_special_characters_work(tmp_path):
     result = select.run(folder / "p", folder / "s", images_per_class=6, truth=truth)
     assert result["totals"]["copies"] == 6
     assert result["accuracy"]["after"] == result["accuracy"]["before"] | {"images": 6}
-    assert len(PseudoLabels(folder / "s", None, targets="hard").entries("unlabeled-000000.tar")) == 3
+    labels = PseudoLabels(folder / "s", None, targets="hard")
+    assert sum(len(labels.entries(name)) for name in labels.shards) == 6
+    assert all(count >= 2 for count in labels.counts)
 
 
 def test_accuracy_of_pseudo_labels_is_reported_before_and_after(tmp_path):
@@ -474,7 +517,7 @@ def test_lack_of_memory_is_said_in_plain_words(tmp_path, monkeypatch):
     def exhausted(*_):
         raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block\nstack")
 
-    monkeypatch.setattr(select, "accuracy", exhausted)
+    monkeypatch.setattr(truth, "accuracy", exhausted)
     folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
     with pytest.raises(NstError, match=r"could not allocate block(.|\n)*memory_limit"):
         select.run(folder, tmp_path / "s", truth=write_truth(tmp_path))

@@ -1,8 +1,9 @@
 """The teacher's predictions on disk: one Parquet file per shard of unlabeled images (paper section 2.1).
 
-    predictions/<shard>.parquet   index, key, label, confidence, probs (null where confidence < keep)
+    predictions/<shard>.parquet   index, key, key_hash, label, confidence, probs (null where confidence < keep)
 
-A row names its image by `index`, its place in the shard, and by `key`. predictions.json is written last.
+A row names its image by `index`, its place in the shard, and by `key`; `key_hash` is what chance is drawn from
+(nst/data/selection.py). predictions.json is written last.
 
 The one decision worth knowing: every file carries teacher, class list and a digest of its rows in its footer.
 So a footer (kilobytes) stands for the file (megabytes) when inputs are fingerprinted, and labels of two
@@ -17,19 +18,22 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
-from nst.data.shard_set import Identity, ShardSet
 from nst.documents import damaged, fingerprint, read_json, way_on
 from nst.errors import NstError, nearest
 from nst.runs import atomic_path, write_json
 from nst.untrusted import require_file_name
 
-FORMAT = 1  # of predictions and selections
+if TYPE_CHECKING:
+    from nst.data.shard_set import Identity, ShardSet  # it brings the decoders of images
+
+FORMAT = 2  # of predictions and selections
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class PredictionMetadata:
 def parquet_name(shard_name: str) -> str:
     """unlabeled-000003.tar → unlabeled-000003.parquet."""
     return f"{Path(shard_name).stem}.parquet"
+
+
+def key_hashes(keys: Sequence[str]) -> np.ndarray:
+    """64 bits that stand for each key (N,) where chance decides: XXH3 of its UTF-8 bytes, uint64."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
 
 
 def write_predictions(
@@ -82,6 +91,7 @@ def write_predictions(
         {
             "index": pa.array(index),
             "key": pa.array(list(keys), pa.string()),
+            "key_hash": pa.array(key_hashes(keys)),
             "label": pa.array(label),
             "confidence": pa.array(confidence),
             "probs": pa.FixedSizeListArray.from_arrays(
@@ -205,6 +215,11 @@ class Predictions:
         """Identity of all rows: what a selection was made from, and what a student learns from."""
         return fingerprint({shard.name: shard.digest for shard in self.shards.values()})
 
+    @property
+    def samples(self) -> int:
+        """Rows of all shards."""
+        return sum(shard.samples for shard in self.shards.values())
+
     def read(self, shard_name: str) -> dict[str, np.ndarray]:
         """Columns of one shard: index, key, label, confidence (N,); probs (N, C) float16, NaN if not kept."""
         table = read_table(self.shard(shard_name).path)
@@ -292,6 +307,8 @@ def read_footer(path: Path) -> PredictionShard:
         digest = footer_digest(path)
         metadata = pq.read_metadata(path)
         footer = json.loads((metadata.metadata or {})[b"nst"])
+        if footer["format"] != FORMAT:
+            raise _other_format(path, footer["format"])
         shard = footer["shard"]
         return PredictionShard(
             path=path,
@@ -311,6 +328,15 @@ def read_footer(path: Path) -> PredictionShard:
             valid="a Parquet file written by nst label",
             next=f"{way_on(path)}: it labels only what is missing",
         ) from error
+
+
+def _other_format(path: Path, found: Any) -> NstError:
+    return NstError(
+        f"{path} has another format",
+        got=found,
+        valid=f"{FORMAT}, which has a hash of every key",
+        next="label again: nst label overwrite=true",
+    )
 
 
 def _check_agreement(shards: Sequence[PredictionShard]) -> None:
@@ -340,11 +366,14 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     return f"class {at} is {found[at]!r} instead of {expected[at]!r}"
 
 
-def read_table(path: Path, columns: list[str] | None = None, *, footer: str | None = None) -> pa.Table:
+def read_table(
+    path: Path, columns: list[str] | None = None, *, footer: str | None = None, row_group: int | None = None
+) -> pa.Table:
     """Rows of one Parquet file of predictions or of a selection; its pages are compared with their checksums.
 
     Args:
         footer: digest of its footer, as noted when it was written.
+        row_group: number of the one to be read; None: all.
 
     Raises:
         NstError: it cannot be read, or is not what was written.
@@ -353,7 +382,9 @@ def read_table(path: Path, columns: list[str] | None = None, *, footer: str | No
         if footer is not None and footer_digest(path) != footer:
             raise damaged(path, "its footer is not what was written")
         # not pq.read_table: it takes a folder named noise=full for a partition and adds a column
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=columns)
+        # few columns of a small file are read sooner by this thread than by others that it waits for
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            groups = [*range(file.num_row_groups)] if row_group is None else [row_group]
+            return file.read_row_groups(groups, columns=columns, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(path, error) from error

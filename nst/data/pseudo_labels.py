@@ -2,9 +2,7 @@
 
 Paper section 2.1 (soft and hard pseudo-labels) and 3.1 (filtering and balancing).
 
-    selection/<shard>.parquet     index, key, label, confidence, copies (> 0); selection.json is written last
-
-The one decision worth knowing: the selection holds no distributions, they stay in the predictions and are
+The selection (nst/data/selected.py) holds no distributions, they stay in the predictions and are
 joined by position and key here. So a selection is small, one folder of predictions serves many selections, and
 another teacher's labels can be put under the same images (`reassign`).
 """
@@ -18,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from nst.data.predictions import FORMAT, Predictions, parquet_name, read_table
+from nst.data import selected
+from nst.data.predictions import FORMAT, Predictions
 from nst.documents import read_json
 from nst.errors import NstError, nearest, require_choice
 from nst.untrusted import require_file_name
@@ -108,7 +107,7 @@ class PseudoLabels:
         summary = Path(selection) / "selection.json"
         self.shards: list[str] = [require_file_name(shard["name"], summary) for shard in self.summary["shards"]]
         self.names = set(self.shards)
-        self.footers: dict[str, str] = {shard["name"]: shard["footer"] for shard in self.summary["shards"]}
+        self._entries: dict[str, dict[str, Any]] = {shard["name"]: shard for shard in self.summary["shards"]}
         self.counts: list[int] = [shard["copies"] for shard in self.summary["shards"]]  # entries per shard
         self.predictions = self._open_predictions(predictions)
 
@@ -148,9 +147,9 @@ class PseudoLabels:
         return self._read(shard_name, ["copies"])["copies"].to_numpy()
 
     def _read(self, shard_name: str, columns: list[str]) -> pa.Table:
-        if shard_name not in self.footers:
+        if shard_name not in self._entries:
             raise NstError(f"shard {shard_name!r} is not in {self.folder}{nearest(shard_name, self.shards)}")
-        return read_table(Path(self.folder) / parquet_name(shard_name), columns, footer=self.footers[shard_name])
+        return selected.read(Path(self.folder), self.summary, self._entries[shard_name], columns)
 
     def _open_predictions(self, folder: Path | str | None) -> Predictions | None:
         if folder is None or (self.targets == "hard" and not self.reassign):

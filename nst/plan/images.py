@@ -18,7 +18,7 @@ from nst.settings.stages import Counts
 
 TAR_MEMBER = 512 + 256  # bytes of a file in a tar beside its content: header, and padding to 512 on average
 KEY = 24  # bytes of a key, about
-PREDICTION = KEY + 4 + 2 + 4  # of a row beside the probabilities: key, index, label, confidence
+PREDICTION = KEY + 8 + 4 + 2 + 4  # of a row beside the probabilities: key, its hash, index, label, confidence
 SELECTED = KEY + 4 + 4  # of a row: key, index, copies
 PROBABILITY = 2  # float16
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from nst.data import selected
 from nst.data.images import BadImage, decode, encode_png
 from nst.data.layout import IMAGE_EXTENSIONS
 from nst.data.predictions import noted_footers, parquet_name, read_footer, read_table
@@ -76,7 +78,7 @@ def read_labeled(predictions: Path, selection: Path, truth: Path, limit: int = S
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "index", "key", "label", "confidence")}
     copies: list[np.ndarray] = []
     noted = noted_footers(predictions) if (predictions / "predictions.json").exists() else {}
-    chosen = _noted_selection(selection / "selection.json")
+    chosen = _selected_shards(selection)
     rows = 0
     for number, path in enumerate(paths):
         if rows >= limit:
@@ -87,7 +89,7 @@ def read_labeled(predictions: Path, selection: Path, truth: Path, limit: int = S
         found["shard"] = np.full(len(table), path.stem, dtype=object)
         for name, parts in columns.items():
             parts.append(found[name])
-        copies.append(_copies(selection / path.name, found["index"], chosen.get(path.name)))
+        copies.append(_copies(chosen.get(path.name), found["index"]))
         rows += len(table)
     if not rows:
         return None
@@ -98,17 +100,21 @@ def read_labeled(predictions: Path, selection: Path, truth: Path, limit: int = S
     return Labeled(classes, **joined, copies=np.concatenate(copies), truth=truths, complete=complete)
 
 
-def _noted_selection(path: Path) -> dict[str, str]:
-    """Digests of the footers by file name, as the selection has noted them at its end."""
-    shards = read_json(path)["shards"] if path.exists() else []
-    return {parquet_name(shard["name"]): shard["footer"] for shard in shards}
+def _selected_shards(folder: Path) -> dict[str, Callable[[], pa.Table]]:
+    """What reads the selected images of each shard, by the name of its file of predictions."""
+    path = folder / "selection.json"
+    summary = read_json(path) if path.exists() else {"shards": []}
+    return {
+        parquet_name(shard["name"]): partial(selected.read, folder, summary, shard, ["index", "copies"])
+        for shard in summary["shards"]
+    }
 
 
-def _copies(path: Path, index: np.ndarray, footer: str | None) -> np.ndarray:
+def _copies(read: Callable[[], pa.Table] | None, index: np.ndarray) -> np.ndarray:
     """Copies (N,) of each image of a shard in the selection; 0 where it was not selected."""
-    if not path.exists():
+    if read is None:
         return np.zeros(len(index), np.int64)
-    table = read_table(path, ["index", "copies"], footer=footer)
+    table = read()
     found = dict(zip(table["index"].to_pylist(), table["copies"].to_pylist(), strict=True))
     return np.array([found.get(place, 0) for place in index.tolist()], np.int64)
 

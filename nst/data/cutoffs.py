@@ -1,0 +1,155 @@
+"""The exact selection: where each class's confidences, or tickets, are cut so that its total is exact.
+
+Rows near the cutoffs are held and sorted, HELD at most. Where more are near, as with a teacher that is sure of
+everything, they are counted in finer cells first, for another look or two at all files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nst.data.selection import BINS, LOT_BITS, Counts, Part, Rows, Rule, boundary, tickets
+
+TICKET_BITS = 34  # of a ticket, in an order
+HELD = 2**22  # rows: 0.1 GB, 0.3 GB while they are sorted
+CELLS = 2**24  # finer cells of all classes that need them: 0.1 GB a process, 0.3 GB more while they are summed
+MOST_CELLS = 2**16  # of one class
+ONE = 0x3F800000  # float32 bits of 1.0
+
+
+@dataclass(frozen=True)
+class Near:
+    """What a look at some files finds at the cutoffs.
+
+    Args:
+        cells: (W, cells) rows of the W classes that have too many to be held.
+        rows: label, order, ticket and position (N,) of those that are held.
+    """
+
+    cells: np.ndarray
+    rows: Sequence[np.ndarray]
+
+
+class Exact:
+    """Every image of a class gets `base` copies, the first `rank` in the class's order one more; arrays (C,).
+
+    The order is by confidence, then ticket, where there are more images than wanted, and by ticket where images are
+    duplicated. A row's *order* is one 64-bit number, the lower the earlier: 30 bits of confidence (none where images
+    are duplicated), then TICKET_BITS of the ticket. The whole ticket, then the position decide between equal ones:
+    those of one key, or the few that meet by chance.
+    """
+
+    def __init__(self, counts: Counts, images_per_class: int, rule: Rule) -> None:
+        above = counts.above
+        images = above.sum(axis=1)
+        wanted = np.where(images > 0, images_per_class, 0)
+        if rule.max_copies is not None:
+            wanted = np.minimum(wanted, images * rule.max_copies)
+        self.rule = rule
+        self.base = wanted // np.maximum(images, 1)
+        rank = wanted - self.base * images
+        self.abundant = self.base == 0
+        bins, lots = boundary(above[:, ::-1], rank), boundary(counts.lots, rank)
+        of_bins, of_lots = _orders_of_bins(BINS - bins[0]), _orders_of_lots(lots[0])
+        # the orders between which each class's last row with one more copy lies, the rows there, its number there
+        self.low, self.high = (np.where(self.abundant, *pair) for pair in zip(of_bins, of_lots, strict=True))
+        self.count, self.rank = (np.where(self.abundant, *pair) for pair in zip(bins[1:], lots[1:], strict=True))
+        # order, ticket and position of that row; nothing comes before zeros
+        self.cut = np.zeros((3, len(images)), np.uint64)
+        self._share_out(rank > 0)
+
+    def look(self, part: Part) -> Near:
+        """Counts the rows of some files that are to be counted, and returns those that are to be held."""
+        cells = np.zeros((int(self.wide.sum()), self.cells_each), np.uint32)
+        held = [[np.empty(0, np.int64), *[np.empty(0, np.uint64)] * 3]]
+        for number, path in part:
+            rows = Rows.read(number, path, self.rule)
+            # most rows are far away: two comparisons keep them out
+            near = (rows.confidence >= self.least[rows.label]) & (rows.confidence <= self.most[rows.label])
+            place = np.flatnonzero(near & rows.passed)
+            label = rows.label[place]
+            order, ticket = self._order(label, rows.confidence[place], rows.key_hash[place])
+            inside = (order >= self.low[label]) & (order <= self.high[label])
+            counted, kept = np.flatnonzero(inside & self.wide[label]), np.flatnonzero(inside & ~self.wide[label])
+            which = label[counted]
+            cell = ((order[counted] - self.low[which]) // self.width[which]).astype(np.int64)
+            np.add.at(cells.reshape(-1), self.line[which] * self.cells_each + cell, np.uint32(1))
+            held.append([label[kept], order[kept], ticket[kept], rows.positions(place[kept])])
+        return Near(cells, [np.concatenate(column) for column in zip(*held, strict=True)])
+
+    def narrow(self, looks: Iterable[Near]) -> None:
+        """Finds the cutoffs of the held classes, and draws the others' bounds closer, after a look at all files."""
+        first, *others = looks
+        for look in others:
+            np.add(first.cells, look.cells, out=first.cells)
+        label, *keys = (np.concatenate(c) for c in zip(first.rows, *(look.rows for look in others), strict=True))
+        held, wide = np.flatnonzero(self.open & ~self.wide), np.flatnonzero(self.wide)
+        in_order = np.lexsort((*reversed(keys), label))
+        found = in_order[np.searchsorted(label[in_order], held) + self.rank[held] - 1]
+        self.cut[:, held] = [key[found] for key in keys]
+        cell, self.count[wide], self.rank[wide] = boundary(first.cells, self.rank[wide])
+        self.low[wide] += cell.astype(np.uint64) * self.width[wide]
+        self.high[wide] = np.minimum(self.high[wide], self.low[wide] + self.width[wide] - np.uint64(1))
+        self._share_out(self.wide)
+
+    def copies(self, rows: Rows) -> np.ndarray:
+        """How often each row is selected (N,)."""
+        copies = self.base[rows.label]
+        order, ticket = self._order(rows.label, rows.confidence, rows.key_hash)
+        last = self.cut[0][rows.label]
+        copies += order < last
+        tied = np.flatnonzero(order == last)
+        _, cut_ticket, cut_position = self.cut[:, rows.label[tied]]
+        earlier = rows.positions(tied) <= cut_position
+        copies[tied] += (ticket[tied] < cut_ticket) | ((ticket[tied] == cut_ticket) & earlier)
+        return copies * rows.passed
+
+    def _order(self, label: np.ndarray, confidence: np.ndarray, key_hash: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ticket = tickets(key_hash, self.rule.seed)
+        order = (_doubts(confidence) * self.abundant[label]) << np.uint64(TICKET_BITS)
+        return order | (ticket >> np.uint64(64 - TICKET_BITS)), ticket
+
+    def _share_out(self, open: np.ndarray) -> None:
+        """Decides of which of these classes (C,) the next look holds the rows, and of which it counts them in cells."""
+        self.open = open
+        rows = np.where(open, self.count, 0)
+        order = np.argsort(rows, kind="stable")  # the largest classes are counted
+        self.wide = np.zeros(len(rows), bool)
+        self.wide[order] = rows[order].cumsum() > HELD
+        self.wide &= open & (self.low < self.high)
+        self.line, lines = self.wide.cumsum() - 1, int(self.wide.sum())
+        self.cells_each = min(MOST_CELLS, max(2, CELLS // max(lines, 1)))
+        self.width = (self.high - self.low) // np.uint64(self.cells_each) + np.uint64(1)
+        doubts = np.uint64(ONE) - (np.stack([self.low, self.high]) >> np.uint64(TICKET_BITS))
+        most, least = doubts.astype(np.uint32).view(np.float32).astype(np.float64)
+        self.least = np.where(open, np.where(self.abundant, least, 0), np.inf)
+        self.most = np.where(self.abundant, most, 1)
+
+
+def _doubts(confidence: np.ndarray) -> np.ndarray:
+    """Float32 bits of confidences below those of 1.0, the surest first, uint64 (N,)."""
+    # positive floats are ordered as their bits are
+    return (np.uint32(ONE) - confidence.astype(np.float32).view(np.uint32)).astype(np.uint64)
+
+
+def _orders_of_bins(bin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last order of the rows in some bins of confidence (C,)."""
+
+    def doubts_from(bins: np.ndarray) -> np.ndarray:
+        """Of the smallest float32 in each bin."""
+        nearest = (bins / BINS).astype(np.float32)
+        below = nearest.astype(np.float64) * BINS < bins
+        return _doubts(np.where(below, np.nextafter(nearest, np.float32(2)), nearest))
+
+    after = np.where(bin < BINS, doubts_from(np.minimum(bin + 1, BINS)) + np.uint64(1), np.uint64(0))
+    shift = np.uint64(TICKET_BITS)
+    return after << shift, ((doubts_from(bin) + np.uint64(1)) << shift) - np.uint64(1)
+
+
+def _orders_of_lots(lot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last order of the rows of duplicated classes whose tickets begin with these bits (C,)."""
+    low, width = lot.astype(np.uint64), np.uint64(2 ** (TICKET_BITS - LOT_BITS))
+    return low * width, (low + np.uint64(1)) * width - np.uint64(1)

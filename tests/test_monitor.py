@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from nst.config import job_from
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
 from nst.runs import sha256_file
+from nst.settings.job import TrainJob
 from nst.stages import evaluate, robustness, train
 from nst.stages.monitor import state_digest
 from nst.training.classifier import Classifier
@@ -259,16 +261,13 @@ def test_mistakes_are_told_before_the_first_step(tiny: Compose, tmp_path: Path, 
 def test_xla_trainers_refuse_in_words(tiny: Compose, monkeypatch: pytest.MonkeyPatch):
     from nst.stages.monitor import require_monitoring
 
-    cfg = tiny(*EVERY)
-    cfg.trainer.accelerator = "xla"
+    cfg = tiny(*EVERY, "trainer=xla_cpu")
     with pytest.raises(NstError, match=r"eval\.every does not work on XLA trainers(.|\n)*nst evaluate eval=robustness"):
-        require_monitoring(cfg)
-    cfg.eval.every = None
-    require_monitoring(cfg)
-    monkeypatch.setattr(train, "machine_from", lambda cfg: Hardware())
-    cfg.eval.every = 5
+        require_monitoring(job_from(TrainJob, cfg))
+    require_monitoring(job_from(TrainJob, tiny(*EVERY, "trainer=xla_cpu", "eval.every=null")))
+    monkeypatch.setattr("nst.stages.options.machine", lambda options: Hardware())
     with pytest.raises(NstError, match="XLA trainers"):
-        train.check(cfg)  # what iterate asks before its first stage
+        train.check(job_from(TrainJob, cfg))  # what iterate asks before its first stage
     with pytest.raises(NstError, match="XLA trainers"):
         train.from_cfg(cfg)
 

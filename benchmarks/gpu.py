@@ -7,7 +7,7 @@ Every part runs in a process of its own with a limit of its own, so that one tha
 takes neither the card's memory nor the others' time. `nst plan plan.measured=gpu.json` plans by what was found; rows of
 its `calibration` that are added to nst/plan/measured.json are what nst plans by anywhere.
 
-The one decision worth knowing: the process that starts the parts never touches CUDA, which does not survive a fork.
+The process that starts the parts never touches CUDA, which does not survive a fork.
 """
 
 from __future__ import annotations

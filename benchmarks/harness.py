@@ -1,7 +1,7 @@
 """What all benchmarks share: options, alternating rounds, the table, the JSON file, and which machine it was.
 
-The one decision worth knowing: ours and the peers take turns in one process, in an order that rotates, and a ratio
-is taken within each round. So a machine that slows down slows all of them, and the spread tells how far to trust it.
+Ours and the peers take turns in one process, in an order that rotates, and a ratio is taken within each round. So a
+machine that slows down slows all of them, and the spread tells how far to trust it.
 
 To add a benchmark, write benchmarks/<name>.py and one line in BENCHMARKS of benchmarks/__main__.py. The first line
 of its docstring is what `bin/bench` lists.

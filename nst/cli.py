@@ -1,8 +1,7 @@
 """`nst <stage> [hydra overrides]`: the one entry point for all stages; also `python -m nst`.
 
-The one decision worth knowing: a single run composes its configuration and calls the stage in this process; a
-sweep (`-m`) goes through Hydra's sweeper and our launcher, which gives every job a process, a directory and a W&B
-run of its own.
+A single run composes its configuration and calls the stage in this process; a sweep (`-m`) goes through Hydra's
+sweeper and our launcher, which gives every job a process, a directory and a W&B run of its own.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _readable(override: str) -> bool:
 
 
 def groups() -> list[str]:
-    """Names of the configuration groups; hydra/, how sweeps run, is none of a stage's."""
+    """Names of the configuration groups. hydra/ is left out: it says how sweeps run, and no stage reads it."""
     return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir() and folder.name != "hydra")
 
 

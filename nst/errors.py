@@ -48,7 +48,7 @@ class Preempted(NstError):
 
 
 def in_a_line(error: BaseException) -> str:
-    """What went wrong, for those who see no more of it than that."""
+    """The error in one line, for places that show no more."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     if isinstance(error, NstError):

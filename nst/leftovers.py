@@ -1,7 +1,7 @@
 """Temporary files: how they are named, and which of them are left over by processes that were killed.
 
-The one decision worth knowing: the name says which process of which machine writes, so that of one file that several
-may write at the same time only the halves go whose writers are dead.
+The name says which process of which machine writes, so that of one file that several may write at the same time only
+the halves go whose writers are dead.
 """
 
 from __future__ import annotations

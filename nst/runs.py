@@ -5,10 +5,10 @@
     result.json   what came out             DONE          the fingerprint again, written last
     wandb_id      of its W&B run, if any    .nst_files    the names of all these, see nst/written.py
 
-The one decision worth knowing: a stage is identified by the *fingerprint* of its inputs (options that move
-numbers, and hashes of the files it reads). Same fingerprint and DONE: skipped. Same fingerprint, no DONE:
-continued. Another fingerprint: refused, never mixed. Files are written beside their name, synced and renamed,
-so a reader (or the next attempt after a `kill -9`) never sees half of one.
+A stage is identified by the *fingerprint* of its inputs (options that move numbers, and hashes of the files it reads).
+Same fingerprint and DONE: skipped. Same fingerprint, no DONE: continued. Another fingerprint: refused, never mixed.
+Files are written beside their name, synced and renamed, so a reader (or the next attempt after a `kill -9`) never sees
+half of one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What people and files for people are shown: addresses without their secrets, names without what a terminal obeys.
 
-The one decision worth knowing: this happens where text leaves us (errors, lines on the terminal, config.yaml, W&B, the
-page), not where it comes in, so a name or an address keeps its exact form for everything that works with it.
+This happens where text leaves us (errors, lines on the terminal, config.yaml, W&B, the page), not where it comes in,
+so a name or an address keeps its exact form for everything that works with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a file may name: another file beside it or below, and nothing else.
 
-Indexes, predictions, results and archives come from strangers. The one decision worth knowing: a name is judged by its
-text before anything is opened, so that no file system and no link can make it mean another place.
+Indexes, predictions, results and archives come from strangers. A name is judged by its text before anything is opened,
+so that no file system and no link can make it mean another place.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     .nst_files    a name per line, as JSON, relative to the folder; `x/` is all below x, `x/@` a symbolic link
 
-The one decision worth knowing: a name is noted and synced before its file appears. So the list names at least what is
-there, whenever a kill comes, and what it does not name is somebody else's: never deleted and never replaced. A run
-inside another one (gen0/predictions) has a list of its own, which the outer list names. Runs from before there were
-lists (a started.json without one) are written to as ever; nothing in them is deleted.
+A name is noted and synced before its file appears. So the list names at least what is there, whenever a kill comes,
+and what it does not name is somebody else's: never deleted and never replaced. A run inside another one
+(gen0/predictions) has a list of its own, which the outer list names. Runs from before there were lists (a started.json
+without one) are written to as ever; nothing in them is deleted.
 """
 
 from __future__ import annotations

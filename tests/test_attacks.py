@@ -241,7 +241,7 @@ def test_epsilons_are_grey_levels(epsilons: list[float]) -> None:
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 2, "step_size": 0.0}, {"steps": 2, "step_size": -1.0}])
 def test_an_attack_needs_steps_of_a_size(settings: dict) -> None:
-    with pytest.raises(NstError, match="steps of a size"):
+    with pytest.raises(NstError, match="one step or more, of a size above 0"):
         Attack(**settings)
 
 

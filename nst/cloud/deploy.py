@@ -1,8 +1,8 @@
 """The code onto a TPU's workers, and its environment.
 
-The one decision worth knowing: what travels is a git bundle of the committed HEAD (or a fetch from a repository), not
-a copy of the folder. So every worker has exactly one known commit, which run directories record, files that left the
-repository leave the workers too, and the environment there stays in place.
+What travels is a git bundle of the committed HEAD (or a fetch from a repository), not a copy of the folder. So every
+worker has exactly one known commit, which run directories record, files that left the repository leave the workers
+too, and the environment there stays in place.
 """
 
 from __future__ import annotations

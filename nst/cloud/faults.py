@@ -1,7 +1,7 @@
 """What gcloud's messages mean: a table from patterns in its stderr to a sentence and the next command.
 
-The one decision worth knowing: only a fault of kind `connection` is worth trying again. Everything else in the table
-needs a person, and saying so at once is kinder than five tries.
+Only a fault of kind `connection` is worth trying again. Everything else in the table needs a person, and saying so at
+once is kinder than five tries.
 """
 
 from __future__ import annotations

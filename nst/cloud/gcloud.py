@@ -1,7 +1,7 @@
 """Commands, run or (with --dry-run) only printed, and a TPU by its name.
 
-The one decision worth knowing: `call` repeats a command whose connection failed, so it serves only what may happen
-twice (describe, delete, copy). Creating is repeated elsewhere, after a look at what the lost try has left behind.
+`call` repeats a command whose connection failed, so it serves only what may happen twice (describe, delete, copy).
+Creating is repeated elsewhere, after a look at what the lost try has left behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What runs on a TPU: start it on all workers, look at it, stop it.
 
-The one decision worth knowing: the processes of a pod wait for each other, so a job starts on all workers or is not
-started: first every worker says that it is free and has the same commit, then all get the same command.
+The processes of a pod wait for each other, so a job starts on all workers or is not started: first every worker says
+that it is free and has the same commit, then all get the same command.
 """
 
 from __future__ import annotations

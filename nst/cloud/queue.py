@@ -1,8 +1,8 @@
 """The life of a TPU: a queued resource is asked for, waited for, and deleted together with its machines.
 
-The one decision worth knowing: creating looks before every try. The name is the identity, so a request whose answer
-was lost on the way is found again, and never made twice. What was asked for is also written into the request's
-description, so that a preempted TPU can be asked for again, with the same flags, from any computer.
+Creating looks before every try. The name is the identity, so a request whose answer was lost on the way is found
+again, and never made twice. What was asked for is also written into the request's description, so that a preempted TPU
+can be asked for again, with the same flags, from any computer.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ On a worker, `~/nst` is the code with its environment and `~/nst-job` the job: `
 and `ready`, the commit that was set up. A lock held by the job for as long as it lives says that it runs: the kernel
 releases it however the job dies, so there is no stale pid to believe.
 
-The one decision worth knowing: every script may run twice. gcloud itself repeats a command whose connection dropped,
-so a launch carries a name, and a worker that has seen the name does not start again.
+Every script may run twice. gcloud itself repeats a command whose connection dropped, so a launch carries a name, and a
+worker that has seen the name does not start again.
 """
 
 from __future__ import annotations

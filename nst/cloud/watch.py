@@ -1,8 +1,8 @@
 """Staying with a job: its log as it grows, and starting it again after a failure or a preemption.
 
-The one decision worth knowing: starting again is decided here, in one place outside the pod, never by a worker alone.
-A process that came back by itself would meet peers of the old attempt and wait for them for ever. nst continues from
-its last checkpoint, so starting again loses minutes, and the number of times is bounded by the user.
+Starting again is decided here, in one place outside the pod, never by a worker alone. A process that came back by
+itself would meet peers of the old attempt and wait for them for ever. nst continues from its last checkpoint, so
+starting again loses minutes, and the number of times is bounded by the user.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Asking all workers of a TPU at once, and asking again those that did not answer.
 
-The one decision worth knowing: a worker counts as done when its answer has come back, not when gcloud exits with 0.
-With hundreds of workers some connection always drops; only the silent ones are asked again.
+A worker counts as done when its answer has come back, not when gcloud exits with 0. With hundreds of workers some
+connection always drops; only the silent ones are asked again.
 """
 
 from __future__ import annotations

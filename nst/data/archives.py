@@ -1,8 +1,8 @@
 """Images inside tar archives, read where they lie: nothing is extracted to folders.
 
-The one decision worth knowing: a compressed archive is unpacked once, whole, into one unnamed temporary
-file that stays in memory up to a limit. That checks its checksum, and from then on every image is one seek
-away, so a data set can be shuffled exactly however it was packed.
+A compressed archive is unpacked once, whole, into one unnamed temporary file that stays in memory up to a limit. That
+checks its checksum, and from then on every image is one seek away, so a data set can be shuffled exactly however it
+was packed.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The joint batch holds labeled images first, pseudo-labeled ones after them (METHOD, Loss), so that one forward
 sees both. Shapes never change from step to step; evaluation pads its last batch and marks the padding invalid.
 
-The one decision worth knowing: a sample that cannot be decoded is replaced by the next one of its shard that can,
-and reported in the batch under "bad", so shapes stay static and nothing is lost silently.
+A sample that cannot be decoded is replaced by the next one of its shard that can, and reported in the batch under
+"bad", so shapes stay static and nothing is lost silently.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading s3:// and gs:// by Arrow's own clients, as a program: `buckets.py cat|list <address>`.
 
-The one decision worth knowing: it runs as a process for each shard. Arrow's clients start threads, which a loader
-process that is forked later would inherit as locks held for ever; a process that ends takes all that with it, can be
-killed when nothing comes, and costs a second for a shard of a thousand images.
+It runs as a process for each shard. Arrow's clients start threads, which a loader process that is forked later would
+inherit as locks held for ever; a process that ends takes all that with it, can be killed when nothing comes, and costs
+a second for a shard of a thousand images.
 
 Credentials come from where the vendors' tools find them; `gs://anonymous@bucket/...` asks for none, and the variable
 AWS_ENDPOINT_URL names another store that speaks S3. The file imports nothing of ours, so it runs by its path.

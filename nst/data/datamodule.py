@@ -1,8 +1,8 @@
 """The LightningDataModule: labeled and pseudo-labeled images at unlabeled_ratio, one loader element per step.
 
-The one decision worth knowing: training is cut into segments (one Lightning "epoch" each, reloaded every time), and
-a segment's loader starts at the trainer's global step. A resumed run therefore reads exactly the batches that the
-killed one would have read, without replaying any.
+Training is cut into segments (one Lightning "epoch" each, reloaded every time), and a segment's loader starts at the
+trainer's global step. A resumed run therefore reads exactly the batches that the killed one would have read, without
+replaying any.
 """
 
 from __future__ import annotations

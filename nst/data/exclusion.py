@@ -1,8 +1,8 @@
 """Evaluation images leave the unlabeled set, found by their pixels and by how they look.
 
-The one decision worth knowing: no shard is copied. The positions of what is excluded go into index.json, readers pass
-over them, and the digest of the set changes with them, so predictions made before are seen to be of other data. A
-set of 300 million images is pruned by writing one file.
+No shard is copied. The positions of what is excluded go into index.json, readers pass over them, and the digest of the
+set changes with them, so predictions made before are seen to be of other data. A set of 300 million images is pruned
+by writing one file.
 
     index.json      the set without the excluded images
     excluded.json   what was excluded, and because of which evaluation image; the shards that lost all images

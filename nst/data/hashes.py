@@ -4,9 +4,9 @@ The hash of the looks is the classical perceptual hash: the image in grey at 32 
 for each whether it is above their median. Another size, file format, quality or brightness changes few of its 64 bits;
 cropping, mirroring and turning change many, so such copies are not found.
 
-The one decision worth knowing: hashes are kept, a Parquet file per shard, and a file is used again as long as the
-shard's sha256 is the same. Decoding is nearly all of the work, so another set of evaluation images, or another
-distance, costs minutes where the first pass took hours.
+Hashes are kept, a Parquet file per shard, and a file is used again as long as the shard's sha256 is the same. Decoding
+is nearly all of the work, so another set of evaluation images, or another distance, costs minutes where the first pass
+took hours.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Image bytes to pixels and back: the one place that decides whether a file is a usable picture.
 
-The one decision worth knowing: a picture is either whole or refused. JPEG goes through libjpeg-turbo
-(simplejpeg) with warnings as errors; what that reports as merely odd (CMYK, stray bytes between markers)
-gets a second opinion from Pillow, what it reports as missing or damaged pixels does not. EXIF orientation
-is ignored and transparency dropped, as the ImageNet pipelines of TensorFlow and torchvision do.
+A picture is either whole or refused. JPEG goes through libjpeg-turbo (simplejpeg) with warnings as errors; what that
+reports as merely odd (CMYK, stray bytes between markers) gets a second opinion from Pillow, what it reports as missing
+or damaged pixels does not. EXIF orientation is ignored and transparency dropped, as the ImageNet pipelines of
+TensorFlow and torchvision do.
 """
 
 from __future__ import annotations

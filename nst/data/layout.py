@@ -1,9 +1,8 @@
 """From file names to keys, classes and splits: what the arrangement of folders says about the images in it.
 
-The one decision worth knowing: a key is the path itself, made safe for WebDataset
-(`train/airplane/0000.jpg` becomes `train-airplane-0000`), so a person finds the image again. Where that
-loses something (odd characters, great length, two files with one key) a short hash of the whole path keeps
-it unique, and independent of the reading order.
+A key is the path itself, made safe for WebDataset (`train/airplane/0000.jpg` becomes `train-airplane-0000`), so a
+person finds the image again. Where that loses something (odd characters, great length, two files with one key) a short
+hash of the whole path keeps it unique, and independent of the reading order.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The 16 operations of RandAugment as pixel arithmetic: (image, argument) -> image, uint8 (H, W, 3).
 
 Paper section 3.1. Which argument belongs to a magnitude, and which operations a variant uses, is decided in
-randaugment.py. The one decision worth knowing: every rounding is that of the released code [C] (float32
-steps, truncation instead of rounding, geometry's halves away from zero), so its outputs come out bit for bit.
-Where [C] does something that was not intended, there is a second function, `*_fixed`, with the same rounding.
-What [C] computes per pixel is a table here, and geometry moves whole RGBX pixels: the same bits in less time.
+randaugment.py. Every rounding is that of the released code [C] (float32 steps, truncation instead of rounding,
+geometry's halves away from zero), so its outputs come out bit for bit. Where [C] does something that was not intended,
+there is a second function, `*_fixed`, with the same rounding. What [C] computes per pixel is a table here, and
+geometry moves whole RGBX pixels: the same bits in less time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading a packed selection: what the student learns from an image lies beside it in the shard.
 
-The one decision worth knowing: packed shards are a shard set like any other, so a better teacher labels them by
-`nst label` as it labels any. Its predictions then replace what lies in the shards (`reassign`); no image is touched.
+Packed shards are a shard set like any other, so a better teacher labels them by `nst label` as it labels any. Its
+predictions then replace what lies in the shards (`reassign`); no image is touched.
 """
 
 from __future__ import annotations

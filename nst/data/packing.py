@@ -6,10 +6,10 @@
 Paper section 3.1 duplicates images of rare classes, up to thousands of times. Copies of an image lie in different
 shards, as far as there are enough: in one they would often meet in a batch.
 
-The one decision worth knowing: sources are read once, in an order drawn by the seed, and each window of them is dealt
-out to as many open shards as a process may hold, so memory is that of one image. Where an entry goes follows from how
-many came before it: a killed run goes on at the first window that is not whole and ends with the same bytes. Images
-with more copies than a window has shards are set aside first and dealt out over all.
+Sources are read once, in an order drawn by the seed, and each window of them is dealt out to as many open shards as a
+process may hold, so memory is that of one image. Where an entry goes follows from how many came before it: a killed
+run goes on at the first window that is not whole and ends with the same bytes. Images with more copies than a window
+has shards are set aside first and dealt out over all.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 A row names its image by `index`, its place in the shard, and by `key`; `key_hash` is what chance is drawn from
 (nst/data/selection.py). predictions.json is written last.
 
-The one decision worth knowing: every file carries teacher, class list and a digest of its rows in its footer.
-So a footer (kilobytes) stands for the file (megabytes) when inputs are fingerprinted, and labels of two
-teachers or two class lists cannot be mixed by accident.
+Every file carries teacher, class list and a digest of its rows in its footer. So a footer (kilobytes) stands for the
+file (megabytes) when inputs are fingerprinted, and labels of two teachers or two class lists cannot be mixed by
+accident.
 """
 
 from __future__ import annotations

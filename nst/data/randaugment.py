@@ -1,9 +1,8 @@
 """RandAugment on uint8 images: 16 operations at the paper's magnitudes; other libraries' as named variants.
 
-Paper section 3.1: two operations at magnitude 27 for B7 and larger. The one decision worth knowing: a
-magnitude M is x = M / 10 times each operation's range, **not clipped**, as in the released code [C]. timm
-clips at 10 and applies each operation with p = 0.5; torchvision has another scale and other operations;
-neither reproduces it.
+Paper section 3.1: two operations at magnitude 27 for B7 and larger. A magnitude M is x = M / 10 times each operation's
+range, **not clipped**, as in the released code [C]. timm clips at 10 and applies each operation with p = 0.5;
+torchvision has another scale and other operations; neither reproduces it.
 
 `official` is [C] bit for bit, its integer wrap-around included; `fixed` (default) has the same scale and the
 meaning that was intended. They differ in the four lines marked *:

@@ -1,8 +1,8 @@
 """The cache of shards that lie elsewhere.
 
-The one decision worth knowing: a shard is fetched whole into a folder on the local disk, compared with the size and
-sha256 in the index, and renamed; from then on it is a file like any other. So all readers stay as they are, random
-access costs no requests, and a transfer that broke off is never seen by a stage.
+A shard is fetched whole into a folder on the local disk, compared with the size and sha256 in the index, and renamed;
+from then on it is a file like any other. So all readers stay as they are, random access costs no requests, and a
+transfer that broke off is never seen by a stage.
 """
 
 from __future__ import annotations

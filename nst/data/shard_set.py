@@ -3,9 +3,9 @@
     <prefix>-000000.tar   <key>.jpg|png + <key>.cls (labeled; the class number as text)
     index.json            shards with samples, bytes and sha256; classes, source, seed, what was skipped
 
-The one decision worth knowing: index.json is the set, and the tars are only where its bytes are. They may lie elsewhere
-(the folder may be an address, and an index may name another place as `shards_at`), and images that were excluded
-(`nst.data.exclusion`) are positions listed beside the shard's name, which readers pass over.
+index.json is the set, and the tars are only where its bytes are. They may lie elsewhere (the folder may be an address,
+and an index may name another place as `shards_at`), and images that were excluded (`nst.data.exclusion`) are positions
+listed beside the shard's name, which readers pass over.
 
 An index may be a stranger's. So it names files beside it, or an address from which fetching runs nothing; a command, a
 folder of this machine and an address with a password hold only if the user has named them too (`Remote.shards_at`).
@@ -54,7 +54,7 @@ class ShardInfo:
         return self.name, self.sha256, fingerprint(self.excluded) if self.excluded else None
 
     def as_json(self) -> dict[str, Any]:
-        """Its entry in index.json, where nothing excluded is no word."""
+        """Its entry in index.json; without the field `excluded` where nothing is excluded."""
         return {name: value for name, value in asdict(self).items() if name != "excluded" or value}
 
 

@@ -1,7 +1,7 @@
 """Writing shard sets: samples into tars of bounded size, and the index.json that makes them a set.
 
-The one decision worth knowing: equal input gives equal bytes (fixed headers, no times, no paths), so the sha256 in the
-index identifies the data for every later stage. index.json is written last: a folder that has one is complete.
+Equal input gives equal bytes (fixed headers, no times, no paths), so the sha256 in the index identifies the data for
+every later stage. index.json is written last: a folder that has one is complete.
 """
 
 from __future__ import annotations

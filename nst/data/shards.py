@@ -1,8 +1,7 @@
 """Shard sets from elsewhere and their state of health; the front door of everything about shards.
 
-The one decision worth knowing: tars that other tools wrote (img2dataset's, for one) are used where they
-lie. `index_tars` only adds the index.json, and refuses what would fail later, in training: tars that were
-cut short, keys used twice, samples without an image.
+Tars that other tools wrote (img2dataset's, for one) are used where they lie. `index_tars` only adds the index.json,
+and refuses what would fail later, in training: tars that were cut short, keys used twice, samples without an image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where images come from: data sets, folders and archives, all as one list of entries and a way to read each.
 
-The one decision worth knowing: files are passed on byte for byte and only arrays are encoded (as PNG,
-lossless), so a shard holds exactly the pixels that its source holds. Listing is lazy and apart from the
-cheap `digest` (names and sizes), so that a finished run is recognised without reading the data again.
+Files are passed on byte for byte and only arrays are encoded (as PNG, lossless), so a shard holds exactly the pixels
+that its source holds. Listing is lazy and apart from the cheap `digest` (names and sizes), so that a finished run is
+recognised without reading the data again.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ the other, are cut into equal runs, one a lane, and each lane has windows of its
 p mod lanes; a batch has its rows lane by lane, so a host's part of it comes from its own lanes, whatever the number of
 hosts. A shard at a cut is read by two lanes. One lane is the plain order.
 
-The one decision worth knowing: nothing is *drawn while reading*. Whoever knows (seed, name, position) knows the
-entry, so the order does not depend on workers, batch size or how often a run was killed, and resuming at step k
-costs nothing: no sample before it is read again.
+Nothing is *drawn while reading*. Whoever knows (seed, name, position) knows the entry, so the order does not depend on
+workers, batch size or how often a run was killed, and resuming at step k costs nothing: no sample before it is read
+again.
 """
 
 from __future__ import annotations

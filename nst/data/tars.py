@@ -1,9 +1,8 @@
 """Random access to the samples of a WebDataset tar, without unpacking it.
 
-The one decision worth knowing: the headers are walked once by our own code, faster than tarfile does
-it, and a sample is then one or two `pread` calls. Grouping follows WebDataset: the key is the path up
-to the first dot of the file name, neighbours with one key form a sample. A tar that was cut short gives its
-whole samples and says so.
+The headers are walked once by our own code, faster than tarfile does it, and a sample is then one or two `pread`
+calls. Grouping follows WebDataset: the key is the path up to the first dot of the file name, neighbours with one key
+form a sample. A tar that was cut short gives its whole samples and says so.
 """
 
 from __future__ import annotations

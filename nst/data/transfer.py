@@ -4,8 +4,8 @@
     http(s)://, file://, ...       by fsspec, which asks for a package of its own for some protocols
     pipe:ssh host cat /data/{}     {} stands for the file's name; without it `/<name>` is put behind the command
 
-The one decision worth knowing: every way to fail, of every protocol, becomes one of two exceptions: another attempt may
-help, or it will not. Only a full local disk stays what it is.
+Every way to fail, of every protocol, becomes one of two exceptions: another attempt may help, or it will not. Only a
+full local disk stays what it is.
 """
 
 from __future__ import annotations

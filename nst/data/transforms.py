@@ -4,9 +4,9 @@ Paper section 3.1 (student: random-resized crop, flip, RandAugment) and 2 (the t
 
     Augment     what a student learns from        CenterView  what is evaluated, and what the teacher labels
 
-The one decision worth knowing: the released code [C] resizes by TensorFlow 1's bicubic, which neither
-antialiases nor aligns pixel centres. Models trained elsewhere do not expect that, so it is the named choice
-`official`, and the default is ordinary bicubic; both see the same crop box.
+The released code [C] resizes by TensorFlow 1's bicubic, which neither antialiases nor aligns pixel centres. Models
+trained elsewhere do not expect that, so it is the named choice `official`, and the default is ordinary bicubic; both
+see the same crop box.
 """
 
 from __future__ import annotations

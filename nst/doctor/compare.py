@@ -1,7 +1,7 @@
 """Are there test images among the unlabeled ones? A look at the content of their files, as far as is asked for.
 
-The one decision worth knowing: only equal files are found, because that costs a read and no decoding. What looks
-alike is found by `nst shard --exclude`; where that has compared the whole set, nothing is read again.
+Only equal files are found, because that costs a read and no decoding. What looks alike is found by `nst shard
+--exclude`; where that has compared the whole set, nothing is read again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the rules look at: trainings, shard sets, disk and logging, as plain values.
 
-The one decision worth knowing: what is not known is None, and a rule that needs it says nothing. A configuration can
-so be judged before there is a shard, a weight or a machine.
+What is not known is None, and a rule that needs it says nothing. A configuration can so be judged before there is a
+shard, a weight or a machine.
 """
 
 from __future__ import annotations

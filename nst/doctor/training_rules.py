@@ -1,6 +1,6 @@
 """Rules about one training: its recipe, its noise, its network beside its teacher's.
 
-The one decision worth knowing: a rule says nothing where the paper's own setting would make it speak.
+A rule says nothing where the paper's own setting would make it speak.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ On one device it is torch's own kernel. Where ranks hold parts of the batch (DDP
 parts, and in the backward pass two sums per channel. Where a compiled program holds all of it (XLA), it is written as
 plain reductions, which any compiler divides among the devices; a CPU's would collect the batch for torch's operation.
 
-The one decision worth knowing: ranks exchange in train mode only. A teacher, a moving average and frozen blocks are in
-eval mode: they wait for nobody, and nothing is ever converted or reverted.
+Ranks exchange in train mode only. A teacher, a moving average and frozen blocks are in eval mode: they wait for
+nobody, and nothing is ever converted or reverted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Network files: averaged weights out and in (algorithm 1: the student becomes a teacher).
 
-One safetensors file holds timm's names and, under the metadata key "nst", what is needed to rebuild the
-network and to read its answers. The one decision worth knowing: the same network always gives the same
-bytes, so the sha256 of the file names the teacher wherever its predictions go.
+One safetensors file holds timm's names and, under the metadata key "nst", what is needed to rebuild the network and to
+read its answers. The same network always gives the same bytes, so the sha256 of the file names the teacher wherever
+its predictions go.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """EfficientNet B0-B7, L0-L2, the small-image variant and any other width and depth (section 3.1, table 7).
 
-The network is timm's EfficientNet as its `tf_efficientnet_*` builds it: same modules, same parameter names,
-so released weights load with strict names, and TensorFlow's asymmetric padding, so they also compute the
-same. The one decision worth knowing: timm's dropout and DropPath are replaced by those of
-`nst.models.noise`, which can be switched off sample by sample. They hold no parameters, so the state dict
-is still timm's.
+The network is timm's EfficientNet as its `tf_efficientnet_*` builds it: same modules, same parameter names, so
+released weights load with strict names, and TensorFlow's asymmetric padding, so they also compute the same. timm's
+dropout and DropPath are replaced by those of `nst.models.noise`, which can be switched off sample by sample. They hold
+no parameters, so the state dict is still timm's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Networks for other programs: timm's hub layout, and ONNX.
 
-The one decision worth knowing: an exported file is the network as it is evaluated, averaged weights in eval mode, and
-says what it must be shown. In ONNX that is in the input's name: `images_uint8` are RGB values of 0 to 255, normalised
-within; `images_normalized` are float32 as timm's transforms make them.
+An exported file is the network as it is evaluated, averaged weights in eval mode, and says what it must be shown. In
+ONNX that is in the input's name: `images_uint8` are RGB values of 0 to 255, normalised within; `images_normalized` are
+float32 as timm's transforms make them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A network made ready to label: BatchNorm folded into the convolutions before it, the trunk in bf16 if wanted.
 
 In eval mode BatchNorm is a scale and a shift per channel. A convolution can do both by itself, so a pass over every
-feature map is saved: a fifth of the time on a CPU. The one decision worth knowing: only the trunk is ever in bf16.
-Pooling and classifier stay in float32, because logits rounded to 8 bits would reorder classes that are close.
+feature map is saved: a fifth of the time on a CPU. Only the trunk is ever in bf16. Pooling and classifier stay in
+float32, because logits rounded to 8 bits would reorder classes that are close.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Networks to be evaluated and nothing else: ours, the released ones, and any other of timm's.
 
-The one decision worth knowing: every network takes images normalised as ours are. One of timm's that expects
-another normalisation is wrapped, so that corruptions and attacks are the same for all. What it expects of a
-photograph's crop and resizing comes with it as `Framing`, which the views of `nst.data` take.
+Every network takes images normalised as ours are. One of timm's that expects another normalisation is wrapped, so that
+corruptions and attacks are the same for all. What it expects of a photograph's crop and resizing comes with it as
+`Framing`, which the views of `nst.data` take.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Model noise: dropout and stochastic depth that can be switched off sample by sample (section 2, table 6).
 
-Labeled and unlabeled images share one forward, so that BatchNorm sees both, yet table 6 removes the noise
-on the unlabeled ones only. The one decision worth knowing: a clean sample is multiplied by exactly 1, so it
-comes out bit for bit as if there were no noise, and no Python branch looks at a mask: any mixture is one
-graph under XLA.
+Labeled and unlabeled images share one forward, so that BatchNorm sees both, yet table 6 removes the noise on the
+unlabeled ones only. A clean sample is multiplied by exactly 1, so it comes out bit for bit as if there were no noise,
+and no Python branch looks at a mask: any mixture is one graph under XLA.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Released weights in timm's layout, by name or from a file: a teacher that somebody else has trained.
 
-The paper's own networks are timm's `tf_efficientnet_*.ns_jft_in1k`. The one decision worth knowing: the weights
-decide what they are, not their name. The architecture is found by their shapes, and a network that expects
-another normalisation than ours is refused.
+The paper's own networks are timm's `tf_efficientnet_*.ns_jft_in1k`. The weights decide what they are, not their name.
+The architecture is found by their shapes, and a network that expects another normalisation than ours is refused.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """What a training step and a whole stage cost on a cluster: work, memory of a core, traffic, time.
 
-The one decision worth knowing: hours follow from a utilisation, the share of the peak that real training reaches, and
-from what loaders deliver: the slower of both binds (`nst.plan.rates`). Everything else here is counted. Memory of
-activations is counted by one of two laws. Compiled (TPU), a kernel gives a convolution's output as it is stored, and
-BatchNorm, activation and gate are computed again where they are needed. Not compiled (GPU, CPU), what autograd saves is
-kept. Against the TPU compiler on B0, B3 and L2 the first is within a fifth per image; `plan.compile` asks the compiler
-itself.
+Hours follow from a utilisation, the share of the peak that real training reaches, and from what loaders deliver: the
+slower of both binds (`nst.plan.rates`). Everything else here is counted. Memory of activations is counted by one of
+two laws. Compiled (TPU), a kernel gives a convolution's output as it is stored, and BatchNorm, activation and gate are
+computed again where they are needed. Not compiled (GPU, CPU), what autograd saves is kept. Against the TPU compiler on
+B0, B3 and L2 the first is within a fifth per image; `plan.compile` asks the compiler itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Chips that a run may be planned for: peak speed, memory, and how many make a host.
 
-The one decision worth knowing: the unit is the *core*, by which we mean what the runtime shows as one device and what
-holds one copy of the network. On TPU v2 and v3 that is half a chip, on v4 and v5p a whole one (its two halves work as
-one), on v5e, v6e and GPUs a whole one too.
+The unit is the *core*, by which we mean what the runtime shows as one device and what holds one copy of the network.
+On TPU v2 and v3 that is half a chip, on v4 and v5p a whole one (its two halves work as one), on v5e, v6e and GPUs a
+whole one too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What one image costs in a network: multiply-accumulates, parameters and activations, part by part.
 
-The parts are the stem, each residual block, and the head. The one decision worth knowing: nothing is looked up in a
-table. The network itself runs on the meta device, where tensors have shapes and no memory, and hooks count, so any
-width, depth and image size is exact.
+The parts are the stem, each residual block, and the head. Nothing is looked up in a table. The network itself runs on
+the meta device, where tensors have shapes and no memory, and hooks count, so any width, depth and image size is exact.
 """
 
 from __future__ import annotations

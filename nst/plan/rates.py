@@ -9,8 +9,8 @@
   written and read about twelve times, forward and backward, at half of the card's bandwidth. So the share of the peak
   grows with the work that a network does on every byte it keeps: on an H100 0.7 % for B0, 3.6 % for L2. Not measured.
 
-The one decision worth knowing: a loader's cost is per image, per byte of its file and per pixel of its view, in seconds
-of one core, fitted to `bin/bench input` at 32 to 600 px. Hosts give all their cores to it.
+A loader's cost is per image, per byte of its file and per pixel of its view, in seconds of one core, fitted to
+`bin/bench input` at 32 to 600 px. Hosts give all their cores to it.
 """
 
 from __future__ import annotations

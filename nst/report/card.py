@@ -1,7 +1,7 @@
 """A model card: what a network is, what it learned from, how well it does and how it was made, from its run's files.
 
-The one decision worth knowing: nothing is said that the files do not say. What was not measured is listed as such, and
-licence and intended use are left to whoever publishes the network.
+Nothing is said that the files do not say. What was not measured is listed as such, and licence and intended use are
+left to whoever publishes the network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sample pictures for the page: what the teacher is sure of, what it barely keeps, what it rejects, what goes wrong.
 
-The one decision worth knowing: pictures are chosen from the first shards only, up to SCANNED_ROWS predictions, so a
-report of 300M images takes no longer than one of 300k; within these, choice is by confidence alone, never by looks.
+Pictures are chosen from the first shards only, up to SCANNED_ROWS predictions, so a report of 300M images takes no
+longer than one of 300k; within these, choice is by confidence alone, never by looks.
 """
 
 from __future__ import annotations

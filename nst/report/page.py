@@ -1,7 +1,7 @@
 """From sections to report.html: one file with everything in it, that opens offline and prints.
 
-The one decision worth knowing: the page is data (`Page`, `Section`) until the very end, and the template only places
-it; what is said is decided in sections.py, how it looks in page.html and style.css.
+The page is data (`Page`, `Section`) until the very end, and the template only places it; what is said is decided in
+sections.py, how it looks in page.html and style.css.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What run directories hold, read for people: configuration, result, curves, selection, evaluation.
 
-The one decision worth knowing: a part that a run does not have is empty or None, and the page says so; only a folder
-without any run is an error. A chain of generations is recognised by content: each student's started.json names the
-sha256 of its teacher's weights, so runs may have been moved or listed by hand.
+A part that a run does not have is empty or None, and the page says so; only a folder without any run is an error. A
+chain of generations is recognised by content: each student's started.json names the sha256 of its teacher's weights,
+so runs may have been moved or listed by hand.
 """
 
 from __future__ import annotations

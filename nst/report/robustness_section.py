@@ -119,7 +119,11 @@ def _groups(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _claim(values: Mapping[str, Sequence[float | None]], verbs: tuple[str, str, str], conditions: str) -> str:
-    """How first and last network compare, condition by condition; verbs: what is counted, less of it, more of it."""
+    """A sentence that compares the first and the last network, condition by condition.
+
+    Args:
+        verbs: for what is counted, for less of it, and for more of it.
+    """
     rows = list(values.values())
     both = [(before, after) for before, after in zip(rows[0], rows[-1], strict=True)
             if before is not None and after is not None]  # fmt: skip

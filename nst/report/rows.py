@@ -1,7 +1,7 @@
 """One row per network: what it is, what it learned from, how well it does. The table of the page and report.csv.
 
-The one decision worth knowing: every top-1 carries its 95 % interval (Wilson) from the number of test images alone,
-so that a small test set cannot pass noise off as a gain.
+Every top-1 carries its 95 % interval (Wilson) from the number of test images alone, so that a small test set cannot
+pass noise off as a gain.
 """
 
 from __future__ import annotations

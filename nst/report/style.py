@@ -1,8 +1,8 @@
 """How all figures look, and how they are written: PNG and SVG files, and SVG inside the page.
 
-The one decision worth knowing: inside the page the colours of ink, grid and paper become CSS variables and text stays
-text, so one drawing serves light and dark screens, print, search and screen readers. Files are the same bytes for the
-same data: no dates, no random names.
+Inside the page the colours of ink, grid and paper become CSS variables and text stays text, so one drawing serves
+light and dark screens, print, search and screen readers. Files are the same bytes for the same data: no dates, no
+random names.
 """
 
 from __future__ import annotations

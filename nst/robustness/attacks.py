@@ -53,7 +53,7 @@ class Attack:
     def __post_init__(self) -> None:
         if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
             raise UsageError(
-                "an attack needs steps of a size",
+                "an attack needs one step or more, of a size above 0",
                 got=f"steps={self.steps}, step_size={self.step_size}",
                 valid="steps of 1 or more; step_size above 0, in 1/255, or null for max(epsilon / steps, 1)",
             )

@@ -1,7 +1,7 @@
 """What a robustness evaluation measures: the options of the `eval` group beyond the clean scores.
 
-The one decision worth knowing: what is not asked for is not measured, and everything that moves a number is here,
-so that a result can state its conditions by repeating them.
+What is not asked for is not measured, and everything that moves a number is here, so that a result can state its
+conditions by repeating them.
 """
 
 from __future__ import annotations

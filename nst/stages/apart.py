@@ -3,8 +3,8 @@
     run_dir=pictures              is refused where data.source.root=pictures, pictures/cats or their parent
     run_dir=runs/a teacher.run=runs/a    would replace the teacher by its student
 
-The one decision worth knowing: folders of images may neither hold a stage's folder nor lie in it; other runs may hold
-it, as a teacher holds its predictions. Paths are compared as the file system sees them, links followed.
+Folders of images may neither hold a stage's folder nor lie in it; other runs may hold it, as a teacher holds its
+predictions. Paths are compared as the file system sees them, links followed.
 """
 
 from __future__ import annotations

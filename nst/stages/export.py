@@ -4,9 +4,9 @@
     export.format=onnx   model.onnx, README.md
     export.format=nst    a run directory that teacher.run can name, from anybody's released weights
 
-The one decision worth knowing: the weights are those that are evaluated and that teach, the averaged ones. A network
-that timm does not have (small images, other scalings, L0, L1) is exported without config.json; its safetensors file
-still describes itself to nst, and ONNX holds any of them.
+The weights are those that are evaluated and that teach, the averaged ones. A network that timm does not have (small
+images, other scalings, L0, L1) is exported without config.json; its safetensors file still describes itself to nst,
+and ONNX holds any of them.
 """
 
 from __future__ import annotations

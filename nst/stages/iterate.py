@@ -8,8 +8,8 @@
 Runs that differ in their students only can share generation 0 (`iterate.teacher`): it is trained once, what it says
 is kept with it, and which of that is selected (runs/<name>/selection/) is each run's own.
 
-The one decision worth knowing: a generation is a list of options, exactly what one would give to `nst train`; the
-stages below are the ones a person can call by hand.
+A generation is a list of options, exactly what one would give to `nst train`; the stages below are the ones a person
+can call by hand.
 """
 
 from __future__ import annotations

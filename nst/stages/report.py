@@ -1,7 +1,7 @@
 """`nst report`: run directories → report.html, figures/*.png and *.svg, report.csv.
 
-The one decision worth knowing: the report only reads what other stages have left on disk, and needs neither torch nor
-a GPU; it can be made at any time, also while a run goes on, and says what is not there yet.
+The report only reads what other stages have left on disk, and needs neither torch nor a GPU; it can be made at any
+time, also while a run goes on, and says what is not there yet.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _page(
 
 
 def _best(rows_of: Sequence[Sequence[Row]]) -> int:
-    """Which experiment's last network has the best top-1; the first of equals, and while none is known."""
+    """Number of the experiment whose last network has the best top-1. The first of equal ones, or if none is known."""
     scores = [(entries[-1]["top1"] or 0.0) if entries else -1.0 for entries in rows_of]
     return scores.index(max(scores))
 

@@ -1,9 +1,8 @@
 """nst shard: images in, labeled, unlabeled and test shard sets out.
 
-The one decision worth knowing: every image is decoded once before anything is decided or written, so the
-split is exact over images that are whole, and a source with too many bad ones leaves nothing half-written.
-Unlabeled shards hold no labels; where the source knows them they go to truth.parquet, which no training stage
-reads.
+Every image is decoded once before anything is decided or written, so the split is exact over images that are whole,
+and a source with too many bad ones leaves nothing half-written. Unlabeled shards hold no labels; where the source
+knows them they go to truth.parquet, which no training stage reads.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ A teacher is a student of generation 0: the same module without unlabeled images
     loss = CE(labeled) + unlabeled_ratio * CE(unlabeled, teacher's distribution)
 over one joint forward, so that BatchNorm sees labeled and unlabeled images together.
 
-The one decision worth knowing: all randomness of a step (dropout, stochastic depth) is seeded by (seed, step,
-rank), and nothing is read back from the device but every `log_every` steps. A resumed run needs no generator
-state and repeats the killed run bit for bit.
+All randomness of a step (dropout, stochastic depth) is seeded by (seed, step, rank), and nothing is read back from the
+device but every `log_every` steps. A resumed run needs no generator state and repeats the killed run bit for bit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Exponential moving average of a network: what evaluates, labels and teaches next (paper section 3.1).
 
-The one decision worth knowing: BatchNorm's running statistics are averaged like weights, as in the released
-code. Averaged weights with the statistics of the last step are a network that never existed.
+BatchNorm's running statistics are averaged like weights, as in the released code. Averaged weights with the statistics
+of the last step are a network that never existed.
 
 The decay warms up, min(cap, (1 + n) / (10 + n)), with n counted *after* the step: the first update has n = 1.
 """
@@ -42,7 +42,7 @@ class Ema(nn.Module):
     def __init__(self, network: nn.Module, cap: float = 0.9999) -> None:
         super().__init__()
         if not 0.0 <= cap < 1.0:
-            raise NstError("the EMA decay is no average", got=cap, valid="0 to below 1 (paper: 0.9999)")
+            raise NstError("the EMA decay is out of range", got=cap, valid="0 to below 1 (paper: 0.9999)")
         self.cap = cap
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._pairs: _Pairs | None = None

@@ -80,7 +80,7 @@ class Machine(Protocol):
         ...
 
     def agreed(self, value: Value) -> Value:
-        """The first host's value of what each may see otherwise, such as a file on a network disk. All hosts ask."""
+        """The first host's value of what hosts may see differently, such as a file on a network disk. All must ask."""
         ...
 
     def keep_apart(self, tensors: Sequence[torch.Tensor]) -> None:

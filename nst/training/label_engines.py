@@ -1,7 +1,7 @@
 """What computes the pseudo-labels: Lightning's processes, each its slice of the shards, or a Ray cluster.
 
-The one decision worth knowing: both make every shard's file by itself and from the same batches, so a file's bytes
-depend neither on the engine nor on who else was labeling.
+Both make every shard's file by itself and from the same batches, so a file's bytes depend neither on the engine nor on
+who else was labeling.
 """
 
 from __future__ import annotations

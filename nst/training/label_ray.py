@@ -2,8 +2,8 @@
 
     label.engine=ray      every task writes its shard's file itself, into a folder that all machines see
 
-The one decision worth knowing: a task has no state but its shard. When its worker or machine dies, Ray starts it again
-elsewhere; files appear whole or not at all and are the same whoever writes them. So nothing is lost or labeled twice.
+A task has no state but its shard. When its worker or machine dies, Ray starts it again elsewhere; files appear whole
+or not at all and are the same whoever writes them. So nothing is lost or labeled twice.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The network is the teacher's moving average in eval mode, so neither dropout nor
 is the clean centre crop at the teacher's own test size. What it predicts is the full distribution; soft, hard and
 temperature are the student's choice later.
 
-The one decision worth knowing: a network in bf16 is trusted only where it is sure. Its few least certain answers in
-every batch are computed again in float32, a fixed number, so that shapes stay static and nothing waits for the device.
+A network in bf16 is trusted only where it is sure. Its few least certain answers in every batch are computed again in
+float32, a fixed number, so that shapes stay static and nothing waits for the device.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where metrics go on disk: an append-only table.
 
-The one decision worth knowing: metrics.csv is long (`step,metric,value`), appended and flushed, never rewritten.
-A checkpoint knows how long the file was, and a resumed run cuts it back to there before it goes on, so the file
-ends up the same as if nothing had happened.
+metrics.csv is long (`step,metric,value`), appended and flushed, never rewritten. A checkpoint knows how long the file
+was, and a resumed run cuts it back to there before it goes on, so the file ends up the same as if nothing had
+happened.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ The student's loss is `labeled + unlabeled_ratio * unlabeled`: the mean cross-en
 the ratio-weighted mean over pseudo-labeled ones, whose target is the teacher's distribution (soft) or its
 argmax (hard).
 
-The one decision worth knowing: hard pseudo-labels get the same label smoothing as true labels and soft ones
-get none, as in the released code; the paper does not say. Everything runs in float32 at least, also under
-autocast, and nothing reads a tensor's value, so each function traces to one graph on XLA. Weight decay lives
-in `optim.py`.
+Hard pseudo-labels get the same label smoothing as true labels and soft ones get none, as in the released code; the
+paper does not say. Everything runs in float32 at least, also under autocast, and nothing reads a tensor's value, so
+each function traces to one graph on XLA. Weight decay lives in `optim.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Learning rate, weight decay and optimiser (paper section 3.1, "Training"; EfficientNet's recipe).
 
-The one decision worth knowing: the exponential decay counts from step 0 and not from the end of warm-up, as
-in the released code, so the base rate itself is never reached. A learning rate is a pure function of the
-step: nothing to save, nothing to restore, and a table of (step, rate) tests it.
+The exponential decay counts from step 0 and not from the end of warm-up, as in the released code, so the base rate
+itself is never reached. A learning rate is a pure function of the step: nothing to save, nothing to restore, and a
+table of (step, rate) tests it.
 
 An epoch is an epoch of the *labeled* set; `step` is the number of updates already made.
 """

@@ -3,9 +3,9 @@
 Three may start them: torchrun, Slurm's srun (whose variables are rewritten as torchrun's, so that below there is one
 kind of rank), or nst itself: then Lightning starts the others of this machine when the first fit begins.
 
-The one decision worth knowing: what depends on files (is there a checkpoint to continue from?) rank 0 decides, and
-leaves in a store under a number that counts up. The others read it there whenever they come to the same place, so
-those that are started later find what was decided before they were.
+What depends on files (is there a checkpoint to continue from?) rank 0 decides, and leaves in a store under a number
+that counts up. The others read it there whenever they come to the same place, so those that are started later find
+what was decided before they were.
 """
 
 from __future__ import annotations

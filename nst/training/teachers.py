@@ -1,7 +1,7 @@
 """Where a student's labels come from: its teacher, the teacher's predictions, and the selection made from them.
 
-The one decision worth knowing: nothing is taken on trust. Weights, predictions, selection and shards are compared by
-hash before a student starts, because a student of mixed-up labels trains without complaint.
+Nothing is taken on trust. Weights, predictions, selection and shards are compared by hash before a student starts,
+because a student of mixed-up labels trains without complaint.
 """
 
 from __future__ import annotations

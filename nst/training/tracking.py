@@ -1,9 +1,8 @@
 """Loggers of a run, opened when first needed and closed with its result: metrics.csv, and a W&B run of its own.
 
-The one decision worth knowing: a W&B run belongs to a run directory. Its id is drawn once and lies in the directory,
-as wandb_id, so a continued training and its report find their run. What `overwrite=true` makes anew gets a new one, and
-two machines with equal paths never share one. Without an account everything is written offline, to be sent later by
-`wandb sync`.
+A W&B run belongs to a run directory. Its id is drawn once and lies in the directory, as wandb_id, so a continued
+training and its report find their run. What `overwrite=true` makes anew gets a new one, and two machines with equal
+paths never share one. Without an account everything is written offline, to be sent later by `wandb sync`.
 """
 
 from __future__ import annotations

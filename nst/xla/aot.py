@@ -4,9 +4,9 @@ The extra `aot` (jax, libtpu) brings the compiler and descriptions of slices of 
 get a process of their own: torch_xla and jax bring a runtime each, and the memory of the first must be free before
 the second begins (EfficientNet-L2 on 2,048 cores needs some 20 GB for either).
 
-The one decision worth knowing: the trace is of the global batch on one device, and the sharding is annotated on its
-inputs here: rows of the batch are divided, all else is replicated. The compiler's partitioner then makes the same
-program as from training's own SPMD trace.
+The trace is of the global batch on one device, and the sharding is annotated on its inputs here: rows of the batch are
+divided, all else is replicated. The compiler's partitioner then makes the same program as from training's own SPMD
+trace.
 """
 
 from __future__ import annotations

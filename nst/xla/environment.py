@@ -1,7 +1,7 @@
 """What must stand in the environment before torch_xla is loaded, and what to say when it cannot work.
 
-The one decision worth knowing: nothing here imports torch_xla at the top, because it reads its settings once, when
-it is first imported, and keeps them for the life of the process.
+Nothing here imports torch_xla at the top, because it reads its settings once, when it is first imported, and keeps
+them for the life of the process.
 """
 
 from __future__ import annotations

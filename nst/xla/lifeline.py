@@ -4,10 +4,10 @@ Every host has a small process beside it, its watcher. The watchers are connecte
 of them has to tell: that its host has failed, and why, or is gone. They then give their own hosts GRACE seconds to end
 with words of their own, and kill them: a job that has ended can be started again, one that waits only costs.
 
-The one decision worth knowing: nothing beats, and nobody is missed for being slow. A host may compile for half an hour,
-or write a checkpoint, without a word; that it is alive is what the operating systems know, of which the watchers ask
-whether a process and a connection are there. They are processes, not threads, because a thread waits as the others do
-where a call holds Python's lock. Nothing of torch is imported, here or by the watchers, which run this file alone.
+Nothing beats, and nobody is missed for being slow. A host may compile for half an hour, or write a checkpoint, without
+a word; that it is alive is what the operating systems know, of which the watchers ask whether a process and a
+connection are there. They are processes, not threads, because a thread waits as the others do where a call holds
+Python's lock. Nothing of torch is imported, here or by the watchers, which run this file alone.
 """
 
 from __future__ import annotations

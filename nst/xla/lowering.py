@@ -1,8 +1,8 @@
 """The real train step as a program that the TPU compiler reads: traced by torch_xla on the CPU, never executed.
 
 What is traced is the Classifier as training uses it: its step under autocast, backward, gradient norm, optimiser, EMA
-and BatchNorm statistics, over the *global* batch. The one decision worth knowing: which inputs of the program are the
-batch is known by the device buffer behind them and not by their shape, and so is which output replaces which input.
+and BatchNorm statistics, over the *global* batch. Which inputs of the program are the batch is known by the device
+buffer behind them and not by their shape, and so is which output replaces which input.
 
 Nothing is initialised: values do not matter, and a network of L2's size would take its memory several times.
 """

@@ -1,9 +1,9 @@
 """Which numbers a step on XLA computes in: float32, or bfloat16 where it is safe.
 
 bf16-mixed is autocast: convolutions and the classifier in bfloat16; BatchNorm, activations, losses, weights and the
-optimiser in float32. The one decision worth knowing: autocast would also make the weights' *gradients* bfloat16
-before they are summed over the devices. `gradient_dtype` says in which type that all-reduce happens. float32 is what
-the released code does and the default; bfloat16 halves the traffic, and its sum over 2,048 cores has two digits.
+optimiser in float32. Autocast would also make the weights' *gradients* bfloat16 before they are summed over the
+devices. `gradient_dtype` says in which type that all-reduce happens. float32 is what the released code does and the
+default; bfloat16 halves the traffic, and its sum over 2,048 cores has two digits.
 """
 
 from __future__ import annotations

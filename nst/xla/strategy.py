@@ -1,8 +1,8 @@
 """Lightning on PyTorch/XLA: one process per host, one compiled program over all devices (SPMD), data parallel.
 
-The one decision worth knowing: to Lightning this is a single process on a CPU. The batch is global, the compiler
-reduces gradients and BatchNorm statistics over the devices by itself, and each host reads its part of the data by
-`data_part`. So no code of Lightning's for several ranks runs, and what it does run behaves as on one CPU.
+To Lightning this is a single process on a CPU. The batch is global, the compiler reduces gradients and BatchNorm
+statistics over the devices by itself, and each host reads its part of the data by `data_part`. So no code of
+Lightning's for several ranks runs, and what it does run behaves as on one CPU.
 
 A step ends with `torch_xla.sync()`: what was recorded until then becomes one graph, which is compiled the first time
 and looked up by its hash afterwards. Every remedy here serves that all steps record the same graph.

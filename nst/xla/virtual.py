@@ -3,8 +3,7 @@
 XLA's CPU backend runs a convolution of many groups as plain loops. Where pictures have few pixels it takes a tenth to a
 fortieth of the time as a product with the matrix that it stands for, zeros included.
 
-The one decision worth knowing: a TPU's own program is left as it is, and so is bfloat16, in which it is checked what a
-TPU's program rounds.
+A TPU's own program is left as it is, and so is bfloat16, in which it is checked what a TPU's program rounds.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from benchmarks import harness
 from benchmarks.gpu_parts import FULL, PARTS, TINY, Device, Part, Row, Sizes
+from nst.atomic import atomic_path
 from nst.errors import NstError
-from nst.runs import atomic_path
 
 SECONDS = 450  # for all parts together
 

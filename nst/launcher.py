@@ -30,13 +30,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from nst import forkserver
+from nst.atomic import write_json
 from nst.checking import check_value, kind_of, quoted, verbatim
 from nst.cli import STAGES, WITHOUT_TORCH
 from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.progress import console, say
-from nst.runs import is_rank_zero, write_json
+from nst.sharing import is_rank_zero
 
 SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along

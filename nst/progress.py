@@ -15,7 +15,7 @@ from rich import progress
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nst.runs import is_rank_zero
+from nst.sharing import is_rank_zero
 from nst.shown import shown
 
 T = TypeVar("T")

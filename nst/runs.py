@@ -14,38 +14,25 @@ half of one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import itertools
 import os
-import platform
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
 from nst import leftovers, written
-from nst.documents import OLDER, as_json, damaged, fingerprint, json_text, read_json, way_on, yaml_text
+from nst.atomic import write_config, write_json, write_text
+from nst.documents import OLDER, as_json, damaged, fingerprint, read_json, way_on
 from nst.errors import NstError
+from nst.provenance import provenance
+from nst.sharing import is_rank_zero, launcher_has_ended, take_lock, wait_until_seen
 from nst.shown import kept
-from nst.untrusted import below
 
-PROVENANCE_PACKAGES = (
-    "torch",
-    "torch_xla",
-    "torchvision",
-    "lightning",
-    "timm",
-    "hydra-core",
-    "webdataset",
-    "wandb",
-)
 MARKS = ("started.json", "config.yaml", "result.json", "DONE", ".pulse")
 # the option that names a stage's directory
 OPTIONS = {
@@ -57,165 +44,7 @@ OPTIONS = {
 }
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
-
-    Raises:
-        NstError: the disk is full, the folder cannot be written, or holds such a file that is not nst's.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = leftovers.temporary(path)
-    try:
-        if not written.note(path):
-            leftovers.sweep_beside(path)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.filename in (None, str(temporary), str(path)) or Path(error.filename).name == written.LIST:
-            raise NstError(
-                f"cannot write {path}", got=error.strerror or error, next=f"make room: df -h {path.parent}"
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once the folder that holds the name is synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path | str, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path | str, value: Mapping[str, Any], *, sealed: bool = True) -> None:
-    """`sealed=False`: for other programs, without our seal."""
-    write_text(path, json_text(value, sealed=sealed))
-
-
-def write_config(path: Path | str, text: str) -> None:
-    """A config.yaml."""
-    write_text(path, yaml_text(text))
-
-
-def sha256_file(path: Path | str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def known_sha256(path: Path | str) -> str:
-    """As `sha256_file`, but a file of the same size, time and inode is not read again by this process."""
-    path = Path(path).resolve()
-    stat = path.stat()
-    key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-    if key not in _KNOWN:
-        _KNOWN[key] = sha256_file(path)
-    return _KNOWN[key]
-
-
-_KNOWN: dict[tuple[Path, int, int, int], str] = {}
-
-
-def provenance() -> dict[str, Any]:
-    """What is needed to repeat a run: code revision, package versions, machine."""
-    versions = {}
-    for name in PROVENANCE_PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {
-        "git": _git_revision(),
-        "python": platform.python_version(),
-        "packages": versions,
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
-    }
-
-
-def _git_revision() -> str | None:
-    """Revision of the code, with `+changed` when the working tree differs; None outside a git checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty=+changed",
-        "--abbrev=12",
-    ]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
-
-
-def is_rank_zero() -> bool:
-    """True in the one process of a distributed job that writes; also before any job has started."""
-    if (
-        "RANK" in os.environ
-    ):  # torchrun numbers its machines by itself, so its rank 0 may be on another one than Slurm's
-        return os.environ["RANK"] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-@contextlib.contextmanager
-def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock of a file, which no two processes do; calls `waiting` where another one has it."""
-    with open(path, "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
-    """Keeps other processes out of `directory` until the file that is returned is closed.
-
-    Raises:
-        NstError: another process has the lock.
-    """
-    # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
-    lock = open(directory / ".lock", "a")  # noqa: SIM115 (held by the caller)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise NstError(f"another process is working in {directory}", next=next) from error
-    return lock
-
-
-def wait_until_seen(path: Path, patience: float = 120) -> Path:
-    """The path of a file that another rank has written, once it is seen here: a network disk may show it a minute late.
-
-    Raises:
-        NstError: it does not appear within `patience` seconds.
-    """
-    since = time.monotonic()
-    while True:
-        try:
-            open(path, "rb").close()  # unlike a look at the name, opening asks the server
-            return path
-        except FileNotFoundError as error:
-            if time.monotonic() - since > patience:
-                raise NstError(
-                    f"{path} was written by another rank and is not seen here",
-                    got=f"nothing within {patience:.0f} s",
-                    valid="run directories on a disk that all machines share",
-                    next="run_dir=<folder on the shared disk>",
-                ) from error
-            time.sleep(0.2)
+ORPHANED_S = 5  # that a rank waits for files of a rank 0 that has ended
 
 
 class Run:
@@ -352,13 +181,15 @@ class Run:
 
     def _wait_for_rank_zero(self, until: Callable[[], bool] | None = None) -> None:
         """Until rank 0 has written DONE, or `until`. It may be on another host, so what tells that it lives is its
-        pulse; on one machine, where it launched this process, that it is gone shows at once."""
-        launcher, pulse, since = os.getppid(), "", time.monotonic()
+        pulse; on one machine, where it launched this process, that it is gone shows within seconds."""
+        pulse, since = "", time.monotonic()
         while not (until or (lambda: self.done))():
             now = self._pulse()
             if now != pulse:
                 pulse, since = now, time.monotonic()
-            if os.getppid() != launcher or time.monotonic() - since > self.patience:
+            # a disk of the network may show for a while longer what was there before rank 0 ended
+            patience = min(self.patience, ORPHANED_S) if launcher_has_ended() else self.patience
+            if time.monotonic() - since > patience:
                 raise NstError(
                     f"rank 0 stopped before {self.directory} was finished",
                     got=f"no sign of it for {time.monotonic() - since:.0f} s",
@@ -467,60 +298,3 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:21] + "..."
-
-
-def final_weights(run: Path | str) -> Path:
-    """The weights that a run stands for: of a run directory its final network, of a file the file itself.
-
-    Raises:
-        NstError: there is nothing there, the run has not finished, or the weights are damaged.
-    """
-    run = Path(run)
-    if run.is_file():
-        require_undamaged(run)
-        return run
-    if not run.is_dir():
-        raise NstError(
-            f"there is no run or weights file at {run}",
-            got=_neighbours(run),
-            next="nst train run_dir=... makes one",
-        )
-    if not (run / "DONE").exists():
-        raise NstError(f"the training in {run} has not finished", next="start it again: it continues")
-    result = read_json(run / "result.json")
-    if "weights" not in result:
-        raise NstError(f"{run} is not a training run", got=f"a {result.get('stage')} run", valid="a run of nst train")
-    weights = below(run, result["weights"], run / "result.json")
-    require_undamaged(weights, result["weights_sha256"])
-    return weights
-
-
-def require_undamaged(weights: Path, sha256: str | None = None) -> None:
-    """Compares weights with what their training has noted of them; of a file from elsewhere nothing is known.
-
-    Args:
-        sha256: None looks for the note beside them.
-
-    Raises:
-        NstError: they are not what was written.
-    """
-    run, note = weights.parent.parent, weights.with_suffix(".json")
-    if sha256 is None:
-        if weights.parent.name != "checkpoints" or not (run / "started.json").exists() or not note.exists():
-            return
-        sha256 = read_json(note)["weights_sha256"]
-    if not weights.exists():
-        raise NstError(f"{weights} is missing", next=way_on(note))
-    if (found := known_sha256(weights)) != sha256:
-        raise NstError(
-            f"{weights} is damaged: it is not what its training has written",
-            got=f"sha256 {found}",
-            valid=f"sha256 {sha256}",
-            next=f"copy it again from where it is whole; or {way_on(note)}, which ends with the same weights",
-        )
-
-
-def _neighbours(path: Path) -> str:
-    folder = path.parent
-    names = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
-    return f"{folder} holds {', '.join(names)}" if names else f"{folder} is empty or missing"

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from nst.atomic import sha256_file
 from nst.cli import dispatch
 from nst.data.datamodule import require_divisible
 from nst.data.joint import joint_order, micro_batch, part_of, take_apart
 from nst.errors import NstError
 from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.efficientnet import Architecture, EfficientNet, build
-from nst.runs import sha256_file
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise, Side
 from nst.training.classifier import Classifier

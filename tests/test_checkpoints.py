@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_networks import TINY, random_images, timm_b0, trained_tiny
 
+from nst.atomic import sha256_file
 from nst.errors import NstError
 from nst.models import checkpoints
 from nst.models.checkpoints import (
@@ -22,7 +23,6 @@ from nst.models.checkpoints import (
     save_network,
 )
 from nst.models.efficientnet import ARCHITECTURES, build
-from nst.runs import sha256_file
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 INFO = NetworkInfo(TINY, CLASSES, image_size=24, train_size=16, extra={"top1": 0.875})

@@ -21,12 +21,14 @@ import pytest
 import torch
 from conftest import TINY
 
+from nst.atomic import _KNOWN, known_sha256, write_json
 from nst.cli import _outcome
 from nst.data.pseudo_labels import PseudoLabels
 from nst.documents import SEAL, json_text, read_config, read_json, yaml_text
 from nst.errors import NstError
+from nst.finished import final_weights
 from nst.models.released import HUB_FORMS, hub_document
-from nst.runs import _KNOWN, Run, final_weights, known_sha256, write_json
+from nst.runs import Run
 from nst.training.callbacks import require_whole
 from nst.training.loggers import MetricsTable
 from nst.training.tracking import run_id
@@ -366,7 +368,7 @@ def test_weights_are_hashed_once_and_again_when_they_change(tmp_path: Path, monk
     path, read = tmp_path / "x.safetensors", []
     path.write_bytes(b"a" * 100)
     real = known_sha256.__globals__["sha256_file"]
-    monkeypatch.setattr("nst.runs.sha256_file", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr("nst.atomic.sha256_file", lambda path: (read.append(path), real(path))[1])
     first = known_sha256(path)
     assert known_sha256(path) == first
     assert len(read) == 1

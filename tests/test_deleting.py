@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 from helpers import encode, ended_process, noise
 
+from nst.atomic import atomic_path, write_text
 from nst.cli import dispatch
 from nst.data.remote import Remote
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import temporary
-from nst.runs import Run, atomic_path, write_text
+from nst.runs import Run
 from nst.stages import export, report
 from nst.training.tracking import forget_run, run_id
 from nst.written import LIST, Contents, begin, note

@@ -15,12 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from PIL import Image
 
+from nst.atomic import sha256_file
 from nst.checking import kind_of
 from nst.cli import STAGES, dispatch, flags_as_options
 from nst.cloud import cli as tpu
 from nst.config import compose_config, group_choices, groups, made, option_names, plain
 from nst.data.shard_set import ShardSet
-from nst.runs import sha256_file
 from nst.settings.learning import StudentOptions
 from nst.stages.iterate import configurations
 from nst.training.optim import schedule_for

@@ -14,6 +14,7 @@ import pytest
 import wandb
 from safetensors.torch import save_file
 
+from nst.atomic import sha256_file, write_json
 from nst.cli import run_stage
 from nst.config import compose_config, group_choices, made
 from nst.data.shard_set import ShardInfo, ShardSet, load_index
@@ -23,7 +24,6 @@ from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
-from nst.runs import sha256_file, write_json
 from nst.settings.data import Pictures
 from nst.settings.learning import Finetune, OptimizerOptions, Recipe
 from nst.settings.network import Model, Noise, RandAugmentOptions, Side

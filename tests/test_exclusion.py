@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from nst.atomic import sha256_file
 from nst.cli import dispatch, flags_as_options
 from nst.data import hashes as hashing
 from nst.data.batches import EvaluationBatches, UnlabeledSamples
@@ -36,8 +37,8 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
-from nst.runs import sha256_file, take_lock
 from nst.settings.data import Pictures
+from nst.sharing import take_lock
 from nst.stages import select
 from nst.training.teachers import Teacher, pseudo_labels
 

@@ -332,7 +332,7 @@ def test_labeling_on_a_disk_that_is_full_again_and_again_ends_with_the_same_file
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
-    monkeypatch.setattr("nst.runs.os.fsync", synced)
+    monkeypatch.setattr("nst.atomic.os.fsync", synced)
     cfg.teacher.predictions = str(tmp_path / "troubled")
     failures: list[NstError] = []
     while len(failures) < 20 and not (tmp_path / "troubled" / "DONE").exists():

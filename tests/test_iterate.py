@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from nst.atomic import write_json
 from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
-from nst.runs import write_json
 from nst.stages import iterate
 from nst.training.loggers import TIMING_METRICS, read_rows
 from tests import forked

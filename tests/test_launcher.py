@@ -14,10 +14,10 @@ import yaml
 from rich.console import Console
 
 from nst import launcher
+from nst.atomic import write_json
 from nst.checking import verbatim
 from nst.config import compose_config, conf_dir, group_choices, groups, plain, summary_line
 from nst.errors import NstError, UsageError
-from nst.runs import write_json
 from tests.conftest import TINY
 
 ROWS_OF_TABLE_6 = [

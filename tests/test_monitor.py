@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from nst.atomic import sha256_file
 from nst.config import job_from
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
-from nst.runs import sha256_file
 from nst.settings.job import TrainJob
 from nst.stages import evaluate, robustness, train
 from nst.stages.monitor import state_digest

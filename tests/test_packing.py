@@ -15,6 +15,7 @@ from helpers import encode, finish, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nst.atomic import sha256_file
 from nst.config import compose_config
 from nst.data import packing as module
 from nst.data.batches import UnlabeledSamples
@@ -30,7 +31,6 @@ from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
-from nst.runs import sha256_file
 from nst.settings.data import Pictures
 from nst.stages import pack, select, shard
 from nst.training.teachers import Teacher, pseudo_labels

@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from nst.atomic import write_config, write_json
 from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
 from nst.report import paper, paper_figures
-from nst.runs import write_config, write_json
 from nst.stages import report
 
 DIGITS = "digits, 50 labeled and 1,247 unlabeled images of 16 px"

@@ -14,7 +14,7 @@ import pytest
 from nst import cli
 from nst.documents import read_json
 from nst.errors import UsageError
-from nst.runs import is_rank_zero
+from nst.sharing import is_rank_zero
 from nst.training import ranks
 from nst.training.loggers import read_rows
 from nst.training.ranks import World, environment

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_networks import TINY, random_images, timm_b0, trained_tiny
 
+from nst.atomic import sha256_file, write_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES
 from nst.models.released import load_timm, open_network, released_config, released_names, weights_digest
-from nst.runs import sha256_file, write_json
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 

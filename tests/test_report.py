@@ -17,6 +17,7 @@ import pytest
 import yaml
 from helpers import finish
 
+from nst.atomic import write_config, write_json
 from nst.config import compose_config
 from nst.data.images import encode_png
 from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
@@ -29,7 +30,6 @@ from nst.report.records import open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.rows import interval
 from nst.report.style import inline_svg, save_png, svg_document
-from nst.runs import write_config, write_json
 from nst.stages import report, select
 from nst.written import LIST
 

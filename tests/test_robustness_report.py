@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from PIL import Image
 
+from nst.atomic import write_json
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation.results import scored, summary
@@ -23,7 +24,6 @@ from nst.report.robustness import headline, networks_of
 from nst.report.robustness_section import _claim, _clip, _telling, robustness
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.pictures import COLUMNS
-from nst.runs import write_json
 from nst.stages import report
 from tests.test_report import make_run, page_of, words
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nst.atomic import sha256_file, write_json
 from nst.config import made
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
-from nst.runs import sha256_file, write_json
 from nst.settings.learning import StudentOptions
 from nst.settings.network import Model, Noise
 from nst.stages import label, select, train

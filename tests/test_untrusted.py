@@ -24,6 +24,7 @@ from conftest import TINY
 from helpers import add_file, encode, noise
 from rich.console import Console
 
+from nst.atomic import write_json
 from nst.cli import dispatch
 from nst.data.archives import scan_tars
 from nst.data.images import BadImage
@@ -35,6 +36,7 @@ from nst.data.tars import TarReader
 from nst.data.transfer import runs_nothing
 from nst.documents import json_text, read_json, yaml_text
 from nst.errors import NstError
+from nst.finished import final_weights
 from nst.models import foreign
 from nst.models.checkpoints import read_weights
 from nst.progress import console, say
@@ -44,7 +46,7 @@ from nst.report.page import Gallery, Page, Section, Table, render
 from nst.report.records import Experiment, Generation
 from nst.report.robustness import suites_of
 from nst.robustness.readers import ClipFiles, open_array
-from nst.runs import Run, final_weights, write_json
+from nst.runs import Run
 from nst.shown import fenced, in_markdown, kept, printable, short, shown, without_secrets
 from nst.training.tracking import run_id
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from nst.atomic import sha256_file
 from nst.cli import dispatch
-from nst.runs import sha256_file
 from tests.conftest import TINY
 from tests.xla_runs import FINETUNE, QUIET, RECIPE, STEPS, Program, Ran, dispatch_until_killed, metrics
 

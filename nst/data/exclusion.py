@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from nst.atomic import write_json
 from nst.data.hashes import Hashes, hash_shards
 from nst.data.lookalikes import Lookalikes
 from nst.data.shard_set import EXCLUDE_AGAIN, ShardInfo, ShardSet, emptied_shards, in_index, load_index, read_index
@@ -27,7 +28,7 @@ from nst.data.transfer import is_remote
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import Progress, silent
-from nst.runs import take_lock, write_json
+from nst.sharing import take_lock
 from nst.shown import without_secrets
 
 SAME, ALIKE = "same pixels", "looks alike"

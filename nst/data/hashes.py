@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from nst.atomic import atomic_path
 from nst.data.images import BadImage, decode, image_extension
 from nst.data.shard_set import ShardSet
 from nst.data.tars import TarReader
 from nst.errors import NstError
-from nst.runs import atomic_path
 
 HASHED_SIZE = 32  # px of the grey image
 FREQUENCIES = 8

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from nst.atomic import atomic_path, write_json
 from nst.data.images import image_extension
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.shard_set import ShardInfo, ShardSet
@@ -32,7 +33,6 @@ from nst.data.stream import generator
 from nst.data.tars import TarReader
 from nst.documents import read_json
 from nst.errors import NstError, require_count
-from nst.runs import atomic_path, write_json
 
 OPEN_SHARDS = 64  # written at the same time
 COPY = "~"  # between an image's key and the number of its copy

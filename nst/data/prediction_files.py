@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nst.atomic import write_json
 from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
 from nst.data.shard_set import ShardInfo
 from nst.documents import read_json
-from nst.runs import wait_until_seen, write_json
+from nst.sharing import wait_until_seen
 
 
 @dataclass(frozen=True)

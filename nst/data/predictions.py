@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from nst.atomic import atomic_path, write_json
 from nst.documents import damaged, fingerprint, read_json, way_on
 from nst.errors import NstError, nearest
-from nst.runs import atomic_path, write_json
 from nst.untrusted import require_file_name
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from nst.atomic import sha256_file
 from nst.data.transfer import STALL_S, NotThere, TransferFailed, by_hand, transfer
 from nst.errors import NstError
-from nst.runs import sha256_file
 from nst.settings.data import RemoteOptions
 from nst.shown import shown
 from nst.written import begin, note, ours

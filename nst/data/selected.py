@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nst.atomic import atomic_path
 from nst.data.cutoffs import Exact
 from nst.data.predictions import PredictionShard, footer_digest, read_table
 from nst.data.selection import REPORT_BINS, Official, Rows, Rule, thinned
-from nst.runs import atomic_path
 from nst.untrusted import require_file_name
 
 SHARDS_PER_FILE = 100

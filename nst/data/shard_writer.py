@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from nst.atomic import atomic_path, write_json
 from nst.data.remote import Remote
 from nst.data.shard_set import FORMAT, ShardInfo, ShardSet, in_index, load_index, require_whole
 from nst.data.sources import Sample
 from nst.errors import NstError
-from nst.runs import atomic_path, write_json
 from nst.written import note
 
 SAMPLES_PER_SHARD = 1000

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from nst.atomic import sha256_file
 from nst.data.images import BadImage, decode, image_extension
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, listed_problems, load_index, size_problems
@@ -26,7 +27,6 @@ from nst.data.tars import TarReader
 from nst.data.transfer import is_remote, join, list_tars
 from nst.errors import NstError
 from nst.progress import Progress, silent
-from nst.runs import sha256_file
 
 log = logging.getLogger(__name__)
 

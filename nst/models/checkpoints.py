@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nst.atomic import atomic_path, known_sha256
 from nst.errors import NstError
 from nst.models.efficientnet import (
     ARCHITECTURES,
@@ -30,7 +31,6 @@ from nst.models.efficientnet import (
     block_counts,
     build,
 )
-from nst.runs import atomic_path, known_sha256
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order

@@ -17,6 +17,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from nst.atomic import atomic_path
 from nst.errors import NstError, require_choice
 from nst.models.checkpoints import NetworkInfo
 from nst.models.efficientnet import (
@@ -27,7 +28,6 @@ from nst.models.efficientnet import (
     Architecture,
     EfficientNet,
 )
-from nst.runs import atomic_path
 
 WEIGHTS_FILE, CONFIG_FILE, ONNX_FILE = "model.safetensors", "config.json", "model.onnx"
 INPUTS = {"uint8": "images_uint8", "normalized": "images_normalized"}  # option → name of the ONNX input

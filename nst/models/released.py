@@ -23,8 +23,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from nst.atomic import known_sha256
 from nst.documents import damaged, fingerprint, read_json
 from nst.errors import NstError, nearest
+from nst.finished import final_weights
 from nst.models.checkpoints import (
     NetworkInfo,
     copy_weights,
@@ -37,7 +39,6 @@ from nst.models.checkpoints import (
 )
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
 from nst.replaced import replaced
-from nst.runs import final_weights, known_sha256
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 HUB_FORMS: dict[str, Callable[[Any], bool]] = {

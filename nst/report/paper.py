@@ -26,13 +26,13 @@ from typing import Any
 from rich import box
 from rich.table import Table as Shown
 
+from nst.atomic import atomic_path
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
 from nst.recipes import PLACES
 from nst.recipes.published import Place
 from nst.report.records import Document
 from nst.report.rows import model_name
-from nst.runs import atomic_path
 from nst.shown import in_markdown, short
 
 FULL_SIZE = "full size"

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
 from nst.report import robustness
 from nst.report.records import Experiment, Generation
-from nst.runs import atomic_path
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",

@@ -21,7 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nst.runs import atomic_path
+from nst.atomic import atomic_path
 from nst.shown import short, shown
 
 P = ParamSpec("P")

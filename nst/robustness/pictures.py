@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from nst.atomic import atomic_path
 from nst.robustness.batches import ImageSetBatches
-from nst.runs import atomic_path
 
 COLUMNS = 12
 FRAMES_SHOWN = 11

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from nst.atomic import write_json
 from nst.config import made, plain
 from nst.data.batches import Batch, EvaluationBatches, View
 from nst.data.shard_set import ShardSet
@@ -33,9 +34,10 @@ from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
 from nst.robustness.logits import guesses
 from nst.robustness.options import RobustnessOptions
-from nst.runs import Run, is_rank_zero, write_json
+from nst.runs import Run
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
 from nst.settings.measuring import EvalOptions, LoggerOptions
+from nst.sharing import is_rank_zero
 from nst.shown import without_secrets
 from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart

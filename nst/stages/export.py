@@ -18,9 +18,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.atomic import known_sha256, write_json, write_text
 from nst.config import job_from
 from nst.data.shard_set import load_index
 from nst.errors import NstError
+from nst.finished import final_weights
 from nst.leftovers import sweep
 from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
 from nst.models.efficientnet import EfficientNet
@@ -29,7 +31,7 @@ from nst.models.released import locate, open_network, weights_digest
 from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
-from nst.runs import Run, final_weights, known_sha256, write_json, write_text
+from nst.runs import Run
 from nst.settings.data import Pictures
 from nst.settings.job import ExportJob
 from nst.shown import without_secrets

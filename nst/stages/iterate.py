@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
+from nst.atomic import write_config, write_json
 from nst.checking import quoted
 from nst.config import compose_config, job_from, made, plain
 from nst.documents import read_json
@@ -34,9 +35,9 @@ from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.rows import model_name
-from nst.runs import is_rank_zero, wait_for_lock, wait_until_seen, write_config, write_json
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.job import TrainJob
+from nst.sharing import is_rank_zero, wait_for_lock, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.options import evaluation_from, machine_from, test_set

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.atomic import known_sha256
 from nst.config import job_from, require_values
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata, finish_predictions
@@ -20,9 +21,10 @@ from nst.errors import NstError
 from nst.machine import require_batch
 from nst.models.checkpoints import read_info
 from nst.progress import say
-from nst.runs import Run, is_rank_zero, known_sha256
+from nst.runs import Run
 from nst.settings.job import LabelJob
 from nst.settings.machine import TorchOptions
+from nst.sharing import is_rank_zero
 from nst.stages.apart import keep_apart
 from nst.stages.options import machine, open_shards
 from nst.stages.places import predictions_folder, teacher_weights

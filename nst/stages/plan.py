@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.atomic import write_json
 from nst.config import job_from
 from nst.errors import NstError, UsageError
 from nst.models.efficientnet import Architecture
@@ -27,7 +28,7 @@ from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops
 from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds, view_seconds
 from nst.plan.tables import tables
 from nst.progress import console, say
-from nst.runs import read_json, write_json
+from nst.runs import read_json
 from nst.settings.job import SurveyJob
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart

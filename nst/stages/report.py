@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nst.atomic import write_text
 from nst.config import job_from, require_values
 from nst.documents import read_json
 from nst.errors import NstError
@@ -26,7 +27,6 @@ from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.robustness_section import robustness
 from nst.report.rows import Row, rows, write_csv
 from nst.report.style import save_png, svg_document
-from nst.runs import write_text
 from nst.settings.job import ReportJob
 from nst.settings.measuring import WandbOptions
 from nst.stages.apart import keep_apart

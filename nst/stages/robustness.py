@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nst.atomic import atomic_path, write_json
 from nst.data.batches import Batch
 from nst.data.shard_set import ShardSet
 from nst.documents import as_json, read_json
@@ -30,7 +31,8 @@ from nst.robustness.image_sets import ImageSet, shard_images
 from nst.robustness.options import RobustnessOptions
 from nst.robustness.pictures import Answer, entries, write_sheet
 from nst.robustness.sets import imagenet_folders
-from nst.runs import Run, atomic_path, is_rank_zero, write_json
+from nst.runs import Run
+from nst.sharing import is_rank_zero
 from nst.training.counting import count
 from nst.training.gathering import union
 from nst.training.hardware import Machine

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from nst.atomic import sha256_file, write_json
 from nst.checking import check_values
 from nst.config import plain
 from nst.data.cutoffs import Exact
@@ -30,7 +31,7 @@ from nst.data.selection import BINS, REPORT_BINS, Counts, Official, Rule
 from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
 from nst.progress import say
-from nst.runs import Run, sha256_file, write_json
+from nst.runs import Run
 from nst.stages.apart import keep_apart
 from nst.stages.places import predictions_folder, selection_folder, shards_place
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
+from nst.atomic import atomic_path
 from nst.checking import check_values
 from nst.config import job_from, require_values
 from nst.data.exclusion import exclude
@@ -34,7 +35,7 @@ from nst.data.splits import split
 from nst.data.transfer import is_remote
 from nst.errors import NstError, require_count
 from nst.progress import Progress, say, silent, track
-from nst.runs import Run, atomic_path
+from nst.runs import Run
 from nst.settings.data import Sizes
 from nst.settings.job import ShardJob
 from nst.settings.stages import ShardOptions

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from nst.atomic import known_sha256
 from nst.config import job_from, require_values
 from nst.data.datamodule import require_divisible
 from nst.documents import fingerprint, read_json
 from nst.errors import NstError
+from nst.finished import final_weights, require_undamaged
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture, build
 from nst.models.released import weights_digest
@@ -25,8 +27,9 @@ from nst.plan.budget import Numerics, Training
 from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
-from nst.runs import Run, final_weights, is_rank_zero, known_sha256, require_undamaged, wait_until_seen
+from nst.runs import Run
 from nst.settings.job import TrainJob
+from nst.sharing import is_rank_zero, wait_until_seen
 from nst.stages import options
 from nst.stages.apart import keep_apart
 from nst.stages.monitor import monitor_of, require_monitoring

@@ -17,11 +17,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from nst.atomic import atomic_path
 from nst.data.datamodule import data_part
 from nst.documents import damaged
 from nst.errors import NstError, Preempted, in_a_line
 from nst.progress import Bar
-from nst.runs import atomic_path
 from nst.training.classifier import Classifier
 from nst.training.gathering import union
 from nst.training.loggers import MetricsTable

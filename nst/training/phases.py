@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from nst.atomic import write_json
 from nst.data.batches import EvaluationBatches, LabeledSamples, UnlabeledSamples
 from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
@@ -25,7 +26,6 @@ from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
 from nst.models.efficientnet import Architecture, EfficientNet, build
 from nst.models.released import open_network
-from nst.runs import write_json
 from nst.settings.data import Pictures
 from nst.settings.job import TrainJob
 from nst.settings.learning import Recipe, StudentOptions

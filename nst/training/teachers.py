@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nst.atomic import known_sha256
 from nst.data.packed import PackedLabels, packed_from
 from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
-from nst.runs import known_sha256
 from nst.settings.learning import Teaching
 
 

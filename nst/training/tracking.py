@@ -19,11 +19,12 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from nst.atomic import write_text
 from nst.documents import damaged, read_text
 from nst.progress import say
 from nst.replaced import replaced
-from nst.runs import is_rank_zero, write_text
 from nst.settings.measuring import WandbOptions
+from nst.sharing import is_rank_zero
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
 from nst.written import FOLDER, LINK, note, unlink

@@ -1,0 +1,67 @@
+"""The weights that a finished run stands for, compared with what its training has noted of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nst.atomic import known_sha256
+from nst.documents import read_json, way_on
+from nst.errors import NstError
+from nst.untrusted import below
+
+
+def final_weights(run: Path | str) -> Path:
+    """The weights that a run stands for: of a run directory its final network, of a file the file itself.
+
+    Raises:
+        NstError: there is nothing there, the run has not finished, or the weights are damaged.
+    """
+    run = Path(run)
+    if run.is_file():
+        require_undamaged(run)
+        return run
+    if not run.is_dir():
+        raise NstError(
+            f"there is no run or weights file at {run}",
+            got=_neighbours(run),
+            next="nst train run_dir=... makes one",
+        )
+    if not (run / "DONE").exists():
+        raise NstError(f"the training in {run} has not finished", next="start it again: it continues")
+    result = read_json(run / "result.json")
+    if "weights" not in result:
+        raise NstError(f"{run} is not a training run", got=f"a {result.get('stage')} run", valid="a run of nst train")
+    weights = below(run, result["weights"], run / "result.json")
+    require_undamaged(weights, result["weights_sha256"])
+    return weights
+
+
+def require_undamaged(weights: Path, sha256: str | None = None) -> None:
+    """Compares weights with what their training has noted of them; of a file from elsewhere nothing is known.
+
+    Args:
+        sha256: None looks for the note beside them.
+
+    Raises:
+        NstError: they are not what was written.
+    """
+    run, note = weights.parent.parent, weights.with_suffix(".json")
+    if sha256 is None:
+        if weights.parent.name != "checkpoints" or not (run / "started.json").exists() or not note.exists():
+            return
+        sha256 = read_json(note)["weights_sha256"]
+    if not weights.exists():
+        raise NstError(f"{weights} is missing", next=way_on(note))
+    if (found := known_sha256(weights)) != sha256:
+        raise NstError(
+            f"{weights} is damaged: it is not what its training has written",
+            got=f"sha256 {found}",
+            valid=f"sha256 {sha256}",
+            next=f"copy it again from where it is whole; or {way_on(note)}, which ends with the same weights",
+        )
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    names = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
+    return f"{folder} holds {', '.join(names)}" if names else f"{folder} is empty or missing"

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -60,7 +61,13 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
     except OSError as error:
         lock.close()
         raise NstError(f"another process is working in {directory}", next=next) from error
+    _held.add(lock)
     return lock
+
+
+# a forked process has its parent's locks too: a loader that outlives its trainer by seconds would keep the next one out
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
 
 
 def wait_until_seen(path: Path, patience: float = 120) -> Path:

@@ -1,6 +1,8 @@
 """Ranks that wait for rank 0: until it is done, and not for ever when it is gone. Other rules of a run are tested by
 the stages that use them (test_train, test_iterate, test_shard)."""
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from nst.errors import NstError
 from nst.runs import Run
+from nst.sharing import take_lock
 
 
 def test_the_other_ranks_get_rank_0s_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -43,3 +46,20 @@ def test_the_other_ranks_give_up_on_a_rank_0_without_a_sign_of_life(tmp_path: Pa
     ):
         pass
     assert time.monotonic() - start < 30
+
+
+def test_a_forked_process_does_not_keep_its_parents_lock(tmp_path: Path):
+    """As a loader that outlives a killed trainer: the same command may start again at once."""
+    lock = take_lock(tmp_path)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        with pytest.raises(NstError, match="another process is working in"):
+            take_lock(tmp_path)
+        lock.close()
+        take_lock(tmp_path).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

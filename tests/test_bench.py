@@ -14,7 +14,6 @@ import sys
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,13 +249,14 @@ def test_ours_trains_as_users_of_the_configuration_do(monkeypatch: pytest.Monkey
     import torch
 
     from benchmarks import train_step
+    from nst.training.hardware import Hardware
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert harness.hardware("gpu").deterministic == "warn"
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(harness, "hardware", lambda *options: asked.append(options) or made)
-    made = SimpleNamespace(place=lambda network: network, compile=False)
+    made = Hardware()
     options = train_step.parse(["--labeled", "2", "--image-size", "16", "--device", "gpu"])
     train_step.lightning_loop(options, {}, tmp_path)
     train_step.lightning_loop(options, {}, tmp_path, compile=True)

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from nst import cli
+from nst.config import job_from
 from nst.errors import NstError
 from nst.models.batch_norm import BatchNorm
 from nst.models.efficientnet import Architecture, build
+from nst.settings.job import TrainJob
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise, Side
 from nst.stages import train
@@ -139,7 +141,7 @@ def test_rematerialised_blocks_are_refused_before_anything_is_written(digits: Pa
 
 def test_iterate_refuses_them_before_its_first_generation(tiny: Any):
     with pytest.raises(NstError, match="rematerialised blocks"):
-        train.check(tiny("trainer.compile=true", "model.remat=true"))
+        train.check(job_from(TrainJob, tiny("trainer.compile=true", "model.remat=true")))
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(

@@ -89,11 +89,11 @@ def test_devices_are_a_number_or_all_there_are(devices: Any, count: int) -> None
 def test_more_devices_than_gpus_are_refused_with_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, 2)
     for devices in (1, 2, "auto"):
-        Hardware("gpu", devices)
+        Hardware("gpu", devices=devices)
     with pytest.raises(
         UsageError, match=r"more devices .* than there are GPUs\n.*=4\n.*at most 2[\s\S]*trainer.devices=2"
     ):
-        Hardware("gpu", 4)
+        Hardware("gpu", devices=4)
 
 
 # what torch 2.9 says of a driver

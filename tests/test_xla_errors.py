@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nst.cli import main
+from nst.config import job_from
 from nst.data.batches import LabeledSamples
 from nst.data.datamodule import JointDataModule
 from nst.data.shard_set import ShardSet
@@ -21,6 +22,7 @@ from nst.data.shared_memory import LoaderOptions
 from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.settings.data import Pictures
+from nst.settings.job import TrainJob
 from nst.stages.options import machine_from
 from nst.xla import environment
 
@@ -151,12 +153,12 @@ def test_a_batch_that_a_later_phase_cannot_share_is_told_before_the_first_one_st
     from nst.stages import train
     from nst.training.hardware import Hardware
 
-    monkeypatch.setattr(Hardware, "groups", 8)
+    monkeypatch.setattr(Hardware, "devices_in_all", 8)
     fine = ["student.labeled_batch_size=16", "student.finetune.epochs=1", "student.finetune.labeled_batch_size=20"]
     text = told(lambda: train.from_cfg(tiny(*fine, f"run_dir={tmp_path / 'run'}")))
     assert "labeled_batch_size=20 on 8 devices" in text
     assert not (tmp_path / "run").exists()
-    assert "labeled_batch_size=20 on 8 devices" in told(lambda: train.check(tiny(*fine)))
+    assert "labeled_batch_size=20 on 8 devices" in told(lambda: train.check(job_from(TrainJob, tiny(*fine))))
 
 
 def test_a_pod_on_a_laptop_says_that_there_is_no_tpu(installed: Callable, monkeypatch: pytest.MonkeyPatch):

@@ -22,7 +22,7 @@ from nst.cloud import cli as tpu
 from nst.config import compose_config, group_choices, groups, made, option_names, plain
 from nst.data.shard_set import ShardSet
 from nst.settings.learning import StudentOptions
-from nst.stages.iterate import configurations
+from nst.stages.generations import configurations
 from nst.training.optim import schedule_for
 from nst.training.recipe import Length
 from tests.conftest import TINY

@@ -29,7 +29,7 @@ from nst.settings.learning import Finetune, OptimizerOptions, Recipe
 from nst.settings.network import Model, Noise, RandAugmentOptions, Side
 from nst.stages import doctor, train
 from nst.stages.doctor import described
-from nst.stages.iterate import starts_from_a_run
+from nst.stages.generations import starts_from_a_run
 from nst.stages.options import architecture
 from tests.tiny_networks import trained_tiny
 

@@ -22,7 +22,7 @@ from nst.config import compose_config, conf_dir, group_choices, groups, hydra_st
 from nst.models.efficientnet import ARCHITECTURES
 from nst.recipes import CHOICES, RECIPES
 from nst.report.paper import places
-from nst.stages import iterate
+from nst.stages import generations
 
 GOLDEN = Path(__file__).parent / "golden" / "configurations.yaml"
 EXPERIMENTS = group_choices("experiment")
@@ -126,8 +126,8 @@ def test_a_recipe_of_a_student_composes_all_its_generations():
         if cfg.iterate.generations is None:
             continue  # an evaluation
         cfg.overrides = [f"experiment={name}"]
-        generations = iterate.configurations(cfg)
-        assert len(generations) == len(cfg.paper.columns)
+        composed = generations.configurations(cfg)
+        assert len(composed) == len(cfg.paper.columns)
 
 
 def test_noise_is_removed_on_the_unlabeled_images_of_the_student_only():
@@ -135,7 +135,7 @@ def test_noise_is_removed_on_the_unlabeled_images_of_the_student_only():
     for name in ("table6_no_noise_130m", "small_table6_no_noise_1m"):
         cfg = compose_config([f"experiment={name}"])
         cfg.overrides = [f"experiment={name}"]
-        teacher, student = (plain(generation.noise) for generation in iterate.configurations(cfg))
+        teacher, student = (plain(generation.noise) for generation in generations.configurations(cfg))
         assert teacher["unlabeled"] == teacher["labeled"] == student["labeled"]
         assert student["unlabeled"] == {"augment": "none", "dropout": False, "stochastic_depth": False}
 
@@ -210,7 +210,7 @@ def first_generation(name: str, *, taught: bool) -> dict[str, Any]:
     cfg = compose_config([f"experiment={name}"])
     assert cfg.iterate.generations, "an evaluation has no teacher"
     cfg.teacher.student = cfg.teacher.student if taught else None
-    return resolved(f"experiment={name}", *iterate.generation_options(cfg)[0])
+    return resolved(f"experiment={name}", *generations.generation_options(cfg)[0])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -116,7 +116,7 @@ def test_every_file_and_edit_of_the_page_is_made(copy: Path):
 def test_the_pages_commands_compose(command: str):
     from nst.cli import STAGES
     from nst.config import compose_config, plain
-    from nst.stages.iterate import configurations
+    from nst.stages.generations import configurations
 
     program, stage, *options = shlex.split(command)
     assert program == "bin/nst"

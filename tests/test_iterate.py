@@ -17,7 +17,8 @@ from nst.atomic import write_json
 from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
-from nst.stages import iterate
+from nst.report.terminal import table
+from nst.stages import generations, iterate
 from nst.training.loggers import TIMING_METRICS, read_rows
 from tests import forked
 from tests.conftest import TINY
@@ -57,7 +58,7 @@ def test_algorithm_1_in_order():
 def test_a_generation_is_what_one_would_give_to_train():
     cfg = compose_config([*TINY, "run_dir=runs/x", GENERATIONS])
     cfg.overrides = [*TINY, "run_dir=runs/x", GENERATIONS]
-    first, second, _ = iterate.configurations(cfg)
+    first, second, _ = generations.configurations(cfg)
     assert (first.model.width, second.model.width) == (0.25, 0.35)
     assert (first.run_dir, second.run_dir) == ("runs/x/gen0", "runs/x/gen1")
     assert first.student.steps == second.student.steps == 12
@@ -66,7 +67,7 @@ def test_a_generation_is_what_one_would_give_to_train():
 def test_generations_lie_in_a_folder_of_any_name():
     cfg = compose_config([*TINY, "run_dir=o'n a=b [x]\\", "name=it's"])
     cfg.overrides = TINY
-    assert [part.run_dir for part in iterate.configurations(cfg)][:2] == [f"o'n a=b [x]\\/gen{n}" for n in (0, 1)]
+    assert [part.run_dir for part in generations.configurations(cfg)][:2] == [f"o'n a=b [x]\\/gen{n}" for n in (0, 1)]
 
 
 def test_the_value_of_a_mistake_in_a_generation_is_the_generations_own():
@@ -74,7 +75,7 @@ def test_the_value_of_a_mistake_in_a_generation_is_the_generations_own():
     cfg = compose_config(options)
     cfg.overrides = options
     with pytest.raises(NstError, match=r"model\.width cannot be -1\n  got:   model\.width=-1\n"):
-        iterate.configurations(cfg)
+        generations.configurations(cfg)
 
 
 def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
@@ -83,7 +84,7 @@ def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
          "unlabeled": 81000000, "top1": 87.4, "ece": 12.34, "gain": 2.4}
         for number, model in enumerate(("small", "efficientnet_b7"))
     ]  # fmt: skip
-    Console(width=80).print(iterate.table(rows))
+    Console(width=80).print(table(rows))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
@@ -100,7 +101,7 @@ def test_the_table_with_robustness_fits_80_columns_uncut(capsys: pytest.CaptureF
     rows[0] |= {"corruption_suite": "c_onthefly", "corruption_error": 41.23}
     rows[1] |= {"corruption_suite": "c_onthefly", "corruption_error": 35.04, "flip_rate": 4.56,
                 "perturbation_suite": "p_onthefly"}  # fmt: skip
-    Console(width=80).print(iterate.table(rows))
+    Console(width=80).print(table(rows))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
@@ -113,7 +114,7 @@ def test_the_table_with_robustness_fits_80_columns_uncut(capsys: pytest.CaptureF
 def compared(first: list[str], second: list[str], teacher: Path) -> Any:
     """eval of a second generation, after it was made comparable with the first."""
     teacher_cfg, cfg = (compose_config([*TINY, *options]) for options in (first, second))
-    iterate.compare_with(cfg, teacher_cfg, teacher)
+    generations.compare_with(cfg, teacher_cfg, teacher)
     return cfg.eval
 
 
@@ -168,7 +169,7 @@ def test_without_a_list_the_teacher_is_trained_by_its_recipe_and_the_student_by_
     options = ["teacher=efficientnet_b7", "student=efficientnet_l0", "data=imagenet"]
     cfg = compose_config(options)
     cfg.overrides = options
-    teacher, student = iterate.configurations(cfg)
+    teacher, student = generations.configurations(cfg)
     assert (teacher.model.name, student.model.name) == ("efficientnet_b7", "efficientnet_l0")
     assert student.teacher.image_size is None, "the teacher of every generation labels at its own test size"
 
@@ -178,7 +179,7 @@ def test_generations_that_are_no_list_of_lists_and_unknown_options_in_them_are_e
         compose_config(["iterate.generations=['model.width=0.5']"])
     cfg = compose_config(["iterate.generations=[['model.widht=0.5']]"])
     with pytest.raises(NstError, match=r"did you mean 'model.width'"):
-        iterate.configurations(cfg)
+        generations.configurations(cfg)
 
 
 def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digits: Path, tmp_path: Path):
@@ -230,7 +231,7 @@ def test_a_run_has_one_generation_0(digits: Path, tmp_path: Path):
 
 
 def test_runs_wait_for_each_other_at_a_shared_teacher(tmp_path: Path):
-    places = iterate.Places(tmp_path / "run", tmp_path / "shared")
+    places = generations.Places(tmp_path / "run", tmp_path / "shared")
     order: list[str] = []
 
     def other() -> None:

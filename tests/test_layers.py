@@ -52,6 +52,17 @@ def test_imports_point_one_way(path: Path):
     assert packages & set(ALLOWED) <= ALLOWED[package]
 
 
+def test_no_stage_leads_back_to_itself():
+    """Modules of the stages, wherever in a file they are imported: doctor, iterate and train once stood in a circle."""
+    names = {f"nst.stages.{path.stem}": path for path in MODULES if path.parent.name == "stages"}
+    after = {name: (imported(path) & names.keys()) - {name} for name, path in names.items()}
+    while ends := [name for name, others in after.items() if not others]:
+        for name in ends:
+            del after[name]
+        after = {name: others - set(ends) for name, others in after.items()}
+    assert not after, "these import each other"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_nst_xla_imports_torch_xla(path: Path):
     if path.relative_to(ROOT / "nst").parts[0] != "xla":

@@ -39,7 +39,7 @@ from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
-from nst.stages.iterate import Places, configurations, generation_options, require_teacher, starts_from_a_run
+from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.options import architecture as architecture_of
 from nst.stages.places import teacher_weights
 from nst.training.phases import phases

@@ -32,7 +32,7 @@ from nst.runs import read_json
 from nst.settings.job import SurveyJob
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
-from nst.stages.iterate import configurations, starts_from_a_run
+from nst.stages.generations import configurations, starts_from_a_run
 from nst.stages.options import architecture as architecture_of
 from nst.training.phases import Phase, phases
 

@@ -32,6 +32,7 @@ from nst.settings.job import TrainJob
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.stages import options
 from nst.stages.apart import keep_apart
+from nst.stages.doctor import advise
 from nst.stages.monitor import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
@@ -192,8 +193,6 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
 
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration, says what is unwise in it, and runs the stage."""
-    from nst.stages.doctor import advise  # which knows of all stages
-
     advise(cfg)
     result = from_cfg(cfg)
     say(f"{cfg.run_dir}: {summary_line(result)}")

@@ -39,7 +39,8 @@ import pyarrow.parquet as pq
 
 from benchmarks import harness
 from benchmarks.harness import Comparison, Report, Timed
-from nst.data.predictions import PredictionMetadata, finish_predictions, footer_of, key_hashes, parquet_name
+from nst.data.prediction_files import footer_of
+from nst.data.predictions import PredictionMetadata, finish_predictions, key_hashes, parquet_name
 from nst.errors import NstError
 
 TARGET_S, TARGET_GB = 60, 2  # of 300 million rows

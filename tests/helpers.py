@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from nst.data.predictions import PredictionMetadata, finish_predictions, parquet_name, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import PredictionMetadata, finish_predictions, parquet_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,16 +17,10 @@ import torch
 from helpers import noise
 from torch.utils.data import Dataset
 
-from nst.data.batches import (
-    EvaluationBatches,
-    Images,
-    ImageStack,
-    LabeledSamples,
-    TrainingBatches,
-    UnlabeledSamples,
-    images_to_tensor,
-)
+from nst.data.batches import Images, LabeledSamples, TrainingBatches, UnlabeledSamples
 from nst.data.datamodule import Loader, _Steps, evaluation_loader, keep_freed_memory
+from nst.data.evaluation_batches import EvaluationBatches
+from nst.data.image_stack import ImageStack, images_to_tensor
 from nst.data.images import decode
 from nst.data.joint import joint_order, take_apart
 from nst.data.shards import ShardSet, index_tars, write_shards

@@ -21,6 +21,7 @@ from nst.data.shard_set import ShardInfo, ShardSet, load_index
 from nst.doctor.compare import compare
 from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
+from nst.doctor.told import described
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
@@ -28,7 +29,6 @@ from nst.settings.data import Pictures
 from nst.settings.learning import Finetune, OptimizerOptions, Recipe
 from nst.settings.network import Model, Noise, RandAugmentOptions, Side
 from nst.stages import doctor, train
-from nst.stages.doctor import described
 from nst.stages.generations import starts_from_a_run
 from nst.stages.options import architecture
 from tests.tiny_networks import trained_tiny

@@ -21,7 +21,8 @@ from PIL import Image, ImageEnhance
 from nst.atomic import sha256_file
 from nst.cli import dispatch, flags_as_options
 from nst.data import hashes as hashing
-from nst.data.batches import EvaluationBatches, UnlabeledSamples
+from nst.data.batches import UnlabeledSamples
+from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.exclusion import ALIKE, SAME, exclude
 from nst.data.hashes import hash_shards, look_hash, pixel_hash
 from nst.data.images import decode

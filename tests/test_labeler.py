@@ -16,7 +16,8 @@ from helpers import metadata
 from torch import nn
 
 from nst.config import compose_config, job_from
-from nst.data.predictions import Predictions, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import Predictions
 from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network

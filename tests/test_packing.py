@@ -21,7 +21,8 @@ from nst.data import packing as module
 from nst.data.batches import UnlabeledSamples
 from nst.data.packed import PackedLabels, packed_from
 from nst.data.packing import Packing
-from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import PredictionMetadata, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.shard_set import ShardSet
 from nst.data.shards import verify, write_shards

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nst.cli import dispatch
 from nst.config import compose_config, job_from, made
-from nst.data.predictions import PredictionMetadata, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.efficientnet import ARCHITECTURES, build

@@ -11,7 +11,8 @@ from helpers import CLASSES, finish, metadata, three_shards, write_random_predic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nst.data.predictions import Predictions, key_hashes, parquet_name, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import Predictions, key_hashes, parquet_name
 from nst.errors import NstError
 
 

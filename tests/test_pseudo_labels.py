@@ -7,7 +7,8 @@ import pytest
 from helpers import CLASSES, finish, metadata, three_shards, write_random_predictions
 
 from nst.data import selected
-from nst.data.predictions import Predictions, parquet_name, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import Predictions, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.errors import NstError
 from nst.stages import select

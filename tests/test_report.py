@@ -20,7 +20,8 @@ from helpers import finish
 from nst.atomic import write_config, write_json
 from nst.config import compose_config
 from nst.data.images import encode_png
-from nst.data.predictions import PredictionMetadata, parquet_name, write_predictions
+from nst.data.prediction_files import write_predictions
+from nst.data.predictions import PredictionMetadata, parquet_name
 from nst.data.shards import write_shards
 from nst.data.sources import Sample
 from nst.errors import NstError

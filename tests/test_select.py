@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from nst.config import compose_config
 from nst.data import cutoffs, predictions, selected, truth
 from nst.data.cutoffs import Exact
-from nst.data.predictions import PredictionMetadata, footer_of, key_hashes, parquet_name
+from nst.data.prediction_files import footer_of
+from nst.data.predictions import PredictionMetadata, key_hashes, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.selected import SCHEMA
 from nst.data.selection import BINS, tickets

@@ -9,16 +9,17 @@ A sample that cannot be decoded is replaced by the next one of its shard that ca
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
+from nst.data.evaluation_batches import blank_seen
+from nst.data.image_stack import ImageStack
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
 from nst.data.joint import joint_order
 from nst.data.pseudo_labels import PseudoLabelShard, StudentLabels
@@ -268,117 +269,5 @@ class TrainingBatches(Dataset):
         return batch
 
 
-class EvaluationBatches(Dataset):
-    """`batches[i]` → the i-th batch of clean views in storage order; a shard's last batch is padded.
-
-    Keys: "images" uint8 (B, 3, H, W), "labels" int64 (B,) (-1 where there is none), "valid" bool (B,). Of the V valid
-    ones, which come first, for the host (no tensors, so they are not moved to a device): "shard" and "index" int64
-    arrays (V,), "true_labels" (V,), "keys" a list of V str. "bad": names of the images that could not be decoded.
-
-    A batch never spans two shards, so what is computed for a shard does not depend on the others: labeling can
-    be continued shard by shard and gives the same bytes.
-
-    Args:
-        only: shard numbers to read; all by default.
-    """
-
-    def __init__(self, shards: ShardSet, view: View, *, batch_size: int, only: Sequence[int] | None = None) -> None:
-        self.images, self.view, self.batch_size = Images(shards), view, batch_size
-        self.numbers = list(range(len(shards.shards))) if only is None else list(only)
-        self.sizes = [shards.shards[number].samples for number in self.numbers]
-        self.ends = np.cumsum([-(-size // batch_size) for size in self.sizes], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    @property
-    def nbytes(self) -> int:
-        return self.batch_size * (seen_bytes(self.view) + 9)
-
-    def __getitem__(self, number: int) -> Batch:
-        rng = np.random.default_rng(0)  # a clean view draws nothing
-        rows: list[tuple[np.ndarray, int, int, int, str]] = []
-        bad: list[str] = []
-        shard, indices = self._place(number)
-        for index in indices:
-            try:
-                key, image, label = self.images.read(shard, index)
-                rows.append((self.view(image, rng), -1 if label is None else label, shard, index, key))
-            except BadImage as error:
-                bad.append(str(error))
-        return self._padded(rows, bad)
-
-    def _place(self, number: int) -> tuple[int, range]:
-        """Shard number and sample indices of a batch; no indices behind the last batch."""
-        if number >= len(self):
-            return -1, range(0)
-        slot = int(np.searchsorted(self.ends, number, side="right"))
-        start = (number - (int(self.ends[slot - 1]) if slot else 0)) * self.batch_size
-        return self.numbers[slot], range(start, min(start + self.batch_size, self.sizes[slot]))
-
-    def _padded(self, rows: list[tuple[np.ndarray, int, int, int, str]], bad: list[str]) -> Batch:
-        missing = self.batch_size - len(rows)
-        blank = np.zeros_like(rows[0][0]) if rows else blank_seen(self.view)
-
-        def column(position: int) -> np.ndarray:
-            return np.array([row[position] for row in rows], dtype=np.int64)
-
-        return {
-            "images": images_to_tensor([row[0] for row in rows] + [blank] * missing),
-            "labels": torch.from_numpy(np.concatenate([column(1), np.full(missing, -1, dtype=np.int64)])),
-            "valid": torch.tensor([True] * len(rows) + [False] * missing),
-            "shard": column(2),
-            "index": column(3),
-            "true_labels": column(1),
-            "keys": [row[4] for row in rows],
-            "bad": bad,
-        }
-
-
-def blank_seen(view: View) -> np.ndarray:
-    """What a view makes of a black picture (h, w, 3): as large as of any."""
-    return view(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))
-
-
 def seen_bytes(view: View) -> int:
     return blank_seen(view).nbytes
-
-
-class ImageStack:
-    """N images of one size as one tensor, each copied once: to its place in the memory that the batch travels in.
-
-    A loader's worker hands its batches over in shared memory. What is made elsewhere is copied there whole.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.pixels: torch.Tensor | None = None
-        self._places = np.empty(0, np.uint8)
-
-    def put(self, place: int, image: np.ndarray) -> None:
-        """Image (H, W, 3) uint8, the same size for all."""
-        if self.pixels is None:
-            self.pixels = _shared_bytes((self.count, *image.shape))
-            self._places = self.pixels.numpy()
-        self._places[place] = image
-
-    def tensor(self) -> torch.Tensor:
-        """(N, 3, H, W) uint8, in channels_last memory; what was not put is undefined."""
-        assert self.pixels is not None
-        return self.pixels.permute(0, 3, 1, 2)
-
-
-def _shared_bytes(shape: tuple[int, ...]) -> torch.Tensor:
-    """An uninitialised uint8 tensor; in a loader's worker, of shared memory, as torch's own collate makes it."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]
-
-
-def images_to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """N × (H, W, 3) uint8 → (N, 3, H, W) uint8, in channels_last memory."""
-    stack = ImageStack(len(images))
-    for place, image in enumerate(images):
-        stack.put(place, image)
-    return stack.tensor()

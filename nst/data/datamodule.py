@@ -18,7 +18,8 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nst.data.batches import Batch, Batches, EvaluationBatches, Samples, TrainingBatches
+from nst.data.batches import Batch, Batches, Samples, TrainingBatches
+from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shared_memory import LoaderOptions, fitting
 from nst.errors import NstError, UsageError
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from nst.atomic import atomic_path, write_json
+from nst.atomic import write_json
 from nst.documents import damaged, fingerprint, read_json, way_on
 from nst.errors import NstError, nearest
 from nst.untrusted import require_file_name
@@ -60,104 +60,6 @@ def parquet_name(shard_name: str) -> str:
 def key_hashes(keys: Sequence[str]) -> np.ndarray:
     """64 bits that stand for each key (N,) where chance decides: XXH3 of its UTF-8 bytes, uint64."""
     return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
-
-
-def write_predictions(
-    path: Path | str,
-    *,
-    index: np.ndarray,
-    keys: Sequence[str],
-    probs: np.ndarray,
-    metadata: PredictionMetadata,
-    keep: float,
-) -> None:
-    """Writes one shard's predictions: probs (N, C) float32 that sum to 1, index (N,) strictly increasing.
-
-    `confidence` is the largest probability before rounding to float16; `probs` is null where below keep.
-
-    Raises:
-        NstError: a row is no distribution, the number of classes is not C, or the disk is full.
-    """
-    probs = np.asarray(probs, dtype=np.float32).reshape(len(keys), -1) if len(keys) else _no_probs(metadata)
-    index = np.asarray(index, dtype=np.uint32)
-    _check_predictions(index, probs, metadata)
-    label = probs.argmax(axis=1).astype(np.uint16)
-    # a float32 softmax may exceed 1 by a rounding error; the histograms end at 1
-    confidence = np.minimum(probs.max(axis=1), np.float32(1.0))
-    stored = probs.astype(np.float16)
-    # compared in double, as the selection compares min_confidence
-    mask = confidence.astype(np.float64) < keep
-    table = pa.table(
-        {
-            "index": pa.array(index),
-            "key": pa.array(list(keys), pa.string()),
-            "key_hash": pa.array(key_hashes(keys)),
-            "label": pa.array(label),
-            "confidence": pa.array(confidence),
-            "probs": pa.FixedSizeListArray.from_arrays(
-                pa.array(stored.ravel()), probs.shape[1], mask=pa.array(mask, pa.bool_())
-            ),
-        }
-    )
-    footer = footer_of(metadata, keep, rows=_digest(index, keys, label, confidence, stored[~mask]))
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata({b"nst": json.dumps(footer).encode()}),
-            temporary,
-            compression="zstd",
-            use_dictionary=["label"],  # probabilities hardly ever repeat
-            write_page_checksum=True,
-        )
-
-
-def _no_probs(metadata: PredictionMetadata) -> np.ndarray:
-    """A shard of which no image could be decoded still gets its (empty) file."""
-    return np.empty((0, len(metadata.classes)), np.float32)
-
-
-def _check_predictions(index: np.ndarray, probs: np.ndarray, metadata: PredictionMetadata) -> None:
-    count, width = probs.shape
-    if len(index) != count or np.any(np.diff(index.astype(np.int64)) <= 0):
-        raise ValueError(f"index must be strictly increasing, one entry for each of {count} keys")
-    if width != len(metadata.classes) or width > 65_536:
-        raise NstError(
-            f"predictions for {metadata.shard_name} do not match the class list",
-            got=f"{width} probabilities per image, {len(metadata.classes)} classes",
-            valid="one probability per class, at most 65536 classes",
-        )
-    wrong = ~(np.abs(probs.sum(axis=1, dtype=np.float64) - 1.0) < 1e-2) | (probs < 0).any(axis=1)
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise NstError(
-            f"the teacher's output for {int(wrong.sum())} of {count} images of {metadata.shard_name} "
-            "is not a probability distribution",
-            got=f"sample {index[first]}: sum {probs[first].sum():g}, smallest {probs[first].min():g}",
-            valid="finite values of at least 0 that sum to 1 (the softmax of the logits)",
-            next="check the teacher: nst evaluate",
-        )
-
-
-def footer_of(metadata: PredictionMetadata, keep: float, rows: str) -> dict[str, Any]:
-    """What a file says of itself; `rows`: digest of what it holds."""
-    excluded = {} if metadata.shard_excluded is None else {"excluded": metadata.shard_excluded}
-    return {
-        "format": FORMAT,
-        "teacher": metadata.teacher_sha256,
-        "classes": list(metadata.classes),
-        "class_digest": fingerprint(list(metadata.classes)),
-        "image_size": metadata.image_size,
-        "shard": {"name": metadata.shard_name, "sha256": metadata.shard_sha256, **excluded},
-        "keep": keep,
-        "rows_sha256": rows,
-        "config": metadata.extra,
-    }
-
-
-def _digest(index: np.ndarray, keys: Sequence[str], *columns: np.ndarray) -> str:
-    digest = hashlib.sha256("\0".join(keys).encode())
-    for column in (index, *columns):
-        digest.update(np.ascontiguousarray(column).data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Batches of an image set, like those of `nst.data.batches.EvaluationBatches`: padded, so shapes never change.
+"""Batches of an image set, like `EvaluationBatches`: padded, so shapes never change.
 
 A clip is never split. Its frames lie one after another in `images`, so the
 network sees ordinary images, and `(N * T, ...)` answers are N clips again by a reshape.
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nst.data.batches import Batch, View, blank_seen, images_to_tensor, seen_bytes
+from nst.data.batches import Batch, View, seen_bytes
+from nst.data.evaluation_batches import blank_seen
+from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage
 from nst.robustness.image_sets import ImageSet, Sample
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,6 +26,7 @@ from nst.data.views import training_view
 from nst.doctor.compare import compare
 from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, Finding, examine
+from nst.doctor.told import described, wrapped
 from nst.errors import NstError, require_choice
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture
@@ -45,7 +45,6 @@ from nst.stages.places import teacher_weights
 from nst.training.phases import phases
 from nst.training.tracking import resolved_mode
 
-WIDTH = 80
 TOLD_BEFORE_TRAINING = 3  # findings
 COMPARED_BEFORE_TRAINING = 2000  # images: a second
 
@@ -294,23 +293,6 @@ def main(cfg: DictConfig) -> None:
         raise NstError(f"this would not work: {errors} error{'s' if errors > 1 else ''}", next="mend them, see above")
 
 
-def described(finding: Finding) -> str:
-    """A finding in at most 80 columns."""
-    where = f" ({', '.join(finding.where)})" if finding.where else ""
-    lines = [f"{finding.severity}: {finding.rule}{where}"]
-    lines += _wrapped(finding.message, "  ")
-    if finding.next:
-        lines += _wrapped(f"next: {finding.next}", "  ", "        ")
-    return "\n".join(lines)
-
-
-def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=first if later is None else later,
-        break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
-
-
 def closing(examination: Examination) -> str:
     """How much was found, and what was looked at."""
     situation = examination.situation
@@ -325,7 +307,7 @@ def closing(examination: Examination) -> str:
         looked.append(
             f"{situation.comparison.unlabeled:,} unlabeled images against {situation.comparison.test:,} test images"
         )
-    return "\n".join(_wrapped(f"{', '.join(counts) or 'nothing found'} ({'; '.join(looked)})", ""))
+    return "\n".join(wrapped(f"{', '.join(counts) or 'nothing found'} ({'; '.join(looked)})", ""))
 
 
 def advise(cfg: DictConfig) -> None:
@@ -339,6 +321,6 @@ def advise(cfg: DictConfig) -> None:
     found = [finding for finding in found if finding.severity == "warning"]  # by errors the training itself stops
     for finding in found[:TOLD_BEFORE_TRAINING]:
         where = f" ({', '.join(finding.where)})" if finding.where else ""
-        say("\n".join(_wrapped(f"doctor: {finding.rule}{where}: {finding.message}", "", "  ")))
+        say("\n".join(wrapped(f"doctor: {finding.rule}{where}: {finding.message}", "", "  ")))
     if found:
         say(f"doctor: warnings in all: {len(found)}; nst doctor with the same options says what helps")

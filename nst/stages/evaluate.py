@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 
 from nst.atomic import write_json
 from nst.config import made, plain
-from nst.data.batches import Batch, EvaluationBatches, View
+from nst.data.batches import Batch, View
+from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import clean_view

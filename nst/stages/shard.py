@@ -8,7 +8,6 @@ knows them they go to truth.parquet, which no training stage reads.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,13 +22,11 @@ from omegaconf import DictConfig
 from nst.atomic import atomic_path
 from nst.checking import check_values
 from nst.config import job_from, require_values
-from nst.data.exclusion import exclude
 from nst.data.images import BadImage, decode
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
-from nst.data.shard_set import in_index, must_be_named
 from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
-from nst.data.shards import ShardSet, index_tars, verify, write_shards
+from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.sources import Source, open_source
 from nst.data.splits import split
 from nst.data.transfer import is_remote
@@ -38,9 +35,9 @@ from nst.progress import Progress, say, silent, track
 from nst.runs import Run
 from nst.settings.data import Sizes
 from nst.settings.job import ShardJob
-from nst.settings.stages import ShardOptions
 from nst.shown import shown
 from nst.stages.apart import keep_apart
+from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
 from nst.stages.places import shards_place
 
 log = logging.getLogger(__name__)
@@ -48,7 +45,6 @@ T = TypeVar("T")
 
 CHUNK = 16  # images per task of a thread
 CHUNKS_AHEAD = 8  # tasks read in advance: bounds memory to 128 images
-SHOWN_EXCLUDED = 10
 
 
 def run(
@@ -222,91 +218,28 @@ def main(cfg: DictConfig) -> None:
         keep_apart(cfg, "shard")
     if options.exclude and options.index is None:
         shards_place(data, "unlabeled")  # that there is one is told first
-    evaluation = [ShardSet.open(place, remote) for place in _evaluation_sets(job)]  # before anything is written
+    evaluation = [ShardSet.open(place, remote) for place in evaluation_sets(job)]  # before anything is written
     if data.source.name == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch
 
         say(f"{options.output}: {pack.summary_line(pack.pack(job, Path(options.output)))}")
         return
     if options.index is not None:
-        shards = _index(options.index, Path(options.output), remote)
+        shards = index_beside(options.index, Path(options.output), remote)
         say(f"{shards.folder}: index.json for {len(shards.shards)} tars, {shards.samples} images")
-        for line in _to_be_named(shards.folder, shards.place):
+        for line in to_be_named(shards.folder, shards.place):
             say(line)
     if options.exclude:
         unlabeled = ShardSet.open(shards_place(data, "unlabeled"), remote) if options.index is None else shards
-        for line in _exclude(options, unlabeled, evaluation):
+        for line in look_alikes_out(options, unlabeled, evaluation):
             say(line)
     if options.verify:
-        for folder in _shard_sets(options.output):
+        for folder in shard_sets(options.output):
             report = verify(folder, remote=remote)
             left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
             say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says{left_out}")
     if options.index is None and not options.exclude and not options.verify:
         say(f"{options.output}: {summary_line(make(job))}")
-
-
-def _index(folder: str, output: Path, remote: Remote) -> ShardSet:
-    """An index beside the tars; for tars at an address in output/unlabeled, where data.unlabeled finds it."""
-    beside = output / "unlabeled" if is_remote(folder) else Path(folder)
-    if is_remote(folder) and any(beside.glob("*.tar")):
-        raise NstError(f"{beside} holds shards already", next="choose another folder: shard.output=<folder>")
-    return index_tars(folder, output=beside, remote=remote, progress=track)
-
-
-def _evaluation_sets(job: ShardJob) -> list[str]:
-    """Places of the shards whose images `shard.exclude` wants excluded."""
-    chosen = job.shard.exclude
-    if not chosen:
-        return []
-    places = [shards_place(job.data, "test")] if chosen is True else chosen if isinstance(chosen, list) else [chosen]
-    if not all(isinstance(place, str) for place in places):
-        raise NstError(
-            "shard.exclude names no shards", got=chosen, valid="a folder or address of shards, a list of them, or true"
-        )
-    return places
-
-
-def _exclude(options: ShardOptions, unlabeled: ShardSet, evaluation: Sequence[ShardSet]) -> Iterator[str]:
-    """Prunes the unlabeled set and tells what was found, line by line."""
-    here = not is_remote(unlabeled.folder) and os.access(unlabeled.folder, os.W_OK)
-    output = Path(unlabeled.folder) if here else Path(options.output) / "unlabeled"
-    report = exclude(
-        unlabeled,
-        evaluation,
-        output,
-        distance=options.exclude_distance,
-        workers=options.workers,
-        progress=track,
-    )
-    share = report["excluded"] / report["before"]
-    yield (
-        f"{output}: {report['excluded']} of {report['before']} images excluded ({share:.3%}): {report['same_pixels']} "
-        f"with the pixels of an evaluation image, {report['look_alike']} that look like one"
-    )
-    for row in report["images"][-report["excluded"] :][:SHOWN_EXCLUDED] if report["excluded"] else []:
-        yield f"  {row['key']} = {row['matched_key']} ({row['reason']}, {row['distance']} bits apart)"
-    if not here:
-        yield from _to_be_named(output, unlabeled.place)
-    if report["excluded"] > SHOWN_EXCLUDED:
-        yield f"  and {report['excluded'] - SHOWN_EXCLUDED} more: {output / 'excluded.json'}"
-
-
-def _to_be_named(folder: Path | str, place: Path | str) -> Iterator[str]:
-    """What readers of an index must say, where its shards lie at a place that no index may name alone."""
-    if place != folder and must_be_named(place):
-        yield f"stages that read {folder} need the place of its shards: remote.shards_at='{in_index(place)}'"
-
-
-def _shard_sets(folder: str) -> list[Path | str]:
-    """The folder itself, or those of its parts that hold a shard set."""
-    if is_remote(folder):
-        return [folder]
-    parts = (Path(folder), *(Path(folder) / name for name in ("labeled", "unlabeled", "test")))
-    found: list[Path | str] = [part for part in parts if (part / "index.json").exists()]
-    if not found:
-        raise NstError(f"there is no shard set in {folder}", next="nst shard writes one; shard.output=<folder>")
-    return found
 
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:

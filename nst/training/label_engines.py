@@ -14,8 +14,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from nst.data.batches import EvaluationBatches, View
+from nst.data.batches import View
 from nst.data.datamodule import data_part, evaluation_loader
+from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardInfo, ShardSet
 from nst.errors import UsageError, require_choice
 from nst.models.checkpoints import load_network

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from nst.data.batches import EvaluationBatches
 from nst.data.datamodule import evaluation_loader
+from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardInfo
 from nst.data.shared_memory import LoaderOptions
 from nst.data.transfer import is_remote

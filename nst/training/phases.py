@@ -15,8 +15,9 @@ import lightning.pytorch as pl
 import torch
 
 from nst.atomic import write_json
-from nst.data.batches import EvaluationBatches, LabeledSamples, UnlabeledSamples
+from nst.data.batches import LabeledSamples, UnlabeledSamples
 from nst.data.datamodule import JointDataModule
+from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
 from nst.data.views import clean_view, training_view

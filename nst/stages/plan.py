@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +17,25 @@ from omegaconf import DictConfig
 
 from nst.atomic import write_json
 from nst.config import job_from
+from nst.documents import read_json
 from nst.errors import NstError, UsageError
-from nst.models.efficientnet import Architecture
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
 from nst.plan.hardware import Cluster, cluster
 from nst.plan.images import Images, find_images
-from nst.plan.network import NetworkCost, measure
 from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
-from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds, view_seconds
+from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds
 from nst.plan.tables import tables
+from nst.plan.work import Generation, Work, teacher_cost, trainings_of, works_of
 from nst.progress import console, say
-from nst.runs import read_json
 from nst.settings.job import SurveyJob
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
 from nst.stages.generations import configurations, starts_from_a_run
 from nst.stages.options import architecture as architecture_of
-from nst.training.phases import Phase, phases
+from nst.training.phases import phases
 
 HOUR, DAY = 3600, 86400
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A network that is trained, and how its successor learns from it.
-
-    Args:
-        online: its teacher labels within the step.
-        teacher_size: px at which its teacher labels; None: the teacher's own test size.
-        trained: False for a finished run, whose training is no part of the plan.
-    """
-
-    number: int
-    architecture: Architecture
-    phases: Sequence[Phase]
-    remat: bool = False
-    online: bool = False
-    teacher_size: int | None = None
-    targets: str = "soft"
-    trained: bool = True
-    accumulate: int = 1
-
-    @property
-    def name(self) -> str:
-        return self.architecture.name or "network"
 
 
 def run(
@@ -82,8 +56,8 @@ def run(
         NstError: a batch does not divide by the cores.
     """
     planned = [generation for generation in generations if generation.trained]
-    trainings = [entry for generation in planned for entry in _trainings(generation, generations, images)]
-    works = _stages(generations, trainings, images)
+    trainings = [entry for generation in planned for entry in trainings_of(generation, generations, images)]
+    works = works_of(generations, trainings, images)
     rows = [_row(work, hardware, numerics, rates) for work in works]
     main = next(entry for entry in reversed(trainings) if entry.stage == "train")
     share = next(row for row in reversed(rows) if row["stage"] == "train")["utilization"]
@@ -108,75 +82,6 @@ def run(
         "storage": _storage(images),
         "paper": _paper(rates) if _of_the_paper(generations) else None,
     }
-
-
-def _trainings(generation: Generation, generations: Sequence[Generation], images: Images) -> list[Training]:
-    """The phases of a generation, with what each costs."""
-    teacher = _teacher(generation, generations, images) if generation.online else None
-    return [
-        Training(
-            generation=generation.number,
-            stage="train" if phase.name == "trained" else "finetune",
-            model=generation.name,
-            cost=measure(generation.architecture, images.classes, phase.image_size),
-            recipe=phase.recipe,
-            steps=phase.length.steps,
-            remat=generation.remat,
-            teacher=teacher if phase.recipe.unlabeled_ratio else None,
-            accumulate=generation.accumulate,
-            augment=_augment(phase),
-        )
-        for phase in generation.phases
-    ]
-
-
-def _augment(phase: Phase) -> tuple[str, str]:
-    """Of labeled and unlabeled images; RandAugment of no operations is crop and flip alone."""
-    noise = phase.noise
-    labeled, unlabeled = noise.labeled.augment, noise.unlabeled.augment
-    if noise.randaugment.num_ops:
-        return labeled, unlabeled
-    return labeled.replace("randaugment", "standard"), unlabeled.replace("randaugment", "standard")
-
-
-def _teacher(student: Generation, generations: Sequence[Generation], images: Images) -> NetworkCost:
-    """The generation before as it labels: at the size it was last evaluated at, unless the student says another."""
-    teacher = generations[student.number - 1]
-    size = student.teacher_size or teacher.phases[-1].test_size
-    return measure(teacher.architecture, images.classes, size)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one stage does of one generation.
-
-    Args:
-        views: s that one core would need to prepare the images.
-    """
-
-    generation: Generation
-    stage: str
-    cost: NetworkCost
-    steps: int | None
-    images: int
-    flops: int
-    views: float
-
-
-def _stages(generations: Sequence[Generation], trainings: Sequence[Training], images: Images) -> list[Work]:
-    """Every stage that computes: training, fine-tuning, and labeling where the next one reads stored labels."""
-    works = []
-    for generation in generations:
-        for training in (entry for entry in trainings if entry.generation == generation.number):
-            steps, views = training.steps, step_views_seconds(training, images)
-            sums = (steps, steps * training.batch, steps * training.flops, steps * views)
-            works.append(Work(generation, training.stage, training.cost, *sums))
-        for student in generations[generation.number + 1 : generation.number + 2]:
-            if not student.online:
-                labeler, count = _teacher(student, generations, images), images.unlabeled
-                views = count * view_seconds(labeler.image_size, images.unlabeled_bytes)
-                works.append(Work(generation, "label", labeler, None, count, count * labeler.inference_flops, views))
-    return works
 
 
 def _row(work: Work, hardware: Cluster, numerics: Numerics, rates: Rates) -> dict[str, Any]:
@@ -359,7 +264,8 @@ def compiled(
     from nst.xla.program import TrainStep
 
     last = generations[-1]
-    teacher = (generations[-2].architecture, _teacher(last, generations, images).image_size) if last.online else None
+    size = teacher_cost(last, generations, images).image_size if last.online else 0
+    teacher = (generations[-2].architecture, size) if last.online else None
     step = TrainStep(
         architecture=last.architecture,
         phase=last.phases[0],

@@ -16,7 +16,7 @@ import simplejpeg
 
 from nst.data.shard_set import ShardSet
 from nst.data.shard_writer import write_shards
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.data.stream import generator
 
 CLASSES = 10

@@ -25,7 +25,8 @@ from nst.data.images import decode
 from nst.data.joint import joint_order, take_apart
 from nst.data.shards import ShardSet, index_tars, write_shards
 from nst.data.shared_memory import LoaderOptions
-from nst.data.sources import Sample, open_source
+from nst.data.source import Sample
+from nst.data.sources import open_source
 from nst.data.transforms import Augment
 from nst.data.views import clean_view, training_view
 from nst.errors import NstError

@@ -32,7 +32,7 @@ from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
 from nst.data.remote import Remote
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.data.views import clean_view
 from nst.documents import read_json
 from nst.errors import NstError

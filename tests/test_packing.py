@@ -26,7 +26,7 @@ from nst.data.predictions import PredictionMetadata, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.data.shard_set import ShardSet
 from nst.data.shards import verify, write_shards
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.data.tars import TarReader
 from nst.data.views import clean_view
 from nst.errors import NstError

@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers import golden_arrays
 
-from nst.data import operations
+from nst.data import geometry, operations
 from nst.data import randaugment as module
 from nst.data.operations import cutout, cutout_at
 from nst.data.randaugment import (
@@ -93,7 +93,7 @@ def test_golden_cases_cover_every_operation_and_picture() -> None:
 @pytest.mark.parametrize("magnitude", range(1, 31))
 def test_the_matrix_of_a_rotation_is_rounded_once(magnitude: int, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = []
-    monkeypatch.setattr(operations, "_warp", lambda image, matrix: matrices.append(matrix) or image)
+    monkeypatch.setattr(geometry, "_warp", lambda image, matrix: matrices.append(matrix) or image)
     apply_op(golden_input("rect"), "Rotate", magnitude, sign=sign)
     cos, minus_sin, _, sin, last, _ = matrices[0]
     angle = float(np.float32(sign * 3 * magnitude) * np.float32(np.pi / 180))
@@ -395,14 +395,14 @@ def test_blending_by_table_equals_the_formula(factor: float) -> None:
 def test_translation_by_slices_equals_the_warp(pixels: float) -> None:
     for image in pictures():
         across, down = (1, 0, pixels, 0, 1, 0), (1, 0, 0, 0, 1, pixels)
-        np.testing.assert_array_equal(operations.translate_x(image, pixels), operations._warp(image, across))
-        np.testing.assert_array_equal(operations.translate_y(image, pixels), operations._warp(image, down))
+        np.testing.assert_array_equal(geometry.translate_x(image, pixels), geometry._warp(image, across))
+        np.testing.assert_array_equal(geometry.translate_y(image, pixels), geometry._warp(image, down))
 
 
 @pytest.mark.parametrize("matrix", [(1, 0.81, 0, 0, 1, 0), (1, 0, 0, -0.81, 1, 0), (0.6, -0.8, 9.3, 0.8, 0.6, -4.1)])
 def test_warp_reads_whole_pixels_at_the_positions_and_grey_outside(matrix: tuple[float, ...]) -> None:
     for image in pictures():
         height, width = image.shape[:2]
-        columns, rows = np.moveaxis(operations._positions(height, width, matrix).astype(int), -1, 0)
+        columns, rows = np.moveaxis(geometry._positions(height, width, matrix).astype(int), -1, 0)
         framed = np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=128)
-        np.testing.assert_array_equal(operations._warp(image, matrix), framed[rows + 1, columns + 1])
+        np.testing.assert_array_equal(geometry._warp(image, matrix), framed[rows + 1, columns + 1])

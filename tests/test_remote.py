@@ -27,7 +27,7 @@ from nst.data.images import encode_png
 from nst.data.remote import Remote
 from nst.data.shards import ShardSet, index_tars, verify, write_shards
 from nst.data.shared_memory import LoaderOptions
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.data.transfer import is_remote, join
 from nst.data.views import clean_view
 from nst.errors import NstError

@@ -23,7 +23,7 @@ from nst.data.images import encode_png
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata, parquet_name
 from nst.data.shards import write_shards
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.errors import NstError
 from nst.report import figures, gallery, page
 from nst.report.paper import published

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst.config import compose_config
-from nst.data import cutoffs, predictions, selected, truth
+from nst.data import cutoffs, prediction_files, predictions, selected, truth
 from nst.data.cutoffs import Exact
 from nst.data.prediction_files import footer_of
 from nst.data.predictions import PredictionMetadata, key_hashes, parquet_name
@@ -404,9 +404,9 @@ def test_a_process_that_dies_is_told(tmp_path, monkeypatch):
 
 def test_predictions_of_an_older_format_are_refused_with_the_way_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(predictions, "FORMAT", 1)
+        for module in (predictions, prediction_files):
+            patch.setattr(module, "FORMAT", 1)
         folder = write_folder(tmp_path / "p", np.zeros(9, int), np.full(9, 0.9), classes=1)
-        patch.setattr(predictions, "FORMAT", 2)
     with pytest.raises(NstError, match=r"another format(.|\n)*got: +1(.|\n)*nst label overwrite=true"):
         select.run(folder, tmp_path / "s")
 

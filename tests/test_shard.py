@@ -20,7 +20,8 @@ from nst.config import compose_config
 from nst.data.images import encode_png
 from nst.data.layout import Entry
 from nst.data.shards import ShardSet, TarReader, verify
-from nst.data.sources import Source, open_source
+from nst.data.source import Source
+from nst.data.sources import open_source
 from nst.data.splits import shares, split
 from nst.errors import NstError
 from nst.settings.data import Sizes

@@ -15,7 +15,7 @@ from helpers import add_file, ended_process, noise
 from nst.atomic import sha256_file, write_json
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import temporary

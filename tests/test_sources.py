@@ -17,6 +17,7 @@ from helpers import add_file
 from nst.data import sources
 from nst.data.images import decode, encode_png
 from nst.data.layout import is_image, unique_keys
+from nst.data.source import Source
 from nst.data.sources import open_source
 from nst.errors import NstError
 
@@ -42,7 +43,7 @@ def write_tar(path: Path, names: list[str]) -> Path:
 SPLIT = ["train/dog/1.png", "train/cat/1.png", "train/cat/2.png", "test/dog/1.png", "test/cat/9.png"]
 
 
-def summary(source: sources.Source) -> set[tuple[str, int | None, str | None]]:
+def summary(source: Source) -> set[tuple[str, int | None, str | None]]:
     return {(entry.key, entry.label, entry.split) for entry in source.entries}
 
 

@@ -17,7 +17,7 @@ from nst.data.datamodule import Loader, _Steps
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, write_shards
 from nst.data.shared_memory import LoaderOptions
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.data.stream import Stream, generator
 from nst.data.views import clean_view
 from nst.errors import NstError

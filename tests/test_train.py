@@ -452,7 +452,7 @@ def test_too_many_bad_images_stop_the_training_and_few_are_named_in_the_result(
     tiny: Compose, digits: Path, tmp_path: Path
 ):
     from nst.data.shards import ShardSet, write_shards
-    from nst.data.sources import Sample
+    from nst.data.source import Sample
     from nst.data.tars import TarReader
 
     shards = ShardSet.open(digits / "labeled")

@@ -13,17 +13,16 @@ from helpers import golden_arrays, noise
 from PIL import Image as Pillow
 
 from nst.data.randaugment import RandAugment, small_image_constants
+from nst.data.resizing import official_bicubic, resize_official
 from nst.data.transforms import (
     RESIZE,
     SAMPLERS,
     Augment,
     CenterView,
     center_crop_box,
-    official_bicubic,
     official_center_crop,
     random_crop_box,
     reflect_pad_crop,
-    resize_official,
 )
 from nst.errors import NstError
 

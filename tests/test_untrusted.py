@@ -32,7 +32,7 @@ from nst.data.images import BadImage
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, in_index
 from nst.data.shards import index_tars, verify, write_shards
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.data.tars import TarReader
 from nst.data.transfer import runs_nothing
 from nst.documents import json_text, read_json, yaml_text

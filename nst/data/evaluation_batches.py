@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nst.data.batches import Batch, Images, View, seen_bytes
+from nst.data.batches import Batch, Images, View, blank_seen, seen_bytes
 from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage
 from nst.data.shards import ShardSet
@@ -79,8 +79,3 @@ class EvaluationBatches(Dataset):
             "keys": [row[4] for row in rows],
             "bad": bad,
         }
-
-
-def blank_seen(view: View) -> np.ndarray:
-    """What a view makes of a black picture (h, w, 3): as large as of any."""
-    return view(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0))

@@ -10,7 +10,6 @@ geometry moves whole RGBX pixels: the same bits in less time.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import cv2
@@ -23,11 +22,9 @@ Image = NDArray[np.uint8]
 
 GREY = 128  # what geometry and cutout leave behind
 MAX_TRANSLATION = 0.75  # of the side, the `*_fixed` operations only
-_FLOAT = np.float32
+FLOAT = np.float32
 _VALUES: Image = np.arange(256, dtype=np.uint8)
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], _FLOAT) / _FLOAT(13)
-_GREY_PIXEL = float(np.array([GREY, GREY, GREY, 255], np.uint8).view(np.int32)[0])
-_NO_FRACTIONS = np.empty(0, np.uint16)  # remap's second map: whole pixel positions have none
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], FLOAT) / FLOAT(13)
 
 
 def require_rgb(image: Image) -> None:
@@ -51,12 +48,12 @@ def autocontrast(image: Image, _: float) -> Image:
 
 def _stretch(lowest: float, highest: float) -> Image:
     """Table (256,) that takes the levels `lowest` to `highest` to 0..255."""
-    low, high = _FLOAT(lowest), _FLOAT(highest)
+    low, high = FLOAT(lowest), FLOAT(highest)
     if low == high:
         return _VALUES
-    scale = _FLOAT(255) / (high - low)
+    scale = FLOAT(255) / (high - low)
     # product and sum in double, rounded once: [C] ran with a fused multiply-add
-    stretched = _FLOAT(_VALUES * np.float64(scale) + np.float64(-low * scale))
+    stretched = FLOAT(_VALUES * np.float64(scale) + np.float64(-low * scale))
     return np.asarray(np.clip(stretched, 0, 255), np.uint8)
 
 
@@ -130,8 +127,8 @@ def _solarize(image: Image, threshold: int) -> Image:
 
 def _blend(origin: Image, image: Image, factor: float) -> Image:
     """origin + factor * (image - origin), clipped, **truncated**, every step rounded to float32 as in [C]."""
-    mixed = np.subtract(image, origin, dtype=_FLOAT)
-    mixed *= _FLOAT(factor)
+    mixed = np.subtract(image, origin, dtype=FLOAT)
+    mixed *= FLOAT(factor)
     mixed += origin
     np.maximum(mixed, 0, out=mixed)
     np.minimum(mixed, 255, out=mixed)
@@ -154,13 +151,13 @@ def _pair_table(factor: float) -> Image:
 
 def _grey(image: Image) -> Image:
     """Luminance (H, W) as [C] computes it: float32 on values / 255, times 255.5, truncated."""
-    red, green, blue = (plane * _FLOAT(1 / 255) for plane in cv2.split(image))
-    red *= _FLOAT(0.2989)
-    green *= _FLOAT(0.587)
-    blue *= _FLOAT(0.114)
+    red, green, blue = (plane * FLOAT(1 / 255) for plane in cv2.split(image))
+    red *= FLOAT(0.2989)
+    green *= FLOAT(0.587)
+    blue *= FLOAT(0.114)
     red += green
     red += blue
-    red *= _FLOAT(255.5)
+    red *= FLOAT(255.5)
     return red.astype(np.uint8)
 
 
@@ -199,101 +196,6 @@ def sharpness(image: Image, factor: float) -> Image:
 
 
 # ---- geometry: output (x, y) reads input (a x + b y + c, d x + e y + f) ----------------------------------
-
-
-def translate_x(image: Image, pixels: float) -> Image:
-    """Content moves left by `pixels`."""
-    moved = _moved(image.shape[1], pixels)
-    if moved is None:
-        return _warp(image, (1, 0, pixels, 0, 1, 0))
-    result = np.full_like(image, GREY, order="C")
-    result[:, moved[0]] = image[:, moved[1]]
-    return result
-
-
-def translate_y(image: Image, pixels: float) -> Image:
-    """Content moves up by `pixels`."""
-    moved = _moved(image.shape[0], pixels)
-    if moved is None:
-        return _warp(image, (1, 0, 0, 0, 1, pixels))
-    result = np.full_like(image, GREY, order="C")
-    result[moved[0]] = image[moved[1]]
-    return result
-
-
-def translate_x_fixed(image: Image, pixels: float) -> Image:
-    """As translate_x, by at most 3/4 of the width."""
-    limit = MAX_TRANSLATION * image.shape[1]
-    return translate_x(image, min(max(pixels, -limit), limit))
-
-
-def translate_y_fixed(image: Image, pixels: float) -> Image:
-    """As translate_y, by at most 3/4 of the height."""
-    limit = MAX_TRANSLATION * image.shape[0]
-    return translate_y(image, min(max(pixels, -limit), limit))
-
-
-def shear_x(image: Image, slope: float) -> Image:
-    """Row y moves left by `slope` * y; the pivot is the top-left pixel."""
-    return _warp(image, (1, slope, 0, 0, 1, 0))
-
-
-def shear_y(image: Image, slope: float) -> Image:
-    """Column x moves up by `slope` * x; the pivot is the top-left pixel."""
-    return _warp(image, (1, 0, 0, slope, 1, 0))
-
-
-def rotate(image: Image, degrees: float) -> Image:
-    """About the centre, counter-clockwise by `degrees`."""
-    angle = _FLOAT(degrees) * _FLOAT(np.pi / 180)
-    cos, sin = _FLOAT(math.cos(angle)), _FLOAT(math.sin(angle))  # NumPy's float32 ones are an ulp off at some angles
-    right, bottom = _FLOAT(image.shape[1] - 1), _FLOAT(image.shape[0] - 1)
-    x_offset = (right - (cos * right - sin * bottom)) / _FLOAT(2)
-    y_offset = (bottom - (sin * right + cos * bottom)) / _FLOAT(2)
-    return _warp(image, (cos, -sin, x_offset, sin, cos, y_offset))
-
-
-def _warp(image: Image, matrix: tuple[float | np.float32, ...]) -> Image:
-    positions = _positions(image.shape[0], image.shape[1], matrix)
-    # OpenCV moves one 32-bit number twice as fast as three bytes
-    pixels = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8).view(np.int32)[..., 0]
-    options: dict[str, Any] = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": _GREY_PIXEL}
-    warped = np.asarray(cv2.remap(pixels, positions, _NO_FRACTIONS, cv2.INTER_NEAREST, **options), np.int32)
-    return np.asarray(cv2.cvtColor(warped[..., None].view(np.uint8), cv2.COLOR_RGBA2RGB), np.uint8)
-
-
-@functools.lru_cache(maxsize=64)
-def _moved(length: int, pixels: float) -> tuple[slice, slice] | None:
-    """Where a line of pixels lands that moves by `pixels`, and which of them stay inside; None if not in one piece."""
-    source = _clipped(np.arange(length, dtype=_FLOAT) + _FLOAT(pixels), length)
-    inside = np.flatnonzero((source >= 0) & (source < length))
-    if not len(inside):
-        return slice(0), slice(0)
-    first, last = inside[0], inside[-1]
-    if last - first + 1 != len(inside) or (np.diff(source[inside]) != 1).any():
-        return None  # float32 rounded a fraction near one half both ways
-    return slice(first, last + 1), slice(int(source[first]), int(source[last]) + 1)
-
-
-# A run sees few sizes and magnitudes, so the positions of a warp are computed once: 5 operations x 2 signs.
-@functools.lru_cache(maxsize=32)
-def _positions(height: int, width: int, matrix: tuple[float | np.float32, ...]) -> NDArray[np.int16]:
-    """Input column and row read by each output pixel, int16 (H, W, 2); -1 or the side's length: outside."""
-    a, b, c, d, e, f = (_FLOAT(entry) for entry in matrix)
-    x = np.arange(width, dtype=_FLOAT)[None, :]
-    y = np.arange(height, dtype=_FLOAT)[:, None]
-    columns, rows = _clipped(a * x + b * y + c, width), _clipped(d * x + e * y + f, height)
-    return np.stack([columns, rows], axis=-1).astype(np.int16)
-
-
-def _clipped(positions: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Whole positions; -1 or `length`: outside."""
-    return np.clip(_round_half_away(positions), -1, length)
-
-
-def _round_half_away(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    whole = np.trunc(values)
-    return whole + np.where(np.abs(values - whole) >= _FLOAT(0.5), np.sign(values), _FLOAT(0))
 
 
 # ---- cutout --------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nst.data import geometry
 from nst.data import operations as op
 from nst.data.operations import GREY, Image, cutout, cutout_at, require_rgb
 from nst.errors import NstError, UsageError, require_choice
@@ -173,12 +174,12 @@ _COMMON: dict[str, Operation] = {
     "AutoContrast": op.autocontrast,
     "Equalize": op.equalize,
     "Invert": op.invert,
-    "Rotate": op.rotate,
+    "Rotate": geometry.rotate,
     "Color": op.color,
     "Brightness": op.brightness,
     "Sharpness": op.sharpness,
-    "ShearX": op.shear_x,
-    "ShearY": op.shear_y,
+    "ShearX": geometry.shear_x,
+    "ShearY": geometry.shear_y,
     "SolarizeAdd": op.solarize_add,
     "Cutout": op.cutout_centre,
 }
@@ -187,15 +188,15 @@ _CHANGED: dict[str, dict[str, Operation]] = {
         "Posterize": op.posterize_fixed,
         "Solarize": op.solarize_fixed,
         "Contrast": op.contrast_fixed,
-        "TranslateX": op.translate_x_fixed,
-        "TranslateY": op.translate_y_fixed,
+        "TranslateX": geometry.translate_x_fixed,
+        "TranslateY": geometry.translate_y_fixed,
     },
     "official": {
         "Posterize": op.posterize_official,
         "Solarize": op.solarize_official,
         "Contrast": op.contrast_official,
-        "TranslateX": op.translate_x,
-        "TranslateY": op.translate_y,
+        "TranslateX": geometry.translate_x,
+        "TranslateY": geometry.translate_y,
     },
 }
 

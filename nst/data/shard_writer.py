@@ -17,7 +17,7 @@ from typing import IO, Any
 from nst.atomic import atomic_path, write_json
 from nst.data.remote import Remote
 from nst.data.shard_set import FORMAT, ShardInfo, ShardSet, in_index, load_index, require_whole
-from nst.data.sources import Sample
+from nst.data.source import Sample
 from nst.errors import NstError
 from nst.written import note
 

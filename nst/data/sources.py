@@ -10,80 +10,21 @@ from __future__ import annotations
 import inspect
 import os
 import urllib.error
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nst.data.archives import scan_tars
-from nst.data.images import IMAGE_EXTENSIONS, encode_png
+from nst.data.images import encode_png
 from nst.data.layout import Contents, Entry, is_image, label_by_folder
+from nst.data.source import Source
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError, nearest
 
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One encoded image; `label` indexes the classes of its source, None where there is none."""
-
-    key: str
-    image: bytes
-    extension: str
-    label: int | None
-
-
-class Source:
-    """Images by name: `entries` lists them, `read(i)` gives the bytes of one, iteration gives samples.
-
-    Args:
-        name: of the data set, for messages and the index.
-        digest: identifies the content without reading it.
-        scan: lists the content; called once, at first use.
-        lossless: images are encoded here from arrays, so they need no check.
-    """
-
-    def __init__(self, name: str, digest: str, scan: Callable[[], Contents], *, lossless: bool = False) -> None:
-        self.name = name
-        self.digest = digest
-        self.lossless = lossless
-        self._scan = scan
-
-    @cached_property
-    def contents(self) -> Contents:
-        contents = self._scan()
-        if not contents.entries:
-            raise NstError(
-                f"source {self.name} holds no images", valid="files ending in " + ", ".join(IMAGE_EXTENSIONS)
-            )
-        return contents
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.contents.classes
-
-    @property
-    def entries(self) -> list[Entry]:
-        return self.contents.entries
-
-    def read(self, position: int) -> bytes:
-        """Encoded image of entry `position`; may be called from several threads."""
-        return self.contents.read(position)
-
-    def sample(self, position: int) -> Sample:
-        entry = self.entries[position]
-        return Sample(entry.key, self.read(position), entry.extension, entry.label)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return map(self.sample, range(len(self)))
 
 
 # ---- arrays --------------------------------------------------------------------------

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nst.data.batches import Batch, View, seen_bytes
-from nst.data.evaluation_batches import blank_seen
+from nst.data.batches import Batch, View, blank_seen, seen_bytes
 from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage
 from nst.robustness.image_sets import ImageSet, Sample

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nst.data.views import training_view
 from nst.doctor.compare import compare
 from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
 from nst.doctor.rules import RULES, Finding, examine
-from nst.doctor.told import described, wrapped
+from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice
 from nst.models.checkpoints import read_info
 from nst.models.efficientnet import Architecture
@@ -47,17 +47,6 @@ from nst.training.tracking import resolved_mode
 
 TOLD_BEFORE_TRAINING = 3  # findings
 COMPARED_BEFORE_TRAINING = 2000  # images: a second
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What was found, and what was looked at."""
-
-    findings: list[Finding]
-    situation: Situation
-
-    def count(self, severity: str) -> int:
-        return sum(finding.severity == severity for finding in self.findings)
 
 
 def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
@@ -291,23 +280,6 @@ def main(cfg: DictConfig) -> None:
     say(closing(examination))
     if errors := examination.count("error"):
         raise NstError(f"this would not work: {errors} error{'s' if errors > 1 else ''}", next="mend them, see above")
-
-
-def closing(examination: Examination) -> str:
-    """How much was found, and what was looked at."""
-    situation = examination.situation
-    counts = [
-        f"{number} {severity}{'s' if number > 1 else ''}"
-        for severity in ("error", "warning", "note")
-        if (number := examination.count(severity))
-    ]
-    names = ", ".join(situation.sets) or "none are there yet"
-    looked = [f"{len(RULES)} rules", f"trainings: {len(situation.trainings)}", f"shard sets: {names}"]
-    if situation.comparison is not None:
-        looked.append(
-            f"{situation.comparison.unlabeled:,} unlabeled images against {situation.comparison.test:,} test images"
-        )
-    return "\n".join(wrapped(f"{', '.join(counts) or 'nothing found'} ({'; '.join(looked)})", ""))
 
 
 def advise(cfg: DictConfig) -> None:

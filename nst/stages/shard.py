@@ -27,7 +27,8 @@ from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
 from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
 from nst.data.shards import ShardSet, verify, write_shards
-from nst.data.sources import Source, open_source
+from nst.data.source import Source
+from nst.data.sources import open_source
 from nst.data.splits import split
 from nst.data.transfer import is_remote
 from nst.errors import NstError, require_count

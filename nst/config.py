@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nst.checking import Mistake, kind_of, read_settings, takes_more, verbatim
 from nst.errors import NstError, UsageError, nearest
 from nst.recipes import CHOICES
-from nst.recipes.source import register
+from nst.recipes.search_path import register
 from nst.settings.fields import MISSING_VALUE, made_of
 from nst.settings.job import Job, job_of
 

@@ -20,8 +20,9 @@ from hydra.core.object_type import ObjectType
 from nst import config as nst_config
 from nst.config import compose_config, conf_dir, group_choices, groups, hydra_started, plain, summary_line
 from nst.models.efficientnet import ARCHITECTURES
-from nst.recipes import CHOICES, RECIPES
-from nst.report.paper import places
+from nst.recipes import CHOICES
+from nst.recipes import ROWS as PAPER_ROWS
+from nst.report.paper import exhibits
 from nst.stages import generations
 
 GOLDEN = Path(__file__).parent / "golden" / "configurations.yaml"
@@ -89,7 +90,7 @@ def test_the_experiments_were_found():
 def test_every_row_of_the_paper_has_a_recipe(prefix: str, rows: int, twins: int):
     """Also: every recipe names a row and columns of the paper, each place of the paper's own rows once."""
     assert (len(recipes(prefix)), len(recipes(f"small_{prefix}"))) == (rows, twins)
-    where = places()[f"{prefix[:-2]} {prefix[-2]}"]
+    where = exhibits()[f"{prefix[:-2]} {prefix[-2]}"]
     cells: list[tuple[str, str]] = []
     for name in recipes(prefix):
         paper = resolved(f"experiment={name}")["paper"]
@@ -155,8 +156,8 @@ def test_no_golden_row_is_left_over_and_the_table_is_short():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_says_how_it_is_run(name: str):
-    if name in RECIPES:
-        command, cost = RECIPES[name].command, RECIPES[name].cost
+    if name in PAPER_ROWS:
+        command, cost = PAPER_ROWS[name].command, PAPER_ROWS[name].cost
         assert re.search(r"\w", cost)
         assert command.startswith("nst ")
         (pattern,) = re.findall(r"experiment=(?:glob\()?([\w*]+)", command.partition(", then")[0])
@@ -174,8 +175,8 @@ def test_experiment_says_how_it_is_run(name: str):
 
 def parts(name: str) -> tuple[list[str], dict[str, Any]]:
     """Of an experiment, row or file: the choices that it makes, as overrides, and its options by dotted names."""
-    if name in RECIPES:
-        node = RECIPES[name].node()
+    if name in PAPER_ROWS:
+        node = PAPER_ROWS[name].node()
     else:
         node = yaml.safe_load((conf_dir() / "experiment" / f"{name}.yaml").read_text())
     chosen = []
@@ -226,8 +227,8 @@ def test_no_choice_of_an_experiment_is_without_effect(name: str):
 
 def is_a_column(name: str, option: str) -> bool:
     """Whether the rows of its table differ in an option; the default may be among the values, as in figure 4."""
-    mine = RECIPES.get(name)
-    rows = [row for row in RECIPES.values() if mine and (row.places, row.choices) == (mine.places, mine.choices)]
+    mine = PAPER_ROWS.get(name)
+    rows = [row for row in PAPER_ROWS.values() if mine and (row.places, row.choices) == (mine.places, mine.choices)]
     return len({str(row.options[option]) for row in rows if option in row.options}) > 1
 
 

@@ -58,7 +58,7 @@ def noise_runs(root: Path) -> Path:
     return root
 
 
-def made_cells(where: paper.Place) -> paper.Cells:
+def made_cells(where: paper.Exhibit) -> paper.Cells:
     """Two runs in each cell of the last three rows."""
     rows = list(where.rows)[-3:] or ["0.0 to 0.4", "0.4 to 0.6", "0.6 to 0.8"]
     names = [*where.metrics, "fgsm_1", "fgsm_16"] if where.name == "figure 3" else list(where.metrics)
@@ -82,7 +82,7 @@ def note_of(figure: Figure) -> str:
 
 
 def test_seeds_are_averaged_wherever_their_runs_lie(tmp_path: Path):
-    found = paper.collect(paper.place("table", 6), [noise_runs(tmp_path)])
+    found = paper.collect(paper.exhibit("table", 6), [noise_runs(tmp_path)])
     cells = found[DIGITS]
     assert set(cells) == {("Noisy Student (B5)", "130M unlabeled"), ("EfficientNet-B5", "130M unlabeled")}
     cell = cells["Noisy Student (B5)", "130M unlabeled"]
@@ -96,7 +96,7 @@ def test_twins_of_other_data_and_full_size_have_tables_of_their_own(tmp_path: Pa
     make_run(tmp_path / "a", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(83.9)], scale=None)
     make_run(tmp_path / "b", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(70.0)], scale="CIFAR-10")
     make_run(tmp_path / "c", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(80.0)])
-    found = paper.collect(paper.place("table", 6), [tmp_path])
+    found = paper.collect(paper.exhibit("table", 6), [tmp_path])
     assert list(found) == ["full size", "CIFAR-10", DIGITS]
     assert [cells["EfficientNet-B5", "130M unlabeled"].value("top1") for cells in found.values()] == [
         (83.9, None), (70.0, None), (80.0, None),
@@ -107,17 +107,17 @@ def test_two_runs_of_one_cell_and_seed_are_not_averaged(tmp_path: Path):
     for name, top1 in (("a", 80.0), ("b", 81.0)):
         make_run(tmp_path / name, "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(top1)])
     with pytest.raises(NstError, match="two runs have seed 0") as error:
-        paper.collect(paper.place("table", 6), [tmp_path])
+        paper.collect(paper.exhibit("table", 6), [tmp_path])
     assert str(tmp_path / "a") in str(error.value)
     assert str(tmp_path / "b") in str(error.value)
 
 
 def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path: Path):
     with pytest.raises(NstError, match="no finished run belongs to table 8") as error:
-        paper.collect(paper.place("table", 8), [noise_runs(tmp_path)])
+        paper.collect(paper.exhibit("table", 8), [noise_runs(tmp_path)])
     assert "experiment=glob(small_table8_*)" in str(error.value)
     with pytest.raises(NstError, match="no table 1 ") as error:
-        paper.place("table", 1)
+        paper.exhibit("table", 1)
     assert "table 2, table 3" in str(error.value)
 
 
@@ -125,7 +125,7 @@ def test_ours_stand_below_the_published_row_in_80_columns(tmp_path: Path, capsys
     noise_runs(tmp_path / "runs")
     dispatch(["report", "--table", "6", f"report.runs=['{tmp_path / 'runs'}']", f"run_dir={tmp_path / 'out'}"])
     assert f"table 6: {tmp_path / 'out' / 'table6.md'}" in capsys.readouterr().out.replace("\n", "")
-    where = paper.place("table", 6)
+    where = paper.exhibit("table", 6)
     for scale, cells in paper.collect(where, [tmp_path / "runs"]).items():
         Console(width=80).print(paper.terminal_table(where, scale, cells))
     out = capsys.readouterr().out
@@ -170,22 +170,22 @@ def test_evaluations_have_the_numbers_of_their_suites(tmp_path: Path):
         result = {"top1": 93.0, "top5": 99.5, "robustness": robustness}
         folder = tmp_path / str(number)
         make_run(folder / "run", where, "EfficientNet-L2", [column], [result], stage="evaluate")
-        found = paper.collect(paper.place(*where.split()), [folder])[DIGITS]  # type: ignore[arg-type]
+        found = paper.collect(paper.exhibit(*where.split()), [folder])[DIGITS]  # type: ignore[arg-type]
         assert found["EfficientNet-L2", column].measurements[0].metrics == metrics
 
 
 def test_every_column_with_a_suite_is_one():
-    for where in paper.places().values():
+    for where in paper.exhibits().values():
         assert set(where.suites) <= set(where.columns)
 
 
 def test_every_heading_that_is_explained_is_one():
-    for where in paper.places().values():
+    for where in paper.exhibits().values():
         assert set(where.twin_headings) <= {*where.rows, *where.columns}
 
 
 def test_a_twin_says_what_the_papers_headings_are_of_it(tmp_path: Path):
-    where = paper.place("table", 6)
+    where = paper.exhibit("table", 6)
     cells = paper.collect(where, [noise_runs(tmp_path)])[DIGITS]
     note = paper.twin_note(where, DIGITS, cells)
     assert '"130M unlabeled" is all of the selected images, with RandAugment' in note
@@ -199,7 +199,7 @@ def test_a_twin_says_what_the_papers_headings_are_of_it(tmp_path: Path):
 
 
 def test_at_full_size_the_papers_headings_are_true(tmp_path: Path):
-    where = paper.place("table", 6)
+    where = paper.exhibit("table", 6)
     cells = paper.collect(where, [noise_runs(tmp_path)])[DIGITS]
     assert paper.twin_note(where, paper.FULL_SIZE, cells) == ""
     assert "Scaled down" not in paper.markdown(where, paper.FULL_SIZE, cells)
@@ -216,8 +216,8 @@ def test_twins_of_table_6_are_what_their_headings_are_said_to_be(recipe: str, sh
     assert (cfg.select.fraction, cfg.noise.unlabeled.augment) == (share, augment)
 
 
-@pytest.mark.parametrize("where", list(paper.places().values()), ids=lambda where: where.file_name)
-def test_notes_of_a_figure_are_not_cut_and_lie_upon_nothing(where: paper.Place):
+@pytest.mark.parametrize("where", list(paper.exhibits().values()), ids=lambda where: where.file_name)
+def test_notes_of_a_figure_are_not_cut_and_lie_upon_nothing(where: paper.Exhibit):
     figure = paper_figures.draw(where, DIGITS, made_cells(where))
     FigureCanvasAgg(figure).draw()
     panels = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
@@ -230,8 +230,8 @@ def test_notes_of_a_figure_are_not_cut_and_lie_upon_nothing(where: paper.Place):
     assert ("Scaled down" in note_of(figure)) == bool(where.twin_headings)
 
 
-@pytest.mark.parametrize("where", list(paper.places().values()), ids=lambda where: where.file_name)
-def test_every_place_has_its_figure(where: paper.Place):
+@pytest.mark.parametrize("where", list(paper.exhibits().values()), ids=lambda where: where.file_name)
+def test_every_place_has_its_figure(where: paper.Exhibit):
     figure = paper_figures.draw(where, DIGITS, made_cells(where))
     assert isinstance(figure, Figure)
     drawn = [line for axes in figure.axes for line in [*axes.get_lines(), *axes.patches]]
@@ -240,7 +240,7 @@ def test_every_place_has_its_figure(where: paper.Place):
 
 def test_leftovers_of_single_seeds_have_no_deviation(tmp_path: Path):
     make_run(tmp_path / "a", "table 6", "EfficientNet-B5", ["130M unlabeled"], [network(80.0)])
-    where = paper.place("table", 6)
+    where = paper.exhibit("table", 6)
     made = report.of_the_paper(where, tmp_path / "out", [tmp_path / "a"])
     _, rows = paper.lines(where, made["cells"][DIGITS])
     assert rows[1] == ["  ours: small w0.5 d0.5, 1 seed", "", "80.0"]

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from nst.recipes import figure3, figure4, networks, table2, table3, table4, table5, table6, table7, table8, table9
 from nst.recipes.choices import Choice
 from nst.recipes.networks import NETWORKS
-from nst.recipes.published import Place
-from nst.recipes.rows import Recipe
+from nst.recipes.published import Exhibit
+from nst.recipes.rows import Row
 
 _TABLES = (table2, table3, table4, table5, figure3, table6, table7, table8, table9, figure4)
 
-PLACES: dict[str, Place] = {place.name: place for table in _TABLES for place in table.PLACES}
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for table in _TABLES for recipe in table.RECIPES}
+EXHIBITS: dict[str, Exhibit] = {exhibit.name: exhibit for table in _TABLES for exhibit in table.EXHIBITS}
+ROWS: dict[str, Row] = {row.name: row for table in _TABLES for row in table.ROWS}
 CHOICES: dict[str, Mapping[str, Choice]] = {  # group → name → choice
-    "experiment": RECIPES,
+    "experiment": ROWS,
     "model": {network.name: networks.model(network) for network in NETWORKS},
     "student": {network.name: networks.student(network) for network in NETWORKS},
     "teacher": {network.name: networks.teacher(network) for network in NETWORKS},

@@ -1,10 +1,10 @@
 """Figure 3: adversarial attacks over epsilon, at the size of the test."""
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import NETWORKS_OF_TABLE_2, TWINS_OF_TABLE_2, evaluation, small_evaluations
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "figure 3",
     title="top-1 % under attack; FGSM at several epsilons, PGD of 10 steps at 16 (section 3.4 gives the latter in "
           "numbers)",
@@ -25,4 +25,4 @@ FULL_SIZE = tuple(
     for network, row, run in NETWORKS_OF_TABLE_2
 )
 # fmt: on
-RECIPES = (*FULL_SIZE, *small_evaluations("figure 3", "adversarial", "attacks"))
+ROWS = (*FULL_SIZE, *small_evaluations("figure 3", "adversarial", "attacks"))

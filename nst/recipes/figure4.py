@@ -6,11 +6,11 @@ A row is a bin of confidence, from which 1,300 images a class are taken, 1.3M in
 from collections.abc import Iterator
 from typing import Any
 
-from nst.recipes.published import Place
-from nst.recipes.rows import ITSELF, Recipe, small, small_student, small_teacher, small_training, training
+from nst.recipes.published import Exhibit
+from nst.recipes.rows import ITSELF, Row, small, small_student, small_teacher, small_training, training
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "figure 4",
     title="soft against hard pseudo-labels by the teacher's confidence (the paper's figure has no numbers; its "
           "finding: soft ones help in every bin, hard ones at high confidence only)",
@@ -31,7 +31,7 @@ def selection(low: float, high: float) -> dict[str, Any]:
     return {"select.min_confidence": low, **upper, "select.allow_empty_classes": True}
 
 
-def full_size() -> Iterator[Recipe]:
+def full_size() -> Iterator[Row]:
     for number, (low, high) in enumerate(BINS):
         for targets, generations in (("soft", ITSELF), ("hard", ((), HARD))):
             yield training(
@@ -47,7 +47,7 @@ def full_size() -> Iterator[Recipe]:
             )  # fmt: skip
 
 
-def twins() -> Iterator[Recipe]:
+def twins() -> Iterator[Row]:
     for number, (low, high) in enumerate(SMALL_BINS):
         for targets, changes in (("soft", ()), ("hard", HARD)):
             yield small_training(
@@ -58,4 +58,4 @@ def twins() -> Iterator[Recipe]:
             )  # fmt: skip
 
 
-RECIPES = (*full_size(), *twins())
+ROWS = (*full_size(), *twins())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Place:
+class Exhibit:
     """A table or figure of the paper: its layout and published figures.
 
     Args:
@@ -15,7 +15,7 @@ class Place:
         rows: row → column → metric → published value.
         suites: column → robustness suite that all of its figures come from, top-1 included; of other columns: the
             clean test set, and attacks.
-        twin_headings: row or column → what it is of a scaled-down twin, of which the heading is not literally true.
+        twin_headings: row or column → its heading in a scaled-down twin, where the paper's words would not be true.
     """
 
     name: str

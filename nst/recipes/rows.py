@@ -39,7 +39,7 @@ ROBUSTNESS = ("corruptions", "perturbations", "attacks")  # what eval=robustness
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Row:
     """An experiment of a cell or two of the paper.
 
     Args:
@@ -77,7 +77,7 @@ def training(
     name: str, row: str, columns: Sequence[str | None], says: str, *, network: str, hours: str,
     generations: Sequence[Sequence[str] | None], places: Sequence[str] = (), noise: str = "", teacher: str = "",
     options: Mapping[str, Any] | None = None, planned: bool = False,
-) -> Recipe:  # fmt: skip
+) -> Row:  # fmt: skip
     """A row at full size, on ImageNet.
 
     Args:
@@ -92,7 +92,7 @@ def training(
     chosen["teacher"] = teacher and f"efficientnet_{teacher}"
     shards = " data.unlabeled=<shards>" if len(generations) > 1 else ""
     plan = f"nst plan experiment={name}, then " if planned else ""
-    return Recipe(
+    return Row(
         name, says, places or _places(name), row, columns,
         {group: choice for group, choice in chosen.items() if choice},
         {"iterate.generations": _lists(generations), **(options or {})},
@@ -104,7 +104,7 @@ def training(
 def evaluation(
     name: str, row: str, column: str, says: str, *, of: str, pictures: str, hours: str, measured: str = "",
     options: Mapping[str, Any] | None = None,
-) -> Recipe:  # fmt: skip
+) -> Row:  # fmt: skip
     """A robustness row at full size, of L2.
 
     Args:
@@ -113,7 +113,7 @@ def evaluation(
         measured: corruptions, perturbations or attacks, made from the test images; empty: a suite's files alone, which
             the options name.
     """
-    return Recipe(
+    return Row(
         name, says, _places(name), row, [column],
         {"data": "imagenet", "eval": "robustness", "student": "efficientnet_l2"},
         {
@@ -129,13 +129,13 @@ def small_training(
     name: str, row: str, columns: Sequence[str | None], says: str, *, teacher: str,
     generations: Sequence[Sequence[str] | None], places: Sequence[str] = (), noise: str = "",
     options: Mapping[str, Any] | None = None,
-) -> Recipe:  # fmt: skip
+) -> Row:  # fmt: skip
     """The scaled-down twin of a row; its sizes are those of a `scale`.
 
     Args:
         teacher: directory of generation 0, which twins share.
     """
-    return Recipe(
+    return Row(
         name, says, places or _places(name), row, columns,
         {"scale": "digits", **({"noise": noise} if noise else {})},
         {"iterate.teacher": teacher, "iterate.generations": _lists(generations), **(options or {})},
@@ -143,7 +143,7 @@ def small_training(
     )  # fmt: skip
 
 
-def small_evaluations(place: str, column: str, measured: str) -> Iterator[Recipe]:
+def small_evaluations(place: str, column: str, measured: str) -> Iterator[Row]:
     """The twins of a robustness table's rows, of the networks of small_table2.
 
     Args:
@@ -152,7 +152,7 @@ def small_evaluations(place: str, column: str, measured: str) -> Iterator[Recipe
     sizes = {f"eval.{limit}": f"${{scale.{limit}}}" for limit in ("max_images", "max_clips")}
     for network, row, run, says in SMALL_NETWORKS_OF_TABLE_2:
         name = f"small_{place.replace(' ', '')}_{network}"
-        yield Recipe(
+        yield Row(
             name, f"twin of {place}: {says} of small_table2", [place], row, [column],
             {"scale": "digits", "eval": "robustness"},
             {"model.checkpoint": run, "evaluate.output": "${run_dir}", **_without(measured), **sizes},

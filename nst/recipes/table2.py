@@ -1,10 +1,10 @@
 """Table 2: how good is the chain B7 → B7 → L0 → L1 → L2 → L2?"""
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import ALONE, small, small_student, small_teacher, small_training, training
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 2",
     title="accuracy on ImageNet",
     metrics={"top1": "top-1 %", "top5": "top-5 %"},
@@ -30,7 +30,7 @@ PLACES = (Place(
     },
 ),)
 
-RECIPES = (
+ROWS = (
     training(
         "table2_b7_supervised", "EfficientNet-B7", ["ImageNet"],
         "table 2: EfficientNet-B7 on labels alone",

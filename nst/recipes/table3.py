@@ -1,10 +1,10 @@
 """Table 3: robustness without robust training, on ImageNet-A. No other data has a counterpart, so there is no twin."""
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import NETWORKS_OF_TABLE_2, evaluation
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 3",
     title="robustness on ImageNet-A",
     metrics={"top1": "top-1 %", "top5": "top-5 %"},
@@ -23,7 +23,7 @@ PLACES = (Place(
     }),
 ),)
 
-RECIPES = tuple(
+ROWS = tuple(
     evaluation(
         f"table3_{network}", row, "ImageNet-A", f"table 3: {row} on ImageNet-A (200 classes)",
         of=run, pictures="7,500 pictures", hours="0.01", options={"eval.imagenet_a": "datasets/imagenet-a"},

@@ -1,10 +1,10 @@
 """Table 4: robustness without robust training, on ImageNet-C of both sizes of its files."""
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import NETWORKS_OF_TABLE_2, TWINS_OF_TABLE_2, before_finetuning, evaluation, small_evaluations
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 4",
     title="robustness on ImageNet-C",
     metrics={"top1": "top-1 %", "mce": "mCE", "corruption_error": "error %"},
@@ -39,4 +39,4 @@ FULL_SIZE = tuple(
     for px, option, folder in SIZES
 )
 # fmt: on
-RECIPES = (*FULL_SIZE, *small_evaluations("table 4", "made on the fly", "corruptions"))
+ROWS = (*FULL_SIZE, *small_evaluations("table 4", "made on the fly", "corruptions"))

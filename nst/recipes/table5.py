@@ -1,10 +1,10 @@
 """Table 5: robustness without robust training, on ImageNet-P of both sizes of its files."""
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import NETWORKS_OF_TABLE_2, TWINS_OF_TABLE_2, before_finetuning, evaluation, small_evaluations
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 5",
     title="robustness on ImageNet-P",
     metrics={"top1": "top-1 %", "mfr": "mFR", "flip_rate": "flips %"},
@@ -38,4 +38,4 @@ FULL_SIZE = tuple(
     for px, option, folder in SIZES
 )
 # fmt: on
-RECIPES = (*FULL_SIZE, *small_evaluations("table 5", "made on the fly", "perturbations"))
+ROWS = (*FULL_SIZE, *small_evaluations("table 5", "made on the fly", "perturbations"))

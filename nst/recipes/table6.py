@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import (
     ALONE,
     NO_AUGMENTATION,
     NO_NOISE,
-    Recipe,
+    Row,
     small,
     small_student,
     small_teacher,
@@ -17,7 +17,7 @@ from nst.recipes.rows import (
 )
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 6",
     title="noise removed on the unlabeled images only",
     metrics={"top1": "top-1 %"},
@@ -66,7 +66,7 @@ SMALL_COLUMNS: tuple[tuple[str, str, str, dict[str, Any], str, str], ...] = (
 # fmt: on
 
 
-def full_size() -> Iterator[Recipe]:
+def full_size() -> Iterator[Row]:
     for size, column, noise, selection, augmentation in COLUMNS:
         teacher = {"iterate.teacher": f"runs/table6_teacher_{size}-seed${{seed}}"}
         yield training(
@@ -82,7 +82,7 @@ def full_size() -> Iterator[Recipe]:
             )  # fmt: skip
 
 
-def twins() -> Iterator[Recipe]:
+def twins() -> Iterator[Row]:
     for size, column, noise, selection, teacher, images in SMALL_COLUMNS:
         yield small_training(
             f"small_table6_supervised_{size}", "EfficientNet-B5", [column], f"twin of table 6, {images}: labels alone",
@@ -96,4 +96,4 @@ def twins() -> Iterator[Recipe]:
             )  # fmt: skip
 
 
-RECIPES = (*full_size(), *twins())
+ROWS = (*full_size(), *twins())

@@ -1,10 +1,10 @@
 """Table 7: sizes and times of the networks. It asks nothing of data, so there is no twin."""
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import ALONE, training
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 7",
     title="architectures",
     metrics={"params_m": "params M", "time_ratio": "time / the one above"},
@@ -18,7 +18,7 @@ PLACES = (Place(
     }),
 ),)
 
-RECIPES = tuple(
+ROWS = tuple(
     training(
         f"table7_{network}", f"EfficientNet-{network.upper()}", ["architecture"],
         f"table 7: EfficientNet-{network.upper()} and its time of training, on labels alone",

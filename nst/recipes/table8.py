@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import ITSELF, small, small_student, small_teacher, small_training, training
 
 # fmt: off
-PLACES = (Place(
+EXHIBITS = (Exhibit(
     "table 8",
     title="size of the unlabeled data, uniform subsets",
     metrics={"top1": "top-1 %"},
@@ -49,5 +49,5 @@ TWINS = tuple(
     )
     for name, row, fraction in SHARES
 )
-RECIPES = (*FULL_SIZE, *TWINS)
+ROWS = (*FULL_SIZE, *TWINS)
 # fmt: on

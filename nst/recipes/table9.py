@@ -6,12 +6,12 @@ By B0, B1, ... the recipes `figure1_*` make the first two columns and `table9_*`
 from collections.abc import Iterator
 from typing import Any
 
-from nst.recipes.published import Place, published
+from nst.recipes.published import Exhibit, published
 from nst.recipes.rows import (
     ITSELF,
     LAST_OF_TABLE_2,
     SMALL_LAST_OF_TABLE_2,
-    Recipe,
+    Row,
     small,
     small_student,
     small_teacher,
@@ -32,8 +32,8 @@ FIGURES = published(HEADS, {
     "EfficientNet-B6":  (84.5,       97.0,  43,       85.3,   97.5,  86.0,  97.7),
     "EfficientNet-B7":  (85.0,       97.2,  66,       85.9,   97.6,  86.8,  98.0),
 })
-PLACES = (
-    Place(
+EXHIBITS = (
+    Exhibit(
         "table 9",
         title="capacity of the teacher, top-1",
         metrics={"top1": "top-1 %"},
@@ -41,7 +41,7 @@ PLACES = (
         rows=FIGURES,
         twin_headings={"L2 as teacher": "table 2's last student as teacher"},
     ),
-    Place(
+    Exhibit(
         "figure 1",
         title="accuracy against parameters, each network taught by one of its own size",
         metrics={"top1": "top-1 %"},
@@ -73,7 +73,7 @@ SMALL_SIZES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 # fmt: on
 
 
-def full_size() -> Iterator[Recipe]:
+def full_size() -> Iterator[Row]:
     for network, (itself, from_l2) in HOURS.items():
         title = f"EfficientNet-{network.upper()}"
         yield training(
@@ -89,7 +89,7 @@ def full_size() -> Iterator[Recipe]:
         )  # fmt: skip
 
 
-def twins() -> Iterator[Recipe]:
+def twins() -> Iterator[Row]:
     for size, row, teacher, accepted in SMALL_SIZES:
         yield small_training(
             f"small_figure1_{size}", row, ["supervised", "itself as teacher"],
@@ -103,4 +103,4 @@ def twins() -> Iterator[Recipe]:
         )  # fmt: skip
 
 
-RECIPES = (*full_size(), *twins())
+ROWS = (*full_size(), *twins())

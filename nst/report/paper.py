@@ -29,8 +29,8 @@ from rich.table import Table as Shown
 from nst.atomic import atomic_path
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
-from nst.recipes import PLACES
-from nst.recipes.published import Place
+from nst.recipes import EXHIBITS
+from nst.recipes.published import Exhibit
 from nst.report.records import Document
 from nst.report.rows import model_name
 from nst.shown import in_markdown, short
@@ -44,18 +44,18 @@ SUITE_METRICS = {  # kind of a suite → metric → its name in a result
 STAGES = ("iterate", "evaluate")  # whose runs have rows; the trainings inside them carry the same block
 
 
-def places() -> dict[str, Place]:
+def exhibits() -> dict[str, Exhibit]:
     """All tables and figures, by names such as `table 6`."""
-    return PLACES
+    return EXHIBITS
 
 
-def place(kind: str, number: int) -> Place:
-    """`place("table", 6)`.
+def exhibit(kind: str, number: int) -> Exhibit:
+    """`exhibit("table", 6)`.
 
     Raises:
         NstError: the paper has none such, or not for training.
     """
-    known, name = places(), f"{kind} {number}"
+    known, name = exhibits(), f"{kind} {number}"
     if name not in known:
         raise UsageError(
             f"there is no {name} to report{nearest(name, known)}",
@@ -77,7 +77,7 @@ def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dic
             "the paper block of a configuration is not one", got=block,
             valid="{places: [table 6], row: without Aug, columns: [null, 130M unlabeled]}",
         )  # fmt: skip
-    known, row = places(), block["row"]
+    known, row = exhibits(), block["row"]
     for name in block["places"]:
         figures = known[name].rows.get(row, {}) if name in known else {}
         found = [(column, figures[column]) for column in block["columns"] if column in figures]
@@ -128,7 +128,7 @@ Cells = dict[tuple[str, str], Cell]  # (row, column) → runs
 # ---- collecting ---------------------------------------------------------------------------------------------------
 
 
-def collect(where: Place, folders: Sequence[Path]) -> dict[str, Cells]:
+def collect(where: Exhibit, folders: Sequence[Path]) -> dict[str, Cells]:
     """Scale → the cells of a place, from all finished runs below `folders`; the full size first.
 
     Raises:
@@ -157,7 +157,7 @@ def collect(where: Place, folders: Sequence[Path]) -> dict[str, Cells]:
     }
 
 
-def _measurements(where: Place, folders: Sequence[Path]) -> Iterator[Measurement]:
+def _measurements(where: Exhibit, folders: Sequence[Path]) -> Iterator[Measurement]:
     for path in sorted({path for folder in folders for path in folder.rglob("config.yaml")}):
         if not (path.parent / "result.json").exists():  # of no stage of ours, or of one that goes on
             continue
@@ -199,7 +199,7 @@ def measured(result: Document, suite: str | None = None) -> dict[str, float]:
 # ---- tables -------------------------------------------------------------------------------------------------------
 
 
-def lines(where: Place, cells: Cells) -> tuple[list[str], list[list[str]]]:
+def lines(where: Exhibit, cells: Cells) -> tuple[list[str], list[list[str]]]:
     """Headings of one or two lines, and rows of text: a published one, below it ours."""
     rows = [*where.rows, *sorted({row for row, _ in cells} - set(where.rows))]
     shown = [
@@ -239,20 +239,20 @@ def _text(value: tuple[float, float | None] | None) -> str:
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def heading(where: Place, scale: str) -> str:
+def heading(where: Exhibit, scale: str) -> str:
     """`Table 6, scaled down (digits, ...): noise removed ...`."""
     name = where.name.capitalize()
     return f"{name}: {where.title}" if scale == FULL_SIZE else f"{name}, scaled down ({short(scale)}): {where.title}"
 
 
-def twin_note(where: Place, scale: str, cells: Cells) -> str:
+def twin_note(where: Exhibit, scale: str, cells: Cells) -> str:
     """What the headings above or beside our numbers are of this twin; nothing to say: an empty text."""
     used = {heading for key in cells for heading in key}
     told = [f'"{heading}" is {meaning}' for heading, meaning in where.twin_headings.items() if heading in used]
     return f"Scaled down, {'; '.join(told)}." if told and scale != FULL_SIZE else ""
 
 
-def terminal_table(where: Place, scale: str, cells: Cells) -> Shown:
+def terminal_table(where: Exhibit, scale: str, cells: Cells) -> Shown:
     """The table for a terminal of 80 columns."""
     headings, rows = lines(where, cells)
     shown = Shown(
@@ -266,7 +266,7 @@ def terminal_table(where: Place, scale: str, cells: Cells) -> Shown:
     return shown
 
 
-def markdown(where: Place, scale: str, cells: Cells) -> str:
+def markdown(where: Exhibit, scale: str, cells: Cells) -> str:
     """The table for docs/."""
     headings, rows = lines(where, cells)
     body = [[text.replace("\n", "<br>") for text in headings], ["---", *["--:"] * (len(headings) - 1)]]
@@ -279,7 +279,7 @@ def markdown(where: Place, scale: str, cells: Cells) -> str:
 COLUMNS = ("place", "scale", "row", "column", "metric", "published", "ours", "deviation", "seeds")
 
 
-def write_csv(path: Path, where: Place, found: Mapping[str, Cells]) -> None:
+def write_csv(path: Path, where: Exhibit, found: Mapping[str, Cells]) -> None:
     """Every number, unrounded: one line per scale, row, column and metric."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

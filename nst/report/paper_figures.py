@@ -17,16 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from nst.report.figures import MARKER
-from nst.report.paper import FULL_SIZE, Cell, Cells, Measurement, Place, twin_note
+from nst.report.paper import FULL_SIZE, Cell, Cells, Exhibit, Measurement, twin_note
 from nst.report.style import BLUE, GREEN, MUTED, ORANGE, VERMILLION, panels, styled
 
 COLORS = (MUTED, BLUE, VERMILLION, GREEN, ORANGE)
 NOTE_SIZE, NOTE_WIDTH, NOTE_LINE = 8.5, 126, 0.17  # points, characters of a line, inches of its height
 
 
-def draw(where: Place, scale: str, cells: Cells) -> Figure:
+def draw(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """The figure of a place: curves for figures 1, 3 and 4 and table 9, bars for the other tables."""
-    kinds: dict[str, Callable[[Place, str, Cells], Figure]] = {
+    kinds: dict[str, Callable[[Exhibit, str, Cells], Figure]] = {
         "figure 1": against_parameters,
         "table 9": against_parameters,
         "figure 3": against_epsilon,
@@ -36,7 +36,7 @@ def draw(where: Place, scale: str, cells: Cells) -> Figure:
 
 
 @styled
-def bars(where: Place, scale: str, cells: Cells) -> Figure:
+def bars(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """A bar per row and column of ours, and of the paper's where it has numbers, of the place's first known metric."""
     rows = [row for row in where.rows if any(key[0] == row for key in cells)]
     metric = next(
@@ -58,7 +58,7 @@ def bars(where: Place, scale: str, cells: Cells) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, where: Place, rows: list[str], cells: Cells, metric: str) -> None:
+def _bars(axes: Axes, where: Exhibit, rows: list[str], cells: Cells, metric: str) -> None:
     columns = [column for column in where.columns if any(key[1] == column for key in cells)]
     height = 0.8 / max(len(columns), 1)
     extent: list[float] = []
@@ -96,7 +96,7 @@ def _begins(panels_: dict[str, Axes]) -> str:
 
 
 @styled
-def against_parameters(where: Place, scale: str, cells: Cells) -> Figure:
+def against_parameters(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 against parameters (log), a line per column."""
     figure, (ours, paper) = panels(_title(where, scale), 3.9, 2)
     for axes, title, found in ((ours, "ours", cells), (paper, "the paper", published_cells(where, list(where.rows)))):
@@ -123,7 +123,7 @@ def against_parameters(where: Place, scale: str, cells: Cells) -> Figure:
     return figure
 
 
-def _parameters(where: Place, row: str, cell: Cell) -> float | None:
+def _parameters(where: Exhibit, row: str, cell: Cell) -> float | None:
     known = cell.value("params_m")
     if known is not None:
         return known[0]
@@ -131,7 +131,7 @@ def _parameters(where: Place, row: str, cell: Cell) -> float | None:
 
 
 @styled
-def against_epsilon(where: Place, scale: str, cells: Cells) -> Figure:
+def against_epsilon(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 over the size of the attack, a panel per attack and a line per network."""
     attacks = sorted({name.rpartition("_")[0] for cell in cells.values() for name in _metrics(cell) if "_" in name})
     attacks = [name for name in attacks if name in ("fgsm", "pgd")]
@@ -152,7 +152,7 @@ def against_epsilon(where: Place, scale: str, cells: Cells) -> Figure:
 
 
 @styled
-def against_confidence(where: Place, scale: str, cells: Cells) -> Figure:
+def against_confidence(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 over the bins of confidence, a line for soft and one for hard labels, and the teacher's as a level."""
     figure, (axes,) = panels(_title(where, scale), 3.9)
     bins = sorted({row for row, _ in cells})
@@ -177,7 +177,7 @@ def against_confidence(where: Place, scale: str, cells: Cells) -> Figure:
 # ---- parts --------------------------------------------------------------------------------------------------------
 
 
-def published_cells(where: Place, rows: list[str]) -> Cells:
+def published_cells(where: Exhibit, rows: list[str]) -> Cells:
     """The paper's numbers in the form of ours."""
     return {
         (row, column): Cell((Measurement(FULL_SIZE, row, column, 0, "", dict(metrics), Path()),))
@@ -201,7 +201,7 @@ def _columns_of(cells: Cells) -> int:
     return max(1, len({column for _, column in cells}))
 
 
-def _title(where: Place, scale: str) -> str:
+def _title(where: Exhibit, scale: str) -> str:
     name = where.name.capitalize()
     title = name if scale == FULL_SIZE else f"{name}, scaled down: {scale}"
     return textwrap.shorten(title, 90, placeholder=" ...")

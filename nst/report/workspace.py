@@ -11,8 +11,6 @@ from typing import Any
 from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports import v2 as wr
 
-from nst.report.paper import places
-
 NAME = "Noisy Student Training"
 ON_THE_FLY = ("c_onthefly", "p_onthefly")
 
@@ -102,7 +100,7 @@ def _pseudo_labels() -> ws.Section:
 def _tables() -> ws.Section:
     """What `nst report --table <number> --wandb` has sent."""
     panels: list[Any] = []
-    for place in places().values():
-        panels.append(wr.MediaBrowser(title=place.name, media_keys=[f"figures/{place.file_name}"]))
-        panels.append(wr.WeavePanelSummaryTable(table_name=f"report/{place.file_name}"))
+    for exhibit in exhibits().values():
+        panels.append(wr.MediaBrowser(title=exhibit.name, media_keys=[f"figures/{exhibit.file_name}"]))
+        panels.append(wr.WeavePanelSummaryTable(table_name=f"report/{exhibit.file_name}"))
     return _section("Ablations and the paper's tables", panels)

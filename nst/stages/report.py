@@ -110,7 +110,7 @@ def _best(rows_of: Sequence[Sequence[Row]]) -> int:
     return scores.index(max(scores))
 
 
-def of_the_paper(where: paper.Place, directory: Path | str, folders: Sequence[Path | str]) -> dict[str, Any]:
+def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[Path | str]) -> dict[str, Any]:
     """A table or figure of the paper from the runs below `folders`: markdown, CSV and figures in `directory`.
 
     Returns:
@@ -148,7 +148,7 @@ def main(cfg: DictConfig) -> None:
     asked = [(kind, number) for kind in ("table", "figure") if (number := getattr(options, kind)) is not None]
     if not made_here and asked:
         for kind, number in asked:
-            _of_the_paper(job, paper.place(kind, number))
+            _of_the_paper(job, paper.exhibit(kind, number))
         return
     result = run(
         job.run_dir,
@@ -165,7 +165,7 @@ def main(cfg: DictConfig) -> None:
     _publish(job, "generations", rows_, pictures_, files, read_json(outcome) if outcome.exists() else {})
 
 
-def _of_the_paper(job: ReportJob, where: paper.Place) -> None:
+def _of_the_paper(job: ReportJob, where: paper.Exhibit) -> None:
     made = of_the_paper(where, job.run_dir, job.report.runs or ["runs"])
     for scale, cells in made["cells"].items():
         console.print(paper.terminal_table(where, scale, cells))

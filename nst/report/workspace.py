@@ -11,6 +11,8 @@ from typing import Any
 from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports import v2 as wr
 
+from nst.report.paper import exhibits
+
 NAME = "Noisy Student Training"
 ON_THE_FLY = ("c_onthefly", "p_onthefly")
 

@@ -198,7 +198,7 @@ def test_copies_and_pickles_do_not_carry_the_training_network() -> None:
 
 
 def test_mistakes_are_explained() -> None:
-    with pytest.raises(NstError, match="no average"):
+    with pytest.raises(NstError, match="EMA decay is out of range"):
         Ema(small_network(), cap=1.0)
     ema = Ema(small_network())
     with pytest.raises(NstError, match="another network"):

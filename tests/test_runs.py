@@ -51,10 +51,13 @@ def test_the_other_ranks_give_up_on_a_rank_0_without_a_sign_of_life(tmp_path: Pa
 def test_a_forked_process_does_not_keep_its_parents_lock(tmp_path: Path):
     """As a loader that outlives a killed trainer: the same command may start again at once."""
     lock = take_lock(tmp_path)
+    ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(theirs, b"there")
         time.sleep(30)
         os._exit(0)
+    assert os.read(ours, 5) == b"there"
     try:
         with pytest.raises(NstError, match="another process is working in"):
             take_lock(tmp_path)

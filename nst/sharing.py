@@ -36,6 +36,11 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+# a forked process has its parent's locks too: a loader that outlives its trainer by seconds would keep the next one out
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
+
+
 @contextlib.contextmanager
 def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of a file, which no two processes do; calls `waiting` where another one has it."""
@@ -45,6 +50,7 @@ def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
+        _held.add(lock)
         yield
 
 
@@ -63,11 +69,6 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
         raise NstError(f"another process is working in {directory}", next=next) from error
     _held.add(lock)
     return lock
-
-
-# a forked process has its parent's locks too: a loader that outlives its trainer by seconds would keep the next one out
-_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
 
 
 def wait_until_seen(path: Path, patience: float = 120) -> Path:

@@ -125,6 +125,26 @@ def evaluation(
     )  # fmt: skip
 
 
+def released_rows(table: int, benchmark: str, *, pictures: str, hours: str) -> Iterator[Row]:
+    """Both networks of table 2, before fine-tuning, on both sizes of a benchmark's released files (tables 4 and 5).
+
+    Args:
+        benchmark: ImageNet-C or ImageNet-P, whose suite and folder have its name.
+        pictures, hours: as of `evaluation`.
+    """
+    folder = benchmark.lower()
+    for network, row, run in NETWORKS_OF_TABLE_2:
+        for px, of_size in ((224, ""), (299, "-299")):
+            suite = f"{folder}{of_size}".replace("-", "_")
+            yield evaluation(
+                f"table{table}_{network}_{px}", row, f"{px} px",
+                f"table {table}: {row}, before fine-tuning, on {benchmark} of {px} px",
+                of=before_finetuning(run), pictures=f"{pictures} pictures of 475 px", hours=hours,
+                # as the paper, as far as we recall its appendix: the px of training
+                options={f"eval.{suite}": f"datasets/{folder}{of_size}", "eval.resize_to": "${model.train_size}"},
+            )  # fmt: skip
+
+
 def small_training(
     name: str, row: str, columns: Sequence[str | None], says: str, *, teacher: str,
     generations: Sequence[Sequence[str] | None], places: Sequence[str] = (), noise: str = "",

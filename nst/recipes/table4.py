@@ -1,7 +1,7 @@
 """Table 4: robustness without robust training, on ImageNet-C of both sizes of its files."""
 
 from nst.recipes.published import Exhibit, published
-from nst.recipes.rows import NETWORKS_OF_TABLE_2, TWINS_OF_TABLE_2, before_finetuning, evaluation, small_evaluations
+from nst.recipes.rows import TWINS_OF_TABLE_2, released_rows, small_evaluations
 
 # fmt: off
 EXHIBITS = (Exhibit(
@@ -21,22 +21,8 @@ EXHIBITS = (Exhibit(
     }),
     twin_headings=TWINS_OF_TABLE_2,
 ),)
-
-SIZES = (
-    # files    option of the suite     folder
-    (224,      "eval.imagenet_c",      "datasets/imagenet-c"),
-    (299,      "eval.imagenet_c_299",  "datasets/imagenet-c-299"),
-)
-FULL_SIZE = tuple(
-    evaluation(
-        f"table4_{network}_{px}", row, f"{px} px",
-        f"table 4: {row}, before fine-tuning, on ImageNet-C of {px} px",
-        of=before_finetuning(run), pictures="3,750,000 pictures of 475 px", hours="1.2",
-        # as the paper, as far as we recall its appendix: the px of training
-        options={option: folder, "eval.resize_to": "${model.train_size}"},
-    )
-    for network, row, run in NETWORKS_OF_TABLE_2
-    for px, option, folder in SIZES
-)
 # fmt: on
-ROWS = (*FULL_SIZE, *small_evaluations("table 4", "made on the fly", "corruptions"))
+ROWS = (
+    *released_rows(4, "ImageNet-C", pictures="3,750,000", hours="1.2"),
+    *small_evaluations("table 4", "made on the fly", "corruptions"),
+)

@@ -1,7 +1,7 @@
 """Table 5: robustness without robust training, on ImageNet-P of both sizes of its files."""
 
 from nst.recipes.published import Exhibit, published
-from nst.recipes.rows import NETWORKS_OF_TABLE_2, TWINS_OF_TABLE_2, before_finetuning, evaluation, small_evaluations
+from nst.recipes.rows import TWINS_OF_TABLE_2, released_rows, small_evaluations
 
 # fmt: off
 EXHIBITS = (Exhibit(
@@ -20,22 +20,8 @@ EXHIBITS = (Exhibit(
     }),
     twin_headings=TWINS_OF_TABLE_2,
 ),)
-
-SIZES = (
-    # files    option of the suite     folder
-    (224,      "eval.imagenet_p",      "datasets/imagenet-p"),
-    (299,      "eval.imagenet_p_299",  "datasets/imagenet-p-299"),
-)
-FULL_SIZE = tuple(
-    evaluation(
-        f"table5_{network}_{px}", row, f"{px} px",
-        f"table 5: {row}, before fine-tuning, on ImageNet-P of {px} px",
-        of=before_finetuning(run), pictures="16,000,000 pictures of 475 px", hours="5.1",
-        # as the paper, as far as we recall its appendix: the px of training
-        options={option: folder, "eval.resize_to": "${model.train_size}"},
-    )
-    for network, row, run in NETWORKS_OF_TABLE_2
-    for px, option, folder in SIZES
-)
 # fmt: on
-ROWS = (*FULL_SIZE, *small_evaluations("table 5", "made on the fly", "perturbations"))
+ROWS = (
+    *released_rows(5, "ImageNet-P", pictures="16,000,000", hours="5.1"),
+    *small_evaluations("table 5", "made on the fly", "perturbations"),
+)

@@ -212,7 +212,6 @@ def check(job: TrainJob) -> None:
         NstError: options or labeled data that do not fit together.
     """
     data, machine = options.open_data(job, unlabeled=False), options.machine(job.trainer)
-    require_compilable(machine, job.model.remat)
     require_monitoring(job)
     _check_labeled(data)
     _facts(options.architecture(job.model), data)  # builds the network, without memory

@@ -17,11 +17,11 @@ from nst.data.views import clean_view, training_view
 from nst.errors import NstError, UsageError
 from nst.models.efficientnet import ARCHITECTURES, block_counts
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
-from nst.settings.job import TrainJob
+from nst.settings.job import TrainJob, evaluation_of
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise, RandAugmentOptions
 from nst.stages import options
-from nst.stages.options import evaluation_from
+from nst.stages.options import measured
 from nst.training.recipe import Length
 
 ROOT = Path(__file__).parent.parent
@@ -227,7 +227,7 @@ def test_an_entry_that_a_mapping_lacks_is_told_with_how_to_add_it():
     with pytest.raises(NstError, match=r"eval\.attacks has no entry 'pgd_3'(.|\n)*\+eval\.attacks\.pgd_3=\.\.\. adds"):
         compose_config(["eval=robustness", "eval.attacks={pgd_3: {epsilons: [1], steps: 3}}"])
     cfg = compose_config(["eval=robustness", "+eval.attacks.pgd_3={epsilons: [1], steps: 3}", "eval.attacks.pgd=null"])
-    _, robustness = evaluation_from(cfg)
+    _, robustness = measured(evaluation_of(plain(cfg.eval)))
     assert list(robustness.attack_methods()) == ["fgsm", "pgd_3"]
 
 

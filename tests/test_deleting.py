@@ -21,11 +21,13 @@ from helpers import encode, ended_process, noise
 
 from nst.atomic import atomic_path, write_text
 from nst.cli import dispatch
+from nst.config import compose_config, job_from
 from nst.data.remote import Remote
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import temporary
 from nst.runs import Run
+from nst.settings.job import ExportJob
 from nst.stages import export, report
 from nst.training.tracking import forget_run, run_id
 from nst.written import LIST, Contents, begin, note
@@ -501,8 +503,8 @@ def killed_at(number: int, call: str, work: Callable[[], object]) -> bool:
 
 
 def exported(run: Path, output: Path) -> Callable[[], Sequence[Path]]:
-    weights = run / "checkpoints" / "trained.safetensors"
-    return lambda: export.run(output, weights=weights, training=run, form="timm")
+    job = job_from(ExportJob, compose_config(["stage=export", f"model.checkpoint={run}"]))
+    return lambda: export.run(job, output)
 
 
 def test_an_export_killed_at_any_moment_ends_as_one_that_was_not(run: Path, tmp_path: Path):

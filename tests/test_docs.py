@@ -19,8 +19,9 @@ from nst.atomic import sha256_file
 from nst.checking import kind_of
 from nst.cli import STAGES, dispatch, flags_as_options
 from nst.cloud import cli as tpu
-from nst.config import compose_config, group_choices, groups, made, option_names, plain
+from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
 from nst.data.shard_set import ShardSet
+from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions
 from nst.stages.generations import configurations
 from nst.training.optim import schedule_for
@@ -105,7 +106,7 @@ def check_stage(stage: str, options: list[str]) -> int:
     for job in jobs(overrides) if sweeps else [overrides]:
         config = compose_config([*job, f"stage={stage}"])
         config.overrides = job
-        for part in [config, *(configurations(config) if stage == "iterate" else [])]:
+        for part in [config, *(configurations(job_from(GenerationsJob, config)) if stage == "iterate" else [])]:
             assert plain(part)
             composed += 1
     return composed

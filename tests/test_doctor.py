@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from nst.atomic import sha256_file, write_json
 from nst.cli import run_stage
-from nst.config import compose_config, group_choices, made
+from nst.config import compose_config, group_choices, job_from
 from nst.data.shard_set import ShardInfo, ShardSet, load_index
 from nst.doctor.compare import compare
 from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
@@ -26,8 +26,9 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
 from nst.settings.data import Pictures
+from nst.settings.job import SurveyJob
 from nst.settings.learning import Finetune, OptimizerOptions, Recipe
-from nst.settings.network import Model, Noise, RandAugmentOptions, Side
+from nst.settings.network import Noise, RandAugmentOptions, Side
 from nst.stages import doctor, train
 from nst.stages.generations import starts_from_a_run
 from nst.stages.options import architecture
@@ -257,10 +258,10 @@ def large_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Disk(10**15, 0, 10**15))
 
 
-def config(*overrides: str) -> Any:
+def config(*overrides: str) -> SurveyJob:
     cfg = compose_config([*overrides, "stage=doctor"])
     cfg.overrides = list(overrides)
-    return cfg
+    return job_from(SurveyJob, cfg)
 
 
 @pytest.mark.parametrize("name", group_choices("experiment"))
@@ -268,7 +269,7 @@ def test_experiments_on_disk_are_clean_or_say_what_they_accept(name: str, large_
     cfg = config(f"experiment={name}")
     if starts_from_a_run(cfg):
         twin = config("scale=digits", "model.width=0.65")  # small_table2's last student
-        large = architecture(made(Model, twin.model))
+        large = architecture(twin.model)
         described_run(tmp_path / "run", large if name.startswith("small") else ARCHITECTURES["efficientnet_l2"])
         cfg = config(f"experiment={name}", f"iterate.teacher={tmp_path / 'run'}")
     findings = doctor.run(cfg, most_compared=0).findings
@@ -417,15 +418,15 @@ def test_training_tells_warnings_in_a_few_lines_and_a_finished_one_none(
     assert max(map(len, lines)) <= 80
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "DONE").touch()
-    doctor.advise(cfg)
+    doctor.advise(job_from(SurveyJob, cfg))
     monkeypatch.setenv("RANK", "1")
-    doctor.advise(tiny("student.ema_decay=0.9999", run_dir=tmp_path / "other"))
+    doctor.advise(job_from(SurveyJob, tiny("student.ema_decay=0.9999", run_dir=tmp_path / "other")))
     assert capsys.readouterr().out == ""
 
 
 def test_advice_never_stops_a_training(tiny: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cfg = tiny("doctor.accept=[no_such_rule]", run_dir=tmp_path / "run")
-    doctor.advise(cfg)
+    doctor.advise(job_from(SurveyJob, cfg))
     assert capsys.readouterr().out == ""
 
 

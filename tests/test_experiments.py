@@ -18,11 +18,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
 from nst import config as nst_config
-from nst.config import compose_config, conf_dir, group_choices, groups, hydra_started, plain, summary_line
+from nst.config import compose_config, conf_dir, group_choices, groups, hydra_started, job_from, plain, summary_line
 from nst.models.efficientnet import ARCHITECTURES
 from nst.recipes import CHOICES
 from nst.recipes import ROWS as PAPER_ROWS
 from nst.report.paper import exhibits
+from nst.settings.job import GenerationsJob
 from nst.stages import generations
 
 GOLDEN = Path(__file__).parent / "golden" / "configurations.yaml"
@@ -127,7 +128,7 @@ def test_a_recipe_of_a_student_composes_all_its_generations():
         if cfg.iterate.generations is None:
             continue  # an evaluation
         cfg.overrides = [f"experiment={name}"]
-        composed = generations.configurations(cfg)
+        composed = generations.configurations(job_from(GenerationsJob, cfg))
         assert len(composed) == len(cfg.paper.columns)
 
 
@@ -136,7 +137,9 @@ def test_noise_is_removed_on_the_unlabeled_images_of_the_student_only():
     for name in ("table6_no_noise_130m", "small_table6_no_noise_1m"):
         cfg = compose_config([f"experiment={name}"])
         cfg.overrides = [f"experiment={name}"]
-        teacher, student = (plain(generation.noise) for generation in generations.configurations(cfg))
+        teacher, student = (
+            plain(generation.noise) for generation in generations.configurations(job_from(GenerationsJob, cfg))
+        )
         assert teacher["unlabeled"] == teacher["labeled"] == student["labeled"]
         assert student["unlabeled"] == {"augment": "none", "dropout": False, "stochastic_depth": False}
 
@@ -211,7 +214,7 @@ def first_generation(name: str, *, taught: bool) -> dict[str, Any]:
     cfg = compose_config([f"experiment={name}"])
     assert cfg.iterate.generations, "an evaluation has no teacher"
     cfg.teacher.student = cfg.teacher.student if taught else None
-    return resolved(f"experiment={name}", *generations.generation_options(cfg)[0])
+    return resolved(f"experiment={name}", *generations.generation_options(job_from(GenerationsJob, cfg))[0])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from nst.cli import run_stage
-from nst.config import compose_config, made
+from nst.config import compose_config, job_from, made
 from nst.data.shard_set import load_index
 from nst.documents import read_json
 from nst.errors import NstError
@@ -26,6 +26,7 @@ from nst.models.checkpoints import NetworkInfo, load_network, read_info, save_ne
 from nst.models.efficientnet import ARCHITECTURES, Architecture, build, normalize
 from nst.models.export import crop_share, hub_config, save_onnx, timm_name
 from nst.models.released import open_network
+from nst.settings.job import ExportJob
 from nst.settings.learning import TeacherOptions
 from nst.stages import export
 from nst.stages.places import teacher_weights
@@ -65,7 +66,10 @@ def b0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_timm_makes_the_same_network_from_the_exported_folder_and_from_the_file(b0: Path, tmp_path: Path):
-    files = export.run(tmp_path, weights=b0, training=None, form="timm")
+    files = export.run(
+        job_from(ExportJob, compose_config(["stage=export", "data.pictures.small=false", f"model.checkpoint={b0}"])),
+        tmp_path,
+    )
     assert [file.name for file in files] == ["model.safetensors", "config.json", "README.md"]
     ours, images = load_network(b0)[0], random_images(64)
     folder = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()

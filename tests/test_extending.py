@@ -115,7 +115,8 @@ def test_every_file_and_edit_of_the_page_is_made(copy: Path):
 @pytest.mark.parametrize("command", list(commands(PAGE)))
 def test_the_pages_commands_compose(command: str):
     from nst.cli import STAGES
-    from nst.config import compose_config, plain
+    from nst.config import compose_config, job_from, plain
+    from nst.settings.job import GenerationsJob
     from nst.stages.generations import configurations
 
     program, stage, *options = shlex.split(command)
@@ -123,7 +124,7 @@ def test_the_pages_commands_compose(command: str):
     assert stage in STAGES
     cfg = compose_config([*options, f"stage={stage}"])
     cfg.overrides = options
-    for part in [cfg, *(configurations(cfg) if stage == "iterate" else [])]:
+    for part in [cfg, *(configurations(job_from(GenerationsJob, cfg)) if stage == "iterate" else [])]:
         assert plain(part)
 
 

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from nst.atomic import write_json
 from nst.cli import dispatch
-from nst.config import compose_config
+from nst.config import compose_config, job_from
 from nst.errors import NstError
 from nst.report.terminal import table
+from nst.settings.job import EvaluateJob, GenerationsJob, changed
 from nst.stages import generations, iterate
 from nst.training.loggers import TIMING_METRICS, read_rows
 from tests import forked
@@ -39,7 +40,7 @@ def test_algorithm_1_in_order():
 
     trained = {"model": "small", "architecture": {"width": 1.0, "depth": 1.0}, "parameters": 1, "labeled_samples": 50,
                "steps": 3}  # fmt: skip
-    results = iterate.run(
+    results = iterate.algorithm_1(
         3,
         train=step("train", lambda: trained),
         label=step("label", dict),
@@ -58,7 +59,7 @@ def test_algorithm_1_in_order():
 def test_a_generation_is_what_one_would_give_to_train():
     cfg = compose_config([*TINY, "run_dir=runs/x", GENERATIONS])
     cfg.overrides = [*TINY, "run_dir=runs/x", GENERATIONS]
-    first, second, _ = generations.configurations(cfg)
+    first, second, _ = generations.configurations(job_from(GenerationsJob, cfg))
     assert (first.model.width, second.model.width) == (0.25, 0.35)
     assert (first.run_dir, second.run_dir) == ("runs/x/gen0", "runs/x/gen1")
     assert first.student.steps == second.student.steps == 12
@@ -67,7 +68,9 @@ def test_a_generation_is_what_one_would_give_to_train():
 def test_generations_lie_in_a_folder_of_any_name():
     cfg = compose_config([*TINY, "run_dir=o'n a=b [x]\\", "name=it's"])
     cfg.overrides = TINY
-    assert [part.run_dir for part in generations.configurations(cfg)][:2] == [f"o'n a=b [x]\\/gen{n}" for n in (0, 1)]
+    assert [part.run_dir for part in generations.configurations(job_from(GenerationsJob, cfg))][:2] == [
+        f"o'n a=b [x]\\/gen{n}" for n in (0, 1)
+    ]
 
 
 def test_the_value_of_a_mistake_in_a_generation_is_the_generations_own():
@@ -75,7 +78,7 @@ def test_the_value_of_a_mistake_in_a_generation_is_the_generations_own():
     cfg = compose_config(options)
     cfg.overrides = options
     with pytest.raises(NstError, match=r"model\.width cannot be -1\n  got:   model\.width=-1\n"):
-        generations.configurations(cfg)
+        generations.configurations(job_from(GenerationsJob, cfg))
 
 
 def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
@@ -113,9 +116,8 @@ def test_the_table_with_robustness_fits_80_columns_uncut(capsys: pytest.CaptureF
 
 def compared(first: list[str], second: list[str], teacher: Path) -> Any:
     """eval of a second generation, after it was made comparable with the first."""
-    teacher_cfg, cfg = (compose_config([*TINY, *options]) for options in (first, second))
-    generations.compare_with(cfg, teacher_cfg, teacher)
-    return cfg.eval
+    teacher_job, job = (job_from(EvaluateJob, compose_config([*TINY, *options])) for options in (first, second))
+    return changed(job, generations.comparable(job, teacher_job, teacher)).eval.robustness
 
 
 def test_a_student_is_measured_on_its_teacher_s_pictures_and_against_it_unless_options_say_otherwise(tmp_path: Path):
@@ -129,7 +131,7 @@ def test_a_student_is_measured_on_its_teacher_s_pictures_and_against_it_unless_o
     assert (found.side, found.baseline) == (32, "runs/other")
     found = compared(robust, [*robust, "eval.max_images=7"], tmp_path)
     assert (found.side, found.baseline) == (None, None), "what is measured otherwise is not compared"
-    assert "baseline" not in compared(["eval=clean"], ["eval=clean"], tmp_path)
+    assert compared(["eval=clean"], ["eval=clean"], tmp_path) is None
 
 
 def test_robustness_of_every_generation_is_measured_alike_and_told(
@@ -169,7 +171,7 @@ def test_without_a_list_the_teacher_is_trained_by_its_recipe_and_the_student_by_
     options = ["teacher=efficientnet_b7", "student=efficientnet_l0", "data=imagenet"]
     cfg = compose_config(options)
     cfg.overrides = options
-    teacher, student = generations.configurations(cfg)
+    teacher, student = generations.configurations(job_from(GenerationsJob, cfg))
     assert (teacher.model.name, student.model.name) == ("efficientnet_b7", "efficientnet_l0")
     assert student.teacher.image_size is None, "the teacher of every generation labels at its own test size"
 
@@ -179,7 +181,7 @@ def test_generations_that_are_no_list_of_lists_and_unknown_options_in_them_are_e
         compose_config(["iterate.generations=['model.width=0.5']"])
     cfg = compose_config(["iterate.generations=[['model.widht=0.5']]"])
     with pytest.raises(NstError, match=r"did you mean 'model.width'"):
-        generations.configurations(cfg)
+        generations.configurations(job_from(GenerationsJob, cfg))
 
 
 def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digits: Path, tmp_path: Path):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst.atomic import sha256_file
-from nst.config import compose_config
+from nst.config import compose_config, job_from
 from nst.data import packing as module
 from nst.data.batches import UnlabeledSamples
 from nst.data.packed import PackedLabels, packed_from
@@ -33,6 +33,7 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.settings.data import Pictures
+from nst.settings.job import ShardJob
 from nst.stages import pack, select, shard
 from nst.training.teachers import Teacher, pseudo_labels
 
@@ -87,9 +88,11 @@ def teacher_of(world: dict[str, Path], **changes) -> Teacher:
 
 
 def packed(world: dict[str, Path], output: Path, **options) -> ShardSet:
-    changes = options.pop("teacher", {})
-    unlabeled, teacher = ShardSet.open(world["unlabeled"]), teacher_of(world, **changes)
-    pack.run(output, unlabeled=unlabeled, teacher=teacher, **{"samples_per_shard": 20, "shards_at_once": 4, **options})
+    changes, at_once = options.pop("teacher", {}), options.pop("shards_at_once", 4)
+    places = {"weights": "checkpoint"}
+    named = [f"teacher.{places.get(name, name)}={value}" for name, value in changes.items()]
+    cfg = command(world, output, *named, *(f"{name}={value}" for name, value in options.items()))
+    pack.run(job_from(ShardJob, cfg), output, shards_at_once=at_once)
     return ShardSet.open(output)
 
 

@@ -50,7 +50,7 @@ def planned(*overrides: str) -> dict:
     """The plan for these options, from a folder without shards."""
     config = compose_config([*overrides, "stage=plan"])
     config.overrides = list(overrides)
-    return plan.from_cfg(config)
+    return plan.run(job_from(SurveyJob, config))
 
 
 def training(model: str = "efficientnet_b0", **recipe) -> Training:

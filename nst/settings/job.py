@@ -5,6 +5,7 @@ A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(jo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, get_type_hints
@@ -17,7 +18,9 @@ from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions, Robus
 from nst.settings.network import Model, Noise
 from nst.settings.stages import (
     DoctorOptions,
+    EvaluateOptions,
     ExportOptions,
+    IterateOptions,
     LabelOptions,
     PlanOptions,
     ReportOptions,
@@ -105,14 +108,53 @@ class ReportJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurveyJob(TrainJob):
+class EvaluateJob(Job):
+    """A network, measured on test images."""
+
+    evaluate: EvaluateOptions
+    model: Model
+    data: DataOptions
+    remote: RemoteOptions
+    trainer: TorchOptions | XlaOptions
+    logger: LoggerOptions
+    eval: Evaluation
+    run_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob(TrainJob, LabelJob, EvaluateJob):
+    """One generation of Algorithm 1: its training, its evaluation, and how its teacher labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationsJob(Job):
+    """What says which generations there are (`nst.stages.generations`)."""
+
+    iterate: IterateOptions
+    teacher: TeacherOptions
+    run_dir: str
+    overrides: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterateJob(GenerationsJob):
+    """Algorithm 1, over all generations."""
+
+    shard: ShardOptions
+    data: DataOptions
+    remote: RemoteOptions
+    trainer: TorchOptions | XlaOptions
+    paper: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyJob(GenerationsJob, TrainJob):
     """A generation as `doctor` and `plan` look at it: its training, and what lies before and after."""
 
     label: LabelOptions
     select: SelectOptions
     plan: PlanOptions
     doctor: DoctorOptions
-    run_dir: str
 
 
 def trainer_of(values: Mapping[str, Any]) -> TorchOptions | XlaOptions:
@@ -142,3 +184,15 @@ def job_of(cls: type[T], config: Mapping[str, Any], *, title: str) -> T:
         else:
             values[entry.name] = made_of(hint, given) if isinstance(hint, type) and issubclass(hint, Group) else given
     return cls(**values)
+
+
+def changed(job: T, options: Mapping[str, Any], *, title: str | None = None) -> T:
+    """The job with other values of options, by their dotted names; the configuration that is kept says so too."""
+    config = copy.deepcopy(dict(job.config))
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return job_of(type(job), config, title=title or job.title)

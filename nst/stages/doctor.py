@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.config import job_from, plain
+from nst.config import job_from
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.transfer import is_remote
@@ -49,8 +49,8 @@ TOLD_BEFORE_TRAINING = 3  # findings
 COMPARED_BEFORE_TRAINING = 2000  # images: a second
 
 
-def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
-    """Looks at a configuration, and at the data and the teacher it names as far as they are there.
+def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
+    """Looks at options, and at the data and the teacher they name as far as they are there.
 
     Args:
         most_compared: unlabeled images compared with test images; None: doctor.compare_images.
@@ -58,23 +58,21 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
     Raises:
         NstError: an option does not exist, or a file is damaged.
     """
-    accept = list(cfg.doctor.accept)
-    for name in accept:
+    for name in job.doctor.accept:
         require_choice("doctor.accept", name, RULES)
-    taught = cfg.teacher.run is not None or cfg.teacher.checkpoint is not None
-    single = taught or cfg.stage == "train"
-    job = job_from(SurveyJob, cfg)
-    each = [job] if single else [job_from(SurveyJob, one) for one in configurations(cfg)]
+    taught = job.teacher.run is not None or job.teacher.checkpoint is not None
+    single = taught or job.stage == "train"
+    each = [job] if single else [job_from(SurveyJob, one) for one in configurations(job)]
     sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(job, name))}
     images = _images(job)
     trainings: list[Training] = []
     mistakes: list[Finding] = []
-    given = not single and starts_from_a_run(cfg)
+    given = not single and starts_from_a_run(job)
     teacher, classes = None, None
     if taught:
         teacher, classes = _teacher(job, mistakes)
     elif given:
-        teacher, classes = _given_teacher(cfg, each, mistakes)
+        teacher, classes = _given_teacher(job, each, mistakes)
     for number, one in enumerate(each):
         if given and number == 0:
             continue  # it is not trained
@@ -93,10 +91,10 @@ def run(cfg: DictConfig, *, most_compared: int | None = None) -> Examination:
         comparison=_comparison(sets, most),
         needed_bytes=_needed(each, single, images),
         free_bytes=shutil.disk_usage(_existing(Path(job.run_dir))).free,
-        replaced={} if single else _replaced(cfg),
+        replaced={} if single else _replaced(job),
         **_wandb(job.logger.wandb),
     )
-    return Examination([*mistakes, *examine(situation, accept)], situation)
+    return Examination([*mistakes, *examine(situation, job.doctor.accept)], situation)
 
 
 def _shards(job: SurveyJob, name: str) -> ShardSet | None:
@@ -181,16 +179,16 @@ def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | No
 
 
 def _given_teacher(
-    cfg: DictConfig, each: Sequence[SurveyJob], mistakes: list[Finding]
+    job: SurveyJob, each: Sequence[SurveyJob], mistakes: list[Finding]
 ) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
     """Generation 0 where it is a finished run, and its classes."""
     try:
-        require_teacher(cfg)
+        require_teacher(job)
     except NstError as error:
         mistakes.append(_mistake(error, "teacher"))
         return None, None
     student = each[-1]  # any of them: which network and pictures generation 0 has is the same to all
-    named = replace(student.teacher, run=str(Places.of(cfg).generation(0)))
+    named = replace(student.teacher, run=str(Places.of(job).generation(0)))
     return _teacher(replace(student, teacher=named), mistakes)
 
 
@@ -253,11 +251,11 @@ def _wandb(options: WandbOptions | None) -> dict[str, Any]:
     }
 
 
-def _replaced(cfg: DictConfig) -> dict[str, tuple[str, dict[str, str]]]:
+def _replaced(job: SurveyJob) -> dict[str, tuple[str, dict[str, str]]]:
     """Options of the command line that generations have in other words."""
-    given = {name: value for name, _, value in (item.partition("=") for item in plain(cfg.overrides))}
+    given = {name: value for name, _, value in (item.partition("=") for item in job.overrides)}
     found: dict[str, tuple[str, dict[str, str]]] = {}
-    named = generation_options(cfg) if cfg.iterate.generations is not None else []
+    named = generation_options(job) if job.iterate.generations is not None else []
     for number, options in enumerate(named):
         for name, _, value in (item.partition("=") for item in options):
             if name in given and given[name] != value:
@@ -274,7 +272,7 @@ def main(cfg: DictConfig) -> None:
     Raises:
         NstError: there are errors among it.
     """
-    examination = run(cfg)
+    examination = run(job_from(SurveyJob, cfg))
     for finding in examination.findings:
         say(described(finding))
     say(closing(examination))
@@ -282,12 +280,12 @@ def main(cfg: DictConfig) -> None:
         raise NstError(f"this would not work: {errors} error{'s' if errors > 1 else ''}", next="mend them, see above")
 
 
-def advise(cfg: DictConfig) -> None:
+def advise(job: SurveyJob) -> None:
     """The warnings, in a few lines, before a training begins; nothing of one that is done."""
-    if not is_rank_zero() or (Path(cfg.run_dir) / "DONE").exists():
+    if not is_rank_zero() or (Path(job.run_dir) / "DONE").exists():
         return
     try:
-        found = run(cfg, most_compared=min(cfg.doctor.compare_images, COMPARED_BEFORE_TRAINING)).findings
+        found = run(job, most_compared=min(job.doctor.compare_images, COMPARED_BEFORE_TRAINING)).findings
     except (NstError, OSError):
         return  # the training is about to stop with the same words
     found = [finding for finding in found if finding.severity == "warning"]  # by errors the training itself stops

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 
 from nst.atomic import write_json
-from nst.config import made, plain
+from nst.config import job_from, require_values
 from nst.data.batches import Batch, View
 from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardSet
@@ -36,13 +36,13 @@ from nst.robustness.classes import imagenet_wnids
 from nst.robustness.logits import guesses
 from nst.robustness.options import RobustnessOptions
 from nst.runs import Run
-from nst.settings.data import DataOptions, Pictures, RemoteOptions
-from nst.settings.measuring import EvalOptions, LoggerOptions
+from nst.settings.job import EvaluateJob
+from nst.settings.measuring import EvalOptions
 from nst.sharing import is_rank_zero
 from nst.shown import without_secrets
 from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart
-from nst.stages.options import evaluation_from, has_test_set, machine_from, test_set
+from nst.stages.options import has_test_set, machine, measured, test_set
 from nst.stages.options import tracking as tracking_of
 from nst.training.callbacks import bad_sample_summary
 from nst.training.counting import count
@@ -81,31 +81,28 @@ class Mistakes:
                 heapq.heappop(self.kept)
 
 
-def run(
-    output: Path,
-    *,
-    weights: Path | str,
-    test: ShardSet | None,
-    pictures: Pictures,
-    hardware: Machine,
-    options: EvalOptions,
-    robustness: RobustnessOptions | None = None,
-    tracking: Tracking | None = None,
-    max_bad_fraction: float = 0.01,
-    config: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    label: str = "evaluate",
-) -> dict[str, Any]:
-    """Evaluates the network of `weights` on `test`; returns the result that is also written to `output`.
+def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
+    """Evaluates the network of `model.checkpoint` on the test set; returns the result that is also written to `output`.
 
-    Args:
-        weights: a run directory, a file of ours, or a file or name of timm's (see `open_any`).
-        test: None where only released sets are evaluated; timm's networks are then taken for ImageNet's.
-        robustness: None leaves it at the clean scores.
+    That network may be a run directory, a file of ours, or a file or name of timm's (`open_any`), which is taken for
+    ImageNet's where only released sets are evaluated.
 
     Raises:
         NstError: other classes than the network's, no labels, too many bad images, or as `nst.stages.robustness.run`.
     """
+    config = require_values(job.config)
+    with tracking_of(replace(job.logger, table=False), output, config, "evaluate") as tracking:
+        return _run(job, output, tracking)
+
+
+def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
+    options, robustness = measured(job.eval)
+    weights, test, hardware, pictures = (
+        _weights(job),
+        _test_set(job, robustness),
+        machine(job.trainer),
+        job.data.pictures,
+    )
     network, info = open_any(weights, test.classes if test else imagenet_wnids())
     if test:
         _require_fitting(test, info, weights)
@@ -115,24 +112,24 @@ def run(
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
               "confusion": options.confusion}  # fmt: skip
     view = clean_view(size, pictures, info.framing)
-    with Run(output, "evaluate", inputs, config=config, overwrite=overwrite, collective=True) as run_:
+    with Run(output, "evaluate", inputs, config=job.config, overwrite=job.overwrite, collective=True) as run_:
         before = run_.result() if hardware.agreed(run_.done) else None
         if before is None or robustness is not None:
             network = hardware.place(network)
         if before is None:
-            clean = _clean_scores(output, network, test, view, hardware, options, max_bad_fraction, label)
-            run_.finish({"weights": digest, "image_size": size, **clean})
+            run_.finish(
+                {"weights": digest, "image_size": size, **_clean_scores(job, output, network, test, view, hardware)}
+            )
         result = run_.result()
         if robustness is not None:
             clean_images = suites.clean_images(test, robustness, info.classes)
             subject = Subject(info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing)
-            measured = suites.run(
+            blocks = suites.run(
                 output / "robustness", subject, network, weights=digest, hardware=hardware,
-                max_bad_fraction=max_bad_fraction, overwrite=overwrite, option=run_.option, label=label,
+                max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, label=job.title,
             )  # fmt: skip
             clean_error = 100.0 - result["top1"] if test else None
-            blocks = suites.scores(measured, subject, clean_error, result.get("robustness", {}))
-            result = _joined(result, blocks)
+            result = _joined(result, suites.scores(blocks, subject, clean_error, result.get("robustness", {})))
         if is_rank_zero() and result != before:
             _keep(output, result, tracking)
         return result
@@ -154,34 +151,27 @@ def _joined(result: dict[str, Any], blocks: Mapping[str, Block]) -> dict[str, An
     return {**clean, **summary(every), "robustness": every}
 
 
-def _keep(output: Path, result: Mapping[str, Any], tracking: Tracking | None) -> None:
+def _keep(output: Path, result: Mapping[str, Any], tracking: Tracking) -> None:
     """Writes the result where it is more than the clean scores, which are written; and tells W&B."""
     rows = table(result.get("robustness", {}))
-    if tracking is not None:
-        tracking.evaluated(result, rows)
+    tracking.evaluated(result, rows)
     if rows:
         suites.write_table(output / "robustness.csv", rows)
         write_json(output / "result.json", result)
 
 
 def _clean_scores(
-    output: Path,
-    network: torch.nn.Module,
-    test: ShardSet | None,
-    view: View,
-    hardware: Machine,
-    options: EvalOptions,
-    max_bad_fraction: float,
-    label: str,
+    job: EvaluateJob, output: Path, network: torch.nn.Module, test: ShardSet | None, view: View, hardware: Machine
 ) -> dict[str, Any]:
     if test is None:
         return {"test": None}
+    options = job.eval.clean
     batches = EvaluationBatches(test, view, batch_size=hardware.whole(options.batch_size))
     scores, mistakes = CleanScores(len(test.classes)), Mistakes()
-    with Bar(label, test.samples, quiet=not is_rank_zero()) as bar:
+    with Bar(job.title, test.samples, quiet=not is_rank_zero()) as bar:
         trainer, bad = count(
             network, scores, batches, hardware, output, advance=lambda samples: bar.update(bar.step + samples),
-            note=mistakes, images=test.samples, max_bad_fraction=max_bad_fraction,
+            note=mistakes, images=test.samples, max_bad_fraction=job.max_bad_fraction,
         )  # fmt: skip
     worst = union(mistakes.kept, trainer)[: -MISTAKES_KEPT - 1 : -1]
     return _result(scores.moved(torch.Tensor.cpu), test, options, bad, worst)
@@ -219,46 +209,39 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def from_cfg(cfg: DictConfig, *, label: str = "evaluate") -> dict[str, Any]:
-    """`run` with the arguments that the configuration asks for."""
-    checkpoint = cfg.model.checkpoint
-    if checkpoint is None:
-        raise NstError("nothing to evaluate", next="nst evaluate model.checkpoint=<run directory or weights>")
-    output = cfg.evaluate.output
-    if output is None:
-        output = Path(checkpoint) / "evaluation" if Path(checkpoint).is_dir() else Path(cfg.run_dir)
+def from_cfg(cfg: DictConfig) -> dict[str, Any]:
+    """The evaluation that the configuration asks for."""
+    job = job_from(EvaluateJob, cfg)
+    output = output_of(job)
     keep_apart(cfg, "evaluate", {"evaluate.output": output})
-    options, robustness = evaluation_from(cfg)
-    logger = replace(made(LoggerOptions, cfg.logger), table=False)
-    own = tracking_of(logger, Path(output), plain(cfg), "evaluate")
-    with own as tracking:
-        return run(
-            Path(output),
-            weights=checkpoint,
-            test=_test_set(cfg, robustness),
-            pictures=made(Pictures, cfg.data.pictures),
-            hardware=machine_from(cfg),
-            options=options,
-            robustness=robustness,
-            tracking=tracking,
-            max_bad_fraction=cfg.max_bad_fraction,
-            config=plain(cfg),
-            overwrite=cfg.overwrite,
-            label=label,
-        )
+    return run(job, output)
 
 
-def _test_set(cfg: DictConfig, robustness: RobustnessOptions | None) -> ShardSet | None:
+def output_of(job: EvaluateJob) -> Path:
+    """Where the result goes: into the run that is evaluated, unless the options say otherwise."""
+    weights = _weights(job)
+    if job.evaluate.output is not None:
+        return Path(job.evaluate.output)
+    return Path(weights) / "evaluation" if Path(weights).is_dir() else Path(job.run_dir)
+
+
+def _weights(job: EvaluateJob) -> str:
+    if job.model.checkpoint is None:
+        raise NstError("nothing to evaluate", next="nst evaluate model.checkpoint=<run directory or weights>")
+    return job.model.checkpoint
+
+
+def _test_set(job: EvaluateJob, robustness: RobustnessOptions | None) -> ShardSet | None:
     """The test set; None where none is wanted and there is something else to measure."""
-    data, remote = made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote)
+    data = job.data
     if robustness is None:
-        return test_set(data, remote, cfg.stage)
+        return test_set(data, job.remote, job.stage)
     if not has_test_set(data):
         return None
-    if robustness.released and not is_remote(cfg.data.test) and not Path(cfg.data.test).exists():
+    if robustness.released and not is_remote(str(data.test)) and not Path(str(data.test)).exists():
         raise NstError(
-            f"there is no test set at {cfg.data.test}",
+            f"there is no test set at {data.test}",
             valid="a folder of labeled shards, or null",
             next="data.test=null measures the released sets alone; nst shard makes a test set",
         )
-    return test_set(data, remote, cfg.stage)
+    return test_set(data, job.remote, job.stage)

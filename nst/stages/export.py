@@ -41,22 +41,17 @@ from nst.written import begin
 CARD_FILE = "README.md"
 
 
-def run(
-    output: Path, *, weights: Path, training: Path | None, form: str, kind: str = "uint8", whole_image: bool = False
-) -> list[Path]:
-    """Writes the network of a file of ours for timm or as ONNX; returns the files.
+def run(job: ExportJob, output: Path) -> list[Path]:
+    """Writes the network of `model.checkpoint` for timm or as ONNX; returns the files.
 
     Nothing is kept from an earlier export: an export takes seconds, and files are replaced whole.
 
-    Args:
-        training: the run directory of the weights, for the model card; None where it is not known.
-        form: timm or onnx.
-        kind: of the ONNX input.
-        whole_image: it was evaluated on whole small pictures instead of the centre.
-
     Raises:
-        NstError: the file is not whole, `output` holds such files that are not nst's, or as `save_onnx`.
+        NstError: no weights of ours, or not whole, `output` holds such files that are not nst's, or as `save_onnx`.
     """
+    source, form, kind = _source(job), job.export.format, job.export.input
+    weights, training = _ours(source), _training_of(Path(source))
+    whole_image = _whole_image(training, job.data.pictures)
     network, info = load_network(weights)
     name = timm_name(info.architecture)
     files = [ONNX_FILE] if form == "onnx" else [WEIGHTS_FILE, *([CONFIG_FILE] if name else [])]
@@ -123,18 +118,16 @@ def _onnx_use(info: NetworkInfo, kind: str) -> str:
     )
 
 
-def adopt(output: Path, source: str | Path, classes: tuple[str, ...], *, overwrite: bool = False) -> dict[str, Any]:
-    """Makes a run directory of released weights, so that they can teach: teacher.run=<it>.
-
-    Args:
-        source: a file, hub folder or name of timm's, or anything of ours.
-        classes: names of the logits, in their order.
+def adopt(job: ExportJob, output: Path) -> dict[str, Any]:
+    """Makes a run directory of released weights (a file, hub folder or name of timm's, or anything of ours), so that
+    they can teach: teacher.run=<it>. Their logits are the classes of `data.labeled`, in its order.
 
     Raises:
         NstError: as `open_network`.
     """
+    source, classes = _source(job), load_index(job.data.labeled).classes
     inputs = {"weights": weights_digest(source), "classes": classes}
-    with Run(output, "export", inputs, overwrite=overwrite) as run_:
+    with Run(output, "export", inputs, overwrite=job.overwrite) as run_:
         if run_.done:
             final_weights(output)
             return run_.result()
@@ -150,28 +143,29 @@ def adopt(output: Path, source: str | Path, classes: tuple[str, ...], *, overwri
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage."""
     job = job_from(ExportJob, cfg)
-    source, options = job.model.checkpoint, job.export
-    if source is None:
-        raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
-    training = _training_of(Path(source))
-    base = training if training is not None else Path(job.run_dir)
-    given = options.output or (job.run_dir if options.format == "nst" else base / "export" / options.format)
-    output = Path(given)
+    output = _output(job)
     keep_apart(cfg, "export", {"export.output": output})
-    if options.format == "nst":
-        result = adopt(output, source, load_index(job.data.labeled).classes, overwrite=job.overwrite)
+    if job.export.format == "nst":
+        result = adopt(job, output)
         say(f"{output}: {result['model']}, {result['parameters'] / 1e6:.2f}M parameters; teacher.run={output} uses it")
         return
-    files = run(
-        output,
-        weights=_ours(source),
-        training=training,
-        form=options.format,
-        kind=options.input,
-        whole_image=_whole_image(training, job.data.pictures),
-    )
-    for file in files:
+    for file in run(job, output):
         say(f"{file}: {os.path.getsize(file) / 1e6:.2f} MB")
+
+
+def _source(job: ExportJob) -> str:
+    if job.model.checkpoint is None:
+        raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
+    return job.model.checkpoint
+
+
+def _output(job: ExportJob) -> Path:
+    """Where the files go: into the run that is exported, unless the options say otherwise."""
+    training = _training_of(Path(_source(job)))
+    base = training if training is not None else Path(job.run_dir)
+    return Path(
+        job.export.output or (job.run_dir if job.export.format == "nst" else base / "export" / job.export.format)
+    )
 
 
 def _ours(source: str) -> Path:

@@ -12,12 +12,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nst.checking import quoted
-from nst.config import compose_config, plain
+from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import say
+from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.sharing import is_rank_zero, wait_for_lock
-from nst.stages.options import evaluation_from
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,20 @@ class Places:
     shared: Path | None = None
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> Places:
-        return cls(Path(cfg.run_dir), Path(cfg.iterate.teacher) if cfg.iterate.teacher else None)
+    def of(cls, job: GenerationsJob) -> Places:
+        return cls(Path(job.run_dir), Path(job.iterate.teacher) if job.iterate.teacher else None)
 
     def generation(self, number: int) -> Path:
         return self.shared if self.shared and number == 0 else self.directory / f"gen{number}"
 
-    def name_teacher(self, cfg: DictConfig, number: int) -> None:
-        """Makes that generation the teacher of a configuration."""
-        cfg.teacher.run = str(self.generation(number))
-        if self.shared and number == 0:
-            cfg.teacher.selection = str(self.directory / "selection")
+    def teacher_of(self, number: int) -> dict[str, Any]:
+        """The options that name a generation's teacher: the generation before; the first has none."""
+        if number == 0:
+            return {"teacher.run": None}
+        named = {"teacher.run": str(self.generation(number - 1))}
+        if self.shared and number == 1:
+            named["teacher.selection"] = str(self.directory / "selection")
+        return named
 
     @contextlib.contextmanager
     def turn(self, number: int) -> Iterator[None]:
@@ -74,29 +77,27 @@ class Places:
             )  # fmt: skip
 
 
-def configurations(cfg: DictConfig) -> list[DictConfig]:
+def configurations(job: GenerationsJob) -> list[DictConfig]:
     """One whole configuration per generation: the command line's options, then the generation's own.
 
     Raises:
         NstError: a generation's option does not exist.
     """
-    given = [item for item in plain(cfg.overrides) if not item.startswith(("run_dir=", "name="))]
-    composed, places = [], Places.of(cfg)
-    for number, options in enumerate(generation_options(cfg)):
-        whole = [*given, *options, f"run_dir={quoted(places.generation(number))}", f"name={quoted(cfg.name)}"]
+    given = [item for item in job.overrides if not item.startswith(("run_dir=", "name="))]
+    composed, places = [], Places.of(job)
+    for number, options in enumerate(generation_options(job)):
+        whole = [*given, *options, f"run_dir={quoted(places.generation(number))}", f"name={quoted(job.name)}"]
         generation = compose_config(whole)
         generation.overrides, generation.stage = whole, "train"
         composed.append(generation)
     return composed
 
 
-def generation_options(cfg: DictConfig) -> list[list[str]]:
+def generation_options(job: GenerationsJob) -> list[list[str]]:
     """Each generation's options. One may be a list of options itself, by which recipes refer to what they share."""
-    first = [f"student={cfg.teacher.student}"] if cfg.teacher.student else []
-    lists = plain(cfg.iterate.generations)
-    if lists is None:
-        lists = [first, []]
-    if lists and lists[0] is None:
+    first = [f"student={job.teacher.student}"] if job.teacher.student else []
+    lists = [first, []] if job.iterate.generations is None else list(job.iterate.generations)
+    if lists[0] is None:
         lists = [first, *lists[1:]]
     return [list(_flat(options)) for options in lists]
 
@@ -106,15 +107,15 @@ def _flat(options: Sequence[Any]) -> Iterator[str]:
         yield from _flat(option) if isinstance(option, list) else [option]
 
 
-def starts_from_a_run(cfg: DictConfig) -> bool:
+def starts_from_a_run(job: GenerationsJob) -> bool:
     """Whether generation 0 is a finished run, `iterate.teacher`, and not trained: its list of options is null."""
-    return plain(cfg.iterate.generations or [])[:1] == [None]
+    return list(job.iterate.generations or ())[:1] == [None]
 
 
-def require_teacher(cfg: DictConfig) -> None:
+def require_teacher(job: GenerationsJob) -> None:
     """Raises NstError where generation 0 should be a finished run and is none."""
-    teacher = cfg.iterate.teacher
-    if not starts_from_a_run(cfg):
+    teacher = job.iterate.teacher
+    if not starts_from_a_run(job):
         return
     if teacher is None or not (Path(teacher) / "DONE").exists():
         raise NstError(
@@ -124,15 +125,19 @@ def require_teacher(cfg: DictConfig) -> None:
         )
 
 
-def compare_with(cfg: DictConfig, first: DictConfig, teacher: Path) -> None:
-    """Makes the robustness of a student comparable with the first teacher's, where both are measured alike.
+def comparable(job: EvaluateJob, first: EvaluateJob, teacher: Path) -> dict[str, Any]:
+    """The options that make the robustness of a student comparable with the first teacher's, where both are measured
+    alike.
 
     The student gets the teacher's pictures, also where it sees larger ones itself, and the teacher for a baseline,
     unless the command line has named another side or baseline.
     """
-    if cfg.eval != first.eval or evaluation_from(cfg)[1] is None:
-        return
-    if cfg.eval.side is None:
-        cfg.eval.side = read_json(teacher / "evaluation" / "result.json")["image_size"]
-    if cfg.eval.baseline is None:
-        cfg.eval.baseline = str(teacher)
+    named: dict[str, Any] = {}
+    robustness = job.eval.robustness
+    if robustness is None or job.eval != first.eval:
+        return named
+    if robustness.side is None:
+        named["eval.side"] = read_json(teacher / "evaluation" / "result.json")["image_size"]
+    if robustness.baseline is None:
+        named["eval.baseline"] = str(teacher)
+    return named

@@ -14,30 +14,30 @@ can call by hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nst.atomic import write_config, write_json
-from nst.config import job_from, made, plain
+from nst.config import job_from, require_values
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness import COLUMNS, headline
 from nst.report.terminal import table
-from nst.settings.data import DataOptions, RemoteOptions
-from nst.settings.job import TrainJob
+from nst.settings.job import GenerationJob, IterateJob, ReportJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.doctor import advise
-from nst.stages.generations import Places, compare_with, configurations, require_teacher, starts_from_a_run
-from nst.stages.options import machine_from, test_set
-from nst.stages.places import shards_place
+from nst.stages.generations import Places, comparable, configurations, require_teacher, starts_from_a_run
+from nst.stages.options import machine, test_set
+from nst.stages.places import predictions_folder, shards_place
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 
@@ -45,7 +45,7 @@ Result = dict[str, Any]
 WRITTEN = ("config.yaml", "result.json")  # beside the generations; the rest is the report's
 
 
-def run(
+def algorithm_1(
     generations: int,
     *,
     train: Callable[[int], Result],
@@ -91,79 +91,102 @@ def _scores(evaluation: Result) -> Result:
 
 
 def main(cfg: DictConfig) -> None:
-    """Composes every generation's configuration, runs Algorithm 1, writes the table and the report."""
-    places = Places.of(cfg)
-    directory = places.directory
-    generations = configurations(cfg)
+    """Reads the configuration and runs the stage."""
     keep_apart(cfg, "iterate")
-    for generation in generations:
-        keep_apart(generation, "train")
-    require_teacher(cfg)
+    run(job_from(IterateJob, cfg), Path(cfg.run_dir))
+
+
+def run(job: IterateJob, directory: Path) -> Result:
+    """Composes every generation's options, runs Algorithm 1, writes the table and the report; returns the result.
+
+    Raises:
+        NstError: what any of its stages would refuse, as far as it can be known before the first begins.
+    """
+    places = Places.of(job)
+    composed = configurations(job)
+    for cfg in composed:
+        for stage, written in _written(cfg):
+            keep_apart(cfg, stage, written)
+    generations = [
+        changed(job_from(GenerationJob, cfg), places.teacher_of(number)) for number, cfg in enumerate(composed)
+    ]
+    require_teacher(job)
     if is_rank_zero():
         require_free(directory, WRITTEN)
-    make_shards(cfg)
-    check(cfg, generations)
-    advise(cfg)
+    make_shards(job)
+    check(job, generations)
+    advise(job_of(SurveyJob, job.config, title=job.title))
     if is_rank_zero():
         begin(directory, *WRITTEN)
         sweep(directory)
         places.link()
-        if cfg.overwrite:
+        if job.overwrite:
             forget_run(directory)  # the report's; a generation that is made anew loses its own with its directory
 
-    results = run(
+    given = starts_from_a_run(job)
+    results = algorithm_1(
         len(generations),
-        train=lambda number: _train(generations[number], number, places),
+        train=lambda number: _finished(places) if given and number == 0 else _train(generations, number, places),
         label=lambda number: _label(generations[number + 1], number, places),
-        select=lambda number: _select(generations[number + 1], number, places),
+        select=lambda number: _select(generations[number + 1], number),
         evaluate=lambda number: _evaluate(generations, number, places),
     )
-    if not is_rank_zero():
-        return
-    write_config(directory / "config.yaml", yaml.safe_dump(kept(plain(cfg)), sort_keys=False))
+    result = _result(job, results)
+    if is_rank_zero():
+        write_config(directory / "config.yaml", yaml.safe_dump(kept(require_values(job.config)), sort_keys=False))
+        write_json(directory / "result.json", result)
+        console.print(table(results))
+        if job.iterate.report:
+            from nst.stages import report
+
+            report.make(job_of(ReportJob, job.config, title=job.title))
+    return result
+
+
+def _result(job: IterateJob, results: Sequence[Result]) -> Result:
     wanted = ("top1", "top5", "ece", "gain", *COLUMNS)
-    last = {name: results[-1][name] for name in wanted if name in results[-1]}
-    write_json(
-        directory / "result.json",
-        {
-            "stage": "iterate",
-            "name": cfg.name,
-            "seed": cfg.seed,
-            **last,
-            "generations": results,
-            "paper": plain(cfg.paper) if cfg.paper else None,
-        },
-    )
-    console.print(table(results))
-    if cfg.iterate.report:
-        from nst.stages import report
-
-        report.main(cfg)
+    return {
+        "stage": "iterate",
+        "name": job.name,
+        "seed": job.seed,
+        **{name: results[-1][name] for name in wanted if name in results[-1]},
+        "generations": results,
+        "paper": job.paper or None,
+    }
 
 
-def check(cfg: DictConfig, generations: Sequence[DictConfig]) -> None:
+def _written(cfg: DictConfig) -> Iterator[tuple[str, Result]]:
+    """The stages of a generation, and what each writes outside of its run directory where the options say so."""
+    yield "train", {"run_dir": cfg.run_dir}
+    yield "label", {"teacher.predictions": cfg.teacher.predictions}
+    yield "select", {"teacher.selection": cfg.teacher.selection}
+    yield "evaluate", {"evaluate.output": cfg.evaluate.output}
+
+
+def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
     from nst.stages import train
 
-    test_set(made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote), cfg.stage)
+    test_set(job.data, job.remote, job.stage)
     for generation in generations:
-        train.check(job_from(TrainJob, generation))
+        train.check(generation)
 
 
-def make_shards(cfg: DictConfig) -> None:
+def make_shards(job: IterateJob) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
-    ours = (Path(cfg.shard.output) / LIST).exists()  # whole: skipped; killed: continued
-    folders = [Path(shards_place(cfg.data, part)) for part in ("labeled", "unlabeled")]
+    output = job.shard.output
+    ours = (Path(output) / LIST).exists()  # whole: skipped; killed: continued
+    folders = [Path(shards_place(job.data, part)) for part in ("labeled", "unlabeled")]
     there = all((folder / "index.json").exists() for folder in folders)
-    machine = machine_from(cfg)
-    if machine.agreed(not ours and there):
+    agreed = machine(job.trainer).agreed
+    if agreed(not ours and there):
         return
     from nst.stages import shard
 
-    say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
-    if machine.agreed(not (Path(cfg.data.unlabeled) / "index.json").exists()):
+    say(f"{output}: {shard.summary_line(shard.make(job_of(ShardJob, job.config, title=job.title)))}")
+    if agreed(not (folders[1] / "index.json").exists()):
         raise NstError(
-            f"there are no unlabeled images in {cfg.shard.output}",
+            f"there are no unlabeled images in {output}",
             got="all images became labeled ones",
             next="add a folder unlabeled/ beside the class folders, or set data.labeled_per_class=10",
         )
@@ -171,43 +194,41 @@ def make_shards(cfg: DictConfig) -> None:
         wait_until_seen(folder / "index.json")
 
 
-def _train(cfg: DictConfig, number: int, places: Places) -> Result:
+def _finished(places: Places) -> Result:
+    return read_json(places.generation(0) / "result.json")
+
+
+def _train(generations: Sequence[GenerationJob], number: int, places: Places) -> Result:
     from nst.stages import train
 
-    if number == 0 and starts_from_a_run(cfg):
-        return read_json(places.generation(0) / "result.json")
-    cfg.teacher.run = None
-    if number:
-        places.name_teacher(cfg, number - 1)
     with places.turn(number):
-        result = train.from_cfg(cfg, title=f"gen{number} train")
+        result = train.run(replace(generations[number], title=f"gen{number} train"), places.generation(number))
     say(f"gen{number}: {train.summary_line(result)}")
     return result
 
 
-def _label(cfg: DictConfig, number: int, places: Places) -> Result:
+def _label(student: GenerationJob, number: int, places: Places) -> Result:
     from nst.stages import label
 
-    places.name_teacher(cfg, number)
     with places.turn(number):
-        return label.from_cfg(cfg, title=f"gen{number} label")
+        job = replace(student, title=f"gen{number} label")
+        return label.run(job, predictions_folder(job.teacher, job.stage))
 
 
-def _select(cfg: DictConfig, number: int, places: Places) -> Result:
+def _select(student: GenerationJob, number: int) -> Result:
     from nst.stages import select
 
-    places.name_teacher(cfg, number)
-    result = select.from_cfg(cfg)
+    result = select.from_cfg(OmegaConf.create(dict(student.config)))
     say(f"gen{number} select: {select.summary_line(result)}")
     return result
 
 
-def _evaluate(generations: Sequence[DictConfig], number: int, places: Places) -> Result:
+def _evaluate(generations: Sequence[GenerationJob], number: int, places: Places) -> Result:
     from nst.stages import evaluate
 
-    cfg = generations[number]
-    if number:
-        compare_with(cfg, generations[0], places.generation(0))
-    cfg.model.checkpoint = str(places.generation(number))
+    job = generations[number]
+    alike = comparable(job, generations[0], places.generation(0)) if number else {}
+    named = {"model.checkpoint": str(places.generation(number)), **alike}
+    job = changed(job, named, title=f"gen{number} evaluate")
     with places.turn(number):
-        return evaluate.from_cfg(cfg, label=f"gen{number} evaluate")
+        return evaluate.run(job, evaluate.output_of(job))

@@ -15,7 +15,7 @@ from nst.errors import NstError
 from nst.models.efficientnet import Architecture
 from nst.robustness.options import RobustnessOptions
 from nst.settings.data import DataOptions, RemoteOptions
-from nst.settings.job import TrainJob, evaluation_of, trainer_of
+from nst.settings.job import TrainJob, trainer_of
 from nst.settings.learning import TeacherOptions
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
@@ -27,13 +27,8 @@ from nst.training.teachers import Teacher
 from nst.training.tracking import Tracking
 
 
-def evaluation_from(cfg: DictConfig) -> tuple[EvalOptions, RobustnessOptions | None]:
-    """What is measured on clean images, and what else; None where eval=clean asks for nothing else."""
-    return measured(evaluation_of(plain(cfg.eval)))
-
-
 def measured(options: Evaluation) -> tuple[EvalOptions, RobustnessOptions | None]:
-    """The same of a job."""
+    """What is measured on clean images, and what else; None where eval=clean asks for nothing else."""
     robust = options.robustness
     return options.clean, RobustnessOptions(**vars(robust)) if robust is not None else None
 

@@ -14,37 +14,29 @@ from nst.config import require_values
 from nst.data.packed import SOURCE
 from nst.data.packing import OPEN_SHARDS, Packer, Packing
 from nst.data.pseudo_labels import PseudoLabels
-from nst.data.shard_set import ShardSet
 from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.progress import Bar
 from nst.runs import Run
 from nst.settings.job import ShardJob
 from nst.stages import options
-from nst.training.teachers import Teacher, pseudo_labels
+from nst.training.teachers import pseudo_labels
 
 
-def run(
-    output: Path,
-    *,
-    unlabeled: ShardSet,
-    teacher: Teacher,
-    seed: int = 0,
-    samples_per_shard: int = 1000,
-    shards_at_once: int = OPEN_SHARDS,
-    config: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Packs what `teacher`'s student would learn from; a finished run is returned as it is, a killed one continued.
+def run(job: ShardJob, output: Path, *, shards_at_once: int = OPEN_SHARDS) -> dict[str, Any]:
+    """Packs what the teacher's student would learn from; a finished run is returned as it is, a killed one continued.
 
     Args:
-        unlabeled: the shards that were labeled.
-        samples_per_shard: entries of a packed shard, a few more or less.
         shards_at_once: files that are open at the same time.
 
     Raises:
-        NstError: options out of range, selection, predictions and shards that do not belong together, or no room.
+        NstError: no teacher; selection, predictions and shards that do not belong together; or no room.
     """
+    teacher = options.teacher(job.teacher, job.stage)
+    if teacher is None:
+        raise NstError("whose selection is to be packed?", next="teacher.run=<run directory of the teacher>")
+    unlabeled = options.open_shards(job.data, "unlabeled", job.remote)
+    config, samples_per_shard = require_values(job.config), job.shard.samples_per_shard
     labels = pseudo_labels(teacher, unlabeled)
     if not isinstance(labels, PseudoLabels):
         raise NstError("there is no selection to pack", next="nst label and nst select, with teacher.mode=offline")
@@ -58,7 +50,7 @@ def run(
     inputs = {
         **about,
         "unlabeled": unlabeled.digest,
-        "seed": seed,
+        "seed": job.seed,
         "samples_per_shard": samples_per_shard,
         "shards_at_once": shards_at_once,
     }
@@ -66,11 +58,11 @@ def run(
         copies=lambda number: labels.copies(unlabeled.shards[number].name),
         shards=len(unlabeled.shards),
         entries=len(labels),
-        seed=seed,
+        seed=job.seed,
         samples_per_shard=samples_per_shard,
         open_shards=shards_at_once,
     )
-    with Run(output, "shard", inputs, config=config, overwrite=overwrite, files=["index.json"]) as this:
+    with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=["index.json"]) as this:
         if this.done:
             return this.result()
         with Bar("pack", len(labels)) as bar:
@@ -85,22 +77,6 @@ def run(
                 "digest": packed.digest,
             }
         )
-
-
-def pack(job: ShardJob, output: Path) -> dict[str, Any]:
-    """Packs the selection that a job names."""
-    teacher = options.teacher(job.teacher, job.stage)
-    if teacher is None:
-        raise NstError("whose selection is to be packed?", next="teacher.run=<run directory of the teacher>")
-    return run(
-        output,
-        unlabeled=options.open_shards(job.data, "unlabeled", job.remote),
-        teacher=teacher,
-        seed=job.seed,
-        samples_per_shard=job.shard.samples_per_shard,
-        config=require_values(job.config),
-        overwrite=job.overwrite,
-    )
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

@@ -38,23 +38,22 @@ from nst.training.phases import phases
 HOUR, DAY = 3600, 86400
 
 
-def run(
-    generations: Sequence[Generation],
-    *,
-    name: str,
-    images: Images,
-    hardware: Cluster,
-    numerics: Numerics,
-    rates: Rates,
-) -> dict[str, Any]:
+def run(job: SurveyJob) -> dict[str, Any]:
     """The plan as a mapping of plain values: bytes, FLOP, seconds and hours; `nst.plan.tables` shows it.
 
-    Args:
-        rates: what computing reaches of the peak, in training and in labeling.
-
     Raises:
-        NstError: a batch does not divide by the cores.
+        NstError: a batch does not divide by the cores, or as `compiled`.
     """
+    options, trainer = job.plan, job.trainer
+    images = find_images(job.data, options, job.select.images_per_class)
+    hardware = cluster(options.hardware or default_hardware(trainer))
+    numerics = Numerics.of(trainer.precision, trainer.exchanged)
+    rates = Rates(options.utilization, read_measurements(options.measured))
+    given = starts_from_a_run(job)
+    generations = [
+        _generation(number, job_from(SurveyJob, each), images, trained=number > 0 or not given)
+        for number, each in enumerate(configurations(job))
+    ]
     planned = [generation for generation in generations if generation.trained]
     trainings = [entry for generation in planned for entry in trainings_of(generation, generations, images)]
     works = works_of(generations, trainings, images)
@@ -67,7 +66,7 @@ def run(
     compiling = _compiling(trainings if hardware.chip.tpu else [], main)
     hours = sum(row["hours"] for row in rows) + compiling["hours"]
     return {
-        "name": name,
+        "name": job.name,
         "cluster": _cluster(hardware),
         "utilization": share,
         "images": asdict(images),
@@ -75,7 +74,7 @@ def run(
         "step": asdict(step),
         "bytes_per_second_and_host": _bytes_per_step(main, images) / step.seconds / hardware.hosts,
         "memory": _memory(main, hardware, numerics),
-        "compiled": None,
+        "compiled": compiled(generations, images, hardware, trainer) if options.compile else None,
         "stages": rows,
         "compiling": compiling,
         "total": {"flops": sum(row["flops"] for row in rows), "hours": hours},
@@ -165,16 +164,18 @@ def _paper(rates: Rates) -> dict[str, Any]:
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration, prints the plan, and writes it where plan.output says."""
     keep_apart(cfg, "plan")
-    if cfg.plan.output is not None:
-        _require_plan(Path(cfg.plan.output))
-    plan = from_cfg(cfg)
+    job = job_from(SurveyJob, cfg)
+    output = Path(job.plan.output) if job.plan.output is not None else None
+    if output is not None:
+        _require_plan(output)
+    plan = run(job)
     for table in tables(plan):
         console.print(table)
-    if cfg.plan.hardware is None:
-        say(f"hardware by trainer.accelerator={cfg.trainer.accelerator}; plan.hardware=v3:32x32 plans for another")
-    if cfg.plan.output is not None:
-        write_json(Path(cfg.plan.output), plan, sealed=False)
-        say(f"plan: {cfg.plan.output}")
+    if job.plan.hardware is None:
+        say(f"hardware by trainer.accelerator={job.trainer.accelerator}; plan.hardware=v3:32x32 plans for another")
+    if output is not None:
+        write_json(output, plan, sealed=False)
+        say(f"plan: {output}")
     return plan
 
 
@@ -194,30 +195,6 @@ def _require_plan(path: Path) -> None:
         raise NstError(
             f"plan.output={path} is there, and is no plan of nst's", next="choose another name: plan.output=<file>"
         )
-
-
-def from_cfg(cfg: DictConfig) -> dict[str, Any]:
-    """`run` with the arguments that the configuration asks for."""
-    job = job_from(SurveyJob, cfg)
-    options = job.plan
-    images = find_images(job.data, options, job.select.images_per_class)
-    hardware = cluster(options.hardware or default_hardware(job.trainer))
-    generations = [
-        _generation(number, job_from(SurveyJob, each), images, trained=number > 0 or not starts_from_a_run(cfg))
-        for number, each in enumerate(configurations(cfg))
-    ]
-    precision = (job.trainer.precision, job.trainer.exchanged)
-    plan = run(
-        generations,
-        name=job.name,
-        images=images,
-        hardware=hardware,
-        numerics=Numerics.of(*precision),
-        rates=Rates(options.utilization, read_measurements(options.measured)),
-    )
-    if options.compile:
-        plan["compiled"] = compiled(generations, images, hardware, precision)
-    return plan
 
 
 def _generation(number: int, job: SurveyJob, images: Images, *, trained: bool = True) -> Generation:
@@ -247,7 +224,7 @@ def default_hardware(trainer: TorchOptions | XlaOptions) -> str:
 
 
 def compiled(
-    generations: Sequence[Generation], images: Images, hardware: Cluster, precision: tuple[str, str]
+    generations: Sequence[Generation], images: Images, hardware: Cluster, trainer: TorchOptions | XlaOptions
 ) -> dict[str, Any]:
     """What the TPU compiler says of the last generation's train step.
 
@@ -273,8 +250,8 @@ def compiled(
         cores=hardware.cores,
         accumulate=last.accumulate,
         remat=last.remat,
-        precision=precision[0],
-        gradient_dtype=precision[1],
+        precision=trainer.precision,
+        gradient_dtype=trainer.exchanged,
         targets=last.targets,
         teacher=teacher,
     )

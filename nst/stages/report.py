@@ -138,24 +138,28 @@ def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[
 
 
 def main(cfg: DictConfig) -> None:
-    """Reads the configuration and runs the stage; called by `nst iterate` too, whose command line it then shows."""
+    """Reads the configuration and runs the stage."""
     job = job_from(ReportJob, cfg)
-    options, made_here = job.report, job.stage == "iterate"
-    if not made_here and options.wandb_workspace:
+    if job.report.wandb_workspace:
         _save_workspace(job)
         return
     keep_apart(cfg, "report")
-    asked = [(kind, number) for kind in ("table", "figure") if (number := getattr(options, kind)) is not None]
-    if not made_here and asked:
-        for kind, number in asked:
-            _of_the_paper(job, paper.exhibit(kind, number))
-        return
+    asked = [(kind, number) for kind in ("table", "figure") if (number := getattr(job.report, kind)) is not None]
+    for kind, number in asked:
+        _of_the_paper(job, paper.exhibit(kind, number))
+    if not asked:
+        make(job)
+
+
+def make(job: ReportJob) -> None:
+    """The report of run directories; at the end of `nst iterate` with its command line."""
+    own = job.stage == "iterate"
     result = run(
         job.run_dir,
-        options.runs,
-        examples=options.examples,
-        stage="iterate" if made_here else None,
-        overrides=job.overrides if made_here else None,
+        job.report.runs,
+        examples=job.report.examples,
+        stage=job.stage if own else None,
+        overrides=job.overrides if own else None,
     )
     say(f"report: {result['page']}")
     outcome = Path(job.run_dir) / "result.json"

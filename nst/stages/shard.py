@@ -223,7 +223,7 @@ def main(cfg: DictConfig) -> None:
     if data.source.name == PACKED and not options.verify and not options.exclude:
         from nst.stages import pack  # which knows of teachers and so loads torch
 
-        say(f"{options.output}: {pack.summary_line(pack.pack(job, Path(options.output)))}")
+        say(f"{options.output}: {pack.summary_line(pack.run(job, Path(options.output)))}")
         return
     if options.index is not None:
         shards = index_beside(options.index, Path(options.output), remote)
@@ -241,11 +241,6 @@ def main(cfg: DictConfig) -> None:
             say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says{left_out}")
     if options.index is None and not options.exclude and not options.verify:
         say(f"{options.output}: {summary_line(make(job))}")
-
-
-def from_cfg(cfg: DictConfig) -> dict[str, Any]:
-    """The shards that the configuration asks for."""
-    return make(job_from(ShardJob, cfg))
 
 
 def make(job: ShardJob) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from nst.plan.limits import require_room
 from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import Run
-from nst.settings.job import TrainJob
+from nst.settings.job import SurveyJob, TrainJob
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.stages import options
 from nst.stages.apart import keep_apart
@@ -193,7 +193,7 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
 
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration, says what is unwise in it, and runs the stage."""
-    advise(cfg)
+    advise(job_from(SurveyJob, cfg))
     result = from_cfg(cfg)
     say(f"{cfg.run_dir}: {summary_line(result)}")
     return result

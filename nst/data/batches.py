@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Required, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from nst.data.image_stack import ImageStack
@@ -27,7 +28,28 @@ from nst.data.stream import WINDOW_SHARDS, Stream, generator
 from nst.errors import NstError
 
 View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-Batch = dict[str, Any]
+
+
+class Batch(TypedDict, total=False):
+    """What a loader hands to a step: B rows, tensors of them as the network takes them; and what is said of its real
+    rows, V of them, for the host."""
+
+    images: Required[Tensor]  # (B, 3, H, W) uint8; a joint batch has its unlabeled images behind: (B + U, 3, H, W)
+    labels: Required[Tensor]  # (B,) int64, -1 of padding
+    bad: Required[list[str]]  # what could not be decoded
+    # of a joint batch
+    targets: Tensor  # (U, C) distributions, or (U,) classes
+    clean_images: Tensor  # (U, 3, h, w) uint8, for a teacher in the step
+    # of an evaluation
+    valid: Tensor  # (B,) bool, false of padding
+    keys: list[str]  # V
+    index: np.ndarray  # (V,) numbers of the samples, in their shard or in all
+    shard: np.ndarray  # (V,) numbers of the shards
+    true_labels: np.ndarray  # (V,)
+    place: Tensor  # (B,) as index, on the device
+    cells: Tensor  # (B, ...) in which cells of a table the samples count
+
+
 _OPEN_SHARDS = 32
 _KEPT_ENTRIES = 2 * WINDOW_SHARDS  # as many shards as a window of the stream mixes, and the next window's
 _READ = (*IMAGE_EXTENSIONS, "cls")  # of a sample's files; captions and the like stay on the disk
@@ -259,8 +281,8 @@ class TrainingBatches(Dataset):
                     clean.put(row, sample.pop("clean_image"))
                 for name, value in sample.items():
                     collected.setdefault(name, []).append(value)
-        batch: Batch = {"images": images.tensor(), "bad": bad}
-        batch["labels"] = torch.from_numpy(np.stack(collected["label"]))
+        labels = torch.from_numpy(np.stack(collected["label"]))
+        batch: Batch = {"images": images.tensor(), "labels": labels, "bad": bad}
         if "target" in collected:
             batch["targets"] = torch.from_numpy(np.stack(collected["target"]))
         if clean.pixels is not None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nst.data.batches import Batch, Batches, Samples, TrainingBatches
 from nst.data.evaluation_batches import EvaluationBatches
+from nst.data.parts import parts_of
 from nst.data.shared_memory import LoaderOptions, fitting
 from nst.errors import NstError, UsageError
 
@@ -112,21 +113,6 @@ class _Telling(Dataset):
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def data_part(trainer: pl.Trainer) -> tuple[int, int]:
-    """Which part of the data this process reads: its number, and how many parts there are.
-
-    Under DDP these are rank and world size. A strategy that runs one program over many processes (SPMD) hides its
-    processes from Lightning, and names the part itself.
-    """
-    return getattr(trainer.strategy, "data_part", (trainer.global_rank, trainer.world_size))
-
-
-def own_rows(values: torch.Tensor, trainer: pl.Trainer) -> torch.Tensor:
-    """What a step computed for this process's rows of the batch, on the host."""
-    strategy = trainer.strategy
-    return strategy.own_rows(values) if hasattr(strategy, "own_rows") else values.cpu()
 
 
 def evaluation_loader(
@@ -229,4 +215,4 @@ class JointDataModule(pl.LightningDataModule):
         )
 
     def _place(self) -> tuple[int, int]:
-        return data_part(self.trainer) if self.trainer else (0, 1)
+        return parts_of(self.trainer).place() if self.trainer else (0, 1)

@@ -7,10 +7,13 @@ moves nothing between devices; and with many hosts, whose slices are joined, the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from nst.data.batches import Batch
 
 
 def joint_order(labeled: int, unlabeled: int, groups: int = 1) -> list[int]:
@@ -41,14 +44,15 @@ def take_apart(joint: Tensor, labeled: int, groups: int = 1) -> tuple[Tensor, Te
     return parts[:, :share].flatten(0, 1), parts[:, share:].flatten(0, 1)
 
 
-def micro_batch(batch: dict[str, Any], number: int, parts: int, groups: int = 1) -> dict[str, Any]:
+def micro_batch(batch: Batch, number: int, parts: int, groups: int = 1) -> Batch:
     """The `number`-th of `parts` equal parts of a joint batch, with its share of both sides, in the same layout."""
     labeled = len(batch["labels"])
 
     def part(name: str, value: Any) -> Any:
         return part_of(value, labeled if name == "images" else len(value), number, parts, groups)
 
-    return {name: value if name == "bad" else part(name, value) for name, value in batch.items()}
+    micro = {name: value if name == "bad" else part(name, value) for name, value in batch.items()}
+    return cast("Batch", micro)
 
 
 def part_of(joint: Tensor, labeled: int, number: int, parts: int, groups: int = 1) -> Tensor:

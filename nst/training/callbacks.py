@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from nst.atomic import atomic_path
-from nst.data.datamodule import data_part
+from nst.data.parts import parts_of
 from nst.documents import damaged
 from nst.errors import NstError, Preempted, in_a_line
 from nst.progress import Bar
@@ -72,7 +72,7 @@ class KeepLast(Checkpoint):
         steps.
         """
         now = time.perf_counter()
-        if data_part(trainer)[1] > 1:
+        if parts_of(trainer).place()[1] > 1:
             fitting = int(LOOK_S * self._look_steps / max(now - self._looked, 1e-6))
             self._look_steps = trainer.strategy.broadcast(max(1, min(fitting, 2 * self._look_steps)))
         self._next_look, self._looked = trainer.global_step + self._look_steps, now

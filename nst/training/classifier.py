@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nst.data.batches import Batch
 from nst.data.joint import micro_batch, part_of, take_apart
+from nst.data.parts import parts_of
 from nst.data.stream import generator
 from nst.errors import NstError
 from nst.metrics import Evaluation, topk_correct
@@ -31,7 +32,7 @@ from nst.settings.network import Noise
 from nst.training.compiling import compiled
 from nst.training.ema import Ema
 from nst.training.gathering import reduced
-from nst.training.hardware import Hardware, Machine, state_to_device
+from nst.training.hardware import Hardware, Machine
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
 from nst.training.noise import masks
 from nst.training.optim import Schedule, build_optimizer, on_device, parameter_groups, set_learning_rate
@@ -251,7 +252,7 @@ class Classifier(pl.LightningModule):
 
     def start_sums(self, begun: Mapping[str, Any] = NOTHING_SUMMED) -> None:
         """Sums of zero, or those with which a run was stopped between two reads."""
-        self.sums = state_to_device(torch.tensor(begun["sums"]), self.trainer)
+        self.sums = parts_of(self.trainer).state(torch.tensor(begun["sums"]))
         self.summed_steps, self.images_seen = begun["steps"], begun["images"]
         self.since = time.perf_counter() - begun["seconds"]
 
@@ -267,8 +268,7 @@ class Classifier(pl.LightningModule):
     # ---- evaluation, on the moving average
 
     def on_validation_epoch_start(self) -> None:
-        send = partial(state_to_device, trainer=self.trainer)
-        self.evaluation = Evaluation(self.num_classes).moved(send)
+        self.evaluation = Evaluation(self.num_classes).moved(parts_of(self.trainer).state)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.ema(normalize(batch["images"]))

@@ -6,7 +6,6 @@ Counted is by whatever is passed in: the clean scores of `nst evaluate`, or a su
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +13,11 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from nst.data.batches import Batch
-from nst.data.datamodule import Batches, data_part, evaluation_loader, own_rows
+from nst.data.datamodule import Batches, evaluation_loader
+from nst.data.parts import parts_of
 from nst.training.callbacks import StopWhenTold, check_bad_share
 from nst.training.gathering import reduced, union
-from nst.training.hardware import Machine, state_to_device
+from nst.training.hardware import Machine
 
 
 class Counts(Protocol):
@@ -52,7 +52,7 @@ class Counting(pl.LightningModule):
         self.bad: set[str] = set()
 
     def on_test_start(self) -> None:
-        self.counts.moved(partial(state_to_device, trainer=self.trainer))
+        self.counts.moved(parts_of(self.trainer).state)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return self.counts.add(self.network, batch)
@@ -61,7 +61,7 @@ class Counting(pl.LightningModule):
         # read here and not in the step, which on XLA is a graph that would be cut in two; and whatever the batch holds:
         # where reading takes all hosts, all must read
         if outputs is not None and self.note is not None:
-            self.note(own_rows(outputs, self.trainer), batch)
+            self.note(parts_of(self.trainer).own_rows(outputs), batch)
         self.bad.update(batch["bad"])
         self.advance(len(batch["keys"]))
 
@@ -89,7 +89,7 @@ def count(
         NstError: too many bad images, or (`Preempted`) the process was told to stop.
     """
     trainer = hardware.trainer(folder, callbacks=[StopWhenTold()])
-    rank, world_size = data_part(trainer)
+    rank, world_size = parts_of(trainer).place()
     module = Counting(network, counts, lambda samples: advance(samples * world_size), note)
     loader = evaluation_loader(
         batches, hardware.loader, rank=rank, world_size=world_size, pin_memory=hardware.pin_memory

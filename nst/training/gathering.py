@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nst.data.datamodule import data_part
+from nst.data.parts import parts_of
 
 
 class Summed(Protocol):
@@ -31,7 +31,7 @@ def reduced(scores: Scores, trainer: pl.Trainer) -> Scores:
 
 def union(values: Iterable[Any], trainer: pl.Trainer) -> list[Any]:
     """The values of all ranks together, each once, sorted."""
-    _, world_size = data_part(trainer)
+    _, world_size = parts_of(trainer).place()
     if world_size == 1:
         return sorted(set(values))
     gathered: list[list[Any]] = [[] for _ in range(world_size)]

@@ -217,15 +217,6 @@ def bare_trainer(
         )
 
 
-def state_to_device(tensor: torch.Tensor, trainer: pl.Trainer) -> torch.Tensor:
-    """State that steps add to, made on the host, to where the steps run.
-
-    Made there, its first value would be a constant of a compiled step, and the second step another graph (XLA).
-    """
-    strategy = trainer.strategy
-    return strategy.state_to_device(tensor) if hasattr(strategy, "state_to_device") else tensor.to(strategy.root_device)
-
-
 @contextlib.contextmanager
 def _without_xla() -> Iterator[None]:
     """Keeps Lightning from importing torch_xla just to print that there is no TPU: it costs seconds."""

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from nst.data.batches import View
-from nst.data.datamodule import data_part, evaluation_loader
+from nst.data.datamodule import evaluation_loader
 from nst.data.evaluation_batches import EvaluationBatches
+from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo, ShardSet
 from nst.errors import UsageError, require_choice
 from nst.models.checkpoints import load_network
@@ -140,7 +141,7 @@ class LightningEngine:
             labeler = Labeler(hardware.place(load_network(job.teacher)[0]))
         trainer = hardware.trainer(job.folder)
         trainer.strategy.barrier("shards listed")  # before any of them is written
-        rank, world_size = data_part(trainer)
+        rank, world_size = parts_of(trainer).place()
         parts = [
             EvaluationBatches(job.unlabeled, job.view, batch_size=job.batch_size, only=numbers[part::world_size])
             for part in range(world_size)

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
+from nst.data.batches import Batch
 from nst.data.datamodule import evaluation_loader
 from nst.data.evaluation_batches import EvaluationBatches
+from nst.data.parts import on_the_way
 from nst.data.shard_set import ShardInfo
 from nst.data.shared_memory import LoaderOptions
 from nst.data.transfer import is_remote
@@ -27,7 +29,7 @@ from nst.progress import Bar, say
 from nst.settings.stages import RayOptions
 from nst.training.hardware import Hardware, Value
 from nst.training.label_engines import ShardsToLabel, computes_bf16, shard_batches, torch_labeler, torch_precision
-from nst.training.labeler import Labeler, ShardCollector, on_the_way
+from nst.training.labeler import Labeler, ShardCollector
 
 TASKS_AHEAD = 2000  # handed to Ray at a time: enough for its autoscaler to see what is wanted
 
@@ -191,7 +193,8 @@ def label_shard(job: ShardsToLabel, engine: RayEngine) -> NstError | None:
         loader = evaluation_loader(batches, engine.loader, pin_memory=device.type == "cuda")
         with torch.inference_mode(), ShardCollector(shard_batches(batches), job.write, lambda _: None) as collector:
             for number, batch in enumerate(loader):
-                moved = {name: batch[name].to(device, non_blocking=True) for name in ("images", "valid")}
+                images, valid = (batch[name].to(device, non_blocking=True) for name in ("images", "valid"))
+                moved: Batch = {**batch, "images": images, "valid": valid}
                 collector.add(batch, on_the_way(labeler.predict_step(moved, number)))
     except NstError as error:
         return error

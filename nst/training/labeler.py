@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor, nn
 
 from nst.data.batches import Batch
-from nst.data.datamodule import own_rows
+from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.efficientnet import normalize
@@ -73,21 +73,6 @@ def doubted(logits: Tensor, valid: Tensor) -> Tensor:
     confident = (logits.logsumexp(dim=1) - first) < -math.log(NEVER_SELECTED)
     margin = (first - second).masked_fill(~(confident & valid), math.inf)
     return margin.topk(math.ceil(DOUBTED * len(logits)), largest=False).indices
-
-
-def on_the_way(probs: Tensor) -> Arrived:
-    """Starts the copy of a step's probabilities to the host; what is returned waits for it."""
-    if not probs.is_cuda:
-        return lambda: probs.cpu()
-    host = probs.to("cpu", non_blocking=True)  # into pinned memory
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def arrived() -> Tensor:
-        copied.synchronize()
-        return host
-
-    return arrived
 
 
 class ShardCollector:
@@ -172,8 +157,4 @@ class ShardByShard(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         probs = torch.as_tensor(prediction)
-        if hasattr(trainer.strategy, "own_rows"):
-            rows = own_rows(probs, trainer)
-            self.collector.add(batch, lambda: rows)
-        else:
-            self.collector.add(batch, on_the_way(probs))
+        self.collector.add(batch, parts_of(trainer).arriving(probs))

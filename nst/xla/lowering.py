@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch_xla
@@ -27,6 +28,9 @@ from nst.training.tensor_rate import prime
 from nst.xla.hardware import XlaHardware
 from nst.xla.precision import XlaPrecision
 from nst.xla.program import Program, TrainStep
+
+if TYPE_CHECKING:
+    from nst.data.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def take_step(
     set_learning_rate(optimizer, module.schedule.learning_rate(0))
     optimizer.zero_grad()
     with precision.forward_context():
-        loss = module.training_step(batch, 0)
+        loss = module.training_step(cast("Batch", batch), 0)
     loss.backward()
     module.on_before_optimizer_step(optimizer)
     optimizer.step()

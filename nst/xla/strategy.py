@@ -1,7 +1,7 @@
 """Lightning on PyTorch/XLA: one process per host, one compiled program over all devices (SPMD), data parallel.
 
 To Lightning this is a single process on a CPU. The batch is global, the compiler reduces gradients and BatchNorm
-statistics over the devices by itself, and each host reads its part of the data by `data_part`. So no code of
+statistics over the devices by itself, and each host reads its part of the data by `SpmdParts`. So no code of
 Lightning's for several ranks runs, and what it does run behaves as on one CPU.
 
 A step ends with `torch_xla.sync()`: what was recorded until then becomes one graph, which is compiled the first time
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ import torch_xla
 import torch_xla.distributed.spmd as xs
 import torch_xla.runtime as xr
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from nst.data.parts import PartedStrategy, Parts
 from nst.errors import NstError, Preempted, in_a_line
 from nst.training.optim import on_device
 from nst.training.tensor_rate import prime
@@ -123,7 +123,30 @@ def require_own_rows(mesh: xs.Mesh, hosts: Hosts) -> None:
         )
 
 
-class SpmdStrategy(Strategy):
+class SpmdParts(Parts):
+    """A process per host, whose part of a batch lies on its devices."""
+
+    def __init__(self, hosts: Hosts, mesh: xs.Mesh) -> None:
+        self.hosts, self.mesh = hosts, mesh
+
+    def place(self) -> tuple[int, int]:
+        return self.hosts.index, self.hosts.count
+
+    def own_rows(self, values: Tensor) -> Tensor:
+        """This host's rows of a global (B, ...) tensor, on the CPU, in the order in which it sent them."""
+        return own_rows(values.cpu(), torch_xla._XLAC._xla_get_runtime_devices(), self.mesh.device_ids.tolist())
+
+    def arriving(self, values: Tensor) -> Callable[[], Tensor]:
+        """Read at once: where reading takes all hosts, all must read at the same step."""
+        rows = self.own_rows(values)
+        return lambda: rows
+
+    def state(self, tensor: Tensor) -> Tensor:
+        """The same on all devices."""
+        return send_whole(tensor, torch_xla.device(), self.mesh)
+
+
+class SpmdStrategy(PartedStrategy):
     """One program over all devices of all hosts."""
 
     strategy_name = "xla_spmd"
@@ -132,6 +155,7 @@ class SpmdStrategy(Strategy):
         super().__init__(accelerator=PjrtAccelerator(), precision_plugin=precision)
         self.hosts = hosts
         self.mesh = data_mesh()
+        self.parts = SpmdParts(hosts, self.mesh)
         hosts.connect()
         if xr.process_count() > 1:
             require_own_rows(self.mesh, hosts)
@@ -155,11 +179,6 @@ class SpmdStrategy(Strategy):
     @property
     def is_global_zero(self) -> bool:
         return self.hosts.index == 0
-
-    @property
-    def data_part(self) -> tuple[int, int]:
-        """Which part of the data this host reads (`nst.data.datamodule.data_part`)."""
-        return self.hosts.index, self.hosts.count
 
     # ---- state
 
@@ -228,14 +247,6 @@ class SpmdStrategy(Strategy):
         """Tensors of a batch to the devices, rows divided among them; what is no tensor stays on the host."""
         send = functools.partial(send_rows, device=self.device, mesh=self.mesh, slices=xr.process_count() > 1)
         return tree_map(lambda value: send(value) if isinstance(value, Tensor) else value, batch)
-
-    def state_to_device(self, tensor: Tensor) -> Tensor:
-        """State that steps add to (`nst.training.hardware.state_to_device`): the same on all devices."""
-        return send_whole(tensor, self.device, self.mesh)
-
-    def own_rows(self, values: Tensor) -> Tensor:
-        """This host's rows of a global (B, ...) tensor, on the CPU, in the order in which it sent them."""
-        return own_rows(values.cpu(), torch_xla._XLAC._xla_get_runtime_devices(), self.mesh.device_ids.tolist())
 
     def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **options: Any) -> Any:
         # the module has seeded torch for this step; the devices' generator, which makes the masks, follows

@@ -186,7 +186,7 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
     found: list[str] = []
     open_flag = ""
     for item in items:
-        if open_flag and not item.startswith(("-", "~", "+")) and "=" not in item:
+        if open_flag and not item.startswith("-") and not _names_an_option(item):
             found[-1] = f"{open_flag}={item}"
             open_flag = ""
         elif item.startswith("-"):
@@ -198,6 +198,12 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
             found.append(item)
             open_flag = ""
     return found
+
+
+def _names_an_option(item: str) -> bool:
+    """Whether an argument is `option=value`, and no path with a `=` in it."""
+    name, equals, _ = item.partition("=")
+    return bool(equals) and ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)
 
 
 def stage_help(stage: str) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.checking import quoted
 from nst.config import compose_config, plain
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import say
 from nst.sharing import is_rank_zero, wait_for_lock
 from nst.stages.options import evaluation_from
+from nst.typed import quoted
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.progress import console, say
-from nst.runs import OPTIONS
+from nst.refused import OPTIONS
 from nst.sharing import is_rank_zero
 from nst.sweep_table import Job, result_in, summary_table
 from nst.typed import quoted, verbatim

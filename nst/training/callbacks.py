@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import signal
 import threading
@@ -17,6 +18,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from nst.advice import again
 from nst.atomic import atomic_path
 from nst.data.datamodule import data_part
 from nst.documents import damaged
@@ -204,8 +206,13 @@ def check_bad_share(bad: Collection[str], samples: int, limit: float) -> None:
             f"{len(bad)} of {samples} images cannot be decoded",
             got="; ".join(sorted(bad)[:3]),
             valid=f"at most {limit:.2%} (max_bad_fraction={limit})",
-            next="repair or leave out these files, or raise max_bad_fraction",
+            next=f"repair or leave out these files, or {again(f'max_bad_fraction={enough(len(bad) / samples)}')}",
         )
+
+
+def enough(share: float) -> float:
+    """A share as `max_bad_fraction` allows it, rounded up to whole percents."""
+    return math.ceil(100 * share) / 100
 
 
 def bad_sample_summary(bad: Collection[str]) -> dict[str, Any]:

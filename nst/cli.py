@@ -97,8 +97,17 @@ def _outcome(arguments: list[str]) -> tuple[int, str]:
             raise
         return fault.exit_code, _told(fault)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130, "stopped; the same command continues"
+        return _stopped()
+    except SystemExit as end:
+        # Lightning catches a Ctrl-C itself, shuts down, and then leaves as if something had failed
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return _stopped()
+        raise
+
+
+def _stopped() -> tuple[int, str]:
+    print(file=sys.stderr)
+    return 130, "stopped; the same command continues"
 
 
 def _told(error: NstError) -> str:

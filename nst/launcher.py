@@ -38,11 +38,11 @@ from nst.errors import NstError, UsageError
 from nst.progress import console, say
 from nst.refused import OPTIONS
 from nst.sharing import is_rank_zero
-from nst.sweep_table import Job, result_in, summary_table
+from nst.sweep_table import STOPPED, Job, result_in, summary_table
 from nst.typed import quoted, verbatim
 
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
-SIGINT_GRACE_S = 0.25  # for a job that a terminal's Ctrl-C reaches too, as subprocess.run has it
+SIGINT_GRACE_S = 15  # for a job, which a terminal's Ctrl-C reaches too: it says where it stopped
 ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # whose processes start many jobs
 NAME_BYTES = 255  # of a folder's name, on the file systems that people have
 # stages that write into the run that they read: the option that names it, and the folder there
@@ -91,7 +91,11 @@ class Launch:
             return None
         known = {"directory": directory, "results": results}
         write_json(record, {**known, "exit_code": None})
-        code = run_job(arguments, forks=self.forks)
+        try:
+            code = run_job(arguments, forks=self.forks)
+        except KeyboardInterrupt:
+            write_json(record, {**known, "exit_code": STOPPED})
+            raise
         write_json(record, {**known, "exit_code": code})
         return result_in(results).get(OBJECTIVE) if code == 0 else None
 
@@ -172,12 +176,11 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
         if not records.exists():
             raise
         fault = error
-    jobs = _jobs(records)
-    for note in records.iterdir():  # a folder of this sweep alone
-        note.unlink()
-    with contextlib.suppress(OSError):  # of another sweep that has its notes there
-        records.rmdir()
-        records.parent.rmdir()
+    except KeyboardInterrupt:
+        if records.exists():
+            console.print(summary_table(_noted(records)))
+        raise
+    jobs = _noted(records)
     return _close(jobs, fault, searched="direction" in config.hydra.sweeper)
 
 
@@ -204,9 +207,15 @@ def _forget(new: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def _jobs(records: Path) -> list[Job]:
-    """The jobs of this sweep in order, as they have noted themselves."""
-    notes = [read_json(path) for path in sorted(records.glob("*.json"))]
+def _noted(records: Path) -> list[Job]:
+    """The jobs of this sweep in order, as they have noted themselves. The notes, which are of this sweep alone, go."""
+    paths = sorted(records.glob("*.json"))
+    notes = [read_json(path) for path in paths]
+    for path in records.iterdir():
+        path.unlink()
+    with contextlib.suppress(OSError):  # of another sweep that has its notes there
+        records.rmdir()
+        records.parent.rmdir()
     return [Job(Path(note["directory"]), note["exit_code"], Path(note["results"])) for note in notes]
 
 

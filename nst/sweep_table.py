@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nst.documents import read_json
 
+STOPPED = 130  # as a shell reports a process that Ctrl-C has ended
 SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
 
 
@@ -30,6 +31,8 @@ class Job:
     def state(self) -> str:
         if self.exit_code is None:
             return "lost"
+        if self.exit_code == STOPPED:
+            return "stopped"
         return f"failed ({self.exit_code})" if self.exit_code else "done"
 
     @property

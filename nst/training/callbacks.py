@@ -23,7 +23,7 @@ from nst.atomic import atomic_path
 from nst.data.datamodule import data_part
 from nst.documents import damaged
 from nst.errors import NstError, Preempted, in_a_line
-from nst.progress import Bar
+from nst.progress import Bar, say
 from nst.training.classifier import Classifier
 from nst.training.gathering import union
 from nst.training.loggers import MetricsTable
@@ -40,9 +40,10 @@ class KeepLast(Checkpoint):
     tells how long metrics.csv was, so that a resumed run goes on from exactly there.
     """
 
-    def __init__(self, path: Path, metrics: Path) -> None:
-        self.path, self.metrics = path, metrics
+    def __init__(self, path: Path, metrics: Path, title: str = "train") -> None:
+        self.path, self.metrics, self.title = path, metrics, title
         self.told_to_stop = False
+        self.kept_step: int | None = None  # of the state that is on the disk
         self._look_steps = 1  # between two looks
         self._next_look = 0
         self._looked = 0.0  # s
@@ -98,13 +99,21 @@ class KeepLast(Checkpoint):
         writer = atomic_path(self.path) if trainer.is_global_zero else contextlib.nullcontext(self.path)
         with writer as temporary:
             trainer.save_checkpoint(temporary)
+        self.kept_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics_bytes"] = self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.kept_step = int(checkpoint["global_step"])
+        say(f"{self.title}: continuing from step {self.kept_step}")
         if trainer.is_global_zero:
             MetricsTable(self.metrics).cut_to(checkpoint["metrics_bytes"])
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            kept = "nothing is kept yet" if self.kept_step is None else f"the state of step {self.kept_step} is kept"
+            say(f"{self.title}: stopped at step {trainer.global_step}; {kept}")
 
 
 def require_whole(state: Path) -> None:

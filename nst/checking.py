@@ -1,7 +1,4 @@
-"""Options held against `nst.settings`: values as stages take them, and a sentence for each that is none.
-
-Names and paths are taken as a person types them (`verbatim`); all else is Hydra's grammar.
-"""
+"""Options held against `nst.settings`: values as stages take them, and a sentence for each that is none."""
 
 from __future__ import annotations
 
@@ -15,9 +12,6 @@ from nst.errors import UsageError, nearest
 from nst.kinds import Kind
 from nst.settings import NULLABLE, TREE
 from nst.settings.fields import MISSING_VALUE, Group, options_of
-
-QUOTED = re.compile(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"")
-SEVERAL = re.compile(r"\w+\(.*\)|.*,.*")  # choice(a, b), glob(x_*), a,b
 
 
 @dataclass(frozen=True)
@@ -143,36 +137,3 @@ def _short(value: Any) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
-
-
-# ---- the command line ------------------------------------------------------------------------------------
-
-
-def verbatim(overrides: Iterable[str], *, sweep: bool = False) -> list[str]:
-    """Overrides in which names and paths are quoted, so that Hydra takes them as they are typed.
-
-    A path with `=`, spaces, brackets, commas, quotes or letters of any script is a path, and a folder called 2024 is
-    no number. What is quoted already, null, and lists where there can be lists, stay as they are.
-
-    Args:
-        sweep: commas, and functions such as glob(...), stand for several values.
-    """
-    return [_verbatim(item, sweep) for item in overrides]
-
-
-def _verbatim(item: str, sweep: bool) -> str:
-    name, equals, value = item.partition("=")
-    kind = kind_of(name.lstrip("+"))
-    if not equals or kind is None or not kind.verbatim or QUOTED.fullmatch(value) or value.lower() in ("", "null"):
-        return item
-    if (kind.lists and re.fullmatch(r"\[.*\]", value)) or (sweep and SEVERAL.fullmatch(value)):
-        return item
-    return f"{name}={quoted(value)}"
-
-
-def quoted(value: object) -> str:
-    """A name or path in Hydra's quotes."""
-    # a backslash counts there only before a quote, and at the end
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"'{escaped}'"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from nst.advice import note_command, whole
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
 from nst.faults import in_words
 from nst.shown import shown
@@ -87,17 +88,32 @@ def _outcome(arguments: list[str]) -> tuple[int, str]:
     try:
         return dispatch(arguments), ""
     except NstError as error:
-        return error.exit_code, str(error)
+        return error.exit_code, _told(error)
     except OSError as error:
         return 1, _file_error(error)
     except RuntimeError as error:
         fault = in_words(error, arguments[0])
         if fault is None:
             raise
-        return fault.exit_code, str(fault)
+        return fault.exit_code, _told(fault)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130, "stopped; the same command continues"
+        return _stopped()
+    except SystemExit as end:
+        # Lightning catches a Ctrl-C itself, shuts down, and then leaves as if something had failed
+        if isinstance(end.__context__, KeyboardInterrupt):
+            return _stopped()
+        raise
+
+
+def _stopped() -> tuple[int, str]:
+    print(file=sys.stderr)
+    return 130, "stopped; the same command continues"
+
+
+def _told(error: NstError) -> str:
+    """The error's sentence, with commands that can be typed as they stand."""
+    before, label, advice = str(error).rpartition("\n  next:  ")
+    return shown(before + label + whole(advice)) if label else advice
 
 
 def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -139,6 +155,7 @@ def dispatch(arguments: list[str]) -> int:
     stage, options = arguments[0], arguments[1:]
     if stage not in STAGES:
         raise UsageError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
+    note_command(arguments, STAGES)
     if "-h" in options or "--help" in options:
         asked = [item for item in options if not item.startswith("-") and "=" not in item]
         print(group_help(stage, asked[0]) if asked else stage_help(stage))
@@ -186,7 +203,7 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
     found: list[str] = []
     open_flag = ""
     for item in items:
-        if open_flag and not item.startswith(("-", "~", "+")) and "=" not in item:
+        if open_flag and not item.startswith("-") and not _names_an_option(item):
             found[-1] = f"{open_flag}={item}"
             open_flag = ""
         elif item.startswith("-"):
@@ -198,6 +215,12 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
             found.append(item)
             open_flag = ""
     return found
+
+
+def _names_an_option(item: str) -> bool:
+    """Whether an argument is `option=value`, and no path with a `=` in it."""
+    name, equals, _ = item.partition("=")
+    return bool(equals) and ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)
 
 
 def stage_help(stage: str) -> str:

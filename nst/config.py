@@ -17,13 +17,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nst.checking import Mistake, kind_of, read_settings, takes_more, verbatim
+from nst.checking import Mistake, kind_of, read_settings, takes_more
 from nst.errors import NstError, UsageError, nearest
 from nst.recipes import CHOICES
 from nst.recipes.search_path import register
 from nst.settings.fields import MISSING_VALUE, made_of
 from nst.settings.job import Job, job_of
+from nst.typed import verbatim
 
+NO_REFERENCE = r"a $ that is no reference is written \${...}, in single quotes of the shell"
 T = TypeVar("T")
 J = TypeVar("J", bound=Job)
 
@@ -109,9 +111,7 @@ def _broken_reference(error: OmegaConfBaseException, overrides: Sequence[str]) -
     if missing := re.search(r"'(\S+)'", what):
         typed = [item.partition("=")[0].lstrip("+") for item in overrides if f"${{{missing[1]}" in item]
         key = key if key in typed else next(reversed(typed), key)
-    return UsageError(
-        f"{key} refers to an option that is not there", got=what, next="a $ that is no reference is written \\${...}"
-    )
+    return UsageError(f"{key} refers to an option that is not there", got=what, next=NO_REFERENCE)
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
@@ -135,6 +135,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
             f"there is no {group or 'configuration'} named '{choice}'{nearest(choice, choices)}",
             valid=", ".join(choices) or None,
         )
+    broken = next((item for item in overrides if re.search(r"(?<!\\)\$\{", item)), None)
+    if broken and "Error merging override" in text:
+        return UsageError("a ${ opens no reference to an option here", got=broken[:80], next=NO_REFERENCE)
     for item in overrides:
         if not _readable(item):
             name, _, value = item.partition("=")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import re
 import subprocess
@@ -20,44 +21,38 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.table import Table
 
 from nst import forkserver
 from nst.atomic import write_json
-from nst.checking import check_value, kind_of, quoted, verbatim
+from nst.checking import check_value, kind_of
 from nst.cli import STAGES, WITHOUT_TORCH
 from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.progress import console, say
+from nst.refused import OPTIONS
 from nst.sharing import is_rank_zero
+from nst.sweep_table import STOPPED, Job, result_in, summary_table
+from nst.typed import quoted, verbatim
 
-SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
-SIGINT_GRACE_S = 0.25  # for a job that a terminal's Ctrl-C reaches too, as subprocess.run has it
+SIGINT_GRACE_S = 15  # for a job, which a terminal's Ctrl-C reaches too: it says where it stopped
 ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # whose processes start many jobs
+NAME_BYTES = 255  # of a folder's name, on the file systems that people have
+# stages that write into the run that they read: the option that names it, and the folder there
+WITHIN_A_RUN = {
+    "label": ("teacher.run", "predictions"),
+    "select": ("teacher.run", "selection"),
+    "evaluate": ("model.checkpoint", "evaluation"),
+    "export": ("model.checkpoint", "export"),
+}
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process of a sweep; `exit_code` None: nobody has seen its end."""
-
-    directory: Path
-    exit_code: int | None
-
-    @property
-    def state(self) -> str:
-        if self.exit_code is None:
-            return "lost"
-        return f"failed ({self.exit_code})" if self.exit_code else "done"
 
 
 @dataclass(frozen=True)
@@ -87,16 +82,38 @@ class Launch:
         directory = self.base / _job_name(own, self.swept)
         say(f"job {number + 1}: {directory.name}")
         record = self.records / f"{number:06d}.json"
-        arguments = [self.stage, *own, f"run_dir={quoted(directory)}"]
+        options, results = self._place(own, directory)
+        arguments = [self.stage, *own, *options]
         if not is_rank_zero():
             if code := run_job(arguments, forks=self.forks):
                 time.sleep(GRACE_S)
                 raise SystemExit(code)
             return None
-        write_json(record, {"directory": directory, "exit_code": None})
-        code = run_job(arguments, forks=self.forks)
-        write_json(record, {"directory": directory, "exit_code": code})
-        return _result(directory).get(OBJECTIVE) if code == 0 else None
+        known = {"directory": directory, "results": results}
+        write_json(record, {**known, "exit_code": None})
+        try:
+            code = run_job(arguments, forks=self.forks)
+        except KeyboardInterrupt:
+            write_json(record, {**known, "exit_code": STOPPED})
+            raise
+        write_json(record, {**known, "exit_code": code})
+        return result_in(results).get(OBJECTIVE) if code == 0 else None
+
+    def _place(self, own: Sequence[str], directory: Path) -> tuple[list[str], Path]:
+        """The options by which a job writes into its directory, and where its result.json will be.
+
+        What label, select, evaluate and export make lies in the run that they read. Jobs that differ in their runs
+        alone leave it there; others would write over each other.
+        """
+        options = [f"run_dir={quoted(directory)}"]
+        if self.stage not in WITHIN_A_RUN:
+            return options, directory
+        source, folder = WITHIN_A_RUN[self.stage]
+        given = {name: value for name, _, value in (item.partition("=") for item in own)}
+        if self.swept == {source} and (run := Path(given[source].strip("'"))).is_dir():
+            return options, run / folder
+        output = OPTIONS[self.stage]
+        return ([] if output in given else [f"{output}={quoted(directory)}"]) + options, directory
 
 
 def run_job(arguments: Sequence[str], *, forks: bool) -> int | None:
@@ -159,12 +176,11 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
         if not records.exists():
             raise
         fault = error
-    jobs = _jobs(records)
-    for note in records.iterdir():  # a folder of this sweep alone
-        note.unlink()
-    with contextlib.suppress(OSError):  # of another sweep that has its notes there
-        records.rmdir()
-        records.parent.rmdir()
+    except KeyboardInterrupt:
+        if records.exists():
+            console.print(summary_table(_noted(records)))
+        raise
+    jobs = _noted(records)
     return _close(jobs, fault, searched="direction" in config.hydra.sweeper)
 
 
@@ -191,10 +207,16 @@ def _forget(new: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def _jobs(records: Path) -> list[Job]:
-    """The jobs of this sweep in order, as they have noted themselves."""
-    notes = [read_json(path) for path in sorted(records.glob("*.json"))]
-    return [Job(Path(note["directory"]), note["exit_code"]) for note in notes]
+def _noted(records: Path) -> list[Job]:
+    """The jobs of this sweep in order, as they have noted themselves. The notes, which are of this sweep alone, go."""
+    paths = sorted(records.glob("*.json"))
+    notes = [read_json(path) for path in paths]
+    for path in records.iterdir():
+        path.unlink()
+    with contextlib.suppress(OSError):  # of another sweep that has its notes there
+        records.rmdir()
+        records.parent.rmdir()
+    return [Job(Path(note["directory"]), note["exit_code"], Path(note["results"])) for note in notes]
 
 
 def _close(jobs: Sequence[Job], fault: Exception | None, *, searched: bool) -> int:
@@ -209,9 +231,9 @@ def _close(jobs: Sequence[Job], fault: Exception | None, *, searched: bool) -> i
         say(f"options that will fail again: {', '.join(wrong)}; the command without them runs only what is missing")
     elif failed or fault is not None:
         say("the same command runs only what is missing")
-    if searched and (done := [job for job in jobs if job.exit_code == 0 and OBJECTIVE in _result(job.directory)]):
-        best = max(done, key=lambda job: _result(job.directory)[OBJECTIVE])
-        say(f"best: {OBJECTIVE} {_result(best.directory)[OBJECTIVE]:.2f} with {best.directory.name}")
+    if searched and (done := [job for job in jobs if job.exit_code == 0 and OBJECTIVE in job.result]):
+        best = max(done, key=lambda job: job.result[OBJECTIVE])
+        say(f"best: {OBJECTIVE} {best.result[OBJECTIVE]:.2f} with {best.directory.name}")
     return 1 if failed or fault is not None else 0
 
 
@@ -253,24 +275,10 @@ def _swept_names(overrides: Sequence[str]) -> set[str]:
 
 
 def _job_name(job: Sequence[str], swept: set[str] | frozenset[str]) -> str:
-    name = ",".join(item for item in job if _name(item) in swept)
-    return name.replace("/", "_").replace("'", "") or "job"
-
-
-def summary_table(jobs: Sequence[Job]) -> Table:
-    """One row per job: what distinguishes it, and what came out."""
-    table = Table(title="sweep")
-    rows = [_result(job.directory) for job in jobs]
-    keys = [key for key in SUMMARY_KEYS if any(key in row for row in rows)]
-    table.add_column("job", overflow="fold")  # an end that is cut off is often what distinguishes jobs
-    for heading in (*keys, "state"):
-        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-    for job, row in zip(jobs, rows, strict=True):
-        values = [f"{row[key]:.4g}" if isinstance(row.get(key), (int, float)) else "" for key in keys]
-        table.add_row(job.directory.name.replace("experiment=", ""), *values, job.state)
-    return table
-
-
-def _result(directory: Path) -> dict[str, Any]:
-    path = directory / "result.json"
-    return read_json(path) if path.exists() else {}
+    """`noise=none,seed=1`, as a folder may be called; what is too long for that ends in a hash of the whole."""
+    name = ",".join(item for item in job if _name(item) in swept).replace("/", "_").replace("'", "") or "job"
+    whole = name.encode()
+    if len(whole) <= NAME_BYTES:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:12]
+    return f"{whole[: NAME_BYTES - len(digest) - 1].decode(errors='ignore')}~{digest}"

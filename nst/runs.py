@@ -7,6 +7,7 @@
 
 A stage is identified by the *fingerprint* of its inputs (options that move numbers, and hashes of the files it reads).
 Same fingerprint and DONE: skipped. Same fingerprint, no DONE: continued. Another fingerprint: refused, never mixed.
+Only a start that came to nothing is replaced without a word, so that the mended command runs in its place.
 Files are written beside their name, synced and renamed, so a reader (or the next attempt after a `kill -9`) never sees
 half of one.
 """
@@ -16,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,20 +32,15 @@ from nst.atomic import write_config, write_json, write_text
 from nst.documents import OLDER, as_json, damaged, fingerprint, read_json, way_on
 from nst.errors import NstError
 from nst.provenance import provenance
+from nst.refused import OPTIONS, differences, not_only_ours, other_inputs
 from nst.sharing import is_rank_zero, launcher_has_ended, take_lock, wait_until_seen
 from nst.shown import kept
 
 MARKS = ("started.json", "config.yaml", "result.json", "DONE", ".pulse")
-# the option that names a stage's directory
-OPTIONS = {
-    "shard": "shard.output",
-    "label": "teacher.predictions",
-    "select": "teacher.selection",
-    "evaluate": "evaluate.output",
-    "export": "export.output",
-}
-
-
+# what a start that failed leaves: no result, and nothing to continue from
+NO_RESULTS = frozenset({"started.json", "config.yaml", ".pulse", written.LIST})
+WORTHLESS = re.compile(r"metrics\.csv|wandb_id|wandb/.*")  # rows of steps whose weights nobody has kept
+STARTS_OVER = ("select", "shard")  # stages that go on from nothing that they left unfinished
 ORPHANED_S = 5  # that a rank waits for files of a rank 0 that has ended
 
 
@@ -92,6 +89,9 @@ class Run:
         self.collective = collective
         self._lock: IO[str] | None = None
         self._left = threading.Event()
+        self._pulse_thread = threading.Thread(target=self._beat, daemon=True)
+        self._fresh = False  # this attempt is the first
+        self._made: list[Path] = []  # the directory and those above it that it has made
 
     def __enter__(self) -> Run:
         if not is_rank_zero():
@@ -99,6 +99,7 @@ class Run:
             self._wait_for_rank_zero(self._opened if self.collective else None)
             return self
         written.require_free(self.directory, self.files, own=True)
+        self._made = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
         self.directory.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
         try:
@@ -106,6 +107,7 @@ class Run:
             written.begin(self.directory, *self.files, own=True)
             leftovers.sweep(self.directory, alone=True)  # of an attempt before this one
             if not self.started_path.exists():
+                self._fresh = True
                 write_json(
                     self.started_path,
                     {
@@ -115,19 +117,35 @@ class Run:
                         **provenance(),
                     },
                 )
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._pulse_thread.start()
             if self.config is not None and not self.done:
                 write_config(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         self._left.set()
         if self._lock is not None:
+            if kind is not None and self._fresh:
+                self._take_back()
             self._lock.close()
             self._lock = None
+
+    def _take_back(self) -> None:
+        """Leaves nothing of a first start that failed before there was anything to keep or to look at."""
+        if self._pulse_thread.is_alive():
+            self._pulse_thread.join()
+        found = written.Contents.of(self.directory)
+        if found is None or not NO_RESULTS.issuperset(found.ours):
+            return
+        found.delete()
+        if not found.others:
+            (self.directory / ".lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody's file is in one of them
+            for each in self._made:
+                each.rmdir()
 
     @property
     def started_path(self) -> Path:
@@ -163,6 +181,19 @@ class Run:
         write_text(self.done_path, self.fingerprint + "\n")
         return self.result()
 
+    def _is_this(self, started: Mapping[str, Any]) -> bool:
+        """Whether a run of these inputs has started here; what moves no result may differ, and then keeps its mark."""
+        if started["fingerprint"] == self.fingerprint:
+            return True
+        if started["fingerprint"] is None or started["stage"] != self.stage:
+            return False
+        changed = {name for name, _ in differences(started["inputs"], self.inputs)}
+        # a selection that was finished without empty classes has none to allow
+        allowed = {"allow_empty_classes"} if self.inputs.get("allow_empty_classes") else set()
+        if changed <= {"max_bad_fraction"} | allowed:
+            self.fingerprint = started["fingerprint"]
+        return self.fingerprint == started["fingerprint"]
+
     def _beat(self) -> None:
         """Rank 0's pulse, for as long as it is in this stage. A counter and no time: clocks of hosts differ."""
         for beat in itertools.count():
@@ -175,7 +206,7 @@ class Run:
     def _opened(self) -> bool:
         """Whether rank 0 has begun this very run."""
         try:
-            return read_json(self.started_path)["fingerprint"] == self.fingerprint
+            return self._is_this(read_json(self.started_path))
         except NstError:  # not there yet; one that is damaged rank 0 has words for
             return False
 
@@ -183,7 +214,7 @@ class Run:
         """Until rank 0 has written DONE, or `until`. It may be on another host, so what tells that it lives is its
         pulse; on one machine, where it launched this process, that it is gone shows within seconds."""
         pulse, since = "", time.monotonic()
-        while not (until or (lambda: self.done))():
+        while not (until or (lambda: self._opened() and self.done))():
             now = self._pulse()
             if now != pulse:
                 pulse, since = now, time.monotonic()
@@ -210,30 +241,27 @@ class Run:
 
     def _refuse_other_inputs(self) -> None:
         started = self._started()
-        if started is None or started["fingerprint"] == self.fingerprint:
+        if started is None or self._is_this(started):
             self._check_mark(started)
             return
         found = written.Contents.of(self.directory)
-        if not self.overwrite:
-            changed = sorted(_differences(started["inputs"], self.inputs)) or ["stage"]
-            shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
-            raise NstError(
-                f"{self.directory} holds {_article(started['stage'])} run of other inputs",
-                got=shown,
-                valid="the same options and files as before, to continue or reuse it",
-                next=f"choose another {self.option}=..., or {_what_overwriting_does(found)}",
-            )
-        if found is None or found.others:
-            raise NstError(
-                f"overwrite=true deletes nothing in {self.directory}, which holds more than nst is known to have "
-                "written",
-                got=written.told(found.others) if found else "a run from before nst listed its files",
-                next=f"choose another {self.option}=..., or {_what_overwriting_does(found)}",
-            )
+        if not self._came_to_nothing(started, found):
+            if not self.overwrite:
+                raise other_inputs(self.directory, self.stage, started, self.inputs, self.option)
+            if found is None or found.others:
+                raise not_only_ours(self.directory, found, self.option)
+        assert found is not None  # a run without a list has not come to nothing
         for name in found.ours:
             if name.endswith("/.lock"):  # a run inside this one: is it at work?
                 take_lock((self.directory / name).parent, "wait for it").close()
         found.delete()
+
+    def _came_to_nothing(self, started: Mapping[str, Any], found: written.Contents | None) -> bool:
+        """Whether an unfinished run of other inputs has left nothing that this one would take from anybody."""
+        if found is None or found.others or self.done_path.exists() or (self.directory / "result.json").exists():
+            return False
+        left = [name for name in found.ours if name not in NO_RESULTS and not WORTHLESS.fullmatch(name)]
+        return not left or started.get("stage") in STARTS_OVER
 
     def _started(self) -> dict[str, Any] | None:
         """What started.json says; None where there is none. What is to be overwritten may be damaged."""
@@ -270,31 +298,3 @@ def _option(stage: str, config: Mapping[str, Any], directory: Path) -> str:
         shared = config.get("iterate", {}).get("teacher")
         return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
     return OPTIONS.get(stage, "run_dir")
-
-
-def _what_overwriting_does(found: written.Contents | None) -> str:
-    """What `overwrite=true` deletes and what it does not, behind an `or`."""
-    if found is None:
-        return "move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"
-    deleted = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
-    if not found.others:
-        return f"overwrite=true, which {deleted}, and starts again; there is nothing else"
-    return f"move {written.told(found.others)} away, which nst has not written: then overwrite=true {deleted}"
-
-
-def _article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
-
-
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Names of the leaves in which two nested inputs differ, with both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        yield f"{name}: {_short(old)} before, {_short(new)} now"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:21] + "..."

@@ -64,6 +64,8 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
     lock = open(directory / ".lock", "a")  # noqa: SIM115 (held by the caller)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock.fileno()), os.stat(directory / ".lock")):
+            raise FileNotFoundError  # a start that failed has just taken it away
     except OSError as error:
         lock.close()
         raise NstError(f"another process is working in {directory}", next=next) from error

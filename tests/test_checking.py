@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from nst import machine
-from nst.checking import verbatim
+from nst import launcher, machine
 from nst.config import compose_config
 from nst.errors import UsageError
 from nst.robustness.options import RobustnessOptions
 from nst.settings import TREE
 from nst.settings.learning import OptimizerOptions, Recipe, ScheduleOptions
 from nst.settings.network import Side
+from nst.typed import verbatim
 from tests.forked import run
 
 AWKWARD = ["a=b", "a b", "a,b", "[x]", "{y}", "it's", 'a"q"', "~", "~/x", "(1)", "2024", "1e5", "007", "true", "null.d",
@@ -53,12 +55,50 @@ def test_any_text_but_a_reference_or_a_blank_can_be_a_path(text: str):
 
 
 def test_what_hydra_reads_itself_stays():
-    kept = ["run_dir=null", "run_dir='a b'", "report.runs=[a, b]", "seed=1", "noise=full", "run_dir="]
+    kept = ["run_dir=null", "run_dir='a b'", "seed=1", "noise=full", "run_dir="]
     assert verbatim(kept) == kept
     assert verbatim(["run_dir=runs/${name}"]) == ["run_dir='runs/${name}'"]
+    assert verbatim(["report.runs=[a, 'b', null]"]) == ["report.runs=['a','b',null]"]
     assert verbatim(["teacher.run=a,b", "teacher.run=glob(x*)", "run_dir=a=b"], sweep=True) == [
-        "teacher.run=a,b", "teacher.run=glob(x*)", "run_dir='a=b'"]  # fmt: skip
+        "teacher.run='a','b'", "teacher.run=glob(x*)", "run_dir='a=b'"]  # fmt: skip
     assert compose_config(["report.runs=[a, 'b c']"]).report.runs == ["a", "b c"]
+
+
+@pytest.mark.parametrize("option", ["report.runs", "data.source.root"])
+def test_a_list_of_paths_is_taken_as_typed(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/me")
+    (tmp_path / "a,b").mkdir()
+    cases = {
+        "[runs/abl/noise=none,runs/abl/noise=full]": ["runs/abl/noise=none", "runs/abl/noise=full"],
+        "[it's here, x [1], '日本, 2', ~/x, 2024]": ["it's here", "x [1]", "日本, 2", "/home/of/me/x", "2024"],
+        "[a,b,c]": ["a,b", "c"],
+        "[a,c]": ["a", "c"],
+    }
+    for typed, paths in cases.items():
+        read = compose_config(["data=folder", f"{option}={typed}"])
+        assert OmegaConf.select(read, option) == paths, typed
+    (tmp_path / "[a,c]").mkdir()
+    read = compose_config(["data=folder", f"{option}=[a,c]"])
+    assert OmegaConf.select(read, option) in ("[a,c]", ["[a,c]"]), "a folder of that name is there"
+
+
+def test_paths_of_a_sweep_are_taken_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "noise=none,seed=1").mkdir()
+    for typed, values in {
+        "noise=none,seed=1,noise=full,seed=1": ["noise=none,seed=1", "noise=full", "seed=1"],
+        "noise=none,seed=1": ["noise=none,seed=1"],
+        "it's,[x] y,null": ["it's", "[x] y", "null"],
+        "a(1),b": ["a(1)", "b"],
+    }.items():
+        overrides = verbatim([f"teacher.run={typed}"], sweep=True)
+        assert launcher._swept_names(overrides) == ({"teacher.run"} if len(values) > 1 else set()), typed
+        (override,) = OverridesParser.create().parse_overrides(overrides)
+        jobs = override.sweep_string_iterator() if len(values) > 1 else [override.get_value_string()]
+        assert [compose_config([f"teacher.run={job}"]).teacher.run for job in jobs] == [
+            None if value == "null" else value for value in values
+        ]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ def test_every_configuration_file_and_row_says_what_it_is():
     assert len(found) > 200
 
 
+def test_the_value_of_a_flag_may_have_a_sign_of_equality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.flags_as_options("shard", ["--exclude", "runs/noise=none"]) == ["shard.exclude=runs/noise=none"]
+    assert cli.flags_as_options("shard", ["--exclude", "seed=1"]) == ["shard.exclude=true", "seed=1"]
+    (tmp_path / "noise=none").mkdir()
+    assert cli.flags_as_options("shard", ["--exclude", "noise=none"]) == ["shard.exclude=noise=none"]
+
+
 def test_help_is_quick_because_it_imports_no_torch():
     code = "import sys; from nst import cli; cli.stage_help('train'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from nst import launcher
 from nst.atomic import write_json
-from nst.checking import verbatim
 from nst.config import compose_config, conf_dir, group_choices, groups, plain, summary_line
 from nst.errors import NstError, UsageError
+from nst.typed import verbatim
 from tests.conftest import TINY
 
 ROWS_OF_TABLE_6 = [
@@ -75,6 +75,38 @@ def test_jobs_are_named_by_what_distinguishes_them():
     swept = launcher._swept_names(["noise=full,none", "seed=range(0,3)", "model.width=0.5", "experiment=glob(table*)"])
     assert swept == {"noise", "seed", "experiment"}
     assert launcher._job_name(["noise=none", "seed=2", "model.width=0.5"], swept) == "noise=none,seed=2"
+
+
+def test_a_job_of_any_length_has_a_name_that_a_folder_can_have(tmp_path: Path):
+    options = [f"iterate.generations=[['model.name=日{'x' * 300}{end}']]" for end in "abc"]
+    names = {launcher._job_name([option], {"iterate.generations"}) for option in options}
+    assert len(names) == 3
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert launcher._job_name(["seed=" + "1" * 250], {"seed"}) == "seed=" + "1" * 250  # as it was before
+
+
+def test_jobs_that_read_one_run_keep_their_results_apart(here: Path, monkeypatch: pytest.MonkeyPatch):
+    for run in ("a=1", "b"):
+        (here / run).mkdir()
+
+    def run_job(arguments: list[str], **_: object) -> int:
+        config = compose_config(arguments[1:])
+        commands.append((config.evaluate.output, config.run_dir))
+        output = Path(config.evaluate.output or f"{config.model.checkpoint}/evaluation")
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "result.json", {"top1": 10.0 * len(commands)})
+        return 0
+
+    commands: list[tuple[str | None, str]] = []
+    monkeypatch.setattr(launcher, "run_job", run_job)
+    closed: list[launcher.Job] = []
+    monkeypatch.setattr(launcher, "_close", lambda jobs, *_, **__: closed.extend(jobs) or 0)
+    assert launcher.sweep("evaluate", ["model.checkpoint=a=1", "eval.batch_size=8,16", "name=e"]) == 0
+    assert launcher.sweep("evaluate", ["model.checkpoint=a=1,b", "name=e"]) == 0
+    assert [output for output, _ in commands] == ["runs/e/eval.batch_size=8", "runs/e/eval.batch_size=16", None, None]
+    assert [job.result["top1"] for job in closed] == [10.0, 20.0, 30.0, 40.0]
+    assert (here / "a=1" / "evaluation" / "result.json").exists()
 
 
 def test_the_closing_table_tells_jobs_apart_in_80_columns(tmp_path: Path):

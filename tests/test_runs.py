@@ -1,7 +1,8 @@
-"""Ranks that wait for rank 0: until it is done, and not for ever when it is gone. Other rules of a run are tested by
-the stages that use them (test_train, test_iterate, test_shard)."""
+"""What a run directory keeps out, what a start that failed leaves, and ranks that wait for rank 0: until it is done,
+and not for ever when it is gone. Other rules are tested by the stages that use them (test_train, test_iterate)."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -9,9 +10,107 @@ from pathlib import Path
 
 import pytest
 
+from nst.advice import note_command, whole
+from nst.atomic import write_text
+from nst.checking import kind_of
+from nst.cli import STAGES
 from nst.errors import NstError
+from nst.refused import typed
 from nst.runs import Run
 from nst.sharing import take_lock
+
+
+def failing(directory: Path, *, files: tuple[str, ...] = (), inputs: object = 0, stage: str = "train") -> None:
+    """A start that writes these files and then fails."""
+    with pytest.raises(ValueError, match="mistyped"), Run(directory, stage, {"seed": inputs}):
+        for name in files:
+            write_text(directory / name, "1")
+        raise ValueError("mistyped")
+
+
+def test_a_start_that_failed_leaves_nothing(tmp_path: Path):
+    failing(tmp_path / "runs" / "a")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note.txt").write_text("mine")
+    failing(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["note.txt"]
+
+
+@pytest.mark.parametrize("left", [(), ("metrics.csv",), ("metrics.csv", "wandb_id")])
+def test_a_start_that_came_to_nothing_gives_way_to_the_mended_command(tmp_path: Path, left: tuple[str, ...]):
+    failing(tmp_path / "a", files=left)
+    run = Run(tmp_path / "a", "train", {"seed": 1}).__enter__()  # and is killed: nothing is taken back
+    run._left.set()
+    run._pulse_thread.join()
+    run._lock.close()  # type: ignore[union-attr]
+    with Run(tmp_path / "a", "train", {"seed": 2}) as mended:
+        assert mended._is_this({"fingerprint": mended.fingerprint})
+        assert not (tmp_path / "a" / "metrics.csv").exists()
+        mended.finish({})
+
+
+@pytest.mark.parametrize(
+    ("stage", "files", "refused"),
+    [("train", ("checkpoints/trained_last.ckpt",), True), ("label", ("a.parquet",), True),
+     ("select", ("selection-000000.parquet",), False)],
+)  # fmt: skip
+def test_what_can_be_continued_is_kept(tmp_path: Path, stage: str, files: tuple[str, ...], refused: bool):
+    failing(tmp_path / "a", files=files, stage=stage)
+    failing(tmp_path / "a", stage=stage)  # of the same inputs: continues, and keeps it again
+    assert (tmp_path / "a" / files[0]).exists()
+    if refused:
+        with pytest.raises(NstError, match=f"holds a {stage} run of other inputs"):
+            Run(tmp_path / "a", stage, {"seed": 1}).__enter__()
+        assert (tmp_path / "a" / files[0]).exists()
+    else:  # it would begin again anyway
+        with Run(tmp_path / "a", stage, {"seed": 1}):
+            assert not (tmp_path / "a" / files[0]).exists()
+
+
+def test_what_moves_no_result_continues_the_run(tmp_path: Path):
+    failing(tmp_path, files=("checkpoints/trained_last.ckpt",))
+    for limit in (0.01, 0.5):
+        with Run(tmp_path / "b", "train", {"seed": 0, "max_bad_fraction": limit}) as run:
+            if limit == 0.01:
+                write_text(tmp_path / "b" / "checkpoints" / "trained_last.ckpt", "1")
+            else:
+                run.finish({"top1": 1})
+    with Run(tmp_path / "b", "train", {"seed": 0, "max_bad_fraction": 0.2}) as run:
+        assert run.done
+    with Run(tmp_path / "c", "select", {"allow_empty_classes": False}) as run:
+        run.finish({})
+    with Run(tmp_path / "c", "select", {"allow_empty_classes": True}) as run:
+        assert run.done
+
+
+def test_the_refusal_repeats_the_command_and_names_options_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("nst.advice._command", [])
+    note_command(["train", "data.root=a b", "run_dir=x", "student.steps=5"], STAGES)
+    with Run(tmp_path, "train", {"recipe": {"steps": 4}, "start": None}) as run:
+        run.finish({})
+    with pytest.raises(NstError) as caught:
+        Run(tmp_path, "train", {"recipe": {"steps": 5}, "start": "ab"}).__enter__()
+    assert caught.value.got == "model.checkpoint: null before, ab now; student.steps: 4 before, 5 now"
+    assert caught.value.next is not None
+    lines = [line.strip() for line in whole(caught.value.next).splitlines()]
+    assert lines[1:] == ["nst train 'data.root=a b' student.steps=5 run_dir=<folder>",
+                         "nst train 'data.root=a b' run_dir=x student.steps=5 overwrite=true"]  # fmt: skip
+    assert re.search(r"deletes the \d files that nst wrote there", caught.value.next)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "option"),
+    [("train", "recipe.optimizer.name", "student.optimizer.name"), ("train", "teacher.mode", "teacher.mode"),
+     ("train", "noise.dropout", "noise.dropout"), ("train", "architecture.width", "model.width"),
+     ("train", "finetune.epochs", "student.finetune.epochs"), ("train", "lanes", "lanes"),
+     ("select", "min_confidence", "select.min_confidence"), ("select", "seed", "seed"),
+     ("label", "keep", "label.keep"), ("label", "pictures.small", "data.pictures.small"),
+     ("evaluate", "image_size", "eval.image_size"), ("shard", "samples_per_shard", "shard.samples_per_shard")],
+)  # fmt: skip
+def test_inputs_are_called_as_they_are_typed(stage: str, name: str, option: str):
+    assert typed(stage, name) == option
+    assert kind_of(option) is not None
 
 
 def test_the_other_ranks_get_rank_0s_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

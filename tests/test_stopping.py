@@ -1,5 +1,11 @@
-"""When ranks ask each other whether one was told to stop: every few seconds, all at the same step."""
+"""Ctrl-C, which says where it stopped; and when ranks ask each other whether one was told to stop: every few seconds,
+all at the same step."""
 
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,6 +15,57 @@ import pytest
 from nst.errors import Preempted
 from nst.training import callbacks
 from nst.training.callbacks import LOOK_S, KeepLast
+from tests.conftest import TINY
+from tests.forked import run, start
+
+
+def stopped(command: list[str], folder: Path, when: Callable[[], bool]) -> tuple[int | None, str]:
+    """Exit code and output of a command whose process group gets SIGINT, as by a terminal's Ctrl-C."""
+    with open(folder / "output.txt", "w+", encoding="utf-8") as output:
+        job = start(command, folder, [output, output])
+        since = time.monotonic()
+        while not when() and job.poll() is None and time.monotonic() - since < 120:
+            time.sleep(0.05)
+        os.killpg(job.pid, signal.SIGINT)
+        code = job.wait(60)
+    return code, (folder / "output.txt").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_says_where_a_training_stopped_and_the_same_command_continues(digits: Path, tmp_path: Path):
+    command = ["train", *TINY, f"data.root={digits}", "run_dir=run", "student.steps=100000"]
+    state = tmp_path / "run" / "checkpoints" / "trained_last.ckpt"
+    code, said = stopped(command, tmp_path, state.exists)
+    assert code == 130, said
+    assert re.search(r"train: stopped at step \d+; the state of step \d*[48260] is kept\n", said), said
+    assert "nst: stopped; the same command continues\n" in said
+    assert "Traceback" not in said
+    kept = int(re.findall(r"state of step (\d+)", said)[0])
+    before = state.stat().st_mtime_ns
+    code, said = stopped(command, tmp_path, lambda: state.stat().st_mtime_ns != before)
+    assert code == 130, said
+    assert f"train: continuing from step {kept}\n" in said
+
+
+def test_ctrl_c_ends_a_sweep_and_its_job(digits: Path, tmp_path: Path):
+    command = ["train", "-m", *TINY, f"data.root={digits}", "name=s", "student.steps=100000", "seed=1,2"]
+    state = tmp_path / "runs" / "s" / "seed=1" / "checkpoints" / "trained_last.ckpt"
+    code, said = stopped(command, tmp_path, state.exists)
+    assert code == 130, said
+    assert re.search(r"train: stopped at step \d+; the state of step \d+ is kept\n", said), said
+    assert re.search(r"seed=1 .*stopped", said), "the table that closes a sweep"
+    assert not (tmp_path / "runs" / "s" / ".sweep").exists()
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_in_an_evaluation_is_no_failure(digits: Path, tmp_path: Path):
+    options = [*TINY, f"data.root={digits}", "student.steps=4"]
+    assert run(["train", *options, "run_dir=run"], tmp_path).returncode == 0
+    many = ["eval=robustness", "eval.max_images=100", "eval.attacks=null", "eval.perturbations=null"]
+    parts = tmp_path / "run" / "evaluation" / "robustness" / "c_onthefly" / "parts"
+    code, said = stopped(
+        ["evaluate", *options, *many, "model.checkpoint=run"], tmp_path, lambda: any(parts.glob("*.json"))
+    )
+    assert (code, said.endswith("nst: stopped; the same command continues\n")) == (130, True), said
 
 
 class Ranks:

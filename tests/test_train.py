@@ -199,7 +199,7 @@ def test_another_configuration_in_the_same_directory_is_refused_and_overwrite_st
     train.from_cfg(tiny())
     with pytest.raises(NstError, match="holds a train run of other inputs") as caught:
         train.from_cfg(tiny("student.weight_decay=0.01"))
-    assert "recipe.weight_decay: 0.0001 before, 0.01 now" in str(caught.value)
+    assert "student.weight_decay: 0.0001 before, 0.01 now" in str(caught.value)
     assert train.from_cfg(tiny("student.weight_decay=0.01", "overwrite=true"))["steps"] == 12
 
 
@@ -207,7 +207,7 @@ def test_lanes_are_another_order_of_which_the_run_directory_knows(tiny: Compose,
     options = [f"teacher.run={teacher}", "run_dir=" + str(tmp_path / "run")]
     plain = train.from_cfg(tiny(*options))
     assert plain["weights_sha256"] == train.from_cfg(tiny(*options, "lanes=1"))["weights_sha256"], "the same run"
-    with pytest.raises(NstError, match="lanes: None before, 4 now"):
+    with pytest.raises(NstError, match="lanes: null before, 4 now"):
         train.from_cfg(tiny(*options, "lanes=4"))
     dealt = train.from_cfg(tiny(*options, "lanes=4", "overwrite=true"))
     assert dealt["weights_sha256"] != plain["weights_sha256"]

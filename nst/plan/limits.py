@@ -34,5 +34,5 @@ def require_room(training: Training, numerics: Numerics, available: float | None
         f"a training step needs about {needed / GIB:,.0f} GiB, and a device here has {available / GIB:,.0f}",
         got=f"{share.batch:,} images of {training.cost.image_size} px on a device, a network of {parameters}",
         valid="a smaller student.labeled_batch_size or network; trainer.accumulate=2, model.remat=true keep less",
-        next="nst plan with the same options shows what takes how much",
+        next="nst plan shows what takes how much",
     )

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.checking import quoted
 from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import say
 from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.sharing import is_rank_zero, wait_for_lock
+from nst.typed import quoted
 
 
 @dataclass(frozen=True)

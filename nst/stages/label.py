@@ -69,6 +69,8 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
         if todo:
             view, batch = clean_view(size, pictures), engine.batch_size(options.batch_size)
             work = ShardsToLabel(teacher, output, unlabeled, view, batch, resolved, files.write, job.title)
+            if done := len(unlabeled.shards) - len(todo):
+                say(f"{job.title}: continuing, {done} of {len(unlabeled.shards)} shards are labeled")
             engine.label(work, todo)
         bad = [name for shard in unlabeled.shards for name in files.bad_samples(shard)]
         check_bad_share(set(bad), unlabeled.samples, job.max_bad_fraction)

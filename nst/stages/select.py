@@ -241,7 +241,7 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     keep_apart(cfg, "select")
     predictions, output = (place(cfg.teacher, cfg.stage) for place in (predictions_folder, selection_folder))
     if not (predictions / "DONE").exists():
-        raise NstError(f"there is no finished labeling in {predictions}", next="nst label, with the same options")
+        raise NstError(f"there is no finished labeling in {predictions}", next="nst label")
     folder = Path(shards_place(cfg.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
     truth = folder / "truth.parquet"
     return run(

@@ -8,6 +8,7 @@ knows them they go to truth.parquet, which no training stage reads.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
+from nst.advice import again
 from nst.atomic import atomic_path
 from nst.checking import check_values
 from nst.config import job_from, require_values
@@ -168,11 +170,12 @@ def _report_bad(source: Source, bad: Mapping[int, str], max_bad_fraction: float)
         return
     named = [f"{source.entries[position].key}: {reason}" for position, reason in bad.items()][:SHOWN_SKIPPED]
     if len(bad) > max_bad_fraction * len(source):
+        share = math.ceil(100 * len(bad) / len(source)) / 100
         raise NstError(
             f"too many images of {source.name} cannot be decoded: {len(bad)} of {len(source)}",
             got="\n         ".join(named[:10]),
             valid=f"at most {max_bad_fraction:g} of them (max_bad_fraction)",
-            next="repair or remove them, or allow more: max_bad_fraction=0.05",
+            next=f"repair or remove them, or allow more: {again(f'max_bad_fraction={share}')}",
         )
     listed = shown("\n  ".join(named))
     log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import signal
 import threading
@@ -17,11 +18,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from nst.advice import again
 from nst.atomic import atomic_path
 from nst.data.parts import parts_of
 from nst.documents import damaged
 from nst.errors import NstError, Preempted, in_a_line
-from nst.progress import Bar
+from nst.progress import Bar, say
 from nst.training.classifier import Classifier
 from nst.training.gathering import union
 from nst.training.loggers import MetricsTable
@@ -38,9 +40,10 @@ class KeepLast(Checkpoint):
     tells how long metrics.csv was, so that a resumed run goes on from exactly there.
     """
 
-    def __init__(self, path: Path, metrics: Path) -> None:
-        self.path, self.metrics = path, metrics
+    def __init__(self, path: Path, metrics: Path, title: str = "train") -> None:
+        self.path, self.metrics, self.title = path, metrics, title
         self.told_to_stop = False
+        self.kept_step: int | None = None  # of the state that is on the disk
         self._look_steps = 1  # between two looks
         self._next_look = 0
         self._looked = 0.0  # s
@@ -96,13 +99,21 @@ class KeepLast(Checkpoint):
         writer = atomic_path(self.path) if trainer.is_global_zero else contextlib.nullcontext(self.path)
         with writer as temporary:
             trainer.save_checkpoint(temporary)
+        self.kept_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics_bytes"] = self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.kept_step = int(checkpoint["global_step"])
+        say(f"{self.title}: continuing from step {self.kept_step}")
         if trainer.is_global_zero:
             MetricsTable(self.metrics).cut_to(checkpoint["metrics_bytes"])
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            kept = "nothing is kept yet" if self.kept_step is None else f"the state of step {self.kept_step} is kept"
+            say(f"{self.title}: stopped at step {trainer.global_step}; {kept}")
 
 
 def require_whole(state: Path) -> None:
@@ -204,8 +215,13 @@ def check_bad_share(bad: Collection[str], samples: int, limit: float) -> None:
             f"{len(bad)} of {samples} images cannot be decoded",
             got="; ".join(sorted(bad)[:3]),
             valid=f"at most {limit:.2%} (max_bad_fraction={limit})",
-            next="repair or leave out these files, or raise max_bad_fraction",
+            next=f"repair or leave out these files, or {again(f'max_bad_fraction={enough(len(bad) / samples)}')}",
         )
+
+
+def enough(share: float) -> float:
+    """A share as `max_bad_fraction` allows it, rounded up to whole percents."""
+    return math.ceil(100 * share) / 100
 
 
 def bad_sample_summary(bad: Collection[str]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Setup:
 def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
     """One phase: trains from `start` (or the phase's last checkpoint), then writes the averaged network."""
     module, length = classifier(setup, phase, start), phase.length
-    data, title = datamodule(setup, phase), setup.job.title
+    data, title = datamodule(setup, phase), setup.job.title + ("" if phase.name == "trained" else " finetune")
     samples = setup.data.labeled.samples + (
         setup.data.unlabeled.samples if data.unlabeled and setup.data.unlabeled else 0
     )
@@ -133,8 +133,8 @@ def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
         setup.directory,
         callbacks=[
             BadSampleLimit(samples, setup.job.max_bad_fraction),
-            KeepLast(state, setup.metrics_path),
-            TrainingBar(title if phase.name == "trained" else f"{title} finetune", length.steps),
+            KeepLast(state, setup.metrics_path, title),
+            TrainingBar(title, length.steps),
             *monitoring,
         ],
         loggers=setup.tracking.loggers(),

@@ -1,0 +1,51 @@
+"""What to do next, as a whole command: sentences name a stage and the option that helps, and people see them with the
+options that they gave.
+
+    nst shard                           becomes     nst shard data=folder data.source.root=pictures
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+_command: list[str] = []  # the stage and options that this process was given
+_stages: set[str] = set()
+OF_ONE_STAGE = ("run_dir", "name")  # another stage's directory is another one
+
+
+def note_command(arguments: Sequence[str], stages: Iterable[str] = ()) -> None:
+    """Keeps the command line of this process, and which words are stages."""
+    _command[:] = arguments
+    _stages.update(stages)
+
+
+def command_is_known() -> bool:
+    """Whether this process was started by a command line of ours, and not from Python."""
+    return bool(_command)
+
+
+def again(*options: str) -> str:
+    """The command as it was given, with these options too; from Python the options alone."""
+    return " ".join([*(["nst", _command[0]] if _command else []), *options])
+
+
+def whole(text: str) -> str:
+    """The text in which every command `nst <stage>` has the options of the command line, but for those that the text
+    gives anew, fit for a shell."""
+    return re.sub(r"(?<!`)\bnst (\w+)", lambda match: _with_options(match), text)
+
+
+def _with_options(match: re.Match[str]) -> str:
+    stage = match[1]
+    if stage not in _stages or not _command:
+        return match[0]
+    behind = re.split(r"\n|;|, |\bnst ", match.string[match.end() :])[0]
+    anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
+    if stage != _command[0]:
+        anew.update(OF_ONE_STAGE)
+    given = [item for item in _command[1:] if item.lstrip("+").partition("=")[0] not in anew]
+    if stage != _command[0]:
+        given = [item for item in given if not item.startswith("-")]
+    return " ".join([match[0], *map(shlex.quote, given)])

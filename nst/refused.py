@@ -1,0 +1,118 @@
+"""Words for a directory that holds a run of other inputs: what differs, as it is typed, and the ways on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nst import written
+from nst.advice import again, command_is_known
+from nst.errors import NstError
+
+# the option that names a stage's directory
+OPTIONS = {
+    "shard": "shard.output",
+    "label": "teacher.predictions",
+    "select": "teacher.selection",
+    "evaluate": "evaluate.output",
+    "export": "export.output",
+}
+# what an input is called on the command line, by stage; the longest name that begins it counts
+TYPED = {
+    "train": {
+        "recipe": "student", "finetune": "student.finetune", "architecture": "model", "pictures": "data.pictures",
+        "labeled": "data.labeled", "validation": "data.test", "start": "model.checkpoint",
+        "accumulate": "trainer.accumulate", "teacher.weights": "teacher.run", "teacher.unlabeled": "data.unlabeled",
+    },
+    "label": {
+        "teacher": "teacher.run", "unlabeled": "data.unlabeled", "image_size": "teacher.image_size",
+        "pictures": "data.pictures", "batch_size": "label.batch_size", "keep": "label.keep",
+        "precision": "label.precision",
+    },
+    "select": {
+        "seed": "seed", "teacher": "teacher.run", "predictions": "teacher.predictions", "truth": "data.unlabeled",
+        "": "select",
+    },
+    "evaluate": {
+        "weights": "model.checkpoint", "test": "data.test", "pictures": "data.pictures",
+        "precision": "trainer.precision", "": "eval",
+    },
+    "shard": {
+        "source": "data.source", "labeled_per_class": "data.labeled_per_class", "test_samples": "data.test_samples",
+        "unlabeled_samples": "data.unlabeled_samples", "samples_per_shard": "shard.samples_per_shard",
+        "check_images": "shard.check_images",
+    },
+}  # fmt: skip
+SHOWN = 4
+
+
+def other_inputs(
+    directory: Path, stage: str, started: Mapping[str, Any], inputs: Mapping[str, Any], option: str
+) -> NstError:
+    """The directory holds a run of other inputs, and nobody has said that it may go."""
+    if started["stage"] == stage:
+        changed = sorted(f"{typed(stage, name)}: {change}" for name, change in differences(started["inputs"], inputs))
+    else:
+        changed = [f"nst {started['stage']} before, nst {stage} now"]
+    return NstError(
+        f"{directory} holds {article(started['stage'])} run of other inputs",
+        got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
+        valid="the same options and files as before, to continue or reuse it",
+        next=ways_on(written.Contents.of(directory), option),
+    )
+
+
+def not_only_ours(directory: Path, found: written.Contents | None, option: str) -> NstError:
+    """Overwriting was asked for where there is more than nst is known to have written."""
+    return NstError(
+        f"overwrite=true deletes nothing in {directory}, which holds more than nst is known to have written",
+        got=written.told(found.others) if found else "a run from before nst listed its files",
+        next=ways_on(found, option),
+    )
+
+
+def ways_on(found: written.Contents | None, option: str) -> str:
+    """Another folder, or overwriting: what that deletes, and what it keeps; and the commands for it."""
+    another = f"choose another {option}=..., or"
+    if found is None:
+        return (
+            f"{another} move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"
+        )
+    deletes = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
+    if found.others:
+        others = written.told(found.others)
+        return f"{another} move {others} away, which nst has not written: then overwrite=true {deletes}"
+    keeps = "; there is nothing else, and runs whose inputs are the same stay"
+    lines = [f"{another} overwrite=true, which {deletes}, and starts again{keeps}"]
+    if command_is_known():
+        lines += [again(f"{option}=<folder>"), again("overwrite=true")]
+    return "\n         ".join(lines)
+
+
+def typed(stage: str, name: str) -> str:
+    """The option behind an input of a stage, as it is typed: `student.steps` for a training's `recipe.steps`."""
+    names = TYPED.get(stage, {})
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if option := names.get(".".join(parts[:length])):
+            return ".".join([option, *parts[length:]])
+    return f"{names['']}.{name}" if "" in names else name
+
+
+def article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names of the leaves in which two nested inputs differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name, f"{_short(old)} before, {_short(new)} now"
+
+
+def _short(value: Any) -> str:
+    text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    return text if len(text) <= 24 else text[:21] + "..."

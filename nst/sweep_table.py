@@ -1,0 +1,59 @@
+"""The table that closes a sweep: a row per job, with what distinguishes it and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from nst.documents import read_json
+
+STOPPED = 130  # as a shell reports a process that Ctrl-C has ended
+SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process of a sweep; `exit_code` None: nobody has seen its end.
+
+    Args:
+        results: folder of its result.json; None: its directory.
+    """
+
+    directory: Path
+    exit_code: int | None
+    results: Path | None = None
+
+    @property
+    def state(self) -> str:
+        if self.exit_code is None:
+            return "lost"
+        if self.exit_code == STOPPED:
+            return "stopped"
+        return f"failed ({self.exit_code})" if self.exit_code else "done"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return result_in(self.results or self.directory)
+
+
+def summary_table(jobs: Sequence[Job]) -> Table:
+    """One row per job: what distinguishes it, and what came out."""
+    table = Table(title="sweep")
+    rows = [job.result for job in jobs]
+    keys = [key for key in SUMMARY_KEYS if any(key in row for row in rows)]
+    table.add_column("job", overflow="fold")  # an end that is cut off is often what distinguishes jobs
+    for heading in (*keys, "state"):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    for job, row in zip(jobs, rows, strict=True):
+        values = [f"{row[key]:.4g}" if isinstance(row.get(key), (int, float)) else "" for key in keys]
+        table.add_row(job.directory.name.replace("experiment=", ""), *values, job.state)
+    return table
+
+
+def result_in(directory: Path) -> dict[str, Any]:
+    path = directory / "result.json"
+    return read_json(path) if path.exists() else {}

@@ -160,7 +160,7 @@ def make_shards(cfg: DictConfig) -> None:
         return
     from nst.stages import shard
 
-    say(f"{cfg.shard.output}: {shard.summary_line(shard.from_cfg(cfg))}")
+    shard.tell(shard.from_cfg(cfg), cfg.shard.output)
     if machine.agreed(not (Path(cfg.data.unlabeled) / "index.json").exists()):
         raise NstError(
             f"there are no unlabeled images in {cfg.shard.output}",

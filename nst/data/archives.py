@@ -36,14 +36,19 @@ Read = Callable[[int], bytes]  # at most so many bytes of a file; -1: all of it
 
 
 @dataclass
-class _Archive:
-    """The files of one archive: name → how it is read; its folders and what was passed over."""
+class Archive:
+    """The files of one archive: name → how it is read; extensions of the pictures; folders; what was passed over."""
 
     path: Path
     files: dict[str, Read] = field(default_factory=dict)
     extensions: dict[str, str] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     passed: Passed = field(default_factory=Passed)
+
+    @property
+    def pictures(self) -> list[str]:
+        """Their names, in the archive's order."""
+        return [name for name in self.files if name in self.extensions]
 
 
 def scan_archives(paths: Sequence[Path], labeled: bool | None, ignore: Sequence[str] = ()) -> Contents:
@@ -62,8 +67,8 @@ def scan_archives(paths: Sequence[Path], labeled: bool | None, ignore: Sequence[
     readers: list[Read] = []
     notes: list[str] = []
     for path in paths:
-        found = _open(path, MEMORY_BYTES // len(paths))
-        members = [name for name in found.files if name in found.extensions]
+        found = open_archive(path, MEMORY_BYTES // len(paths))
+        members = found.pictures
         inside, wrap = strip_common_folder(members)
         stem = path.name.split(".")[0]
         if len(paths) > 1 and split_of(f"{stem}/x") and not all(map(split_of, inside)):
@@ -90,8 +95,13 @@ def _is_ignored(name: str, ignore: Sequence[str]) -> bool:
     return any(part == pattern.rstrip("/") or fnmatch(part, pattern) for pattern in ignore for part in outer)
 
 
-def _open(path: Path, memory_bytes: int) -> _Archive:
-    found = _Archive(path)
+def open_archive(path: Path, memory_bytes: int = MEMORY_BYTES) -> Archive:
+    """What is in a tar or zip.
+
+    Raises:
+        NstError: it is cut short, damaged or encrypted, or a name leads out of it.
+    """
+    found = Archive(path)
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\3\4"
     (_list_zip if is_zip else _list_tar)(found, memory_bytes)
@@ -111,7 +121,7 @@ def _kind(name: str, read: Read) -> str | None:
     return extension_by_name(name) or extension_of(read(HEAD))
 
 
-def _add(found: _Archive, name: str, read: Read) -> None:
+def _add(found: Archive, name: str, read: Read) -> None:
     name = name.removeprefix("./")
     if not is_hidden(name.rpartition("/")[2]) and not is_inside(name):
         raise _leads_out(found.path, name)
@@ -121,7 +131,7 @@ def _add(found: _Archive, name: str, read: Read) -> None:
 # ---- zip --------------------------------------------------------------------------------------------
 
 
-def _list_zip(found: _Archive, _: int) -> None:
+def _list_zip(found: Archive, _: int) -> None:
     """Adds the files of a zip; every one is checked against its checksum when it is read.
 
     Raises:
@@ -184,7 +194,7 @@ def _open_tar(path: Path, memory_bytes: int) -> IO[bytes]:
     return spool
 
 
-def _list_tar(found: _Archive, memory_bytes: int) -> None:
+def _list_tar(found: Archive, memory_bytes: int) -> None:
     """Adds the files of a tar in its order, links as the files that they name.
 
     Raises:
@@ -233,7 +243,7 @@ def _tar_reader(file: IO[bytes], lock: threading.Lock, offset: int, size: int) -
 
 
 def _follow(
-    found: _Archive,
+    found: Archive,
     name: str,
     links: dict[str, str],
     places: dict[str, tuple[int, int]],

@@ -182,15 +182,15 @@ def _classes(folders: Iterable[str | None], splits: Iterable[str | None], source
     return tuple(sorted(seen))
 
 
-def require_class_names(names: Sequence[str], source: str) -> None:
-    """Raises NstError where a name is a split's, or cannot be written in UTF-8."""
+def require_class_names(names: Sequence[str], source: str, way: str | None = None) -> None:
+    """Raises NstError, which tells `way`, where a name is a split's, or cannot be written in UTF-8."""
     for name in names:
         if name.lower() in NO_CLASSES:
             raise NstError(
                 f"source {source}: a class would be called {name}",
                 got=f"the classes {_told(names)}",
                 valid="names of classes; train, val, test and unlabeled are parts of the data",
-                next=f"move it, or leave it out: {_ignored([name])}",
+                next=way or f"move it, or leave it out: {_ignored([name])}",
             )
         if name != name.encode("utf-8", "replace").decode():
             told, raw = ascii(name)[1:-1].replace("\\udc", "\\x"), os.fsencode(name)

@@ -8,7 +8,6 @@ have not changed, so that a finished run is recognised without reading the data 
 from __future__ import annotations
 
 import inspect
-import urllib.error
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -16,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from nst.data.archives import scan_archives
+from nst.data.archives import open_archive, scan_archives
 from nst.data.arrangement import label_by_folder
 from nst.data.files import contents_of, list_pictures, read_file, status_of
 from nst.data.images import encode_png
-from nst.data.layout import Contents, Entry, split_of, strip_common_folder
+from nst.data.label_files import Columns, classes_of, placed, read_labels
+from nst.data.layout import Contents, Entry, split_of, strip_common_folder, unique_keys
 from nst.data.source import Source
+from nst.data.torchvision_sets import arrays
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError, nearest
 
@@ -44,53 +45,6 @@ def digits() -> Source:
         return Contents(tuple(map(str, range(10))), entries, lambda i: encode_png(pixels[i]))
 
     return Source("digits", fingerprint(["digits", 1797]), scan, lossless=True)
-
-
-def _torchvision_arrays(name: str, class_name: str, splits: Sequence[str], by_flag: bool) -> Callable[..., Source]:
-    """A source over a torchvision data set that is one array; torchvision checks the MD5 of its files."""
-
-    def build(root: str | Path = "datasets", download: bool = False) -> Source:
-        def load(split: str) -> Any:
-            import torchvision
-
-            selected = {"train": split == "train"} if by_flag else {"split": split}
-            try:
-                return getattr(torchvision.datasets, class_name)(root=str(_path(root)), download=download, **selected)
-            except (RuntimeError, urllib.error.URLError) as error:
-                raise NstError(
-                    f"{name} ({split}) is not in {_path(root)}",
-                    got=error,
-                    next="name the folder that holds it: data.source.root=..., or fetch it: data.source.download=true",
-                ) from error
-
-        return Source(name, fingerprint([name]), lambda: _concatenated(load, splits), lossless=True)
-
-    build.__doc__ = f"torchvision's {class_name}: {', '.join(splits)}; downloaded only when told to."
-    return build
-
-
-def _concatenated(load: Callable[[str], Any], splits: Sequence[str]) -> Contents:
-    entries: list[Entry] = []
-    parts: list[np.ndarray] = []
-    starts = [0]
-    classes: tuple[str, ...] = ()
-    for split in splits:
-        data = load(split)
-        pixels = data.data if data.data.shape[-1] == 3 else data.data.transpose(0, 2, 3, 1)
-        labels = data.targets if hasattr(data, "targets") else data.labels
-        classes = tuple(getattr(data, "classes", None) or map(str, range(10)))  # SVHN's classes are the digits
-        entries += [
-            Entry(f"{split}-{i:06d}", "png", int(label) if label >= 0 else None, split)
-            for i, label in enumerate(labels)
-        ]
-        parts.append(pixels)
-        starts.append(len(entries))
-
-    def read(position: int) -> bytes:
-        part = int(np.searchsorted(starts, position, side="right")) - 1
-        return encode_png(parts[part][position - starts[part]])
-
-    return Contents(classes, entries, read)
 
 
 # ---- folders -------------------------------------------------------------------------
@@ -203,15 +157,75 @@ def tar(root: str | Path | Sequence[str], labeled: bool | None = None, ignore: S
     return Source("tar", digest, lambda: scan_archives(paths, labeled, ignore))
 
 
+def labels_in_csv(
+    root: str | Path,
+    pictures: str | Path | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+) -> Source:
+    """Pictures that a CSV file names, with their labels and splits (`nst.data.label_files`).
+
+    Args:
+        root: the CSV file.
+        pictures: folder or archive of the pictures; None: the folder of the CSV file.
+        file_column, label_column, split_column: names of columns; None: found by their usual names.
+    """
+    path = _path(root)
+    place = _path(pictures) if pictures is not None else path.parent
+    columns = Columns(file_column, label_column, split_column)
+    rows = read_labels(path, columns)
+    archive = open_archive(place) if place.is_file() else None
+    listing = None if archive else list_pictures(require_folder(place))
+    names = archive.pictures if archive else list(listing.files) if listing else []
+    at = placed(path, rows, names, place, strip_common_folder(names)[1])
+
+    def scan() -> Contents:
+        chosen = [names[position] for position in at]
+        classes = classes_of(rows, "csv")
+        label = {name: number for number, name in enumerate(classes)}
+        kinds = archive.extensions if archive else {name: kind for name, (kind, _) in listing.files.items()}  # type: ignore[union-attr]
+        entries = [
+            Entry(key, kinds[name], label[row.label] if row.label is not None else None, row.split)
+            for key, name, row in zip(unique_keys(chosen, chosen), chosen, rows, strict=True)
+        ]
+        unnamed = len(names) - len(set(at))
+        notes = [f"{unnamed} pictures in {place} are not named in {path.name}"] if unnamed else []
+
+        def read(position: int) -> bytes:
+            return archive.files[chosen[position]](-1) if archive else read_file(place / chosen[position])
+
+        return Contents(classes, entries, read, tuple(notes))
+
+    def digest() -> str:
+        if listing:
+            held = contents_of(place, [(names[position], listing.files[names[position]][1]) for position in at])
+        else:
+            held = contents_of(place, [("", status_of(place))])
+        return fingerprint(["csv", [[row.file, row.label, row.split] for row in rows], held])
+
+    return Source("csv", digest, scan)
+
+
+def require_folder(path: Path) -> Path:
+    """`path`; NstError where it is no folder."""
+    if not path.is_dir():
+        raise NstError(
+            f"no such folder or archive: {path}", next="name that of the pictures: data.source.pictures=<folder>"
+        )
+    return path
+
+
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
-    "cifar10": _torchvision_arrays("cifar10", "CIFAR10", ("train", "test"), by_flag=True),
-    "cifar100": _torchvision_arrays("cifar100", "CIFAR100", ("train", "test"), by_flag=True),
-    "svhn": _torchvision_arrays("svhn", "SVHN", ("train", "extra", "test"), by_flag=False),
-    "stl10": _torchvision_arrays("stl10", "STL10", ("train", "test", "unlabeled"), by_flag=False),
+    "cifar10": arrays("cifar10", "CIFAR10", ("train", "test"), by_flag=True),
+    "cifar100": arrays("cifar100", "CIFAR100", ("train", "test"), by_flag=True),
+    "svhn": arrays("svhn", "SVHN", ("train", "extra", "test"), by_flag=False),
+    "stl10": arrays("stl10", "STL10", ("train", "test", "unlabeled"), by_flag=False),
     "imagenet": imagenet,
     "folder": folder,
     "tar": tar,
+    "csv": labels_in_csv,
 }
 
 

@@ -19,6 +19,18 @@ class Source(Group, at="data.source"):
         either(path(), listed(path(), least=1)), None, "folder or file of the images", listed=False
     )
     labeled: bool | None = option(null(flag()), None, "false takes all images without labels", listed=False)
+    pictures: str | None = option(
+        PLACE, None, "folder or archive of the pictures that a CSV file names; null: the file's folder", listed=False
+    )
+    file_column: str | None = option(
+        null(text(100)), None, "of a CSV file: names the pictures; null: file, path, image, ...", listed=False
+    )
+    label_column: str | None = option(
+        null(text(100)), None, "of a CSV file: the classes; null: label, class, ..., or a column each", listed=False
+    )
+    split_column: str | None = option(
+        null(text(100)), None, "of a CSV file: train, val, test or unlabeled; null: split, set, ...", listed=False
+    )
     ignore: Sequence[str] | None = option(
         null(listed(text(1000))), None, "files and folders below root to leave out, by name or pattern", listed=False
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from helpers import encode, noise
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nst.data import images
-from nst.data.images import BadImage, decode, encode_png
+from nst.data.images import DARK, ON_WHITE, TURNED, BadImage, decode, encode_png, extension_of, image_extension, inspect
 
 PIXELS = noise(24, 20)
 RGB = Image.fromarray(PIXELS)
@@ -43,10 +45,109 @@ def test_every_colour_model_becomes_rgb() -> None:
     alpha.putalpha(128)
     assert np.array_equal(decode(encode(grey, "PNG")), np.stack([np.asarray(grey)] * 3, axis=2))
     assert np.array_equal(decode(encode(palette, "PNG")), np.asarray(palette.convert("RGB")))
-    assert np.array_equal(decode(encode(palette, "PNG", transparency=b"\0\7")), np.asarray(palette.convert("RGB")))
-    assert np.array_equal(decode(encode(alpha, "PNG")), PIXELS)
+    assert inspect(encode(palette, "PNG")).notes == ()
     assert decode(encode(RGB.convert("1"), "PNG")).max() == 255
     assert decode(encode(grey, "JPEG")).shape == (24, 20, 3)
+
+
+def test_what_is_transparent_is_shown_on_white_and_noted() -> None:
+    alpha = RGB.convert("RGBA")
+    alpha.putalpha(128)
+    half = inspect(encode(alpha, "PNG"))
+    assert np.abs(half.pixels - (PIXELS * (128 / 255) + 127)).max() <= 1.01
+    assert half.notes == (ON_WHITE,)
+    alpha.putalpha(255)
+    opaque = inspect(encode(alpha, "PNG"))
+    assert np.array_equal(opaque.pixels, PIXELS)
+    assert opaque.notes == ()
+    black = Image.new("LA", (6, 6), (0, 0))
+    black.paste((0, 255), (0, 0, 3, 6))
+    for kind in ("PNG", "WEBP"):
+        found = decode(encode(black if kind == "PNG" else black.convert("RGBA"), kind, lossless=True))
+        assert found[:, :3].max() == 0
+        assert found[:, 3:].min() == 255
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([9, 9, 9, 200, 0, 0])
+    palette.putpixel((0, 0), 0)
+    for kind in ("PNG", "GIF"):
+        found = decode(encode(palette, kind, transparency=0))
+        assert found[0, 0].tolist() == [255, 255, 255]
+        assert found[1, 1].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "CMYK", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_a_viewer_turns_it(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = RGB.convert("CMYK") if kind == "CMYK" else RGB
+    data = encode(picture, {"CMYK": "JPEG"}.get(kind, kind), exif=exif if kind == "TIFF" else exif.tobytes(),
+                  quality=100, **({"lossless": True} if kind == "WEBP" else {}))  # fmt: skip
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    found = inspect(data)
+    assert found.pixels.shape == expected.shape
+    assert np.abs(found.pixels - expected).max() <= 2
+    assert found.notes == ((TURNED,) if orientation > 1 else ())
+    if kind != "TIFF":  # which Pillow turns itself
+        assert decode(data, upright=False).shape == (24, 20, 3)
+
+
+def test_exif_that_cannot_be_read_turns_nothing() -> None:
+    for exif in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09"):
+        segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+        assert np.array_equal(decode(JPEG[:2] + segment + JPEG[2:]), decode(JPEG))
+
+
+def chunk(kind: bytes, data: bytes, crc: int | None = None) -> bytes:
+    crc = zlib.crc32(kind + data) if crc is None else crc
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+
+@pytest.mark.parametrize("odd", [
+    chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(3_000_000))), chunk(b"tEXt", b"a\0b", crc=0),
+    chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(9_000_000))), chunk(b"iTXt", b"no text at all", crc=7),
+])  # fmt: skip
+def test_chunks_that_no_pixel_needs_do_not_refuse_a_png(odd: bytes) -> None:
+    data = encode(RGB, "PNG")
+    assert np.array_equal(decode(data[:33] + odd + data[33:]), PIXELS)
+    damaged = bytearray(data[:33] + odd + data[33:])
+    damaged[damaged.index(b"IDAT") + 20] ^= 0xFF
+    with pytest.raises(BadImage):
+        decode(bytes(damaged))
+
+
+def test_a_photograph_of_108_megapixels_is_read() -> None:
+    assert decode(encode(Image.new("L", (12_000, 9_000), 128), "JPEG", quality=20)).shape == (9_000, 12_000, 3)
+
+
+def test_12_bits_in_16_are_noted() -> None:
+    grey = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    assert inspect(encode(Image.fromarray(grey), "PNG")).notes == (DARK,)
+    assert inspect(encode(Image.fromarray(grey * 16), "PNG")).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"),
+    [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif"), ("WEBP", "webp"),
+     ("PPM", "ppm")],
+)  # fmt: skip
+def test_pictures_are_known_by_their_first_bytes(kind: str, extension: str) -> None:
+    assert extension_of(encode(RGB, kind)[:32]) == extension
+    assert extension_of(b"a text about P5 and BM") is None
+
+
+def test_the_image_of_a_sample_is_the_one_whose_last_part_says_so() -> None:
+    assert image_extension(["cls", "seg.png", "jpg"]) == "jpg"
+    assert image_extension(["outputs.txt", "input.jpg"]) == "input.jpg"
+    assert image_extension(["input.jpg", "mask.png"]) is None
+    assert image_extension(["txt"]) is None
+
+
+def test_heic_is_told_by_name_with_what_helps() -> None:
+    with pytest.raises(BadImage, match="HEIC") as caught:
+        decode(b"\0\0\0\x18ftypheic" + bytes(40))
+    assert "convert" in caught.value.remedy
 
 
 def test_cmyk_jpeg_has_pillows_colours() -> None:

@@ -15,6 +15,7 @@ import pytest
 from helpers import encode, noise
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from nst.config import compose_config
 from nst.data.images import encode_png
@@ -25,7 +26,7 @@ from nst.data.sources import open_source
 from nst.data.splits import shares, split
 from nst.errors import NstError
 from nst.settings.data import Sizes
-from nst.stages import shard
+from nst.stages import shard, shard_table
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -81,10 +82,34 @@ def test_a_predefined_test_split_is_used_whole_or_in_part() -> None:
     whole = parts(found, labeled_per_class=1)
     assert len(whole["test"]) == 12
     assert all(key.startswith("test") for key in whole["test"])
-    assert not any(key.startswith("val") for keys in whole.values() for key in keys)
+    assert labels(whole["validation"]) == {"0": 9, "1": 9, "2": 9}
+    assert all(key.startswith("val") for key in whole["validation"])
+    assert not any(key.startswith("val") for name in ("labeled", "unlabeled", "test") for key in whole[name])
+    assert labels(parts(found, validation_samples=2)["validation"]) == {"0": 2, "1": 2, "2": 2}
     assert labels(parts(found, labeled_per_class=1, test_samples=6)["test"]) == {"0": 2, "1": 2, "2": 2}
     only_val = [entry for entry in found if entry.split != "test"]
     assert len(parts(only_val, labeled_per_class=1)["test"]) == 27
+
+
+def test_validation_is_of_the_labeled_side_and_moves_neither_labels_nor_test() -> None:
+    without = parts(entries(), labeled_per_class=4, test_samples=12)
+    found = parts(entries(), labeled_per_class=4, test_samples=12, validation_samples=3)
+    assert labels(found["validation"]) == {"0": 3, "1": 3, "2": 3}
+    assert (found["labeled"], found["test"]) == (without["labeled"], without["test"])
+    assert set(found["unlabeled"]) | set(found["validation"]) == set(without["unlabeled"])
+    assert not set(found["unlabeled"]) & set(found["validation"])
+    assert set(parts(entries(), validation_samples=2)["validation"]) <= set(parts(entries())["labeled"])
+    assert labels(parts(entries(), test_samples=0, validation_samples=2)["labeled"]) == {"0": 18, "1": 28, "2": 8}
+    other = parts(entries(), seed=1, labeled_per_class=4, test_samples=12, validation_samples=3)
+    assert set(other["validation"]) != set(found["validation"])
+    assert without["validation"] == []
+
+
+def test_val_serves_as_the_test_set_and_leaves_validation_to_the_labeled_side() -> None:
+    found = parts([*entries(of="train"), *entries((9, 9, 9), of="val")], validation_samples=2)
+    assert all(key.startswith("val") for key in found["test"])
+    assert all(key.startswith("train") for key in found["validation"])
+    assert labels(found["validation"]) == {"0": 2, "1": 2, "2": 2}
 
 
 def test_extra_and_unlabeled_images_join_the_unlabeled_set() -> None:
@@ -127,6 +152,12 @@ def test_shares_sum_up_stay_in_bounds_and_within_one_of_the_exact_part(counts: l
             r"labeled_per_class=9[\s\S]*emu has 8[\s\S]*1 to 8",
         ),
         (entries(), {"test_samples": 61}, "more test images"),
+        (
+            entries(),
+            {"labeled_per_class": 6, "test_samples": 12, "validation_samples": 3},
+            r"validation_samples=3[\s\S]*emu has 2[\s\S]*next:  data\.validation_samples=2",
+        ),
+        (entries(), {"test_samples": 0, "validation_samples": 10}, r"emu has 10[\s\S]*0 to 9"),
         (entries((20, 1, 0)), {"test_samples": 0}, "dog has 1, emu has 0"),
         (entries(of="test"), {}, "no labeled training images"),
         (entries((), hidden=5), {"labeled_per_class": 1}, "no labeled training images"),
@@ -213,6 +244,18 @@ def test_a_finished_run_is_not_repeated_and_other_options_are_refused(tmp_path: 
         shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6)
 
 
+def test_a_val_folder_beside_test_becomes_the_validation_set(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        pets(tmp_path / "pets" / part, 4)
+    result = shard.run(open_source("folder", root=tmp_path / "pets"), tmp_path / "out")
+    assert {name: found["label_counts"] for name, found in result["sets"].items()} == {
+        "labeled": [4, 4, 4], "test": [4, 4, 4], "validation": [4, 4, 4],
+    }  # fmt: skip
+    shards = ShardSet.open(tmp_path / "out" / "validation")
+    assert (shards.labeled, shards.classes, shards.split) == (True, CLASSES, "validation")
+    assert all(key.startswith("val-") for key in read_set(tmp_path / "out" / "validation"))
+
+
 class Killed(BaseException):
     pass
 
@@ -276,10 +319,57 @@ def test_bad_images_are_left_out_counted_and_named(tmp_path: Path, caplog: pytes
     assert not bad & set(read_set(tmp_path / "out" / "unlabeled"))
 
 
+def test_what_was_done_to_pictures_and_passed_over_is_told(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "cat" / "turned.jpg").write_bytes(encode(noise(16, 8), "JPEG", exif=exif.tobytes()))
+    (root / "cat" / "clear.png").write_bytes(encode(Image.new("RGBA", (8, 8), (0, 0, 0, 9)), "PNG"))
+    (root / "dog" / "dark.png").write_bytes(encode(Image.fromarray(np.full((8, 8), 4000, np.uint16)), "PNG"))
+    (root / "dog" / "notes.txt").write_text("a text")
+    result = shard.run(open_source("folder", root=root), tmp_path / "out", labeled_per_class=4, unlabeled_samples=3)
+    told = "\n".join(result["notes"])
+    for words in ("1 passed over, no picture (.txt): dog/notes.txt", "1 pictures are turned upright",
+                  "1 pictures are transparent: shown on white", "1 pictures have 16 bits of which only the lower 12",
+                  "pictures are in none of the sets"):  # fmt: skip
+        assert words in told
+    assert (
+        shard.run(open_source("folder", root=root), tmp_path / "out", labeled_per_class=4, unlabeled_samples=3)
+        == result
+    )
+
+
+def test_the_table_of_classes_keeps_within_80_columns() -> None:
+    found = {"samples": 9, "label_counts": [1_000_000] * 60}
+    result = {
+        "classes": [f"{i}" + "x" * 99 for i in range(60)], "skipped": {"count": 0, "names": []},
+        "sets": dict.fromkeys(("labeled", "test", "validation", "unlabeled"), found),
+    }  # fmt: skip
+    told = list(shard_table.lines(result))
+    assert len(told) == 42
+    assert max(map(len, told)) <= 80
+    assert told[-1] == "and 20 more classes"
+
+
+def test_pictures_replaced_under_the_same_names_and_sizes_are_noticed(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            (root / name / f"{i}.bmp").write_bytes(encode(noise(8, 8, i), "BMP"))
+    shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
+    (root / "cat" / "0.bmp").write_bytes(encode(noise(8, 8, 9), "BMP"))
+    with pytest.raises(NstError, match=r"other inputs[\s\S]*source\.digest"):
+        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
+
+
 def test_too_many_bad_images_stop_before_anything_is_written(tmp_path: Path) -> None:
     root = pets(tmp_path / "pets")
     spoil(root)
-    with pytest.raises(NstError, match=r"cannot be decoded: 4 of 31[\s\S]*cat-00: JPEG: Premature"):
+    told = (
+        r"cannot be decoded: 4 of 31[\s\S]*cat-00: JPEG: Premature[\s\S]*1: remove them[\s\S]*max_bad_fraction=0\.13$"
+    )
+    with pytest.raises(NstError, match=told):
         shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
     assert not list((tmp_path / "out").rglob("*.tar"))
     assert not (tmp_path / "out" / "DONE").exists()
@@ -316,7 +406,11 @@ def test_main_shards_verifies_and_indexes_as_the_configuration_says(
     options = ["stage=shard", "data.source.name=folder", f"+data.source.root='{pets(tmp_path / 'pets')}'"]
     options += [f"data.root='{tmp_path / 'out'}'", "data.labeled_per_class=3", "data.test_samples=6"]
     shard.main(compose_config(options))
-    assert "9 labeled, 15 unlabeled, 6 test images of 3 classes" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "9 labeled, 15 unlabeled, 6 test images of 3 classes" in told
+    assert [line.split() for line in told.splitlines()[-5:-1]] == [
+        ["class", "labeled", "test"], ["cat", "3", "2"], ["dog", "3", "2"], ["emu", "3", "2"],
+    ]  # fmt: skip
     assert (tmp_path / "out" / "config.yaml").exists()
     shard.main(compose_config([*options, "shard.verify=true"]))
     assert capsys.readouterr().out.count("all as the index says") == 3

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import add_file
+from helpers import add_file, encode
+from PIL import Image
 
-from nst.data import sources
+from nst.data import files, sources
 from nst.data.images import decode, encode_png
 from nst.data.layout import is_image, unique_keys
 from nst.data.source import Source
@@ -102,14 +106,181 @@ def test_an_archive_larger_than_memory_goes_to_disk_with_the_same_bytes(
     assert list(open_source("tar", root=path)) == expected
 
 
-@pytest.mark.parametrize(
-    "names", [["1.png", "2.png"], ["a/b/1.png", "a/c/2.png"], ["unlabeled/a/1.png", "unlabeled/b/2.png"]]
-)
+@pytest.mark.parametrize("names", [["1.png", "2.png"], ["unlabeled/a/1.png", "unlabeled/b/2.png"]])
 def test_flat_nested_and_unlabeled_folders_have_no_classes(tmp_path: Path, names: list[str]) -> None:
     write_files(tmp_path, names)
     source = open_source("folder", root=tmp_path)
     assert source.classes == ()
     assert [sample.label for sample in source] == [None, None]
+
+
+TREE = ["train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "test/dog/2.png", "unlabeled/3.png"]
+PLAIN = ["cat/1.png", "dog/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([*TREE, "backup/cat/9.png"], r"beside test/, train/, unlabeled/[\s\S]*ignore=backup$"),
+        ([*TREE, "overview.png"], r"of none of these parts[\s\S]*ignore=overview\.png$"),
+        ([*TREE, "a b/1.png", "c/1.png"], r"ignore='\[a b,c\]'$"),
+        ([*PLAIN, "test/cat/2.png"], r"beside test/ is of none[\s\S]*got:   cat, dog"),
+        (
+            [*PLAIN, "3.png"],
+            r"1 pictures lie beside the folders cat/, dog/[\s\S]*ignore=3\.png; or data\.source\.labeled",
+        ),
+        (["train/cat/1.png", "train/2.png", "test/cat/1.png"], r"lie beside the folders train/cat/"),
+        (["train/cat.0.png", "train/dog.0.png"], r"in train/ have no class folders[\s\S]*data=csv"),
+        ([*TREE[:2], "test/1.png", "test/2.png"], r"in test/ have no class folders[\s\S]*ignore=test"),
+        (["a/b/1.png", "a/c/2.png"], r"all pictures lie in one folder, a/[\s\S]*data\.source\.root=<the folder>/a"),
+        (["in/train/cat/1.png", "in/train/dog/1.png", "old/cat/1.png"], r"in/train/ would lie inside a class"),
+        (
+            ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"],
+            r"cat/test/, cat/train/, dog/train/ would lie inside",
+        ),
+        (["dev/1.png", "cat/1.png"], r"a class would be called dev"),
+        (["train/cat/1.png", "train/dog/1.png", "val/emu/1.png"], r"only the val split knows[\s\S]*ignore='\*/emu'"),
+    ],
+)
+def test_an_arrangement_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    write_files(tmp_path / "p", names)
+    with pytest.raises(NstError, match=message):
+        _ = open_source("folder", root=tmp_path / "p").entries
+    if not names[0].startswith("a/"):  # an archive is wrapped in a folder more often than not
+        write_tar(tmp_path / "p.tar", names)
+        with pytest.raises(NstError, match=message):
+            _ = open_source("tar", root=tmp_path / "p.tar").entries
+
+
+def test_what_is_to_be_left_out_is_and_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path / "p", [*TREE, "backup/cat/9.png", "overview.png", "test/emu/1.png"])
+    write_tar(tmp_path / "p.tar", [*TREE, "backup/cat/9.png", "overview.png", "test/emu/1.png"])
+    for name, root in (("folder", "p"), ("tar", "p.tar")):
+        source = open_source(name, root=tmp_path / root, ignore=["backup", "*.PNG", "over*", "test/emu/"])
+        assert [entry.split for entry in sorted(source.entries, key=lambda entry: entry.key)] == [
+            "test", "test", "train", "train", "unlabeled",
+        ]  # fmt: skip
+        assert [note for note in source.notes if "left out by data.source.ignore" in note]
+
+
+@pytest.mark.parametrize("wrap", ["", "flowers/", "a/b/"])
+def test_splits_of_other_names_and_inside_other_folders_are_splits(tmp_path: Path, wrap: str) -> None:
+    names = [
+        "Training/cat/1.png",
+        "Training/dog/1.png",
+        "Testing/cat/2.png",
+        "validation/dog/3.png",
+        "Unlabelled/4.png",
+    ]
+    write_files(tmp_path, [wrap + name for name in names])
+    source = open_source("folder", root=tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert {entry.split for entry in source.entries} == {"train", "test", "val", "unlabeled"}
+    assert any(wrap.rstrip("/") in note for note in source.notes) == bool(wrap)
+
+
+def test_a_test_folder_of_one_class_is_used(tmp_path: Path) -> None:
+    write_files(tmp_path, ["train/cat/1.png", "train/dog/1.png", "test/cat/2.png"])
+    assert ("test-cat-2", 0, "test") in summary(open_source("folder", root=tmp_path))
+
+
+@pytest.mark.parametrize("empty", ["train/lily", "train/lily/deep"])
+def test_a_class_without_a_picture_is_refused(tmp_path: Path, empty: str) -> None:
+    write_files(tmp_path, TREE)
+    (tmp_path / "test" / "lily").mkdir()  # only missing in the test: no fault
+    assert open_source("folder", root=tmp_path).classes == ("cat", "dog")
+    (tmp_path / empty).mkdir(parents=True)
+    (tmp_path / empty / "1.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    with pytest.raises(NstError, match=r"without a picture[\s\S]*train/lily[\s\S]*ignore=train/lily$"):
+        _ = open_source("folder", root=tmp_path).entries
+    source = open_source("folder", root=tmp_path, ignore=["train/lily"])
+    assert len(source.entries) == 5
+
+
+def test_pictures_of_other_suffixes_are_known_by_their_first_bytes_and_the_rest_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path, PLAIN)
+    jpeg = encode(Image.new("RGB", (4, 4)), "JPEG")
+    grey, heic = encode(Image.new("L", (4, 4)), "PPM"), b"\0\0\0\x18ftypheic"
+    for name, data in (("cat/2.jfif", jpeg), ("cat/3", jpeg), ("dog/4.pgm", grey), ("dog/5.raw", b"no picture"),
+                       ("dog/6.txt", jpeg), ("dog/7.heic", heic)):  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    with tarfile.open(tmp_path.with_suffix(".tar"), "w") as archive:
+        archive.add(tmp_path, ".")
+    for name, root in (("folder", tmp_path), ("tar", tmp_path.with_suffix(".tar"))):
+        source = open_source(name, root=root)
+        found = {entry.key: (entry.label, entry.extension) for entry in source.entries}
+        expected = {"2": (0, "jpg"), "3": (0, "jpg"), "4": (1, "ppm")} | ({"6": (1, "jpg")} if name == "tar" else {})
+        assert {key.split("-")[1]: value for key, value in found.items() if value[1] != "png"} == expected
+        assert any("no picture (.raw): dog/5.raw" in note for note in source.notes)
+        assert any("dog/7.heic" in note for note in source.notes)
+
+
+def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "p", tmp_path / "elsewhere"
+    write_files(root, PLAIN)
+    write_files(elsewhere, ["9.png"])
+    (root / "emu").symlink_to(elsewhere)
+    (root / "dog" / "one.png").symlink_to(elsewhere / "9.png")
+    (root / "cat" / "up").symlink_to("..")
+    (root / "cat" / "further").symlink_to(tmp_path)
+    (root / "dog" / "up").symlink_to(root)
+    (root / "dog" / "cats").symlink_to("../cat")
+    (elsewhere / "loop").symlink_to(".")
+    source = open_source("folder", root=root)
+    assert {key for key, _, _ in summary(source)} == {"cat-1", "dog-1", "dog-one", "emu-9"}
+    assert source.classes == ("cat", "dog", "emu")
+    assert [note.partition(":")[0] for note in source.notes] == [
+        "4 passed over, a link to a folder above it",
+        "1 passed over, a link to a folder that is read already",
+    ]
+    (root / "cat" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(NstError, match="dangling link"):
+        open_source("folder", root=root)
+
+
+def test_links_in_a_tar_are_the_files_that_they_name(tmp_path: Path) -> None:
+    write_files(tmp_path / "p", PLAIN)
+    (tmp_path / "p/cat/hard.png").hardlink_to(tmp_path / "p/dog/1.png")
+    (tmp_path / "p/cat/soft.png").symlink_to("../dog/1.png")
+    (tmp_path / "p/cat/twice.png").symlink_to("soft.png")
+    (tmp_path / "p/cat/round.png").symlink_to("round.png")
+    (tmp_path / "p/cat/out.png").symlink_to("/etc/hostname")
+    path = tmp_path / "p.tar"
+    subprocess.run(["tar", "cf", path, "-C", tmp_path / "p", "."], check=True)
+    source = open_source("tar", root=path)
+    images = {sample.key: sample.image for sample in source}
+    assert images.keys() == {"cat-1", "cat-hard", "cat-soft", "cat-twice", "dog-1"}
+    assert {images[f"cat-{name}"] for name in ("hard", "soft", "twice")} == {png(1)}
+    assert any(note.startswith("2 passed over, a link to what the archive does not hold") for note in source.notes)
+
+
+def test_a_zip_is_read_like_a_tar(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, name in enumerate(SPLIT):
+            archive.writestr(f"pets/{name}", png(number))
+        archive.writestr("__MACOSX/pets/._1.png", b"")
+    for name in ("tar", "folder"):  # a folder's source takes an archive, too
+        source = open_source(name, root=tmp_path / "p.zip")
+        assert {sample.key: sample.image for sample in source} == {
+            name[:-4].replace("/", "-"): png(i) for i, name in enumerate(SPLIT)}  # fmt: skip
+    data = bytearray((tmp_path / "p.zip").read_bytes())
+    data[data.index(b"IHDR") if b"IHDR" in data else 60] ^= 0xFF
+    (tmp_path / "p.zip").write_bytes(data)
+    with pytest.raises(NstError, match=r"cannot read pets/train/dog/1\.png|not a whole zip"):
+        list(open_source("tar", root=tmp_path / "p.zip"))
+    (tmp_path / "p.zip").write_bytes(data[:-30])
+    with pytest.raises(NstError, match="not a whole zip"):
+        _ = open_source("tar", root=tmp_path / "p.zip").entries
+
+
+def test_names_that_are_not_utf_8_are_told_for_classes_and_made_safe_for_files(tmp_path: Path) -> None:
+    write_files(tmp_path, PLAIN)
+    (tmp_path / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(png(5))
+    assert len(list(open_source("folder", root=tmp_path))) == 3
+    (tmp_path / "cat").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(NstError, match=r"class folder caf\\xe9 is not UTF-8[\s\S]*mv \$'caf\\xe9' 'caf.'") as caught:
+        _ = open_source("folder", root=tmp_path).entries
+    str(caught.value).encode()
 
 
 def test_labels_can_be_asked_for_and_refused(tmp_path: Path) -> None:
@@ -141,12 +312,46 @@ def test_keys_stay_unique_valid_and_independent_of_order() -> None:
         unique_keys(["a/1.png", "a/1.png"], ["a/1.png", "a/1.png"])
 
 
-def test_the_digest_follows_names_and_sizes(tmp_path: Path) -> None:
-    write_files(tmp_path, SPLIT)
-    before = open_source("folder", root=tmp_path).digest
-    assert open_source("folder", root=tmp_path).digest == before
-    (tmp_path / SPLIT[0]).write_bytes(b"other")
-    assert open_source("folder", root=tmp_path).digest != before
+@pytest.mark.parametrize("kept_bytes", [1, 1 << 30])
+def test_the_digest_follows_names_and_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "KEPT_BYTES", kept_bytes)
+    root = tmp_path / "p"
+    write_files(root, SPLIT)
+    before = open_source("folder", root=root).digest
+    assert open_source("folder", root=root).digest == before
+    data = (root / SPLIT[0]).read_bytes()
+    (root / SPLIT[0]).write_bytes(bytes([*data[:-1], data[-1] ^ 1]))
+    assert open_source("folder", root=root).digest != before, "the same size, another content"
+    shutil.copytree(root, tmp_path / "copy")
+    assert open_source("folder", root=tmp_path / "copy").digest == open_source("folder", root=root).digest
+    (root / SPLIT[0]).write_bytes(data)
+    assert open_source("folder", root=root).digest == before
+    (root / SPLIT[0]).rename(root / "train/dog/7.png")
+    assert open_source("folder", root=root).digest != before
+
+
+def test_what_was_hashed_is_not_read_again_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "KEPT_BYTES", 1)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    read: list[str] = []
+    hash_file = files._hash_file
+    monkeypatch.setattr(files, "_hash_file", lambda path: (read.append(path.name), hash_file(path))[1])
+    write_files(tmp_path / "p", SPLIT)
+    first = open_source("folder", root=tmp_path / "p").digest
+    assert len(read) == len(SPLIT)
+    assert open_source("folder", root=tmp_path / "p").digest == first
+    assert len(read) == len(SPLIT)
+    path = tmp_path / "p" / SPLIT[1]
+    os.utime(path, ns=(1, path.stat().st_mtime_ns))  # as a copy that keeps the time: the inode's time tells
+    assert open_source("folder", root=tmp_path / "p").digest == first
+    assert len(read) == len(SPLIT) + 1
+    kept = next((tmp_path / "cache").rglob("*.parquet"))
+    kept.write_bytes(b"damaged")
+    assert open_source("folder", root=tmp_path / "p").digest == first
 
 
 @pytest.mark.parametrize("kind", ["cut", "cut-gz", "damaged", "zeros", "zeros-gz"])

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from nst.atomic import write_json
 from nst.cli import dispatch
-from nst.data.archives import scan_tars
+from nst.data.archives import scan_archives
 from nst.data.images import BadImage
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, in_index
@@ -208,7 +208,7 @@ def make_tar(path: Path, *names: str, links: dict[str, str] | None = None) -> Pa
 @pytest.mark.parametrize("name", ["../x/1.png", "a/../../1.png", "/etc/1.png", "a\\..\\1.png"])
 def test_names_in_archives_that_lead_out_are_refused(tmp_path: Path, name: str):
     path = make_tar(tmp_path / "s.tar", "a/0.png", name)
-    for use in (lambda: TarReader(path), lambda: scan_tars([path], None)):
+    for use in (lambda: TarReader(path), lambda: scan_archives([path], None)):
         with pytest.raises(NstError, match="whose name leads out of it"):
             use()
     with pytest.raises(NstError, match="whose name leads out of it"):
@@ -222,7 +222,9 @@ def test_links_in_archives_are_told_and_not_followed(tmp_path: Path):
     assert TarReader(path).keys == ["a/0"]
     with pytest.raises(NstError, match="1 links, which are not followed"):
         index_tars(tmp_path / "set")
-    assert scan_tars([path], False).read(1) == b"", "which nst shard counts as a bad image"
+    found = scan_archives([path], False)
+    assert [entry.key for entry in found.entries] == ["0"]
+    assert found.notes[-1].startswith("1 passed over, a link to what the archive does not hold: a/1.png")
 
 
 @pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a/../../x", "", "a\\..\\x", None])

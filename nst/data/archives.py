@@ -1,8 +1,8 @@
-"""Images inside tar archives, read where they lie: nothing is extracted to folders.
+"""Images inside tar and zip archives, read where they lie: nothing is extracted to folders.
 
-A compressed archive is unpacked once, whole, into one unnamed temporary file that stays in memory up to a limit. That
+A compressed tar is unpacked once, whole, into one unnamed temporary file that stays in memory up to a limit. That
 checks its checksum, and from then on every image is one seek away, so a data set can be shuffled exactly however it
-was packed.
+was packed. A link in a tar is the file of the same tar that it names, as tar writes the second name of a file.
 """
 
 from __future__ import annotations
@@ -10,52 +10,165 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import posixpath
 import shutil
 import tarfile
 import tempfile
 import threading
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
-from nst.data.layout import Contents, is_image, label_by_folder, split_of, strip_common_folder
+from nst.data.arrangement import label_by_folder
+from nst.data.images import extension_of
+from nst.data.layout import Contents, Passed, extension_by_name, is_hidden, split_of, strip_common_folder
 from nst.data.tars import LONGEST_END, is_end
 from nst.errors import NstError
 from nst.untrusted import is_inside
 
 MEMORY_BYTES = 1 << 30  # of unpacked archives; more goes to the disk
+HEAD = 32  # bytes that tell a picture's kind
+Read = Callable[[int], bytes]  # at most so many bytes of a file; -1: all of it
 
 
-def scan_tars(paths: Sequence[Path], labeled: bool | None) -> Contents:
+@dataclass
+class Archive:
+    """The files of one archive: name → how it is read; extensions of the pictures; folders; what was passed over."""
+
+    path: Path
+    files: dict[str, Read] = field(default_factory=dict)
+    extensions: dict[str, str] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    passed: Passed = field(default_factory=Passed)
+
+    @property
+    def pictures(self) -> list[str]:
+        """Their names, in the archive's order."""
+        return [name for name in self.files if name in self.extensions]
+
+
+def scan_archives(paths: Sequence[Path], labeled: bool | None, ignore: Sequence[str] = ()) -> Contents:
     """The images of one or several archives, in the archives' order.
+
+    Args:
+        ignore: names or patterns of files and folders that are left out, below the folder that wraps everything.
 
     Raises:
         NstError: an archive that is cut short or damaged, or what label_by_folder refuses.
     """
     names: list[str] = []
     origins: list[str] = []
-    places: list[tuple[IO[bytes], int, int]] = []
+    extensions: list[str] = []
+    folders: list[str] = []
+    readers: list[Read] = []
+    notes: list[str] = []
     for path in paths:
-        file = _open_tar(path, MEMORY_BYTES // len(paths))
-        members = _members(path, file)
-        inside = strip_common_folder([name for name, _, _ in members])
+        found = open_archive(path, MEMORY_BYTES // len(paths))
+        members = found.pictures
+        inside, wrap = strip_common_folder(members)
         stem = path.name.split(".")[0]
         if len(paths) > 1 and split_of(f"{stem}/x") and not all(map(split_of, inside)):
             inside = [f"{stem}/{name}" for name in inside]
-        names += inside
-        origins += [f"{path.name}/{name}" for name, _, _ in members]
-        places += [(file, offset, size) for _, offset, size in members]
-    classes, entries = label_by_folder(names, labeled, "tar", origins)
+        for name, member in zip(inside, members, strict=True):
+            if _is_ignored(name, ignore):
+                found.passed.add("left out by data.source.ignore", name)
+                continue
+            names.append(name)
+            origins.append(f"{path.name}/{member}")
+            extensions.append(found.extensions[member])
+            readers.append(found.files[member])
+        inner = (folder.removeprefix(wrap) for folder in sorted(found.folders) if folder.startswith(wrap))
+        folders += [folder for folder in inner if folder and not _is_ignored(folder, ignore)]
+        notes += [f"everything in {path.name} is read from {wrap}"] if wrap else []
+        notes += found.passed.lines()
+    classes, entries = label_by_folder(names, labeled, "tar", origins, extensions=extensions, folders=folders)
+    return Contents(classes, entries, lambda position: readers[position](-1), tuple(notes))
+
+
+def _is_ignored(name: str, ignore: Sequence[str]) -> bool:
+    parts = name.split("/")
+    outer = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return any(part == pattern.rstrip("/") or fnmatch(part, pattern) for pattern in ignore for part in outer)
+
+
+def open_archive(path: Path, memory_bytes: int = MEMORY_BYTES) -> Archive:
+    """What is in a tar or zip.
+
+    Raises:
+        NstError: it is cut short, damaged or encrypted, or a name leads out of it.
+    """
+    found = Archive(path)
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\3\4"
+    (_list_zip if is_zip else _list_tar)(found, memory_bytes)
+    for name, read in list(found.files.items()):
+        if (extension := _kind(name, read)) is not None:
+            found.extensions[name] = extension
+        elif not is_hidden(name):
+            suffix = posixpath.splitext(name)[1].lower() or "no suffix"
+            found.passed.add(f"no picture ({suffix})", name)
+    return found
+
+
+def _kind(name: str, read: Read) -> str | None:
+    """The extension of a picture, by its name or its first bytes; None for other files and hidden ones."""
+    if is_hidden(name):
+        return None
+    return extension_by_name(name) or extension_of(read(HEAD))
+
+
+def _add(found: Archive, name: str, read: Read) -> None:
+    name = name.removeprefix("./")
+    if not is_hidden(name.rpartition("/")[2]) and not is_inside(name):
+        raise _leads_out(found.path, name)
+    found.files[name] = read
+
+
+# ---- zip --------------------------------------------------------------------------------------------
+
+
+def _list_zip(found: Archive, _: int) -> None:
+    """Adds the files of a zip; every one is checked against its checksum when it is read.
+
+    Raises:
+        NstError: it is damaged or encrypted, or a name leads out of it.
+    """
     lock = threading.Lock()
+    try:
+        archive = zipfile.ZipFile(found.path)  # lives as long as the source
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _damaged(found.path, error, "zip") from error
+    for member in archive.infolist():
+        if member.flag_bits & 1:
+            raise NstError(
+                f"{found.path} is encrypted",
+                got=member.filename,
+                next="unpack it with its password: unzip, then data=folder",
+            )
+        if member.is_dir():
+            found.folders.update([] if is_hidden(member.filename) else [member.filename.rstrip("/")])
+        else:
+            _add(found, member.filename, _zip_reader(found.path, archive, member, lock))
 
-    def read(position: int) -> bytes:
-        file, offset, size = places[position]
-        with lock:
-            file.seek(offset)
-            return file.read(size)
 
-    return Contents(classes, entries, read)
+def _zip_reader(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: threading.Lock) -> Read:
+    def read(count: int) -> bytes:
+        try:
+            with lock, archive.open(member) as file:
+                return file.read(count if count >= 0 else member.file_size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, lzma.LZMAError) as error:
+            raise NstError(
+                f"cannot read {member.filename} in {path}", got=error, next="copy or download the zip again"
+            ) from error
+
+    return read
+
+
+# ---- tar --------------------------------------------------------------------------------------------
 
 
 def _open_tar(path: Path, memory_bytes: int) -> IO[bytes]:
@@ -81,26 +194,35 @@ def _open_tar(path: Path, memory_bytes: int) -> IO[bytes]:
     return spool
 
 
-def _members(path: Path, file: IO[bytes]) -> list[tuple[str, int, int]]:
-    """Name, byte offset and size of every image, in the archive's order; a link counts as an empty file.
+def _list_tar(found: Archive, memory_bytes: int) -> None:
+    """Adds the files of a tar in its order, links as the files that they name.
 
     Raises:
         NstError: it is damaged, or a name leads out of it.
     """
-    found = []
+    path, file, lock = found.path, _open_tar(found.path, memory_bytes), threading.Lock()
+    places: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # a million TarInfo objects are a gigabyte
                 name = member.name.removeprefix("./")
-                if is_image(name.rpartition("/")[2]) and not is_inside(name):
-                    raise _leads_out(path, name)
-                if is_image(name) and not member.isdir():
-                    found.append((name, member.offset_data, member.size if member.isreg() else 0))
+                if member.isdir():
+                    found.folders.update([] if is_hidden(name) else [name])
+                elif member.isreg():
+                    places[name] = member.offset_data, member.size
+                    _add(found, name, _tar_reader(file, lock, *places[name]))
+                elif member.islnk() or member.issym():
+                    beside = posixpath.dirname(name) if member.issym() else ""
+                    links[name] = posixpath.normpath(posixpath.join(beside, member.linkname))
+                    _add(found, name, _tar_reader(file, lock, 0, 0))  # in its place in the order
             end = archive.offset
     except tarfile.TarError as error:
         raise _damaged(path, error) from error
+    for name in links:
+        _follow(found, name, links, places, lambda place: _tar_reader(file, lock, *place))
     size = file.seek(0, 2)
     file.seek(end)
     rest = file.read(LONGEST_END + 1)
@@ -109,7 +231,34 @@ def _members(path: Path, file: IO[bytes]) -> list[tuple[str, int, int]]:
         raise _damaged(path, f"no end mark at byte {end}")
     if not is_end(rest, size):
         raise _damaged(path, f"zeros at byte {end} of {size}, and more behind them than the end of a tar has")
-    return found
+
+
+def _tar_reader(file: IO[bytes], lock: threading.Lock, offset: int, size: int) -> Read:
+    def read(count: int) -> bytes:
+        with lock:
+            file.seek(offset)
+            return file.read(size if count < 0 else min(size, count))
+
+    return read
+
+
+def _follow(
+    found: Archive,
+    name: str,
+    links: dict[str, str],
+    places: dict[str, tuple[int, int]],
+    reader: Callable[[tuple[int, int]], Read],
+) -> None:
+    """The file of this archive that a link names, also over several links; passed over where there is none."""
+    target = name
+    for _ in range(len(links)):
+        target = links.get(target, target)
+        if target in places:
+            found.files[name] = reader(places[target])
+            return
+    del found.files[name]
+    if not is_hidden(name):
+        found.passed.add("a link to what the archive does not hold", f"{name} -> {links[name]}")
 
 
 def _leads_out(path: Path, name: str) -> NstError:
@@ -121,5 +270,5 @@ def _leads_out(path: Path, name: str) -> NstError:
     )
 
 
-def _damaged(path: Path, reason: object) -> NstError:
-    return NstError(f"{path} is not a whole tar archive", got=reason, next="copy or download it again")
+def _damaged(path: Path, reason: object, kind: str = "tar") -> NstError:
+    return NstError(f"{path} is not a whole {kind} archive", got=reason, next="copy or download it again")

@@ -1,4 +1,4 @@
-"""From file names to keys, classes and splits: what the arrangement of folders says about the images in it.
+"""What file names say: which are pictures, the split whose folder they lie in, and the key of each.
 
 A key is the path itself, made safe for WebDataset (`train/airplane/0000.jpg` becomes `train-airplane-0000`), so a
 person finds the image again. Where that loses something (odd characters, great length, two files with one key) a short
@@ -8,9 +8,10 @@ hash of the whole path keeps it unique, and independent of the reading order.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nst.data.images import IMAGE_EXTENSIONS
@@ -18,11 +19,14 @@ from nst.errors import NstError
 
 SPLIT_FOLDERS = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
     "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
     "extra": "extra",
 }
 KEY_LENGTH = 80  # a tar header holds names of 100 bytes
@@ -39,19 +43,46 @@ class Entry:
     split: str | None
 
 
+class Passed:
+    """What was passed over, by reason: how many, and the first by name."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        self._counts[reason] += count
+        self._first[reason] = min(name, self._first.get(reason, name))
+
+    def lines(self) -> list[str]:
+        """A line for each reason: `3 passed over, no picture (.txt): notes.txt, ...`"""
+        return [f"{count} passed over, {reason}: {self._first[reason]}" + (", ..." if count > 1 else "")
+                for reason, count in sorted(self._counts.items())]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Contents:
-    """Classes, entries in a fixed order, and the thread-safe function that reads the bytes of entry i."""
+    """Classes, entries in a fixed order, and the thread-safe function that reads the bytes of entry i.
+
+    Args:
+        notes: what a user should know of how it was read, in lines.
+    """
 
     classes: tuple[str, ...]
     entries: list[Entry]
     read: Callable[[int], bytes]
+    notes: tuple[str, ...] = ()
 
 
 def is_image(name: str) -> bool:
     """True for names with an image's extension and no hidden or system folder on the way."""
-    file = name.rsplit("/", 1)[-1]
-    return not is_hidden(name) and "." in file and file.rsplit(".", 1)[1].lower() in IMAGE_EXTENSIONS
+    return not is_hidden(name) and extension_by_name(name) is not None
+
+
+def extension_by_name(name: str) -> str | None:
+    """The usual extension of the picture that a file of this name holds; None where its suffix says none."""
+    suffix = os.path.splitext("x" + name.rsplit("/", 1)[-1])[1][1:].lower()  # x: .png alone is a suffix too
+    return {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix) if suffix in IMAGE_EXTENSIONS else None
 
 
 def is_hidden(name: str) -> bool:
@@ -65,86 +96,17 @@ def split_of(name: str) -> str | None:
     return SPLIT_FOLDERS.get(top.lower()) if slash else None
 
 
-def strip_common_folder(names: Sequence[str]) -> list[str]:
-    """Names without the folders that wrap all of them: `cifar/train/cat/1.jpg` → `train/cat/1.jpg`."""
-    names = list(names)
+def strip_common_folder(names: Sequence[str]) -> tuple[list[str], str]:
+    """Names without the folders that wrap all of them (`cifar/train/cat/1.jpg` → `train/cat/1.jpg`), and these folders
+    with a slash behind."""
+    names, wrap = list(names), ""
     while names and "/" in names[0] and not split_of(names[0]):
-        wrap = names[0].partition("/")[0] + "/"
-        if not all(name.startswith(wrap) for name in names):
+        outer = names[0].partition("/")[0] + "/"
+        if not all(name.startswith(outer) for name in names):
             break
-        names = [name.removeprefix(wrap) for name in names]
-    return names
-
-
-def label_by_folder(
-    names: Sequence[str], labeled: bool | None, source: str, origins: Sequence[str] | None = None
-) -> tuple[tuple[str, ...], list[Entry]]:
-    """Classes (sorted by name, as ImageFolder does) and one entry per name.
-
-    Args:
-        names: relative paths with `/`.
-        labeled: whether folders are classes; None: per split, if all images lie in several folders.
-        source: for messages.
-        origins: what tells apart files of one name, as in two archives; by default the names.
-
-    Raises:
-        NstError: an image outside class folders, classes only the test split knows, or a file listed twice.
-    """
-    has_splits = all(map(split_of, names))
-    # `unlabeled` beside class folders is no class: the way most people would lay out pictures of their own
-    splits = [split if has_splits or split == "unlabeled" else None for split in map(split_of, names)]
-    inner = [name.partition("/")[2] if split else name for name, split in zip(names, splits, strict=True)]
-    with_labels = {
-        split
-        for split in set(splits) - {"unlabeled"}
-        if _folders_are_classes([name for name, of in zip(inner, splits, strict=True) if of == split], labeled, source)
-    }
-    folders = [
-        name.partition("/")[0] if split in with_labels else None for name, split in zip(inner, splits, strict=True)
-    ]
-    classes = _classes(folders, splits, source)
-    index = {name: label for label, name in enumerate(classes)}
-    keys = unique_keys(names, origins or names)
-    entries = [
-        Entry(key, _extension(name), index[folder] if folder is not None else None, split)
-        for key, name, folder, split in zip(keys, names, folders, splits, strict=True)
-    ]
-    return classes, entries
-
-
-def _folders_are_classes(names: Sequence[str], labeled: bool | None, source: str) -> bool:
-    outside = next((name for name in names if "/" not in name), None)
-    if labeled is None:
-        return outside is None and len({name.partition("/")[0] for name in names}) > 1
-    if labeled and outside is not None:
-        raise NstError(
-            f"source {source}: an image lies outside the class folders",
-            got=outside,
-            valid="<class>/x.jpg, or train/<class>/x.jpg",
-            next="move it, or take all images without labels: data.source.labeled=false",
-        )
-    return labeled
-
-
-def _classes(folders: Iterable[str | None], splits: Iterable[str | None], source: str) -> tuple[str, ...]:
-    seen: dict[str, set[str | None]] = {}
-    for folder, split in set(zip(folders, splits, strict=True)):
-        if folder is not None:
-            seen.setdefault(folder, set()).add(split)
-    trained = {name for name, found in seen.items() if found - {"test", "val"}}
-    strangers = sorted(seen.keys() - trained)
-    if trained and strangers:
-        raise NstError(
-            f"source {source}: classes that only the test split knows",
-            got=", ".join(strangers[:8]),
-            valid=", ".join(sorted(trained)[:8]) + (", ..." if len(trained) > 8 else ""),
-        )
-    return tuple(sorted(seen))
-
-
-def _extension(name: str) -> str:
-    extension = name.rsplit(".", 1)[1].lower()
-    return {"jpeg": "jpg", "tiff": "tif"}.get(extension, extension)
+        names = [name.removeprefix(outer) for name in names]
+        wrap += outer
+    return names, wrap
 
 
 def unique_keys(names: Sequence[str], origins: Sequence[str]) -> list[str]:

@@ -26,29 +26,42 @@ class Source:
 
     Args:
         name: of the data set, for messages and the index.
-        digest: identifies the content without reading it.
+        digest: identifies the content; a function where it has to be computed.
         scan: lists the content; called once, at first use.
         lossless: images are encoded here from arrays, so they need no check.
     """
 
-    def __init__(self, name: str, digest: str, scan: Callable[[], Contents], *, lossless: bool = False) -> None:
+    def __init__(
+        self, name: str, digest: str | Callable[[], str], scan: Callable[[], Contents], *, lossless: bool = False
+    ) -> None:
         self.name = name
-        self.digest = digest
+        self._digest = digest
         self.lossless = lossless
         self._scan = scan
+
+    @cached_property
+    def digest(self) -> str:
+        return self._digest if isinstance(self._digest, str) else self._digest()
 
     @cached_property
     def contents(self) -> Contents:
         contents = self._scan()
         if not contents.entries:
             raise NstError(
-                f"source {self.name} holds no images", valid="files ending in " + ", ".join(IMAGE_EXTENSIONS)
+                f"source {self.name} holds no images",
+                got="; ".join(contents.notes) or None,
+                valid="files ending in " + ", ".join(IMAGE_EXTENSIONS),
             )
         return contents
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.contents.classes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over while listing, and how it was read, in lines."""
+        return self.contents.notes
 
     @property
     def entries(self) -> list[Entry]:

@@ -1,25 +1,28 @@
 """Where images come from: data sets, folders and archives, all as one list of entries and a way to read each.
 
 Files are passed on byte for byte and only arrays are encoded (as PNG, lossless), so a shard holds exactly the pixels
-that its source holds. Listing is lazy and apart from the cheap `digest` (names and sizes), so that a finished run is
-recognised without reading the data again.
+that its source holds. Listing is lazy and apart from the `digest` of names and contents, which knows files again that
+have not changed, so that a finished run is recognised without reading the data again.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
-import urllib.error
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
-from nst.data.archives import scan_tars
+from nst.data.archives import open_archive, scan_archives
+from nst.data.arrangement import label_by_folder
+from nst.data.files import contents_of, list_pictures, read_file, status_of
 from nst.data.images import encode_png
-from nst.data.layout import Contents, Entry, is_image, label_by_folder
+from nst.data.label_files import Columns, classes_of, placed, read_labels
+from nst.data.layout import Contents, Entry, split_of, strip_common_folder, unique_keys
 from nst.data.source import Source
+from nst.data.torchvision_sets import arrays
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError, nearest
 
@@ -44,64 +47,19 @@ def digits() -> Source:
     return Source("digits", fingerprint(["digits", 1797]), scan, lossless=True)
 
 
-def _torchvision_arrays(name: str, class_name: str, splits: Sequence[str], by_flag: bool) -> Callable[..., Source]:
-    """A source over a torchvision data set that is one array; torchvision checks the MD5 of its files."""
-
-    def build(root: str | Path = "datasets", download: bool = False) -> Source:
-        def load(split: str) -> Any:
-            import torchvision
-
-            selected = {"train": split == "train"} if by_flag else {"split": split}
-            try:
-                return getattr(torchvision.datasets, class_name)(root=str(_path(root)), download=download, **selected)
-            except (RuntimeError, urllib.error.URLError) as error:
-                raise NstError(
-                    f"{name} ({split}) is not in {_path(root)}",
-                    got=error,
-                    next="name the folder that holds it: data.source.root=..., or fetch it: data.source.download=true",
-                ) from error
-
-        return Source(name, fingerprint([name]), lambda: _concatenated(load, splits), lossless=True)
-
-    build.__doc__ = f"torchvision's {class_name}: {', '.join(splits)}; downloaded only when told to."
-    return build
-
-
-def _concatenated(load: Callable[[str], Any], splits: Sequence[str]) -> Contents:
-    entries: list[Entry] = []
-    parts: list[np.ndarray] = []
-    starts = [0]
-    classes: tuple[str, ...] = ()
-    for split in splits:
-        data = load(split)
-        pixels = data.data if data.data.shape[-1] == 3 else data.data.transpose(0, 2, 3, 1)
-        labels = data.targets if hasattr(data, "targets") else data.labels
-        classes = tuple(getattr(data, "classes", None) or map(str, range(10)))  # SVHN's classes are the digits
-        entries += [
-            Entry(f"{split}-{i:06d}", "png", int(label) if label >= 0 else None, split)
-            for i, label in enumerate(labels)
-        ]
-        parts.append(pixels)
-        starts.append(len(entries))
-
-    def read(position: int) -> bytes:
-        part = int(np.searchsorted(starts, position, side="right")) - 1
-        return encode_png(parts[part][position - starts[part]])
-
-    return Contents(classes, entries, read)
-
-
 # ---- folders -------------------------------------------------------------------------
 
 
-def folder(root: str | Path, labeled: bool | None = None) -> Source:
+def folder(root: str | Path, labeled: bool | None = None, ignore: Sequence[str] = ()) -> Source:
     """Image files under `root`: `[train|val|test/]<class>/x.jpg`, `unlabeled/`, or unlabeled in any arrangement.
 
     Args:
-        root: the folder.
-        labeled: whether folder names are classes; None: they are if all images lie in several folders.
+        root: the folder; an archive will do too.
+        labeled: whether folder names are classes; None: as their arrangement says.
+        ignore: names or patterns, relative to root, of files and folders to leave out.
     """
-    return _folder_source("folder", _path(root), labeled)
+    path = _path(root)
+    return tar(path, labeled, ignore) if path.is_file() else _folder_source("folder", path, labeled, ignore=ignore)
 
 
 def imagenet(root: str | Path = "datasets/imagenet", download: bool = False) -> Source:
@@ -149,71 +107,125 @@ def _unpack_imagenet(path: Path) -> None:
         ) from error
 
 
-def _folder_source(name: str, root: Path, labeled: bool | None, only: tuple[str, ...] | None = None) -> Source:
+def _folder_source(
+    name: str,
+    root: Path,
+    labeled: bool | None,
+    only: tuple[str, ...] | None = None,
+    ignore: Sequence[str] = (),
+) -> Source:
     if not root.is_dir():
         raise NstError(f"no such folder: {root}", next="name the folder that holds the images: data.source.root=...")
-    files = [file for part in only for file in _list_files(root, part)] if only else _list_files(root)
-    names = [file for file, _ in files]
+    listing = list_pictures(root, only or ("",), ignore)
 
     def scan() -> Contents:
-        classes, entries = label_by_folder(names, labeled, name)
-        return Contents(classes, entries, lambda i: _read_file(root / names[i]))
+        names = list(listing.files)
+        inner, wrap = strip_common_folder(names)
+        if not (inner and split_of(inner[0])):  # a wrapper is one where it holds splits
+            inner, wrap = names, ""
+        folders = [folder.removeprefix(wrap) for folder in listing.folders if folder.startswith(wrap)]
+        extensions = [extension for extension, _ in listing.files.values()]
+        classes, entries = label_by_folder(inner, labeled, name, extensions=extensions, folders=folders)
+        notes = ([f"everything is read from {root / wrap}"] if wrap else []) + listing.passed.lines()
+        return Contents(classes, entries, lambda i: read_file(root / names[i]), tuple(notes))
 
-    return Source(name, fingerprint([name, labeled, files]), scan)
+    def digest() -> str:
+        files = [(file, status) for file, (_, status) in listing.files.items()]
+        names = [file for file, _ in files]
+        return fingerprint([name, labeled, list(zip(names, contents_of(root, files), strict=True))])
 
-
-def _list_files(root: Path, part: str = "") -> list[tuple[str, int]]:
-    """Relative names and sizes in bytes of the images under root/part, sorted, hidden ones left out."""
-
-    def stop(error: OSError) -> None:
-        raise NstError(f"cannot read {error.filename}", got=error.strerror)
-
-    found = []
-    for where, folders, files in os.walk(root / part, followlinks=True, onerror=stop):
-        folders[:] = [name for name in folders if is_image(f"{name}/x.jpg")]
-        base = Path(where).relative_to(root)
-        for name in files:
-            if is_image(name):
-                size = file_size(Path(where) / name)
-                found.append(((base / name).as_posix(), size))
-    return sorted(found)
+    return Source(name, digest, scan)
 
 
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise NstError(f"cannot read {path}", got=error.strerror) from error
-
-
-def file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise NstError(
-            f"cannot read {path}", got=error.strerror, next="check the path; a dangling link can be removed"
-        ) from error
-
-
-def tar(root: str | Path | Sequence[str], labeled: bool | None = None) -> Source:
-    """Images in one or several .tar, .tar.gz, .tar.bz2 or .tar.xz archives, arranged as for `folder`.
+def tar(root: str | Path | Sequence[str], labeled: bool | None = None, ignore: Sequence[str] = ()) -> Source:
+    """Images in one or several archives (.tar, .tar.gz, .tar.bz2, .tar.xz, .zip), arranged as for `folder`.
 
     A folder that wraps everything is ignored; of several archives, train.tar, test.tar ... hold that split.
     """
     paths = [_path(path) for path in ([root] if isinstance(root, str | Path) else root)]
-    files = [(path.name, file_size(path)) for path in paths]
-    return Source("tar", fingerprint(["tar", labeled, files]), lambda: scan_tars(paths, labeled))
+    for path in paths:
+        if path.is_dir():
+            raise NstError(
+                f"{path} is a folder, not an archive", next=f"data=folder data.source.root={quote(str(path))}"
+            )
+    states = [status_of(path) for path in paths]
+
+    def digest() -> str:
+        found = [(path.name, *contents_of(path, [("", state)])) for path, state in zip(paths, states, strict=True)]
+        return fingerprint(["tar", labeled, list(ignore), found])
+
+    return Source("tar", digest, lambda: scan_archives(paths, labeled, ignore))
+
+
+def labels_in_csv(
+    root: str | Path,
+    pictures: str | Path | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+) -> Source:
+    """Pictures that a CSV file names, with their labels and splits (`nst.data.label_files`).
+
+    Args:
+        root: the CSV file.
+        pictures: folder or archive of the pictures; None: the folder of the CSV file.
+        file_column, label_column, split_column: names of columns; None: found by their usual names.
+    """
+    path = _path(root)
+    place = _path(pictures) if pictures is not None else path.parent
+    columns = Columns(file_column, label_column, split_column)
+    rows = read_labels(path, columns)
+    archive = open_archive(place) if place.is_file() else None
+    listing = None if archive else list_pictures(require_folder(place))
+    names = archive.pictures if archive else list(listing.files) if listing else []
+    at = placed(path, rows, names, place, strip_common_folder(names)[1])
+
+    def scan() -> Contents:
+        chosen = [names[position] for position in at]
+        classes = classes_of(rows, "csv")
+        label = {name: number for number, name in enumerate(classes)}
+        kinds = archive.extensions if archive else {name: kind for name, (kind, _) in listing.files.items()}  # type: ignore[union-attr]
+        entries = [
+            Entry(key, kinds[name], label[row.label] if row.label is not None else None, row.split)
+            for key, name, row in zip(unique_keys(chosen, chosen), chosen, rows, strict=True)
+        ]
+        unnamed = len(names) - len(set(at))
+        notes = [f"{unnamed} pictures in {place} are not named in {path.name}"] if unnamed else []
+
+        def read(position: int) -> bytes:
+            return archive.files[chosen[position]](-1) if archive else read_file(place / chosen[position])
+
+        return Contents(classes, entries, read, tuple(notes))
+
+    def digest() -> str:
+        if listing:
+            held = contents_of(place, [(names[position], listing.files[names[position]][1]) for position in at])
+        else:
+            held = contents_of(place, [("", status_of(place))])
+        return fingerprint(["csv", [[row.file, row.label, row.split] for row in rows], held])
+
+    return Source("csv", digest, scan)
+
+
+def require_folder(path: Path) -> Path:
+    """`path`; NstError where it is no folder."""
+    if not path.is_dir():
+        raise NstError(
+            f"no such folder or archive: {path}", next="name that of the pictures: data.source.pictures=<folder>"
+        )
+    return path
 
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits,
-    "cifar10": _torchvision_arrays("cifar10", "CIFAR10", ("train", "test"), by_flag=True),
-    "cifar100": _torchvision_arrays("cifar100", "CIFAR100", ("train", "test"), by_flag=True),
-    "svhn": _torchvision_arrays("svhn", "SVHN", ("train", "extra", "test"), by_flag=False),
-    "stl10": _torchvision_arrays("stl10", "STL10", ("train", "test", "unlabeled"), by_flag=False),
+    "cifar10": arrays("cifar10", "CIFAR10", ("train", "test"), by_flag=True),
+    "cifar100": arrays("cifar100", "CIFAR100", ("train", "test"), by_flag=True),
+    "svhn": arrays("svhn", "SVHN", ("train", "extra", "test"), by_flag=False),
+    "stl10": arrays("stl10", "STL10", ("train", "test", "unlabeled"), by_flag=False),
     "imagenet": imagenet,
     "folder": folder,
     "tar": tar,
+    "csv": labels_in_csv,
 }
 
 

@@ -21,7 +21,10 @@ HELD_OUT = 10  # one image in ten is for the test where neither source nor optio
 def split(
     entries: Sequence[Entry], positions: Iterable[int], classes: Sequence[str], sizes: Sizes, seed: int
 ) -> dict[str, Positions]:
-    """Disjoint positions in `entries` for labeled, unlabeled and test, in an order that the seed decides.
+    """Disjoint positions in `entries` for labeled, unlabeled, test and validation, in an order that the seed decides.
+
+    A source's val part is the test set where it has no test part, else the validation set. What validation takes of
+    the labeled side comes behind the labels kept, so that more of it changes neither labels nor test.
 
     Args:
         entries: the whole source.
@@ -36,8 +39,8 @@ def split(
     hidden = [p for p in positions if _is_hidden(entries[p])]
     if not pool:
         _refuse_labels(sizes, bool(classes))
-        return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": []}
-    own_test = _own_test(entries, positions)
+        return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": [], "validation": []}
+    own_test, own_validation = _own_parts(entries, positions)
     _check_classes(entries, pool, classes, at_least=1 if own_test and sizes.labeled_per_class is None else 2)
     if sizes.test_samples is not None:
         test = _take_test(entries, own_test or pool, classes, sizes.test_samples)
@@ -48,9 +51,10 @@ def split(
     labeled = rest
     if sizes.labeled_per_class is not None:
         labeled = _take_labeled(entries, rest, classes, sizes.labeled_per_class)
-    chosen = set(labeled)
-    unlabeled = [p for p in rest if p not in chosen] + hidden
-    parts = {"labeled": labeled, "unlabeled": _first(unlabeled, sizes, entries, seed), "test": test}
+    validation, labeled = _take_validation(entries, rest, labeled, own_validation, classes, sizes)
+    chosen = {*labeled, *validation}
+    unlabeled = _first([p for p in rest if p not in chosen] + hidden, sizes, entries, seed)
+    parts = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "validation": validation}
     return {name: ranked(entries, part, seed, "order") for name, part in parts.items()}
 
 
@@ -79,12 +83,11 @@ def _is_hidden(entry: Entry) -> bool:
     return entry.split in ("unlabeled", "extra") or (entry.split in (None, "train") and entry.label is None)
 
 
-def _own_test(entries: Sequence[Entry], positions: Positions) -> Positions:
-    for name in ("test", "val"):
-        found = [p for p in positions if entries[p].split == name and entries[p].label is not None]
-        if found:
-            return found
-    return []
+def _own_parts(entries: Sequence[Entry], positions: Positions) -> tuple[Positions, Positions]:
+    """The source's own test and validation images; val is the test where there is no other."""
+    test, val = ([p for p in positions if entries[p].split == name and entries[p].label is not None]
+                 for name in ("test", "val"))  # fmt: skip
+    return (test, val) if test else (val, [])
 
 
 def _first(positions: Positions, sizes: Sizes, entries: Sequence[Entry], seed: int) -> Positions:
@@ -148,6 +151,38 @@ def _take_labeled(entries: Sequence[Entry], rest: Positions, classes: Sequence[s
             valid=f"1 to {min(few.values())}",
         )
     return [position for group in groups for position in group[:per_class]]
+
+
+def _take_validation(
+    entries: Sequence[Entry],
+    rest: Positions,
+    labeled: Positions,
+    own: Positions,
+    classes: Sequence[str],
+    sizes: Sizes,
+) -> tuple[Positions, Positions]:
+    """Validation images, and the labeled ones that are left beside them."""
+    per_class = sizes.validation_samples
+    if own:  # the source's choice: all of it, or the first ones of it
+        groups = _by_class(entries, own, len(classes))
+        return [p for group in groups for p in group[: per_class or len(group)]], labeled
+    if not per_class:
+        return [], labeled
+    kept = set(labeled) if sizes.labeled_per_class is not None else set()
+    groups = [[p for p in group if p not in kept] for group in _by_class(entries, rest, len(classes))]
+    needed = per_class + (not kept)
+    few = {name: len(group) for name, group in zip(classes, groups, strict=True) if len(group) < needed}
+    if few:
+        most = min(few.values()) - (not kept)
+        raise NstError(
+            f"data.validation_samples={per_class} is more than some classes have beside labels and test set",
+            got=_listed(few),
+            valid=f"0 to {max(most, 0)}",
+            next=f"data.validation_samples={max(most, 0)}",
+        )
+    validation = [p for group in groups for p in (group[:per_class] if kept else group[-per_class:])]
+    taken = set(validation)
+    return validation, [p for p in labeled if p not in taken]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -27,7 +27,8 @@ class ImageFiles:
 
     def __call__(self, row: int) -> np.ndarray:
         try:
-            return decode(Path(self.paths[row]).read_bytes())
+            # not turned: the published numbers are of pixels as they lie in the file
+            return decode(Path(self.paths[row]).read_bytes(), upright=False)
         except OSError as error:
             raise BadImage(f"cannot be read: {error.strerror}") from error
 

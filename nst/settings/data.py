@@ -19,6 +19,21 @@ class Source(Group, at="data.source"):
         either(path(), listed(path(), least=1)), None, "folder or file of the images", listed=False
     )
     labeled: bool | None = option(null(flag()), None, "false takes all images without labels", listed=False)
+    pictures: str | None = option(
+        PLACE, None, "folder or archive of the pictures that a CSV file names; null: the file's folder", listed=False
+    )
+    file_column: str | None = option(
+        null(text(100)), None, "of a CSV file: names the pictures; null: file, path, image, ...", listed=False
+    )
+    label_column: str | None = option(
+        null(text(100)), None, "of a CSV file: the classes; null: label, class, ..., or a column each", listed=False
+    )
+    split_column: str | None = option(
+        null(text(100)), None, "of a CSV file: train, val, test or unlabeled; null: split, set, ...", listed=False
+    )
+    ignore: Sequence[str] | None = option(
+        null(listed(text(1000))), None, "files and folders below root to leave out, by name or pattern", listed=False
+    )
     download: bool | None = option(null(flag()), None, "fetch what is not there", listed=False)
 
 
@@ -49,6 +64,9 @@ class Sizes(Group, at="data"):
         "images held out; null: the source's own test (else val) part, else a tenth of every class; 0: none",
     )  # fmt: skip
     unlabeled_samples: int | None = option(null(whole(0)), None, "at most so many unlabeled images; null: all")
+    validation_samples: int = option(
+        whole(0), 0, "of every class, held out to compare on the way; 0: a source's own val part alone"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,9 @@ class DataOptions(Sizes, at="data"):
     unlabeled: str | None = option(PLACE, follows="${.root}/unlabeled", help="shards without labels")
     test: str | None = option(
         PLACE, follows="${.root}/test", help="null: no test set; train then does without validation"
+    )
+    validation: str | None = option(
+        PLACE, follows="${.root}/validation", help="compared on the way, so that the test set is not; need not be there"
     )
     source: Source = option(Source, help="where the images come from")
     pictures: Pictures = part(Pictures)

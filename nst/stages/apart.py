@@ -20,7 +20,7 @@ from nst.data.transfer import is_remote
 from nst.errors import UsageError
 
 WITHIN = "lies in"
-PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test")
+PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
 SETS = ("imagenet_", "cifar_", "frost_folder", "real_labels")  # how names of such options in `eval` begin
 # by stage, options that name folders of runs which it reads
 RUNS = {

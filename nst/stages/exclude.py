@@ -76,7 +76,7 @@ def shard_sets(folder: str) -> list[Path | str]:
     """The folder itself, or those of its parts that hold a shard set."""
     if is_remote(folder):
         return [folder]
-    parts = (Path(folder), *(Path(folder) / name for name in ("labeled", "unlabeled", "test")))
+    parts = (Path(folder), *(Path(folder) / name for name in ("labeled", "unlabeled", "test", "validation")))
     found: list[Path | str] = [part for part in parts if (part / "index.json").exists()]
     if not found:
         raise NstError(f"there is no shard set in {folder}", next="nst shard writes one; shard.output=<folder>")

@@ -183,7 +183,7 @@ def make_shards(job: IterateJob) -> None:
         return
     from nst.stages import shard
 
-    say(f"{output}: {shard.summary_line(shard.make(job_of(ShardJob, job.config, title=job.title)))}")
+    shard.tell(shard.make(job_of(ShardJob, job.config, title=job.title)), output)
     if agreed(not (folders[1] / "index.json").exists()):
         raise NstError(
             f"there are no unlabeled images in {output}",

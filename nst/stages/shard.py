@@ -1,4 +1,4 @@
-"""nst shard: images in, labeled, unlabeled and test shard sets out.
+"""nst shard: images in, labeled, unlabeled, test and validation shard sets out.
 
 Every image is decoded once before anything is decided or written, so the split is exact over images that are whole,
 and a source with too many bad ones leaves nothing half-written. Unlabeled shards hold no labels; where the source
@@ -7,27 +7,24 @@ knows them they go to truth.parquet, which no training stage reads.
 
 from __future__ import annotations
 
-import logging
-import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
-from nst.advice import again
 from nst.atomic import atomic_path
 from nst.checking import check_values
 from nst.config import job_from, require_values
-from nst.data.images import BadImage, decode
+from nst.data.examination import Examined, examine, in_order, report_bad
+from nst.data.images import DARK
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
-from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD, SHOWN_SKIPPED
+from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD
 from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
 from nst.data.sources import open_source
@@ -38,16 +35,12 @@ from nst.progress import Progress, say, silent, track
 from nst.runs import Run
 from nst.settings.data import Sizes
 from nst.settings.job import ShardJob
-from nst.shown import shown
 from nst.stages.apart import keep_apart
 from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
 from nst.stages.places import shards_place
+from nst.stages.shard_table import lines, summary_line
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-CHUNK = 16  # images per task of a thread
-CHUNKS_AHEAD = 8  # tasks read in advance: bounds memory to 128 images
+SETS = ("labeled", "unlabeled", "test", "validation")
 
 
 def run(
@@ -57,6 +50,7 @@ def run(
     labeled_per_class: int | None = None,
     test_samples: int | None = None,
     unlabeled_samples: int | None = None,
+    validation_samples: int = 0,
     seed: int = 0,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -67,13 +61,13 @@ def run(
     config: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Splits `source` into `output`/labeled, /unlabeled and /test and returns what was written.
+    """Splits `source` into `output`/labeled, /unlabeled, /test and /validation and returns what was written.
 
     A finished run of the same source and options is returned as it is. One that was killed starts over
     and ends with the same bytes.
 
     Args:
-        labeled_per_class, test_samples, unlabeled_samples: see splits.Sizes.
+        labeled_per_class, test_samples, unlabeled_samples, validation_samples: see settings.data.Sizes.
         samples_per_shard, max_shard_bytes: a shard ends with whichever comes first.
         check_images: decode every image first and leave out those that fail.
         max_bad_fraction: a larger part of bad images stops the run.
@@ -85,23 +79,25 @@ def run(
             `output` that holds something else.
     """
     output = Path(output)
-    sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples)
+    sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples, validation_samples)
     check_values("shard", samples_per_shard=samples_per_shard, workers=workers)
     require_count("max_shard_bytes", max_shard_bytes)
     layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
     checks = {"check_images": check_images, "max_bad_fraction": max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
-    inputs = {"source": origin, "seed": seed, **asdict(sizes), **layout, **checks}
-    indexes = [f"{name}/index.json" for name in ("labeled", "unlabeled", "test")]
+    # no images for validation is what runs of before this option asked for
+    asked = {name: value for name, value in asdict(sizes).items() if name != "validation_samples" or value}
+    inputs = {"source": origin, "seed": seed, **asked, **layout, **checks}
+    indexes = [f"{name}/index.json" for name in SETS]
     with Run(output, "shard", inputs, config=config, overwrite=overwrite, files=indexes) as this:
         if this.done:
             return _reopened(output, this.result())
         with ThreadPoolExecutor(workers) as pool:
-            bad = find_bad_images(source, pool, progress) if check_images else {}
-            _report_bad(source, bad, max_bad_fraction)
-            good = [position for position in range(len(source)) if position not in bad]
+            seen = examine(source, pool, progress) if check_images else Examined()
+            named = report_bad(source, seen, max_bad_fraction)
+            good = [position for position in range(len(source)) if position not in seen.bad]
             parts = split(source.entries, good, source.classes, sizes, seed)
-            skipped = [source.entries[position].key for position in bad]
+            skipped = [source.entries[position].key for position in seen.bad]
             sets = {
                 name: _summary(
                     write_shards(
@@ -122,63 +118,36 @@ def run(
                 if part
             }
         _write_truth(source, parts["unlabeled"], output / "unlabeled" / "truth.parquet")
-        named = [f"{source.entries[position].key}: {reason}" for position, reason in bad.items()]
+        left_out = len(good) - sum(map(len, parts.values()))
+        notes = _notes(source, seen, parts, left_out)
         return this.finish(
             {
                 "source": source.name,
                 "classes": list(source.classes),
                 "sets": sets,
-                "left_out": len(good) - sum(map(len, parts.values())),
-                "skipped": {"count": len(bad), "names": named[:SHOWN_SKIPPED]},
+                "left_out": left_out,
+                "skipped": {"count": len(seen.bad), "names": named},
+                **({"notes": notes} if notes else {}),
             }
         )
 
 
-def find_bad_images(source: Source, pool: ThreadPoolExecutor, progress: Progress = silent) -> dict[int, str]:
-    """Position and reason of every image that does not decode."""
-    if source.lossless:
-        return {}
-
-    def check(position: int) -> str | None:
-        try:
-            decode(source.read(position))
-        except BadImage as error:
-            return str(error)
-        return None
-
-    reasons = progress(in_order(pool, check, range(len(source))), "checking images", len(source))
-    return {position: reason for position, reason in enumerate(reasons) if reason is not None}
-
-
-def in_order(pool: ThreadPoolExecutor, function: Callable[[int], T], positions: Sequence[int]) -> Iterator[T]:
-    """`function` of every position, computed ahead by the pool's threads, with bounded memory."""
-
-    def compute(chunk: Sequence[int]) -> list[T]:
-        return [function(position) for position in chunk]
-
-    waiting: deque[Future[list[T]]] = deque()
-    for start in range(0, len(positions), CHUNK):
-        waiting.append(pool.submit(compute, positions[start : start + CHUNK]))
-        if len(waiting) > CHUNKS_AHEAD:
-            yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
-
-
-def _report_bad(source: Source, bad: Mapping[int, str], max_bad_fraction: float) -> None:
-    if not bad:
-        return
-    named = [f"{source.entries[position].key}: {reason}" for position, reason in bad.items()][:SHOWN_SKIPPED]
-    if len(bad) > max_bad_fraction * len(source):
-        share = math.ceil(100 * len(bad) / len(source)) / 100
-        raise NstError(
-            f"too many images of {source.name} cannot be decoded: {len(bad)} of {len(source)}",
-            got="\n         ".join(named[:10]),
-            valid=f"at most {max_bad_fraction:g} of them (max_bad_fraction)",
-            next=f"repair or remove them, or allow more: {again(f'max_bad_fraction={share}')}",
-        )
-    listed = shown("\n  ".join(named))
-    log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), listed)
+def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], left_out: int) -> list[str]:
+    """Everything about the source that its owner should know: passed over, odd, used otherwise than named."""
+    notes = list(source.notes)
+    notes += [f"{count} pictures are {what}" if what != DARK else f"{count} pictures have {what}"
+              for what, count in sorted(seen.notes.items())]  # fmt: skip
+    if any(source.entries[position].split == "val" for position in parts["test"][:1]):
+        notes.append("val/ serves as the test set, since there is no other")
+    if left_out:
+        notes.append(f"{left_out} pictures are in none of the sets, as the sizes asked for say")
+    for name in ("test", "validation"):
+        found = {source.entries[position].label for position in parts[name]}
+        missing = [known for label, known in enumerate(source.classes) if label not in found]
+        if found and missing:
+            notes.append(f"{name} has no picture of {len(missing)} classes: {', '.join(missing[:5])}"
+                         + (", ..." if len(missing) > 5 else ""))  # fmt: skip
+    return notes
 
 
 def _summary(shards: ShardSet) -> dict[str, Any]:
@@ -243,7 +212,7 @@ def main(cfg: DictConfig) -> None:
             left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
             say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says{left_out}")
     if options.index is None and not options.exclude and not options.verify:
-        say(f"{options.output}: {summary_line(make(job))}")
+        tell(make(job), options.output)
 
 
 def make(job: ShardJob) -> dict[str, Any]:
@@ -255,6 +224,7 @@ def make(job: ShardJob) -> dict[str, Any]:
         labeled_per_class=data.labeled_per_class,
         test_samples=data.test_samples,
         unlabeled_samples=data.unlabeled_samples,
+        validation_samples=data.validation_samples,
         seed=job.seed,
         samples_per_shard=job.shard.samples_per_shard,
         check_images=job.shard.check_images,
@@ -265,9 +235,8 @@ def make(job: ShardJob) -> dict[str, Any]:
     )
 
 
-def summary_line(result: dict[str, Any]) -> str:
-    """`50 labeled, 1247 unlabeled, 500 test images` and what was skipped."""
-    parts = ", ".join(f"{entry['samples']} {name}" for name, entry in result["sets"].items())
-    skipped = result["skipped"]
-    note = f"; {skipped['count']} bad, left out: {', '.join(skipped['names'][:3])}" if skipped["count"] else ""
-    return f"{parts} images of {len(result['classes'])} classes{note}"
+def tell(result: Mapping[str, Any], output: Path | str) -> None:
+    """Says what `run` has made: the classes with their numbers, what was passed over, the totals."""
+    for line in lines(result):
+        say(line)
+    say(f"{output}: {summary_line(result)}")

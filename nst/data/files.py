@@ -1,0 +1,233 @@
+"""The pictures in a folder, found once each, and what they hold.
+
+Links are followed. A folder that a link leads back to, or that is read already under its own name, is passed over, so
+that no picture comes twice. A file is a picture by its suffix, or by its first bytes where its suffix is none that says
+so (`.jfif`, or none). The identity of files is their content; what was hashed once is known again by size, times and
+inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from nst.atomic import atomic_path
+from nst.data.images import extension_of, is_heif
+from nst.data.layout import Passed, extension_by_name, is_hidden
+from nst.errors import NstError
+from nst.progress import track
+
+HEAD = 32  # bytes that tell a picture's kind
+KEPT_BYTES = 64 << 20  # hashes of fewer bytes are made anew each time, which is as quick
+SETTLED_NS = 2_000_000_000  # a file changed less than this before it was hashed may change again unseen
+NO_PICTURES = (".txt", ".json", ".csv", ".xml", ".md", ".html", ".parquet")  # not even looked into
+Status = tuple[int, int, int, int]  # size in bytes, times of change in ns of content and inode, inode
+
+
+@dataclass
+class Listing:
+    """The pictures below a folder.
+
+    Args:
+        files: relative name with `/` → extension of its kind, and status; sorted by name.
+        folders: relative names of all folders, sorted.
+        passed: what was passed over, and why.
+    """
+
+    root: Path
+    files: dict[str, tuple[str, Status]] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    passed: Passed = field(default_factory=Passed)
+
+
+def list_pictures(root: Path, parts: Sequence[str] = ("",), ignore: Sequence[str] = ()) -> Listing:
+    """All pictures below `root`, or below some folders in it.
+
+    Args:
+        ignore: names or patterns of files and folders, relative to root, that are left out.
+
+    Raises:
+        NstError: a folder or file that cannot be read, or a link that leads nowhere.
+    """
+    found = Listing(root)
+    read: set[tuple[int, int]] = set()
+    links: list[str] = []  # read after the folders themselves, so that a folder's own name is the one that counts
+    waiting = [part for part in parts if part == "" or (root / part).is_dir()]
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop(0)
+        identity = _identity(root / folder)
+        if folder and _leads_up(root / folder):
+            found.passed.add("a link to a folder above it", folder)
+            continue
+        if identity in read:
+            found.passed.add("a link to a folder that is read already", folder)
+            continue
+        read.add(identity)
+        _list_folder(found, folder, ignore, waiting, links)
+    found.files = dict(sorted(found.files.items()))
+    found.folders.sort()
+    return found
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether a folder's name is a link to one that holds it: to be read without an end."""
+    if not path.is_symlink():
+        return False
+    target, beside = path.resolve(), path.parent.resolve()
+    return target == beside or target in beside.parents
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _list_folder(found: Listing, folder: str, ignore: Sequence[str], waiting: list[str], links: list[str]) -> None:
+    """Adds the files of one folder to `found`, and its folders to those that are still to be read."""
+    try:
+        entries = sorted(os.scandir(found.root / folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise NstError(f"cannot read {found.root / folder}", got=error.strerror) from error
+    if folder:
+        found.folders.append(folder)
+    for entry in entries:
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if is_hidden(entry.name):
+            continue
+        if any(name == pattern.rstrip("/") or fnmatch(name, pattern) for pattern in ignore):
+            found.passed.add("left out by data.source.ignore", name)
+        elif entry.is_dir():
+            (links if entry.is_symlink() else waiting).append(name)
+        else:
+            _add_file(found, name)
+
+
+def _add_file(found: Listing, name: str) -> None:
+    path = found.root / name
+    extension = extension_by_name(name)
+    if extension is None and not name.lower().endswith(NO_PICTURES):
+        head = _head(path)
+        extension = extension_of(head)
+        if extension is None and is_heif(head):
+            found.passed.add("HEIC or AVIF, which is not read: convert them to JPEG", name)
+            return
+    if extension is None:
+        found.passed.add(f"no picture ({Path(name).suffix.lower() or 'no suffix'})", name)
+        return
+    found.files[name] = (extension, status_of(path))
+
+
+def _head(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a pipe or device would wait for a writer
+            return b""
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def status_of(path: Path) -> Status:
+    """By which a file is known again.
+
+    Raises:
+        NstError: there is no such file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _unreadable(path: Path, error: OSError) -> NstError:
+    return NstError(f"cannot read {path}", got=error.strerror, next="check the path; a dangling link can be removed")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file; NstError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NstError(f"cannot read {path}", got=error.strerror) from error
+
+
+# ---- content ---------------------------------------------------------------------------------------
+
+
+def contents_of(root: Path, files: Sequence[tuple[str, Status]]) -> list[str]:
+    """A hash of the content of every file, from names relative to `root` and status.
+
+    What a kept file knows under the same status is not read again.
+    """
+    total = sum(status[0] for _, status in files)
+    kept = _kept_at(root) if total >= KEPT_BYTES else None
+    known = _read_kept(kept) if kept is not None else {}
+    missing = [name for name, status in files if known.get(name, (None, ""))[0] != status]
+    now = time.time_ns()
+    if missing:
+        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)) * 2)) as pool:
+            hashed = pool.map(lambda name: _hash_file(root / name), missing)
+            shown = track(hashed, "reading pictures", len(missing)) if kept is not None else hashed
+            fresh = dict(zip(missing, shown, strict=True))
+    else:
+        fresh = {}
+    digests = [fresh[name] if name in fresh else known[name][1] for name, _ in files]
+    if kept is not None and fresh:
+        rows = [(name, status, digest) for (name, status), digest in zip(files, digests, strict=True)
+                if max(status[1:3]) < now - SETTLED_NS]  # fmt: skip
+        with contextlib.suppress(OSError, NstError):  # without it the next run reads the files again
+            _write_kept(kept, rows)
+    return digests
+
+
+def _hash_file(path: Path) -> str:
+    hasher = xxhash.xxh3_128()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(16 << 20):
+                hasher.update(block)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return hasher.hexdigest()
+
+
+def _kept_at(root: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "nst" / "contents" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(root.resolve()))}.parquet"
+
+
+def _read_kept(path: Path) -> dict[str, tuple[Status, str]]:
+    """Status and hash by name; nothing where there is no such file, or it is damaged."""
+    try:
+        columns = pq.read_table(path, page_checksum_verification=True).to_pydict()
+        status = zip(columns["size"], columns["modified"], columns["changed"], columns["inode"], strict=True)
+        names = [os.fsdecode(name) for name in columns["name"]]
+        return dict(zip(names, zip(status, columns["digest"], strict=True), strict=True))
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
+        return {}
+
+
+def _write_kept(path: Path, rows: Sequence[tuple[str, Status, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({
+        "name": pa.array([os.fsencode(name) for name, _, _ in rows], pa.binary()),
+        **{column: pa.array([status[place] for _, status, _ in rows], pa.uint64())
+           for place, column in enumerate(("size", "modified", "changed", "inode"))},
+        "digest": pa.array([digest for _, _, digest in rows], pa.string()),
+    })  # fmt: skip
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)

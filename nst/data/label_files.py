@@ -1,0 +1,245 @@
+"""Labels in a CSV file: which picture is of which class, and in which split.
+
+    file,label,split            file: the picture, relative to `pictures`, or to the folder of the CSV file
+    a/1.jpg,daisy,train         label: its class; none: the picture is unlabeled
+    b/7.jpg,,                   split: train, val, test or unlabeled; may be left out
+
+Instead of `label` there may be a column per class, with 1 in that of the picture's class. The CSV file of `nst predict`
+(path, class, confidence, ...) is such a file as it stands, so that it can be corrected by hand and given back.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst.data.arrangement import require_class_names
+from nst.data.layout import SPLIT_FOLDERS
+from nst.errors import NstError, nearest
+
+FILE_NAMES = ("file", "path", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_id",
+              "img", "name", "id")  # fmt: skip
+LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "species", "dx")
+SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the file: the picture's name as it stands there, its class and its split."""
+
+    line: int
+    file: str
+    label: str | None
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of the file is what; None: found by its name."""
+
+    file: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+def read_labels(path: Path, columns: Columns) -> list[Row]:
+    """The rows of a file of labels, each picture once.
+
+    Raises:
+        NstError: it cannot be read, has no such columns, or a line that is not valid, by its number.
+    """
+    text = _text(path)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(lines, [])]
+        table = [(lines.line_num, line) for line in lines if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise _at(path, lines.line_num, "cannot be read", error, "a table of one picture a line") from error
+    at = _places(path, header, columns)
+    rows = list(_rows(path, header, at, table))
+    if not rows:
+        raise NstError(f"{path} names no pictures", valid="a line for each picture below the names of the columns")
+    return _once(path, rows)
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NstError(
+            f"cannot read {path}", got=error.strerror, next="name the file of labels: data.source.root=<labels.csv>"
+        ) from error
+    try:
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise _at(path, line, "is not UTF-8", data[error.start : error.start + 8], "text in UTF-8") from error
+
+
+def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:
+    """Column number of file, label and split; of label and split only where the file has them."""
+    if len(set(header)) < len(header):
+        twice = sorted({name for name in header if header.count(name) > 1})
+        raise NstError(f"{path} has two columns of one name", got=", ".join(twice), valid="names that differ")
+    found = {}
+    for kind, names in (("file", FILE_NAMES), ("label", LABEL_NAMES), ("split", SPLIT_NAMES)):
+        asked = getattr(columns, kind)
+        if asked is not None and asked not in header:
+            raise NstError(
+                f"{path} has no column {asked}{nearest(asked, header)}",
+                got=f"data.source.{kind}_column={asked}",
+                valid=", ".join(header),
+            )
+        lower = {name.lower(): place for place, name in reversed(list(enumerate(header)))}
+        place = header.index(asked) if asked is not None else next((lower[n] for n in names if n in lower), None)
+        if place is not None:
+            found[kind] = place
+    if "file" not in found:
+        raise NstError(
+            f"{path}: which column names the pictures?",
+            got=", ".join(header) or "an empty file",
+            valid=f"a first line with names of columns, one of them {', '.join(FILE_NAMES[:6])}, ...",
+            next="data.source.file_column=<name of the column>",
+        )
+    return found
+
+
+def _rows(
+    path: Path, header: Sequence[str], at: Mapping[str, int], table: Iterable[tuple[int, list[str]]]
+) -> Iterator[Row]:
+    ones = [place for place in range(len(header)) if place not in at.values()] if "label" not in at else []
+    for number, line in table:
+        cells = [cell.strip() for cell in line]
+        if len(cells) != len(header):
+            valid = f"{len(header)}: {', '.join(header)}"
+            raise _at(path, number, f"has {len(cells)} columns", ", ".join(cells)[:100], valid)
+        if not cells[at["file"]]:
+            raise _at(
+                path, number, "names no picture", ", ".join(cells)[:100], f"a file in column {header[at['file']]}"
+            )
+        label = (cells[at["label"]] or None) if "label" in at else _one_of(path, number, header, cells, ones)
+        split = cells[at["split"]].lower() if "split" in at else ""
+        if split and split not in SPLIT_FOLDERS:
+            raise _at(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
+        yield Row(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
+
+
+def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str], ones: Sequence[int]) -> str | None:
+    """The class whose column has the only 1 of a line; None where none has one."""
+    for place in ones:
+        if cells[place] not in ("", "0", "1", "0.0", "1.0"):
+            raise _at(
+                path,
+                number,
+                f"has neither 0 nor 1 in column {header[place]}",
+                cells[place],
+                "a column label, or one per class with 1 or 0",
+                "data.source.label_column=<name of the column that has the classes>",
+            )
+    named = [header[place] for place in ones if cells[place] in ("1", "1.0")]
+    if len(named) > 1:
+        raise _at(path, number, "is of several classes", ", ".join(named), "a 1 in one column")
+    return named[0] if named else None
+
+
+def _once(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Rows without repetitions of the same; two that contradict each other are refused."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        before = seen.setdefault(row.file, row)
+        if (before.label, before.split) != (row.label, row.split):
+            raise _at(
+                path,
+                row.line,
+                f"contradicts line {before.line} about {row.file}",
+                f"{before.label or 'no label'} {before.split or ''} there, {row.label or 'no label'} {row.split or ''}",
+                "one label and one split for every picture",
+            )
+    return list(seen.values())
+
+
+def _at(path: Path, line: int, what: str, got: object, valid: str, next: str | None = None) -> NstError:
+    return NstError(f"{path}: line {line} {what}", got=got, valid=valid, next=next or f"mend line {line} of {path}")
+
+
+# ---- rows to pictures -----------------------------------------------------------------------------------------------
+
+
+def placed(path: Path, rows: Sequence[Row], names: Sequence[str], pictures: Path, wrap: str = "") -> list[int]:
+    """Position in `names` of every row's picture: by its path below `pictures`, else by its file name, with or without
+    suffix, where only one picture has it.
+
+    Args:
+        path: the file of labels, for messages; paths may be relative to its folder or to the working directory.
+        names: pictures relative to `pictures`.
+        wrap: folder with a slash behind that all of them lie in and that rows need not name.
+
+    Raises:
+        NstError: a picture that is not there, or that could be several; two rows name one.
+    """
+    exact = {name: place for place, name in enumerate(names)}
+    by_name: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        file = name.rpartition("/")[2]
+        for short in {file, os.path.splitext(file)[0]}:
+            by_name.setdefault(short, []).append(place)
+    exact |= {name.removeprefix(wrap): place for place, name in enumerate(names)}
+    found = [_place(path, row, exact, by_name, names, pictures) for row in rows]
+    used: dict[int, Row] = {}
+    for row, place in zip(rows, found, strict=True):
+        if (other := used.setdefault(place, row)) is not row:
+            raise _at(path, row.line, f"names the picture of line {other.line}", row.file, "each picture once")
+    return found
+
+
+def _place(
+    path: Path,
+    row: Row,
+    exact: Mapping[str, int],
+    by_name: Mapping[str, list[int]],
+    names: Sequence[str],
+    pictures: Path,
+) -> int:
+    for name in _ways(row.file.replace("\\", "/"), path, pictures):
+        if name in exact:
+            return exact[name]
+    alike = by_name.get(row.file.replace("\\", "/").rpartition("/")[2], [])
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        raise _at(path, row.line, f"could be {len(alike)} pictures", ", ".join(names[p] for p in alike[:SHOWN]),
+                  f"a path below {pictures}")  # fmt: skip
+    raise _at(
+        path,
+        row.line,
+        f"names a picture that is not in {pictures}",
+        row.file + nearest(row.file, names if len(names) < 10_000 else ()),
+        "a picture there (jpg, png, webp, bmp, gif, ppm, tiff)",
+        f"mend line {row.line}, or name the folder or archive of the pictures: data.source.pictures=<folder>",
+    )
+
+
+def _ways(name: str, path: Path, pictures: Path) -> Iterator[str]:
+    """Names below `pictures` that a path in the file may mean."""
+    yield os.path.normpath(name)
+    top = pictures.resolve()
+    for base in (path.parent.resolve(), Path.cwd()):
+        whole = Path(os.path.normpath(base / name))
+        if whole.is_relative_to(top):
+            yield whole.relative_to(top).as_posix()
+
+
+def classes_of(rows: Sequence[Row], source: str) -> tuple[str, ...]:
+    """Names of the classes: numbers by value, other names as text."""
+    names = {row.label for row in rows if row.label is not None}
+    require_class_names(sorted(names), source, "say it in a column split instead, and name the class in column label")
+    if all(name.isdecimal() and name.isascii() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))

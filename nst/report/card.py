@@ -13,8 +13,7 @@ from typing import Any
 
 from nst.report.page import number
 from nst.report.records import Experiment, Generation, open_runs
-from nst.report.robustness import blocks_of
-from nst.report.robustness_numbers import conditions, measured_rows
+from nst.report.robustness import blocks_of, conditions, measured_rows
 from nst.report.rows import Row, model_name, rows
 from nst.report.summary import command, facts
 from nst.shown import fenced, in_markdown, short

@@ -14,7 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nst.report.style import BLUE, GRID, INK, MUTED, PAPER, SERIES, VERMILLION, fitting, heat, panels, styled
+from nst.report.style import (
+    BLUE,
+    GRID,
+    INK,
+    MARKER,
+    MOST_NAMED_CLASSES,
+    MUTED,
+    SERIES,
+    VERMILLION,
+    fitting,
+    heat,
+    legend,
+    name_places,
+    panels,
+    styled,
+)
 from nst.shown import short
 
 PANELS = {
@@ -23,9 +38,7 @@ PANELS = {
     "train/labeled_top1": "Top-1 on noised labeled batches (%)",
     "validation/top1": "Top-1 on test images, no noise (%)",
 }
-MOST_NAMED_CLASSES = 30  # more do not fit beside an axis
 MOST_COUNTED_CLASSES = 12  # more counts do not fit into the cells of a confusion matrix
-MARKER: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": PAPER, "markeredgewidth": 1.2}
 
 
 @styled
@@ -73,13 +86,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]
             panel.set_ylim(bottom=0)
     for unused in axes[len(shown) :]:
         unused.set_visible(False)
-    handles = {text: line for panel in axes for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        [handles[label] for label in curves if label in handles],
-        [label for label in curves if label in handles],
-        loc="outside lower center",
-        ncols=min(4, max(1, len(handles))),
-    )
+    legend(figure, *axes, columns=4)
     return figure
 
 
@@ -113,7 +120,7 @@ def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndar
     axes.set_xlabel("top-1 of the class (%)")
     axes.set_xlim(right=102)
     axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside lower center", ncols=2)
+    legend(figure, axes, columns=2)
     return figure
 
 
@@ -160,12 +167,9 @@ def _write_counts(panel: Axes, matrix: np.ndarray, share: np.ndarray) -> None:
 def _name_cells(panel: Axes, classes: Sequence[str]) -> None:
     if len(classes) > MOST_NAMED_CLASSES:
         return
-    places, names = np.arange(len(classes)) + 0.5, fitting(classes)
-    turned: dict[str, Any] = (
-        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
-    )
-    panel.set_xticks(places, names, fontsize=8.5, **turned)
-    panel.set_yticks(places, names, fontsize=8.5)
+    places = np.arange(len(classes)) + 0.5
+    name_places(panel, places, classes, fontsize=8.5)
+    panel.set_yticks(places, fitting(classes), fontsize=8.5)
 
 
 @styled
@@ -191,6 +195,5 @@ def experiments(
     axes.set_ylim(len(names) - 0.4, -0.7)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("top-1 on test images (%)")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one entry per label
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    legend(figure, axes, columns=2)
     return figure

@@ -25,15 +25,16 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of a table and its rows of cells; `numeric` columns are set to the right.
+    """Columns of a table and its rows of cells.
 
     Args:
+        texts: columns of text; those behind them are numbers, set to the right.
         kinds: per row a class name for the style, e.g. "published".
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    numeric: Sequence[bool]
+    texts: int = 2
     kinds: Sequence[str] = ()
     note: str = ""
     block = "table"

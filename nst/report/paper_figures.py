@@ -16,9 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from nst.report.figures import MARKER
 from nst.report.paper import FULL_SIZE, Cell, Cells, Exhibit, Measurement, twin_note
-from nst.report.style import BLUE, GREEN, MUTED, ORANGE, VERMILLION, panels, styled
+from nst.report.style import BLUE, GREEN, MARKER, MUTED, ORANGE, VERMILLION, panels, styled
 
 COLORS = (MUTED, BLUE, VERMILLION, GREEN, ORANGE)
 NOTE_SIZE, NOTE_WIDTH, NOTE_LINE = 8.5, 126, 0.17  # points, characters of a line, inches of its height

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from nst.errors import NstError
-from nst.evaluation.results import differences
+from nst.evaluation.results import differences, kind_of
 from nst.evaluation.suite import Block
 from nst.report.records import Experiment, Generation, read_document
-from nst.robustness.baselines import CORRUPTIONS
+from nst.robustness.baselines import CORRUPTIONS, NUM_SEVERITIES
 from nst.robustness.benchmark_scores import known_mean
 from nst.untrusted import below, require_file_name
 
@@ -61,31 +61,67 @@ def blocks_of(generation: Generation) -> dict[str, Block]:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """The pictures of a part's shown samples, tile by tile in one file.
+
+    Args:
+        tile: side in px.
+        frames: numbers of a clip's frames that have a picture; (0,) of an image.
+    """
+
+    path: Path
+    tile: int
+    columns: int
+    frames: tuple[int, ...]
+
+    def tiles(self, place: int) -> list[np.ndarray]:
+        """Pictures (S, S, 3) uint8 of a sample, one per shown frame; empty where the sheet is not there any more."""
+        if not self.path.is_file():
+            return []
+        try:
+            with Image.open(self.path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            again = "delete that suite's folder and evaluate again"
+            raise NstError(f"cannot read {self.path}", got=error, next=again) from error
+        count, side = len(self.frames), self.tile
+        places = [divmod(place * count + number, self.columns) for number in range(count)]
+        return [pixels[row * side : (row + 1) * side, left * side : (left + 1) * side] for row, left in places]
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a network says of one shown picture, or of each shown frame of a clip.
 
     Args:
-        part, place: the part of the suite, and which of its shown samples.
+        place: which of the sheet's samples.
         caption: what the picture shows, e.g. "fog 3"; a perturbation's name; empty for photographs.
         label: None where it is not known.
-        frames: numbers of a clip's frames that have a picture; (0,) of an image.
-        predicted, confidence: of the picture, or of these frames.
+        predicted, confidence: of the picture, or of the shown frames.
         flips: changes of the answer over all frames of the clip.
     """
 
-    part: str
+    sheet: Sheet
     place: int
     key: str
     caption: str
     label: str | None
-    frames: tuple[int, ...]
     predicted: tuple[str, ...]
     confidence: tuple[float, ...]
     flips: int
 
     @property
+    def frames(self) -> tuple[int, ...]:
+        return self.sheet.frames
+
+    @property
     def right(self) -> bool:
         return self.predicted[0] == self.label
+
+    @property
+    def shows(self) -> tuple[str, str, str]:
+        """What says that two networks were shown the same."""
+        return self.sheet.path.stem, self.key, self.caption
 
 
 @dataclass(frozen=True)
@@ -102,51 +138,25 @@ class Measured:
     @cached_property
     def answers(self) -> list[Answer]:
         """Of all shown pictures, part by part."""
-        found = []
-        for path in sorted((self.folder / "parts").glob("*.json")):
-            part = read_document(path) or {}
-            frames = part.get("sheet", {}).get("frames") or [0]
-            for place, entry in enumerate(part.get("shown", [])):
-                found.append(_answer(path.stem, place, entry, frames))
-        return found
-
-    def tiles(self, answer: Answer) -> list[np.ndarray]:
-        """Pictures (S, S, 3) uint8 of an answer, one per shown frame; empty where the sheet is not there any more."""
-        sheet = (read_document(self.folder / "parts" / f"{answer.part}.json") or {}).get("sheet", {})
-        parts = self.folder / "parts"
-        path = below(parts, sheet.get("file", "-"), parts / f"{answer.part}.json")
-        if not path.exists():
-            return []
-        pixels, side, columns = _pixels(path), sheet["tile"], sheet["columns"]
-        count = len(sheet["frames"] or [0])
-        places = [divmod(answer.place * count + number, columns) for number in range(count)]
-        return [pixels[row * side : (row + 1) * side, left * side : (left + 1) * side] for row, left in places]
+        paths = sorted((self.folder / "parts").glob("*.json"))
+        return [answer for path in paths for answer in _answers(path)]
 
 
-def _answer(part: str, place: int, entry: Mapping[str, Any], frames: Sequence[int]) -> Answer:
-    predicted, confidence = entry["predicted"], entry["confidence"]
-    earlier = predicted[:1] * len(predicted) if "noise" in entry["caption"] else predicted  # as flips are counted
-    return Answer(
-        part,
-        place,
-        entry["key"],
-        entry["caption"],
-        entry["label"],
-        tuple(frames),
-        tuple(predicted[frame] for frame in frames),
-        tuple(confidence[frame] for frame in frames),
-        sum(before != after for before, after in zip(earlier, predicted[1:], strict=False)),
-    )
+def _answers(path: Path) -> list[Answer]:
+    """Those of one part."""
+    part = read_document(path) or {}
+    given = part.get("sheet", {})
+    picture = below(path.parent, given.get("file", "-"), path)
+    sheet = Sheet(picture, given.get("tile", 0), given.get("columns", 1), tuple(given.get("frames") or [0]))
+    return [_answer(sheet, place, entry) for place, entry in enumerate(part.get("shown", []))]
 
 
-def _pixels(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise NstError(
-            f"cannot read {path}", got=error, next="delete that suite's folder and evaluate again"
-        ) from error
+def _answer(sheet: Sheet, place: int, entry: Mapping[str, Any]) -> Answer:
+    predicted, caption = entry["predicted"], entry["caption"]
+    earlier = predicted[:1] * len(predicted) if "noise" in caption else predicted  # as flips are counted
+    said, sure = ([entry[name][frame] for frame in sheet.frames] for name in ("predicted", "confidence"))
+    flips = sum(before != after for before, after in zip(earlier, predicted[1:], strict=False))
+    return Answer(sheet, place, entry["key"], caption, entry["label"], tuple(said), tuple(sure), flips)
 
 
 def networks_of(experiment: Experiment, suite: str) -> tuple[list[Measured], list[str]]:
@@ -169,9 +179,8 @@ def networks_of(experiment: Experiment, suite: str) -> tuple[list[Measured], lis
 
 def answered_by_both(first: Measured, last: Measured) -> list[tuple[Answer, Answer]]:
     """Answers of two networks to the same shown pictures."""
-    others = {(answer.part, answer.key, answer.caption): answer for answer in last.answers}
-    found = [(answer, others.get((answer.part, answer.key, answer.caption))) for answer in first.answers]
-    return [(before, after) for before, after in found if after is not None]
+    others = {answer.shows: answer for answer in last.answers}
+    return [(answer, others[answer.shows]) for answer in first.answers if answer.shows in others]
 
 
 def suites_of(experiment: Experiment) -> list[str]:
@@ -202,12 +211,26 @@ def severity_means(network: Measured, names: Sequence[str]) -> list[float | None
 
 def whole_rows(networks: Sequence[Measured], names: Sequence[str]) -> list[str]:
     """Those of the corruptions that every network has at all severities at which any was measured."""
-    rows = {name: [network.block["errors"].get(name, ()) for network in networks] for name in names}
-    held = {name: {place for row in found for place, error in enumerate(row) if error is not None}
-            for name, found in rows.items()}  # fmt: skip
-    most = set().union(*held.values())
+    nothing = [None] * NUM_SEVERITIES
+    errors = [[network.block["errors"].get(name) or nothing for name in names] for network in networks]
+    known = np.isfinite(np.array(errors, float))  # (networks, corruptions, severities)
+    whole = (known | ~known.any(axis=(0, 1))).all(axis=(0, 2))
+    return [name for name, kept in zip(names, whole, strict=True) if kept]
+
+
+def measured_rows(blocks: Mapping[str, Block]) -> list[list[str]]:
+    """[suite, what the number is, value] of all that was measured of one network, attacks at every epsilon."""
     return [
-        name
-        for name, found in rows.items()
-        if all(len(row) and row[place] is not None for row in found for place in most)
+        [suite, name, f"{value:.2f}"]
+        for suite, block in blocks.items()
+        for name, value in kind_of(block).titled(block).items()
     ]
+
+
+def conditions(suite: str, block: Block) -> str:
+    """What the numbers of a suite depend on, in a sentence or two."""
+    given = block["conditions"]
+    of_class = f", a subset in proportion to the classes (seed {given['seed']})" if given["max_images"] else ""
+    parts = [f"{given['images']:,} images{of_class}", *kind_of(block).stated(block)]
+    text = f"{suite}: {'; '.join(parts)}."
+    return f"{text} Baseline: {block['baseline_source']}" if "baseline_source" in block else text

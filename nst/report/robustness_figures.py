@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nst.report.figures import MARKER
-from nst.report.style import INK, MUTED, VERMILLION, WIDTH, panels, styled
+from nst.report.style import INK, MARKER, MUTED, VERMILLION, WIDTH, legend, panels, styled
 from nst.shown import short
 
 Values = Sequence[float | None]
@@ -45,7 +44,7 @@ def bars(title: str, names: Sequence[str], networks: Mapping[str, Values], axis:
     axes.set_ylim(bottom=0)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel(axis)
-    _legend(figure, axes)
+    legend(figure, axes, columns=5)
     return figure
 
 
@@ -98,7 +97,7 @@ def _draw_curves(
     axes[0].set_ylim(bottom=0)  # of all, and not before the last is drawn
     for unused in axes[len(found) :]:
         unused.set_visible(False)
-    _legend(figure, axes[0])
+    legend(figure, axes[0], columns=5)
 
 
 def _attack_title(panel: Panel) -> str:
@@ -171,8 +170,3 @@ def _wrapped(text: str, letters: int) -> list[str]:
 def readable(name: str) -> str:
     """A corruption's or perturbation's name for people."""
     return name.replace("_", " ").replace("jpeg", "JPEG")
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))

@@ -14,7 +14,7 @@ from nst.evaluation.results import kind_of
 from nst.report import gallery, robustness_figures
 from nst.report.figures import series_color
 from nst.report.gallery import Picture
-from nst.report.page import Drawing, Gallery, Section
+from nst.report.page import Drawing, Gallery, Section, Table, number
 from nst.report.records import Experiment
 from nst.report.robustness import (
     CORRUPTION_SUITES,
@@ -22,6 +22,7 @@ from nst.report.robustness import (
     Answer,
     Measured,
     answered_by_both,
+    conditions,
     corruption_values,
     networks_of,
     severity_means,
@@ -29,7 +30,6 @@ from nst.report.robustness import (
     whole_rows,
 )
 from nst.report.robustness_figures import Panel, StripData, readable
-from nst.report.robustness_numbers import conditions, numbers_table
 from nst.robustness.baselines import CORRUPTION_GROUPS, CORRUPTIONS
 
 FIGURES = (
@@ -37,6 +37,8 @@ FIGURES = (
     *(f"{suite}_{kind}" for suite in PERTURBATION_SUITES for kind in ("flips", "strips")),
     "attacks",
 )
+CHANGE_NOTE = "Change: last network less first. For errors and flips lower is better, for top-1 higher."
+BASELINE_NOTE = "The baseline run is eval.baseline; nst iterate takes the teacher where none is named."
 STRIPS = 3
 SHORT_NAME = 7  # letters; under longer ones only every second frame has room
 ERRORS = ("Errors", "makes fewer errors", "makes more errors")
@@ -64,6 +66,32 @@ def robustness(experiment: Experiment, examples: int) -> Section:
     section.blocks += _attacks([shown for shown in networks.values() if shown[0].block["kind"] == "attack"])
     section.missing += [reason for _, apart in found.values() for reason in apart]
     return section
+
+
+def numbers_table(networks: Mapping[str, Sequence[Measured]]) -> Table:
+    """A row per number, a column per network in the order of the generations, and the change from first to last."""
+    by_place = {network.place: network.label for shown in networks.values() for network in shown}
+    labels = [label for _, label in sorted(by_place.items())]
+    rows, others = [], []
+    for suite, shown in networks.items():
+        blocks = {network.label: network.block for network in shown}
+        kind = kind_of(shown[0].block)
+        rows += [[name, suite, *_cells([values.get(label) for label in labels])]
+                 for name, values in kind.compared(blocks).items()]  # fmt: skip
+        if not kind.stated(shown[0].block):  # the others' stand below their figures
+            others.append(conditions(suite, shown[0].block))
+    change = ["change"] if len(labels) > 1 else []
+    divided = any("(baseline run = 100)" in row[0] for row in rows)
+    notes = [CHANGE_NOTE] * bool(change) + [BASELINE_NOTE] * divided
+    return Table(["", "suite", *labels, *change], rows, note=" ".join([*notes, *others]))
+
+
+def _cells(values: Sequence[float | None]) -> list[str]:
+    cells = [number(value, ".2f") for value in values]
+    if len(values) == 1:
+        return cells
+    first, last = values[0], values[-1]
+    return [*cells, number(None if first is None or last is None else last - first, "+.2f")]
 
 
 def _blocks(suite: str, shown: Sequence[Measured], examples: int) -> list[Drawing | Gallery]:
@@ -188,7 +216,7 @@ def _telling(pairs: Sequence[tuple[Answer, Answer]], *, alone: bool) -> list[tup
 
 
 def _clip(first: Measured, last: Measured, before: Answer, after: Answer) -> StripData | None:
-    tiles = last.tiles(after) or first.tiles(before)
+    tiles = after.sheet.tiles(after.place) or before.sheet.tiles(before.place)
     if not tiles:
         return None
     longest = max(map(len, (*before.predicted, *after.predicted)))
@@ -224,7 +252,7 @@ def _corrected(suite: str, first: Measured, last: Measured, count: int) -> list[
     corrected = [(before, after) for before, after in pairs if after.right and not before.right]
     spoiled = sum(before.right and not after.right for before, after in pairs)
     corrected.sort(key=lambda pair: (-pair[1].confidence[0], pair[1].key))
-    pictures = [picture for pair in corrected[:count] if (picture := _picture(last, *pair)) is not None]
+    pictures = [picture for pair in corrected[:count] if (picture := _picture(*pair)) is not None]
     if not pictures:
         return []
     text = (
@@ -234,8 +262,8 @@ def _corrected(suite: str, first: Measured, last: Measured, count: int) -> list[
     return [Gallery(f"Right where {first.named} is wrong, {suite}", text, pictures)]
 
 
-def _picture(network: Measured, before: Answer, after: Answer) -> Picture | None:
-    tiles = network.tiles(after)
+def _picture(before: Answer, after: Answer) -> Picture | None:
+    tiles = after.sheet.tiles(after.place)
     uri = gallery.data_uri(encode_png(tiles[0])) if tiles else None
     if uri is None:
         return None

@@ -58,7 +58,7 @@ def _table(entries: Sequence[Row], paper: Mapping[str, Any] | None) -> Table:
     note = INTERVAL_NOTE
     if values:
         note += " Published rows are the paper's, at full size: other data and networks than a scaled-down run's."
-    return Table(COLUMNS, rows, [False, False, *[True] * 10], kinds, note)
+    return Table(COLUMNS, rows, kinds=kinds, note=note)
 
 
 def _cells(entry: Row, *, first: bool) -> list[str]:
@@ -93,7 +93,7 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
         first.append(start)
         last.append(end["top1"])
         bounds.append((end["top1_low"], end["top1_high"]))
-    section.blocks.append(Table(columns, rows, [False, False, *[True] * (len(columns) - 2)], note=INTERVAL_NOTE))
+    section.blocks.append(Table(columns, rows, note=INTERVAL_NOTE))
     if len(names) > 1:
         caption = "The last network of each run, with the 95 % interval of its test; the teacher where there is one."
         section.blocks.append(Drawing("runs_compared", figures.experiments(names, first, last, bounds), caption))
@@ -209,4 +209,4 @@ def _confusions(names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Tab
     rows = [[short(names[row]), short(names[column]), *(number(int(m[row, column])) for m in matrices.values())]
             for row, column in pairs]  # fmt: skip
     columns = ["label", "taken for", *(f"images, {label}" for label in matrices)]
-    return Table(columns, rows, [False, False, *[True] * len(matrices)], note="The most frequent confusions.")
+    return Table(columns, rows, note="The most frequent confusions.")

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nst.report.style import BLUE, INK, MUTED, ORANGE, PAPER, SKY, fitting, panels, styled
+from nst.report.style import (
+    BLUE,
+    INK,
+    MOST_NAMED_CLASSES,
+    MUTED,
+    ORANGE,
+    PAPER,
+    SKY,
+    legend,
+    name_places,
+    panels,
+    styled,
+)
 
-MOST_NAMED_CLASSES = 30
 PANEL_HEIGHT = 3.8
 
 
@@ -57,7 +67,7 @@ def confidence(selections: Sequence[SelectionData]) -> Figure:
         panel.set_xlim(0, 1)
         panel.grid(axis="x", visible=False)
     axes[0].set_ylabel(f"images per {data.edges[1] - data.edges[0]:g} of confidence")
-    _legend(figure, axes[0])
+    legend(figure, axes[0], columns=3)
     return figure
 
 
@@ -73,7 +83,7 @@ def class_balance(selections: Sequence[SelectionData]) -> Figure:
         panel.set_title(data.label)
         panel.grid(axis="x", visible=False)
     axes[0].set_ylabel("images")
-    _legend(figure, axes[0])
+    legend(figure, axes[0], columns=3)
     return figure
 
 
@@ -84,15 +94,12 @@ def _balance_title(data: SelectionData) -> str:
 
 
 def _bars(panel: Axes, data: SelectionData) -> None:
-    places, names = np.arange(len(data.classes)), fitting(data.classes)
+    places = np.arange(len(data.classes))
     panel.bar(places, data.class_after, 0.8, color=SKY, alpha=0.45, label="selected, with copies")
     panel.bar(places, data.class_selected, 0.8, color=BLUE, label="selected once")
     panel.plot(places, data.class_before, linestyle="none", marker="_", markersize=150 / len(places) + 4,
                markeredgewidth=2.2, color=INK, label="as labeled")  # fmt: skip
-    turned: dict[str, Any] = (
-        {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
-    )
-    panel.set_xticks(places, names, **turned)
+    name_places(panel, places, data.classes)
     panel.tick_params(axis="x", length=0)
     panel.set_xlabel("class")
 
@@ -128,9 +135,5 @@ def reliability(selections: Sequence[SelectionData]) -> Figure:
         panel.set_xlim(0, 1)
         panel.set_ylim(-4, 104)
     axes[0].set_ylabel("right pseudo-labels (%)")
-    _legend(figure, axes[0])
+    legend(figure, axes[0], columns=3)
     return figure
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -33,6 +33,7 @@ SERIES = (MUTED, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
 WIDTH = 9.0  # inches: the column of the page at about 100 px each
 DPI = 150
 LETTERS = 32  # of a name beside an axis
+MOST_NAMED_CLASSES = 30  # more names do not fit beside an axis
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -65,6 +66,7 @@ STYLE: Any = {
     "text.parse_math": False,  # a class named $x$ is no formula
     "savefig.dpi": DPI,
 }
+MARKER: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": PAPER, "markeredgewidth": 1.2}
 THEMED = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper", BLUE: "--blue"}
 
 
@@ -96,6 +98,21 @@ def panels(title: str, height: float, columns: int = 1, rows: int = 1, **options
     figure.suptitle(title, x=0.008, ha="left", fontsize=12, fontweight="bold", color=INK)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(grid.flat)
+
+
+def legend(figure: Figure, *axes: Axes, columns: int) -> None:
+    """A legend below the panels, with one entry per label."""
+    entries = {text: line for panel in axes for line, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    ncols = max(1, min(columns, len(entries)))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
+
+
+def name_places(axes: Axes, places: Any, names: Sequence[str], **options: Any) -> None:
+    """Names of classes below an axis, aslant where they are words."""
+    shown_names = fitting(names)
+    if max(map(len, shown_names)) > 2:
+        options |= {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, shown_names, **options)
 
 
 def svg_document(figure: Figure) -> str:

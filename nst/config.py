@@ -89,7 +89,9 @@ def _check_form(override: str) -> None:
 def _check(config: DictConfig, overrides: Sequence[str]) -> None:
     """Brings the values to the form that stages take; raises UsageError for the first that is none."""
     try:
-        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        own = config
+        if "hydra" in config:
+            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         tree = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
         raise _broken_reference(error, overrides) from error

@@ -1,7 +1,8 @@
 """Commands as `python -m nst` runs them, forked from one process per test process that has loaded torch and all stages.
 
-`run(["train", "seed=1"], folder)` is as subprocess.run of a fresh interpreter, ten seconds of imports earlier. Tests of
-the start itself, of what is not loaded, and of torch_xla start interpreters of their own.
+`run(["train", "seed=1"], folder)` is as subprocess.run of a fresh interpreter, seconds of imports earlier, and
+`run([*PYTHON, "tests.xla_small", "1"])` as `python -m tests.xla_small 1`. torch has computed nothing before the fork,
+and torch_xla is loaded behind it. Tests of the start itself and of what is not loaded start interpreters of their own.
 """
 
 from __future__ import annotations
@@ -9,24 +10,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from nst.cli import STAGES
+from nst import cli, forkserver
 from nst.forkserver import Forked, ForkServer
 
 ROOT = Path(__file__).parent.parent
+PYTHON = ("python", "-m")  # before the name of a module and its arguments, instead of a stage and its options
 VARIABLES = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
 @functools.cache
 def server() -> ForkServer:
     """It ends with this process."""
-    return ForkServer(list(STAGES), environment={**os.environ, **VARIABLES})
+    environment = {**os.environ, **VARIABLES}
+    return ForkServer(list(cli.STAGES), environment=environment, program=["-m", "tests.forked"])
 
 
 def start(arguments: Sequence[str], folder: Path, files: Sequence[IO[str] | int], **variables: str) -> Forked:
@@ -73,3 +78,25 @@ def run(
         for file in (output, errors):
             file.seek(0)
         return subprocess.CompletedProcess(list(arguments), job.returncode, output.read(), errors.read())
+
+
+# ---- in the server -----------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """A server of commands that runs modules too."""
+    command = cli.main
+
+    def run_any(arguments: Sequence[str]) -> None:
+        if tuple(arguments[: len(PYTHON)]) != PYTHON:
+            return command(arguments)
+        module, *rest = arguments[len(PYTHON) :]
+        sys.argv = [module, *rest]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    cli.main = run_any  # type: ignore[assignment]
+    forkserver.main()
+
+
+if __name__ == "__main__":
+    serve()

@@ -6,6 +6,7 @@ from the kinds that are tested here.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from omegaconf import OmegaConf
 
 from nst.cli import AT_A_DESK, STAGES
 from nst.config import compose_config
-from tests.forked import run
+from tests.forked import PYTHON, run
+from tests.many_commands import LIMIT_S
 
-LIMIT_S = 20
 NO_DATA = ["data=folder", "data.source.root=nowhere"]  # whatever is right then stops where it looks for pictures
 WORLDS = {
     "plain": NO_DATA,
@@ -165,19 +166,41 @@ def fault(case: Case, outcome: CompletedProcess[str], left: list[str]) -> str | 
     return None
 
 
+def run_in_turn(numbered: list[tuple[Case, Path]], place: Path) -> list[CompletedProcess[str]]:
+    """How each command ended in its folder; where one takes a process along, the next one begins another."""
+    done: list[CompletedProcess[str]] = []
+    commands, outcomes = place / "commands.json", place / "outcomes"
+    while rest := numbered[len(done) :]:
+        commands.write_text(json.dumps([[case.command, str(folder)] for case, folder in rest]))
+        ended = run([*PYTHON, "tests.many_commands", commands, outcomes], place)
+        told = [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
+        done += [CompletedProcess(case.command, *outcome) for (case, _), outcome in zip(rest, told, strict=False)]
+        if len(told) < len(rest):
+            assert ended.returncode != 0, ended
+            done.append(CompletedProcess(rest[len(told)][0].command, ended.returncode, ended.stdout + ended.stderr))
+        outcomes.unlink(missing_ok=True)
+    return done
+
+
 def run_all(cases: list[Case], tmp_path: Path) -> list[str]:
     """The faults of all cases, as many at a time as there are cores."""
-
-    def outcome(number: int) -> str | None:
-        case, folder = cases[number], tmp_path / str(number)
+    numbered = [(case, tmp_path / str(number)) for number, case in enumerate(cases)]
+    for _, folder in numbered:
         folder.mkdir()
-        done = run(case.command, folder, merged=True, limit_s=LIMIT_S)
-        said = fault(case, done, sorted(str(path.relative_to(folder)) for path in folder.rglob("*")))
-        return None if said is None else f"nst {case.stage} {case.name}={case.value[:30]!r}: {said}"
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(pool.map(outcome, range(len(cases))))
-    return [said for said in found if said is not None]
+    share = len(os.sched_getaffinity(0))
+    places = [tmp_path / f"part{number}" for number in range(share)]
+    for place in places:
+        place.mkdir()
+    parts = [numbered[number::share] for number in range(share)]
+    with ThreadPoolExecutor(share) as pool:
+        ended = list(pool.map(run_in_turn, parts, places))
+    found = []
+    for part, outcomes in zip(parts, ended, strict=True):
+        for (case, folder), done in zip(part, outcomes, strict=True):
+            said = fault(case, done, sorted(str(path.relative_to(folder)) for path in folder.rglob("*")))
+            if said is not None:
+                found.append(f"nst {case.stage} {case.name}={case.value[:30]!r}: {said}")
+    return found
 
 
 def test_every_option_has_cases_that_must_be_refused_and_none_is_left_out():

@@ -26,7 +26,6 @@ from nst.models.efficientnet import (
     EfficientNet,
     block_counts,
     build,
-    freeze_blocks,
     normalize,
 )
 from nst.models.noise import StochasticDepth
@@ -441,7 +440,7 @@ def test_a_deep_copied_network_has_its_own_switch():
 @pytest.mark.parametrize("count", [1, 5, 16])
 def test_frozen_blocks_neither_learn_nor_move_their_statistics(count):
     network = tiny()
-    freeze_blocks(network, count)
+    network.freeze_blocks(count)
     network.eval().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network(tiny_images()).square().sum().backward()
@@ -457,7 +456,7 @@ def test_frozen_blocks_neither_learn_nor_move_their_statistics(count):
 def test_the_batchnorm_of_frozen_blocks_stays_in_eval_mode():
     """In which it exchanges nothing with other ranks either."""
     network = tiny()
-    freeze_blocks(network, 3)
+    network.freeze_blocks(3)
     network.train()
     norms = [m for part in network.frozen_parts() for m in part.modules() if isinstance(m, BatchNorm)]
     assert len(norms) > 5
@@ -467,21 +466,21 @@ def test_the_batchnorm_of_frozen_blocks_stays_in_eval_mode():
 
 def test_freezing_nothing_frees_everything():
     network = tiny()
-    freeze_blocks(network, 4)
+    network.freeze_blocks(4)
     twin = copy.deepcopy(network).train()
     assert twin.frozen_blocks == 4
     assert not twin.bn1.training
-    freeze_blocks(network, 0)
+    network.freeze_blocks(0)
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(module.training for module in network.modules())
-    freeze_blocks(network.eval(), 2)
+    network.eval().freeze_blocks(2)
     assert not any(module.training for module in network.modules())
 
 
 @pytest.mark.parametrize("count", [-1, 17])
 def test_freezing_more_than_there_is_is_refused(count):
     with pytest.raises(NstError, match="0 to 16"):
-        freeze_blocks(tiny(), count)
+        tiny().freeze_blocks(count)
 
 
 # --- input and errors ---------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_help_for_a_group_lists_its_options_with_what_they_can_be(capsys: pytest
     assert cli.dispatch(["train", "--help", "student"]) == 0
     shown = capsys.readouterr().out
     assert "student.schedule.kind=exponential\n        (exponential | cosine | constant)" in shown
-    assert "student.finetune.image_size=${model.test_size}\n        px (a whole number, 8 to 8,192)" in shown
+    assert "student.finetune.image_size=${model.test_size}\n        px; null: the network's test size (" in shown
     assert "steps; null validates at the end (a whole number, 1 to 1,000,000,000,000, or null)" in shown
     for group in GROUPS:
         assert cli.dispatch(["train", "--help", group]) == 0

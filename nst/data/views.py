@@ -31,10 +31,12 @@ def clean_view(image_size: int, pictures: Pictures, framing: Framing | None = No
     return CenterView(image_size, crop="center", resize=pictures.resize)
 
 
-def training_view(kind: str, image_size: int, pictures: Pictures, noise: Noise) -> Augment | CenterView:
+def training_view(
+    kind: str, image_size: int, pictures: Pictures, noise: Noise, framing: Framing | None = None
+) -> Augment | CenterView:
     """The view of one side: "randaugment", "standard" (crop and flip only), or "none" (clean)."""
     if kind == "none":
-        return clean_view(image_size, pictures)
+        return clean_view(image_size, pictures, framing)
     randaugment, strength = None, noise.randaugment
     if kind == "randaugment" and strength.num_ops:
         constants = small_image_constants(image_size) if pictures.small else {}

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nst.data.shard_set import ShardSet
-from nst.models.efficientnet import Architecture, build
+from nst.models.networks import AnyArchitecture, build
 from nst.settings.data import Pictures
 from nst.settings.learning import Finetune, Recipe
 from nst.settings.network import Noise
-from nst.training.optim import parameter_groups
+from nst.training.optim import NORMS, parameter_groups
 from nst.training.recipe import Length
 
 
@@ -65,13 +64,13 @@ class Training:
         label: `gen1`, or empty.
         labeled_images: None where there are no shards and the data set is not known by its name.
         parameters: of its network.
-        undecayed: names of parameters that are not BatchNorm's and that no weight decay reaches.
+        undecayed: names of parameters that are of no normalising layer and that no weight decay reaches.
         teacher: None: it learns from labels alone.
         memory: of a step on plan.hardware; None where that is not given.
     """
 
     label: str
-    architecture: Architecture
+    architecture: AnyArchitecture
     recipe: Recipe
     finetune: Finetune
     noise: Noise
@@ -150,8 +149,8 @@ class Situation:
     replaced: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
 
 
-def network_facts(architecture: Architecture, weight_decay: float) -> tuple[int, tuple[str, ...]]:
-    """(number of parameters, names that no weight decay reaches though they are not BatchNorm's); without memory."""
+def network_facts(architecture: AnyArchitecture, weight_decay: float) -> tuple[int, tuple[str, ...]]:
+    """(number of parameters, names out of reach of weight decay, but for normalising layers'); without memory."""
     with torch.device("meta"):
         network = build(architecture, 2)
     decayed = {
@@ -163,7 +162,7 @@ def network_facts(architecture: Architecture, weight_decay: float) -> tuple[int,
     undecayed = [
         f"{prefix}.{name}"
         for prefix, module in network.named_modules()
-        if not isinstance(module, _BatchNorm)
+        if not isinstance(module, NORMS)
         for name, parameter in module.named_parameters(recurse=False)
         if id(parameter) not in decayed
     ]

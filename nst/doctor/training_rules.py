@@ -175,7 +175,7 @@ def teacher_size(training: Training) -> Advice | None:
 def finetune_size(training: Training) -> Advice | None:
     """METHOD, FixRes: fine-tuning is at a larger size than training."""
     finetune, size = training.finetune, training.architecture.train_size
-    if not finetune.epochs or finetune.image_size > size:
+    if not finetune.epochs or (finetune.image_size or 0) > size:
         return None
     return Advice(
         f"Fine-tuning at {finetune.image_size} px after training at {size} px; FixRes goes to a larger size.",

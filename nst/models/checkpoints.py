@@ -29,8 +29,8 @@ from nst.models.efficientnet import (
     Architecture,
     EfficientNet,
     block_counts,
-    build,
 )
+from nst.models.networks import AnyArchitecture, Network, architecture_from, build
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
@@ -49,7 +49,7 @@ class NetworkInfo:
         extra: anything else worth keeping, JSON-able.
     """
 
-    architecture: Architecture
+    architecture: AnyArchitecture
     classes: tuple[str, ...]
     image_size: int
     train_size: int
@@ -66,7 +66,7 @@ class NetworkInfo:
         if record.pop("format") != FORMAT:
             raise ValueError("format")
         record.pop("num_classes")
-        architecture = Architecture(**record.pop("architecture"))
+        architecture = architecture_from(record.pop("architecture"))
         return cls(architecture=architecture, classes=tuple(record.pop("classes")), **record)
 
 
@@ -130,7 +130,7 @@ def _description(path: Path) -> str | None:
         raise _unreadable(path, error) from error
 
 
-def load_network(path: Path | str) -> tuple[EfficientNet, NetworkInfo]:
+def load_network(path: Path | str) -> tuple[Network, NetworkInfo]:
     """The network of a file of `save_network`, on the CPU in eval mode, and its info.
 
     Raises:
@@ -142,7 +142,7 @@ def load_network(path: Path | str) -> tuple[EfficientNet, NetworkInfo]:
     return network.eval(), info
 
 
-def import_weights(network: EfficientNet, path: Path | str) -> None:
+def import_weights(network: Network, path: Path | str) -> None:
     """Copies the weights of a .safetensors or .pth file with timm's names (also ours) into `network`.
 
     Raises:
@@ -181,13 +181,13 @@ def outline(state: Mapping[str, Tensor]) -> str:
     return f"{known.name if known else 'unknown'}: stem {stem}, {blocks} blocks, head {head}"
 
 
-def copy_weights(network: EfficientNet, state: dict[str, Tensor], source: str) -> None:
+def copy_weights(network: Network, state: dict[str, Tensor], source: str) -> None:
     """Puts `state` into `network`; NstError, which names `source`, unless names and shapes are the network's."""
     _require_match(network, state, source)
     network.load_state_dict(state)  # strict; torch itself fills in BatchNorm counters that are missing
 
 
-def _require_match(network: EfficientNet, state: Mapping[str, Tensor], source: str) -> None:
+def _require_match(network: Network, state: Mapping[str, Tensor], source: str) -> None:
     """Raises NstError unless names and shapes are the network's."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -198,18 +198,19 @@ def _require_match(network: EfficientNet, state: Mapping[str, Tensor], source: s
     ]
     if not wrong:
         return
-    if all(line.startswith("classifier.") for line in wrong) and "classifier.weight" in found:
+    heads = sorted(name for name in network.classifier_names if name.endswith("weight") and name in found)
+    if heads and all(line.partition(":")[0] in network.classifier_names for line in wrong):
         raise NstError(
             f"{source}: another number of classes",
-            got=found["classifier.weight"][0],
+            got=found[heads[0]][0],
             valid=network.num_classes,
             next="use the class list it was trained with",
         )
     shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     raise NstError(
         f"{source}: weights of another network",
-        got=f"{outline(state)} ({shown})",
-        valid=outline(network.state_dict()),
+        got=f"{outline(state)} ({shown})" if isinstance(network, EfficientNet) else shown,
+        valid=outline(network.state_dict()) if isinstance(network, EfficientNet) else network.architecture.name,
         next="choose the model the weights were made for",
     )
 

@@ -9,7 +9,7 @@ no parameters, so the state dict is still timm's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nst.errors import NstError, UsageError
 from nst.models.batch_norm import BatchNorm, still_statistics
-from nst.models.noise import Dropout, NoiseSwitch, StochasticDepth, uniform
+from nst.models.noise import Dropout, Noised, NoiseSwitch, StochasticDepth
 from nst.recipes.networks import NETWORKS
 
 # B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
@@ -70,7 +70,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-class EfficientNet(timm_efficientnet.EfficientNet):
+class EfficientNet(Noised, timm_efficientnet.EfficientNet):
     """timm's EfficientNet with per-sample noise: normalised images (B, 3, H, W) to logits (B, num_classes).
 
     Args:
@@ -116,26 +116,7 @@ class EfficientNet(timm_efficientnet.EfficientNet):
         """Drop rate of block `index` by the linear rule, whether or not it has a skip to drop around."""
         return self.stochastic_depth * index / len(self.residual_blocks)
 
-    def set_noise(self, dropout: Tensor | None = None, stochastic_depth: Tensor | None = None) -> None:
-        """Says which samples are noised in train mode: masks (B,) of 1 and 0, or None for all.
-
-        They hold until set again, and must not change between a forward and its backward pass.
-        """
-        self.noise.dropout = dropout
-        self.noise.stochastic_depth = stochastic_depth
-
-    def draw_noise(self, samples: int, device: torch.device) -> list[Tensor]:
-        """What a forward pass over so many samples would draw, in its order, for `use_noise`: (samples, ...) each."""
-        return [uniform((samples, *shape), device) for _, shape in self._drawing()]
-
-    def use_noise(self, draws: Sequence[Tensor | None] | None) -> None:
-        """Makes forward passes take their noise from these numbers, a row for each sample; None: draw it themselves."""
-        layers = [layer for layer, _ in self._drawing()]
-        for layer, drawn in zip(layers, draws or [None] * len(layers), strict=True):
-            layer.drawn = drawn
-
     def _drawing(self) -> list[tuple[Dropout | StochasticDepth, tuple[int, ...]]]:
-        """The layers that draw in train mode, and the shape of what they draw for a sample."""
         paths = [block.drop_path for block in self.residual_blocks if block.has_skip]
         layers = [*((path, (1, 1, 1)) for path in paths), (self.dropout, (self.num_features,))]
         return [(layer, shape) for layer, shape in layers if layer.rate]
@@ -161,6 +142,43 @@ class EfficientNet(timm_efficientnet.EfficientNet):
                 if isinstance(module, BatchNorm):
                     module.eval()
         return self
+
+    def keep_in(self, dtype: torch.dtype) -> None:
+        """Weights of the trunk in this type, for inference; the classifier stays in float32."""
+        for name, part in self.named_children():
+            if name != "classifier":
+                part.to(dtype)
+
+    def parts(self) -> list[tuple[str, bool, list[nn.Parameter], list[nn.Module]]]:
+        """Stem, blocks and head: name, whether a block, parameters and modules, the first of them where it begins."""
+        parts: list[tuple[str, bool, list[nn.Module]]] = [("stem", False, [self.conv_stem, self.bn1])]
+        parts += [(f"block {number}", True, [block]) for number, block in enumerate(self.residual_blocks)]
+        parts.append(("head", False, [self.conv_head, self.bn2, self.classifier]))
+        return [
+            (name, block, [parameter for module in modules for parameter in module.parameters()], modules)
+            for name, block, modules in parts
+        ]
+
+    def freeze_blocks(self, count: int) -> None:
+        """FixRes: the stem and the first `count` residual blocks stop learning, BatchNorm included; 0 frees all.
+
+        Raises:
+            UsageError: the network has fewer blocks.
+        """
+        blocks = self.residual_blocks
+        if not 0 <= count <= len(blocks):
+            raise UsageError("cannot freeze that many blocks", got=count, valid=f"0 to {len(blocks)} for this network")
+        for part in (self.conv_stem, self.bn1, *blocks):
+            part.requires_grad_(True)
+        self.frozen_blocks = count
+        for part in self.frozen_parts():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def classifier_names(self) -> set[str]:
+        """Names in the state dict of all that depends on the number of classes."""
+        return {"classifier.weight", "classifier.bias"}
 
     def frozen_parts(self) -> list[nn.Module]:
         """Stem and first blocks, as `freeze_blocks` left them."""
@@ -234,20 +252,3 @@ def normalize(images: Tensor) -> Tensor:
     constants = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), dtype=x.dtype).to(x.device, non_blocking=True)
     mean, std = constants.view(2, 3, 1, 1)
     return (x - mean) / std
-
-
-def freeze_blocks(network: EfficientNet, count: int) -> None:
-    """FixRes: the stem and the first `count` residual blocks stop learning, BatchNorm included; 0 frees all.
-
-    Raises:
-        NstError: the network has fewer blocks.
-    """
-    blocks = network.residual_blocks
-    if not 0 <= count <= len(blocks):
-        raise UsageError("cannot freeze that many blocks", got=count, valid=f"0 to {len(blocks)} for this network")
-    for part in (network.conv_stem, network.bn1, *blocks):
-        part.requires_grad_(True)
-    network.frozen_blocks = count
-    for part in network.frozen_parts():
-        part.requires_grad_(False)
-    network.train(network.training)

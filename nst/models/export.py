@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from nst.errors import NstError, require_choice
 from nst.models.checkpoints import NetworkInfo
 from nst.models.efficientnet import (
     ARCHITECTURES,
-    HEAD_CHANNELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Architecture,
-    EfficientNet,
 )
+from nst.models.networks import AnyArchitecture, Network
+from nst.models.timm_architecture import TimmArchitecture
+from nst.models.timm_network import LEVELS, TimmNetwork
 
 WEIGHTS_FILE, CONFIG_FILE, ONNX_FILE = "model.safetensors", "config.json", "model.onnx"
 INPUTS = {"uint8": "images_uint8", "normalized": "images_normalized"}  # option → name of the ONNX input
@@ -37,8 +38,10 @@ CROP_PADDING = 32  # px: the evaluation's crop is size / (size + 32) of the side
 DOWNSAMPLING = 32  # of the last feature map
 
 
-def timm_name(architecture: Architecture) -> str | None:
+def timm_name(architecture: AnyArchitecture) -> str | None:
     """timm's name of the same network; None for L0, L1, small-image and other scalings, which timm does not have."""
+    if isinstance(architecture, TimmArchitecture):
+        return architecture.name.partition(".")[0]
     for name, known in ARCHITECTURES.items():
         same = (known.width, known.depth) == (architecture.width, architecture.depth)
         if same and not architecture.small_images and name not in ("efficientnet_l0", "efficientnet_l1"):
@@ -46,32 +49,48 @@ def timm_name(architecture: Architecture) -> str | None:
     return None
 
 
-def hub_config(name: str, info: NetworkInfo, *, whole_image: bool) -> dict[str, Any]:
+def hub_config(name: str, network: Network, info: NetworkInfo, *, whole_image: bool) -> dict[str, Any]:
     """timm's config.json for a network of timm's `name`.
 
     Args:
         whole_image: it was evaluated on whole small pictures instead of the centre.
     """
-    size, classes = info.image_size, len(info.classes)
+    size, classes, architecture = info.image_size, len(info.classes), info.architecture
+    shown = {
+        "interpolation": "bicubic",
+        "crop_pct": crop_share(size),
+        "crop_mode": "center",
+        "mean": list(IMAGENET_DEFAULT_MEAN),
+        "std": list(IMAGENET_DEFAULT_STD),
+        "first_conv": "conv_stem",
+        "classifier": "classifier",
+        "fixed_input_size": False,
+    }
+    if isinstance(architecture, TimmArchitecture):
+        shown |= architecture.pretrained_cfg()
+    if whole_image:
+        shown |= {"crop_pct": 1.0, "crop_mode": "squash"}
     return {
         "architecture": name,
         "num_classes": classes,
-        "num_features": info.architecture.channels(HEAD_CHANNELS),
+        "num_features": network.num_features,
         "label_names": list(info.classes),
+        **({"model_args": arguments} if (arguments := _arguments(architecture)) else {}),
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "pool_size": [math.ceil(size / DOWNSAMPLING)] * 2,
-            "fixed_input_size": False,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0 if whole_image else crop_share(size),
-            "crop_mode": "squash" if whole_image else "center",
-            "mean": list(IMAGENET_DEFAULT_MEAN),
-            "std": list(IMAGENET_DEFAULT_STD),
             "num_classes": classes,
-            "first_conv": "conv_stem",
-            "classifier": "classifier",
+            **shown,
         },
     }
+
+
+def _arguments(architecture: AnyArchitecture) -> dict[str, Any]:
+    """What timm must be told beside the name to build the same network."""
+    if not isinstance(architecture, TimmArchitecture):
+        return {}
+    size = {"img_size": architecture.train_size} if architecture.fixed_size else {}
+    return {**dict(architecture.arguments), **size}
 
 
 def crop_share(size: int) -> float:
@@ -81,21 +100,32 @@ def crop_share(size: int) -> float:
 
 
 class Exported(nn.Module):
-    """A network behind its normalisation: uint8 RGB (B, 3, H, W) of 0 to 255 to logits (B, C)."""
+    """A network behind a normalisation: RGB (B, 3, H, W) of 0 to 255, in any type, to logits (B, C)."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network((images.float() - self.mean) / self.std)
 
 
-def save_onnx(path: Path, network: EfficientNet, info: NetworkInfo, kind: str) -> None:
+def _exported(network: Network, kind: str) -> nn.Module:
+    """The network behind its own normalisation, or (`normalized`) without any: as timm's transforms show it images."""
+    inner = network.body if isinstance(network, TimmNetwork) else network
+    if kind == "normalized":
+        return inner
+    if isinstance(network, TimmNetwork):
+        mean, std = ([LEVELS * value for value in of] for of in (network.architecture.mean, network.architecture.std))
+        return Exported(inner, mean, std)
+    return Exported(inner, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def save_onnx(path: Path, network: Network, info: NetworkInfo, kind: str) -> None:
     """Writes the network as ONNX: images (batch, 3, image_size, image_size) to logits (batch, classes), any batch.
 
     The file's metadata has the classes, the image size and what the input is.
@@ -111,7 +141,7 @@ def save_onnx(path: Path, network: EfficientNet, info: NetworkInfo, kind: str) -
         import onnx
     except ImportError as error:
         raise NstError("ONNX files need the package onnx", next="pip install onnx") from error
-    model = (Exported(network) if kind == "uint8" else network).eval()
+    model = _exported(network, kind).eval()
     example = torch.zeros(2, 3, info.image_size, info.image_size)
     names = (INPUTS[kind], OUTPUT)
     with atomic_path(path) as temporary:

@@ -10,11 +10,18 @@ from __future__ import annotations
 import copy
 
 import torch
+from timm.layers import Conv2dSame
+from timm.models import efficientnet, regnet, resnet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nst.errors import NstError
+from nst.models.batch_norm import BatchNorm
 from nst.models.efficientnet import EfficientNet
+from nst.models.networks import Network
+
+FOLDED = (efficientnet.EfficientNet, resnet.ResNet, regnet.RegNet)
+PLAIN = (nn.Conv2d, Conv2dSame)  # convolutions whose weight is used as it is
 
 
 class LabelingNetwork(nn.Module):
@@ -28,22 +35,23 @@ class LabelingNetwork(nn.Module):
         NstError: the network is in train mode: its BatchNorm would not be what is folded.
     """
 
-    def __init__(self, network: EfficientNet, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network = folded(network)
         self.dtype = dtype
-        for name, part in self.network.named_children():
-            if name != "classifier":
-                part.to(dtype)
+        self.network.keep_in(dtype)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        if not isinstance(self.network, EfficientNet):
+            return self.network(images)
         features = self.network.forward_features(images.to(self.dtype))
         return self.network.forward_head(features.float())
 
 
-def folded(network: EfficientNet) -> EfficientNet:
-    """A copy without BatchNorm that computes the same up to float32's rounding.
+def folded(network: Network) -> Network:
+    """A copy that computes the same up to float32's rounding, without BatchNorm as far as it is known to follow a
+    convolution at once: of ours without any, of timm's in the families of `FOLDED`.
 
     Raises:
         NstError: the network is in train mode.
@@ -52,24 +60,25 @@ def folded(network: EfficientNet) -> EfficientNet:
         raise NstError("only a network in eval mode can be folded", got="train mode", next="network.eval()")
     copied = copy.deepcopy(network)
     copied.set_grad_checkpointing(False)
-    for block in [copied, *copied.residual_blocks]:
-        _fold_block(block)
-    left = [name for name, module in copied.named_modules() if isinstance(module, _BatchNorm)]
-    assert not left, f"BatchNorm without its convolution: {left}"
+    if isinstance(copied, EfficientNet):
+        for block in [copied, *copied.residual_blocks]:
+            _fold_block(block)
+        left = [name for name, module in copied.named_modules() if isinstance(module, _BatchNorm)]
+        assert not left, f"BatchNorm without its convolution: {left}"
+    elif isinstance(copied.body, FOLDED):
+        for module in copied.body.modules():
+            _fold_block(module)
     return copied.requires_grad_(False)
 
 
 def _fold_block(block: nn.Module) -> None:
-    """Folds a module's own BatchNorms; timm registers each right after its convolution."""
+    """Folds a module's own BatchNorms; these families register each right after its convolution."""
     convolution: nn.Conv2d | None = None
     for name, module in list(block.named_children()):
-        if isinstance(module, nn.Conv2d):
-            convolution = module
-        elif isinstance(module, _BatchNorm):
-            assert convolution is not None, name
+        if isinstance(module, BatchNorm) and convolution is not None:
             _fold(convolution, module)
-            setattr(block, name, module.act)  # timm's BatchNorm ends in the activation, or in nothing
-            convolution = None
+            setattr(block, name, module.act)  # it ends in the activation, or in nothing
+        convolution = module if isinstance(module, nn.Conv2d) and type(module) in PLAIN else None
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ corruptions and attacks are the same for all. What it expects of a photograph's 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,26 +19,17 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from torch import Tensor, nn
 
 from nst.documents import fingerprint
-from nst.errors import NstError, nearest, require_choice
+from nst.errors import NstError, nearest
 from nst.models import released
 from nst.models.checkpoints import is_ours, read_weights, recognize
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
+from nst.models.networks import framing_at
 from nst.models.released import HUB_FILES, WEIGHT_SUFFIXES, open_network
+from nst.models.timm_architecture import Framing, framing_of
 
 LEVELS = 255.0
 # arguments of timm.create_model that name files or other places
 NO_SIZES = ("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
-CROPS = ("center", "squash")  # timm's modes that we know
-RESIZES = {"bicubic": "antialias", "bilinear": "bilinear"}  # timm's names of interpolations, and ours
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How photographs are shown to a network: crop, resize and kept of `nst.data.transforms.CenterView`."""
-
-    crop: str
-    resize: str
-    kept: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     found = _foreign(source)
     if found is None:
         network, ours = open_network(source, classes)
-        return network, Evaluated(ours.classes, ours.image_size)
+        return network, Evaluated(ours.classes, ours.image_size, framing_at(ours.architecture, ours.image_size))
     model: Any = released.download(found) if isinstance(found, str) else _from_files(found, len(classes))
     config: Mapping[str, Any] = dict(model.pretrained_cfg) if isinstance(found, str) else found.config
     if model.num_classes != len(classes):
@@ -117,21 +107,6 @@ def _foreign(source: str | Path) -> str | HubFiles | None:
 
 def _normalized_as_ours(config: Mapping[str, Any]) -> bool:
     return tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)) == IMAGENET_DEFAULT_MEAN
-
-
-def framing_of(source: str, config: Mapping[str, Any], image_size: int) -> Framing:
-    """The crop and interpolation that timm's `pretrained_cfg` asks for.
-
-    Raises:
-        NstError: a kind that we do not have.
-    """
-    crop, interpolation = config.get("crop_mode") or "center", config.get("interpolation") or "bicubic"
-    require_choice(f"crop_mode of {source}", crop, CROPS)
-    require_choice(f"interpolation of {source}", interpolation, RESIZES)
-    # timm resizes to whole pixels first and crops then; the same share is kept
-    share = config.get("test_crop_pct") or config.get("crop_pct") or 0.875
-    kept = image_size / math.floor(image_size / share)
-    return Framing(crop, RESIZES[interpolation], kept)
 
 
 class Renormalized(nn.Module):

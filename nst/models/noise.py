@@ -98,7 +98,38 @@ class Dropout(_Noise):
 
 
 class StochasticDepth(_Noise):
-    """Drops the residual branch (B, C, H, W) of whole samples."""
+    """Drops the residual branch (B, ...) of whole samples."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return stochastic_depth(x, self.rate, self.switch.stochastic_depth, self.drawn) if self.training else x
+        if not self.training:
+            return x
+        drawn = None if self.drawn is None else self.drawn.view(-1, *[1] * (x.ndim - 1))
+        return stochastic_depth(x, self.rate, self.switch.stochastic_depth, drawn)
+
+
+class Noised:
+    """What a network with noise per sample can be told about it; for networks, beside `nn.Module`."""
+
+    noise: NoiseSwitch
+
+    def set_noise(self, dropout: Tensor | None = None, stochastic_depth: Tensor | None = None) -> None:
+        """Says which samples are noised in train mode: masks (B,) of 1 and 0, or None for all.
+
+        They hold until set again, and must not change between a forward and its backward pass.
+        """
+        self.noise.dropout = dropout
+        self.noise.stochastic_depth = stochastic_depth
+
+    def draw_noise(self, samples: int, device: torch.device) -> list[Tensor]:
+        """What a forward pass over so many samples would draw, in its order, for `use_noise`: (samples, ...) each."""
+        return [uniform((samples, *shape), device) for _, shape in self._drawing()]
+
+    def use_noise(self, draws: Sequence[Tensor | None] | None) -> None:
+        """Makes forward passes take their noise from these numbers, a row for each sample; None: draw it themselves."""
+        layers = [layer for layer, _ in self._drawing()]
+        for layer, drawn in zip(layers, draws or [None] * len(layers), strict=True):
+            layer.drawn = drawn
+
+    def _drawing(self) -> list[tuple[Dropout | StochasticDepth, tuple[int, ...]]]:
+        """The layers that draw in train mode, and the shape of what they draw for a sample."""
+        raise NotImplementedError

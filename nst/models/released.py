@@ -10,7 +10,7 @@ import contextlib
 import math
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +38,7 @@ from nst.models.checkpoints import (
     recognize,
 )
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+from nst.models.networks import Network
 from nst.replaced import replaced
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -55,7 +56,7 @@ OTHERS = "nst evaluate takes any network of timm's that lies in a folder togethe
 HUB_PATIENCE = 5.0  # seconds to wait for it
 
 
-def open_network(source: str | Path, classes: Sequence[str]) -> tuple[EfficientNet, NetworkInfo]:
+def open_network(source: str | Path, classes: Sequence[str]) -> tuple[Network, NetworkInfo]:
     """The network that `source` stands for, in eval mode on the CPU, and what is known of it.
 
     Args:
@@ -123,13 +124,13 @@ def load_timm(
     """
     source = str(name_or_path)
     if source in released_names():
-        config = _require_imagenet_normalization(source, released_config(source))
+        config = require_imagenet_normalization(source, released_config(source))
         state = download(source).state_dict()
     else:
         if not Path(source).exists() and Path(source).suffix not in WEIGHT_SUFFIXES:
             require_released(source)
         path = _file_in(Path(source))
-        config = _require_imagenet_normalization(source, timm_config(path))
+        config = require_imagenet_normalization(source, timm_config(path))
         state = read_weights(path)
     architecture = architecture or recognize(state)
     if architecture is None:
@@ -150,7 +151,7 @@ def _numbers(value: Any, count: int) -> bool:
     return plain and len(value) == count and all(map(math.isfinite, value))
 
 
-def _require_imagenet_normalization(source: str, config: dict[str, Any]) -> dict[str, Any]:
+def require_imagenet_normalization(source: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """`config` if its network sees images as `efficientnet.normalize` makes them (AdvProp's do not)."""
     mean = tuple(config.get("mean", IMAGENET_DEFAULT_MEAN))
     if mean != IMAGENET_DEFAULT_MEAN:

@@ -2,6 +2,7 @@
 
 The parts are the stem, each residual block, and the head. Nothing is looked up in a table. The network itself runs on
 the meta device, where tensors have shapes and no memory, and hooks count, so any width, depth and image size is exact.
+Of a transformer the products of its attention, which are no layers, are left out: a tenth at 224 px.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nst.models.efficientnet import Architecture, EfficientNet, build
+from nst.models.networks import AnyArchitecture, Network, build, require_size
 
 IMAGES = 2  # that run: what belongs to images is told from what belongs to channels by its first dimension
 
@@ -26,7 +27,7 @@ class Part:
         macs: multiply-accumulates of convolutions and linear layers, forward.
         statistics: BatchNorm's running means and variances.
         inputs: what enters the part.
-        outputs: what its convolutions give.
+        outputs: what its convolutions, and linear layers on tokens, give.
         saved: what autograd keeps for the backward pass, without compiler.
     """
 
@@ -77,17 +78,18 @@ class NetworkCost:
 
 
 @functools.cache
-def measure(architecture: Architecture, num_classes: int, image_size: int) -> NetworkCost:
+def measure(architecture: AnyArchitecture, num_classes: int, image_size: int) -> NetworkCost:
     """Counts the network for images of that size in px, without memory and without computing.
 
     Raises:
         NstError: a width or depth that makes no network.
     """
+    require_size(architecture, image_size)
     with torch.device("meta"):
         network = build(architecture, num_classes)
         images = torch.empty(IMAGES, 3, image_size, image_size)
     parts = _modules(network)
-    counter = _Counter(parts)
+    counter = _Counter(parts, {_storage(parameter) for parameter in network.parameters()})
     hooks = [module.register_forward_hook(counter.count) for module in network.modules()]
     hooks += [modules[0].register_forward_pre_hook(counter.enter(part)) for part, modules in parts]
     with torch.autograd.graph.saved_tensors_hooks(counter.save, lambda tensor: tensor):
@@ -97,15 +99,13 @@ def measure(architecture: Architecture, num_classes: int, image_size: int) -> Ne
     return NetworkCost(image_size, num_classes, tuple(part for part, _ in parts))
 
 
-def _modules(network: EfficientNet) -> list[tuple[Part, list[nn.Module]]]:
+def _modules(network: Network) -> list[tuple[Part, list[nn.Module]]]:
     """The parts, each with the modules that make it; the first is where it begins."""
-    blocks = [(Part(f"block {number}", block=True), [block]) for number, block in enumerate(network.residual_blocks)]
-    stem = (Part("stem"), [network.conv_stem, network.bn1])
-    head = (Part("head"), [network.conv_head, network.bn2, network.classifier])
-    parts = [stem, *blocks, head]
-    for part, modules in parts:
-        part.parameters = sum(p.numel() for module in modules for p in module.parameters())
+    parts = []
+    for name, block, parameters, modules in network.parts():
+        part = Part(name, block=block, parameters=sum(parameter.numel() for parameter in parameters))
         part.statistics = sum(b.numel() for module in modules for b in module.buffers() if b.is_floating_point())
+        parts.append((part, modules))
     return parts
 
 
@@ -114,36 +114,33 @@ class _Counter:
     """Adds what the hooks see to the part that runs."""
 
     parts: list[tuple[Part, list[nn.Module]]]
+    seen: set[int]  # storages already counted, and the parameters', which are no activations
     part: Part = field(init=False)
-    seen: set[int] = field(
-        default_factory=set
-    )  # storages already counted, and the parameters', which are no activations
 
     def __post_init__(self) -> None:
         self.part = self.parts[0][0]
         self.kept: list[Tensor] = []  # alive, so that no storage is given out twice
-        for _, modules in self.parts:
-            self.seen.update(_storage(p) for module in modules for p in module.parameters())
 
     def enter(self, part: Part) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.part = part
-            part.inputs = inputs[0][0].numel()
+            part.inputs = inputs[0].numel() // IMAGES if inputs else 0
 
         return hook
 
     def count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
-            self.part.macs += output[0].numel() * module.weight[0].numel()
-            self.part.outputs += output[0].numel()
+            self.part.macs += output.numel() // IMAGES * module.weight[0].numel()
+            self.part.outputs += output.numel() // IMAGES
         elif isinstance(module, nn.Linear):
-            self.part.macs += output[0].numel() * module.in_features
+            self.part.macs += output.numel() // IMAGES * module.in_features
+            self.part.outputs += output.numel() // IMAGES if output.ndim > 2 else 0  # of tokens, as of pixels
 
     def save(self, tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in self.seen and tensor.ndim > 1 and len(tensor) == IMAGES:
+        if _storage(tensor) not in self.seen and tensor.ndim > 1 and len(tensor) % IMAGES == 0:
             self.seen.add(_storage(tensor))
             self.kept.append(tensor)
-            self.part.saved += tensor[0].numel()
+            self.part.saved += tensor.numel() // IMAGES
         return tensor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nst.models.efficientnet import Architecture
+from nst.models.networks import AnyArchitecture
 from nst.plan.budget import Training
 from nst.plan.images import Images
 from nst.plan.network import NetworkCost, measure
@@ -24,7 +24,7 @@ class Generation:
     """
 
     number: int
-    architecture: Architecture
+    architecture: AnyArchitecture
     phases: Sequence[Phase]
     remat: bool = False
     online: bool = False

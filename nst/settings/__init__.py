@@ -13,7 +13,7 @@ from nst.settings.fields import Group, kinds_of, nullable_in
 from nst.settings.learning import StudentOptions, TeacherOptions
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, LoggerOptions, RobustnessSettings
-from nst.settings.network import Model, Noise
+from nst.settings.network import Model, Noise, TimmModel
 from nst.settings.stages import (
     CommonOptions,
     DoctorOptions,
@@ -42,7 +42,7 @@ SECTIONS: dict[str, type[Group]] = {
 }
 # the groups of conf/: under `_<name>` lies the base that their files name, where a group has several
 GROUPS: dict[str, dict[str, type[Group]]] = {
-    "model": {"defaults": Model},
+    "model": {"defaults": Model, "timm": TimmModel},
     "data": {"defaults": DataOptions},
     "noise": {"defaults": Noise},
     "teacher": {"defaults": TeacherOptions},

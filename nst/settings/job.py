@@ -15,7 +15,7 @@ from nst.settings.fields import Group, made_of
 from nst.settings.learning import StudentOptions, TeacherOptions
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions, RobustnessSettings
-from nst.settings.network import Model, Noise
+from nst.settings.network import Model, Noise, TimmModel
 from nst.settings.stages import (
     DoctorOptions,
     EvaluateOptions,
@@ -72,7 +72,7 @@ class ShardJob(Job):
 class TrainJob(Job):
     """A training: of a teacher, or of a noised student."""
 
-    model: Model
+    model: Model | TimmModel
     student: StudentOptions
     noise: Noise
     teacher: TeacherOptions
@@ -92,7 +92,7 @@ class ExportJob(Job):
     """A trained network for other programs, or released weights as one of ours."""
 
     export: ExportOptions
-    model: Model
+    model: Model | TimmModel
     data: DataOptions
     run_dir: str
 
@@ -168,7 +168,12 @@ def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
     return Evaluation(made_of(EvalOptions, values), made_of(RobustnessSettings, values) if robust else None)
 
 
-SPECIAL = {"trainer": trainer_of, "eval": evaluation_of}
+def model_of(values: Mapping[str, Any]) -> Model | TimmModel:
+    """The `model` group, which has other options where timm knows the network by its name."""
+    return made_of(Model if "width" in values else TimmModel, values)
+
+
+SPECIAL = {"model": model_of, "trainer": trainer_of, "eval": evaluation_of}
 
 
 def job_of(cls: type[T], config: Mapping[str, Any], *, title: str) -> T:

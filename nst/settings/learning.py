@@ -73,7 +73,7 @@ class Finetune(Group, at="student.finetune"):
     """FixRes fine-tuning: labeled images without augmentation at a larger size, shallow layers frozen."""
 
     epochs: float = option(number(0, 1e6), 0, "0 is off")
-    image_size: int = option(SIZE, follows="${model.test_size}", help="px")
+    image_size: int | None = option(null(SIZE), follows="${model.test_size}", help="px; null: the network's test size")
     frozen_blocks: int = option(whole(0, 10000), 0, "stem and this many first blocks do not learn")
     rate_per_256: float = option(number(0, 1e12, above=True), 0.0005, "[O]: constant and small")
     labeled_batch_size: int = option(BATCH, follows="${student.labeled_batch_size}", help="labeled images per step")
@@ -111,6 +111,10 @@ class Recipe(Group, at="student"):
 
 @dataclass(frozen=True)
 class StudentOptions(Recipe, at="student"):
-    """A recipe, and the fine-tuning after it."""
+    """A recipe, where it starts, and the fine-tuning after it."""
 
+    start: str = option(
+        choice("pretrained", "teacher", "nothing"), "pretrained",
+        "where a student begins: at model.pretrained, as its teacher did; at its teacher's weights; or fresh",
+    )  # fmt: skip
     finetune: Finetune = option(Finetune, help="FixRes, after the training")

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nst.kinds import choice, flag, number, text, whole
+from nst.kinds import choice, either, flag, null, number, path, text, whole
 from nst.settings.common import PLACE, RATE, SIZE, SOME
 from nst.settings.fields import Group, option, part
 
 
 @dataclass(frozen=True)
-class Model(Group, at="model"):
-    """The network by its scaling, and where its weights come from."""
+class Weights(Group, at="model"):
+    """Where the weights of a network come from, and how it is trained."""
+
+    dropout: float = option(RATE, 0.2, "rate before the classifier; noise.dropout is what a training uses")
+    checkpoint: str | None = option(
+        PLACE, None, "a whole network, for evaluate, export and as what train goes on from: run, file, or timm's name"
+    )
+    pretrained: bool | str = option(
+        either(flag(), path()), False,
+        "weights to start from, for any classes; true: timm's of the name; or a file, hub folder, run or package",
+    )  # fmt: skip
+    remat: bool = option(
+        flag(), False, "compute activations again in the backward pass: less memory, about a third more work"
+    )
+
+
+@dataclass(frozen=True)
+class Model(Weights, at="model"):
+    """An EfficientNet by its scaling."""
 
     name: str = option(text(200), help="of the network")
     width: float = option(number(0, 32, above=True), 1.0, "factor of all channels")
@@ -19,12 +36,16 @@ class Model(Group, at="model"):
     small_images: bool = option(flag(), False, "stages 2 and 3 keep the resolution [C], for images of 32 px")
     train_size: int = option(SIZE, help="px of training images")
     test_size: int = option(SIZE, help="px of evaluated and labeled images")
-    dropout: float = option(RATE, 0.2, "rate before the classifier; noise.dropout is what a training uses")
-    checkpoint: str | None = option(
-        PLACE, None, "run directory, weights of ours, or timm's file or name; for evaluate and as the start of train"
-    )
-    remat: bool = option(
-        flag(), False, "compute activations again in the backward pass: less memory, about a third more work"
+
+
+@dataclass(frozen=True)
+class TimmModel(Weights, at="model"):
+    """Any network of timm's by its name."""
+
+    name: str = option(text(200), help="timm's, with or without the tag of weights: convnext_nano, resnet50.a1_in1k")
+    train_size: int | None = option(null(SIZE), None, "px of training images; null: as its weights were trained")
+    test_size: int | None = option(
+        null(SIZE), None, "px of evaluated and labeled images; null: as its weights are tested, or train_size if given"
     )
 
 

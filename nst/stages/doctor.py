@@ -29,7 +29,7 @@ from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice
 from nst.models.checkpoints import read_info
-from nst.models.efficientnet import Architecture
+from nst.models.networks import AnyArchitecture
 from nst.plan import budget
 from nst.plan.hardware import GIB, cluster
 from nst.plan.images import PREDICTION, Images, find_images
@@ -128,12 +128,13 @@ def _training(
             _ = phase.schedule  # raises where there is none
     parameters, undecayed = network_facts(architecture, student.weight_decay)
     memory = _memory(job, architecture, student, images) if images else None
+    finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
     return Training(
-        label, architecture, student, student.finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
+        label, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
     )  # fmt: skip
 
 
-def _memory(job: SurveyJob, architecture: Architecture, recipe: Recipe, images: Images) -> MemoryFacts | None:
+def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, images: Images) -> MemoryFacts | None:
     """What a step takes of plan.hardware, without an online teacher; None without one, and on a CPU, whose memory is
     not told."""
     hardware = cluster(job.plan.hardware) if job.plan.hardware is not None else None
@@ -160,7 +161,7 @@ def _as_teacher(job: SurveyJob, training: Training, students: Sequence[SurveyJob
     if not students:
         return None
     architecture, finetune = training.architecture, training.finetune
-    size = finetune.image_size if finetune.epochs else architecture.test_size
+    size = (finetune.image_size if finetune.epochs else None) or architecture.test_size
     return TeacherFacts(
         architecture.name or "network", training.parameters, size, students[0].teacher.image_size
     )  # fmt: skip

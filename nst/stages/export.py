@@ -25,9 +25,10 @@ from nst.errors import NstError
 from nst.finished import final_weights
 from nst.leftovers import sweep
 from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
-from nst.models.efficientnet import EfficientNet
 from nst.models.export import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
+from nst.models.networks import Network
 from nst.models.released import locate, open_network, weights_digest
+from nst.models.timm_architecture import TimmArchitecture
 from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
@@ -64,7 +65,7 @@ def run(job: ExportJob, output: Path) -> list[Path]:
         save_network(output / WEIGHTS_FILE, network.state_dict(), info)
         use = _timm_use(name, info)
         if name:
-            write_json(output / CONFIG_FILE, hub_config(name, info, whole_image=whole_image), sealed=False)
+            write_json(output / CONFIG_FILE, hub_config(name, network, info, whole_image=whole_image), sealed=False)
     title = (training.resolve().parent.name + "/" if training else "") + (training or weights).resolve().name
     card = model_card(
         training, title=title, network=_facts(network, info, weights, whole_image), use=use, classes=info.classes
@@ -73,16 +74,24 @@ def run(job: ExportJob, output: Path) -> list[Path]:
     return [output / file for file in (*files, CARD_FILE)]
 
 
-def _facts(network: EfficientNet, info: NetworkInfo, weights: Path, whole_image: bool) -> dict[str, str]:
+def _facts(network: Network, info: NetworkInfo, weights: Path, whole_image: bool) -> dict[str, str]:
     """What the weights themselves say, for the card."""
     architecture = info.architecture
-    scaling = f"width {architecture.width:g}, depth {architecture.depth:g}"
-    variant = ", variant for small images" if architecture.small_images else ""
-    shown = "the whole picture" if whole_image else "the centre, size / (size + 32) of the shorter side"
+    if isinstance(architecture, TimmArchitecture):
+        called = f"timm's {architecture.name}"
+        centre = f"the centre, {architecture.crop_share:g} of the shorter side"
+        shown = f"{architecture.interpolation}; mean {architecture.mean}, deviation {architecture.std}"
+    else:
+        variant = ", variant for small images" if architecture.small_images else ""
+        scaling = f"width {architecture.width:g}, depth {architecture.depth:g}{variant}"
+        called = f"EfficientNet {architecture.name}: {scaling}".replace("  ", " ")
+        centre = "the centre, size / (size + 32) of the shorter side"
+        shown = "bicubic; ImageNet's mean and deviation"
+    size = f"RGB, {info.image_size} x {info.image_size} px"
     return {
-        "Network": f"EfficientNet {architecture.name}: {scaling}{variant}".replace("  ", " "),
+        "Network": called,
         "Parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
-        "Input": f"RGB, {info.image_size} x {info.image_size} px: {shown}, bicubic; ImageNet's mean and deviation",
+        "Input": f"{size}: {'the whole picture' if whole_image else centre}, {shown}",
         "Trained at": f"{info.train_size} px",
         "Weights": f"sha256 {known_sha256(weights)}",
     }

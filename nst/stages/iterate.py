@@ -72,8 +72,8 @@ def _row(number: int, result: Result, selection: Result | None) -> Result:
     row = {
         "generation": number,
         "model": result["model"],
-        "width": result["architecture"]["width"],
-        "depth": result["architecture"]["depth"],
+        "width": result["architecture"].get("width"),
+        "depth": result["architecture"].get("depth"),
         "parameters": result["parameters"],
         "labeled": result["labeled_samples"],
         "unlabeled": totals["selected"],

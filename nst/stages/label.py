@@ -20,6 +20,7 @@ from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.machine import require_batch
 from nst.models.checkpoints import read_info
+from nst.models.networks import framing_at, require_size
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import LabelJob
@@ -46,6 +47,7 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
     info = read_info(teacher)
     size = job.teacher.image_size or info.image_size
     require_batch("label.batch_size", options.batch_size, size)
+    require_size(info.architecture, size)
     digest = known_sha256(teacher)
     resolved = engine.precision(options.precision)
     inputs = {
@@ -67,7 +69,8 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
         if engine.agreed(run_.done) and not todo:
             return run_.result()
         if todo:
-            view, batch = clean_view(size, pictures), engine.batch_size(options.batch_size)
+            view = clean_view(size, pictures, framing_at(info.architecture, size))
+            batch = engine.batch_size(options.batch_size)
             work = ShardsToLabel(teacher, output, unlabeled, view, batch, resolved, files.write, job.title)
             if done := len(unlabeled.shards) - len(todo):
                 say(f"{job.title}: continuing, {done} of {len(unlabeled.shards)} shards are labeled")

@@ -19,9 +19,10 @@ from torch import nn
 from nst.errors import NstError
 from nst.evaluation.results import summary
 from nst.evaluation.suite import Subject
+from nst.models.networks import framing_at
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
-from nst.stages.options import measured
+from nst.stages.options import architecture, measured
 from nst.training.hardware import Machine
 from nst.training.monitor import Monitor
 from nst.training.phases import Data
@@ -37,9 +38,12 @@ def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:
     if robustness is None or robustness.every is None:
         return None
     require_monitoring(job)
-    size = options.image_size or job.model.test_size
+    network = architecture(job.model)
+    size = options.image_size or network.test_size
     images = suites.clean_images(data.validation, robustness, data.labeled.classes)
-    subject = Subject(data.labeled.classes, size, data.pictures, options.batch_size, robustness, images)
+    subject = Subject(
+        data.labeled.classes, size, data.pictures, options.batch_size, robustness, images, framing_at(network, size)
+    )
     suites.plan(subject)  # a mistake is told before the training, and not at step `every`
     measure = MeasuredSuites(subject, options.image_size, hardware, job.max_bad_fraction, job.title)
     return Monitor(robustness.every, measure)

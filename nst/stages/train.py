@@ -18,10 +18,12 @@ from nst.atomic import known_sha256
 from nst.config import job_from, require_values
 from nst.data.datamodule import require_divisible
 from nst.documents import fingerprint, read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.finished import final_weights, require_undamaged
+from nst.models import pretrained
 from nst.models.checkpoints import read_info
-from nst.models.efficientnet import Architecture, build
+from nst.models.networks import AnyArchitecture, build
+from nst.models.pretrained import Start
 from nst.models.released import weights_digest
 from nst.plan.budget import Numerics, Training
 from nst.plan.limits import require_room
@@ -53,8 +55,9 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
     data, machine = options.open_data(job, unlabeled=teacher is not None), options.machine(job.trainer)
     monitor = monitor_of(job, data, machine)
     config = require_values(job.config)
+    start = _start(job, teacher)
     with options.tracking(job.logger, directory, config, job.stage) as tracking:
-        inputs = _inputs(job, data, teacher)
+        inputs = _inputs(job, data, teacher, start)
         steps = _checked_phases(job, data, machine)
         setup = Setup(
             directory=directory,
@@ -70,7 +73,7 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
             directory, "train", inputs, config=config, overwrite=job.overwrite, collective=True, files=["metrics.csv"]
         ) as run_:
             if not machine.agreed(run_.done):
-                result = _fit_all(replace(setup, directory=run_.directory), steps, job.model.checkpoint)
+                result = _fit_all(replace(setup, directory=run_.directory), steps, start)
                 tracking.summarize(result)
                 return run_.finish(result)
             if is_rank_zero():
@@ -78,9 +81,8 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
             return run_.result()
 
 
-def _fit_all(setup: Setup, steps: Sequence[Phase], start: str | None) -> dict[str, Any]:
+def _fit_all(setup: Setup, steps: Sequence[Phase], start: Start | None) -> dict[str, Any]:
     """All phases one after the other, as far as they are not over; the run's result."""
-    weights: Path | str | None = start
     bad: set[str] = set()
     result: dict[str, Any] = {
         "model": setup.architecture.name or "network",
@@ -89,8 +91,9 @@ def _fit_all(setup: Setup, steps: Sequence[Phase], start: str | None) -> dict[st
     }
     for phase in steps:
         if not setup.machine.agreed(setup.summary_path(phase).exists()):
-            fit(setup, phase, weights)
-        kept = weights = wait_until_seen(setup.weights_path(phase))
+            fit(setup, phase, start)
+        kept = wait_until_seen(setup.weights_path(phase))
+        start = Start(kept, whole=True)
         summary = read_json(wait_until_seen(setup.summary_path(phase)))
         if is_rank_zero():
             require_undamaged(kept, summary["weights_sha256"])
@@ -102,7 +105,7 @@ def _fit_all(setup: Setup, steps: Sequence[Phase], start: str | None) -> dict[st
     return result
 
 
-def _facts(architecture: Architecture, data: Data) -> dict[str, Any]:
+def _facts(architecture: AnyArchitecture, data: Data) -> dict[str, Any]:
     with torch.device("meta"):
         network = build(architecture, len(data.labeled.classes))
     return {
@@ -113,14 +116,15 @@ def _facts(architecture: Architecture, data: Data) -> dict[str, Any]:
     }
 
 
-def _inputs(job: TrainJob, data: Data, teacher: Teacher | None) -> dict[str, Any]:
+def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | None) -> dict[str, Any]:
     """All that the result depends on; files by their content. Checks on the way that it fits together.
 
     Raises:
         NstError: classes of teacher, data and selection differ, or there are fewer images than asked for.
     """
-    recipe, start = asdict(job.student), job.model.checkpoint
+    recipe = asdict(job.student)
     finetune = recipe.pop("finetune")
+    del recipe["start"]  # told by the weights
     inputs = {
         "architecture": asdict(options.architecture(job.model)),
         "recipe": recipe,
@@ -129,10 +133,12 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None) -> dict[str, Any
         "pictures": asdict(data.pictures),
         "labeled": data.labeled.digest,
         "validation": data.validation.digest if data.validation else None,
-        "start": weights_digest(start) if start else None,
+        "start": weights_digest(str(start.source)) if start and start.whole else None,
         "seed": job.seed,
         "max_bad_fraction": job.max_bad_fraction,
     }
+    if start and not start.whole:
+        inputs["pretrained"] = pretrained.digest(start.source, options.architecture(job.model))
     if job.trainer.accumulate > 1:
         # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
         inputs["accumulate"] = job.trainer.accumulate
@@ -142,6 +148,26 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None) -> dict[str, Any
     if teacher is not None:
         inputs["teacher"] = _teacher_inputs(job, data, teacher)
     return inputs
+
+
+def _start(job: TrainJob, teacher: Teacher | None) -> Start | None:
+    """Where the weights begin; None: fresh.
+
+    Raises:
+        UsageError: two places at once.
+    """
+    model, wanted = job.model, job.student.start
+    if model.checkpoint is not None:
+        other = "model.pretrained" if model.pretrained else "student.start=teacher" if wanted == "teacher" else None
+        if other and (teacher is not None or model.pretrained):
+            raise UsageError(
+                f"model.checkpoint and {other} both say where the weights begin",
+                next=f"leave out model.checkpoint: it goes on from a whole network; or leave out {other}",
+            )
+        return Start(model.checkpoint, whole=True)
+    if teacher is not None and wanted != "pretrained":
+        return Start(teacher.weights) if wanted == "teacher" else None
+    return Start(model.pretrained) if model.pretrained else None
 
 
 def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, Any]:

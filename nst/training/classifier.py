@@ -26,7 +26,8 @@ from nst.data.parts import parts_of
 from nst.data.stream import generator
 from nst.errors import NstError
 from nst.metrics import Evaluation, topk_correct
-from nst.models.efficientnet import EfficientNet, freeze_blocks, normalize
+from nst.models.efficientnet import normalize
+from nst.models.networks import Network
 from nst.settings.learning import Recipe, Teaching
 from nst.settings.network import Noise
 from nst.training.compiling import compiled
@@ -60,14 +61,14 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: EfficientNet,
+        network: Network,
         recipe: Recipe,
         noise: Noise,
         schedule: Schedule,
         machine: Machine | None = None,
         *,
         labels: Teaching | None = None,
-        teacher: EfficientNet | None = None,
+        teacher: Network | None = None,
         seed: int = 0,
         first_step: int = 0,
     ) -> None:
@@ -98,7 +99,7 @@ class Classifier(pl.LightningModule):
         names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
         self._ddp_params_and_buffers_to_ignore = [name for name in names if name.startswith(("ema.", "teacher."))]
         if recipe.frozen_blocks:
-            freeze_blocks(network, recipe.frozen_blocks)
+            network.freeze_blocks(recipe.frozen_blocks)
 
     def train(self, mode: bool = True) -> Classifier:
         """Train or eval mode, from which the teacher is exempt: it is never noised."""

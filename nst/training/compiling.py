@@ -13,17 +13,25 @@ from typing import Any
 
 import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from torch import nn
 
 from nst.errors import NstError, UsageError
-from nst.models.efficientnet import EfficientNet
+from nst.models.networks import Network
 from nst.training.hardware import Machine
 
 
-def compiled(network: EfficientNet) -> Any:
+def compiled(network: Network) -> Any:
     """The network on the same parameters, compiled at its first call. One of a process at a time: it ends others."""
     # the same bits; ATen's own pooling makes its result channels_last by as_strided, whose backward pass inductor (of
     # torch 2.9, on a CPU) calls before there is memory for it
-    network.global_pool = SelectAdaptivePool2d(pool_type="fast", flatten=True)
+    for module in list(network.modules()):
+        for name, pool in list(module.named_children()):
+            if (
+                isinstance(pool, SelectAdaptivePool2d)
+                and pool.pool_type == "avg"
+                and isinstance(pool.flatten, nn.Flatten)
+            ):
+                setattr(module, name, SelectAdaptivePool2d(pool_type="fast", flatten=True))
     # of one piece of code torch keeps eight graphs, those of earlier phases and generations among them; the ninth
     # network would not be compiled, without a word
     torch.compiler.reset()

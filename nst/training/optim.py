@@ -160,11 +160,14 @@ def schedule_for(recipe: Recipe, length: Length) -> Schedule:
     return Schedule(base_rate=rate, steps_per_epoch=length.steps_per_epoch, total_steps=length.steps, **options)
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two optimiser groups: decayed, and BatchNorm's without decay.
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
-    Biases are decayed too: the released code adds its L2 loss to every variable that is not BatchNorm. Frozen
-    parameters are left out.
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two optimiser groups: decayed, and those of normalising layers without decay.
+
+    Biases are decayed too: the released code adds its L2 loss to every variable that is not BatchNorm. LayerNorm and
+    its kin are BatchNorm's counterpart in other networks. Frozen parameters are left out.
 
     Raises:
         NstError: nothing is trainable.
@@ -172,7 +175,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     decayed: dict[int, nn.Parameter] = {}
     undecayed: dict[int, nn.Parameter] = {}
     for module in network.modules():
-        group = undecayed if isinstance(module, _BatchNorm) else decayed
+        group = undecayed if isinstance(module, NORMS) else decayed
         # by identity: a parameter shared between modules is updated once
         group.update((id(p), p) for p in module.parameters(recurse=False) if p.requires_grad)
     if not decayed and not undecayed:

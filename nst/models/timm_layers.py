@@ -1,0 +1,130 @@
+"""The inside of timm's networks: their layers in order, and modules of ours in the place of timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import timm
+import torch
+from timm.layers import DropPath
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from nst.errors import NstError, in_a_line
+from nst.models.batch_norm import BatchNorm
+from nst.models.noise import NoiseSwitch, StochasticDepth
+from nst.models.timm_architecture import TimmArchitecture
+
+OPTIONAL = ("drop_path_rate", "drop_rate")  # arguments that a family may not have
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as timm counts them: names of its parameters, and of the module that holds most of them; empty: none."""
+
+    parameters: tuple[str, ...]
+    module: str
+
+
+def layers_of(body: nn.Module) -> list[Layer]:
+    """Stem, blocks and head. A family that does not tell its layers apart is one layer."""
+    matcher = getattr(body, "group_matcher", None)
+    if matcher is None:
+        return [Layer(tuple(name for name, _ in body.named_parameters()), "")]
+    groups = group_parameters(body, matcher(coarse=False))
+    return [Layer(tuple(groups[number]), _module_of(groups[number])) for number in sorted(groups)]
+
+
+def _module_of(names: list[str]) -> str:
+    """The innermost module with more than half of these parameters."""
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")[:-1]
+        for depth in range(1, len(parts) + 1):
+            inner = ".".join(parts[:depth])
+            counts[inner] = counts.get(inner, 0) + 1
+    return max((module for module, count in counts.items() if 2 * count > len(names)), key=len, default="")
+
+
+class Rematerializing(Protocol):
+    """The network whose blocks they are."""
+
+    grad_checkpointing: bool
+    checkpoint: Callable[[nn.Module, Tensor], Tensor]
+
+
+class Again:
+    """A block's forward pass when it is rematerialised: it keeps its first input only."""
+
+    def __init__(self, network: Rematerializing, block: nn.Module) -> None:
+        self.network, self.block = network, block
+
+    def __call__(self, x: Tensor, *more: Any, **options: Any) -> Any:
+        plain = Plain(self.block, more, options)
+        learnt = any(isinstance(value, Tensor) and value.requires_grad for value in (*more, *options.values()))
+        # what a block shares with others may get its gradient through them: such a block keeps what it computes
+        if not torch.is_grad_enabled() or not self.network.grad_checkpointing or learnt:
+            return plain(x)
+        return self.network.checkpoint(plain, x)
+
+
+class Plain(nn.Module):
+    """A block as its class computes it, with all inputs but the first given."""
+
+    def __init__(self, block: nn.Module, more: tuple[Any, ...], options: dict[str, Any]) -> None:
+        super().__init__()
+        self.block, self.more, self.options = block, more, options
+
+    def forward(self, x: Tensor) -> Any:
+        return type(self.block).forward(self.block, x, *self.more, **self.options)
+
+
+def created(architecture: TimmArchitecture, num_classes: int, stochastic_depth: float) -> nn.Module:
+    """timm's network, without noise of its own but stochastic depth where the family has it."""
+    options: dict[str, Any] = {"drop_rate": 0.0, "drop_path_rate": stochastic_depth}
+    options |= {"num_classes": num_classes, **dict(architecture.arguments)}
+    if architecture.fixed_size:
+        options["img_size"] = architecture.train_size
+    while True:
+        try:
+            return timm.create_model(architecture.name, pretrained=False, **options)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:  # each family has its own way to refuse
+            lacking = next((name for name in OPTIONAL if name in options and name in str(error)), None)
+            if lacking is None:
+                raise NstError(
+                    f"timm does not build {architecture.name}",
+                    got=f"{in_a_line(error)}; {architecture.train_size} px, {num_classes} classes",
+                    next="another model.train_size, or another model.name",
+                ) from error
+            del options[lacking]
+
+
+def exchange_batch_norm(body: nn.Module) -> None:
+    """Puts our BatchNorm in the place of timm's and torch's, with the same parameters and activation."""
+    for module in list(body.modules()):
+        for name, norm in list(module.named_children()):
+            if not isinstance(norm, nn.BatchNorm2d) or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+                continue
+            if norm.affine and norm.track_running_stats:
+                ours = BatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum or 0.1, apply_act=False)
+                ours._parameters.update(norm._parameters)
+                ours._buffers.update(norm._buffers)
+                if isinstance(norm, BatchNormAct2d):
+                    ours.drop, ours.act = norm.drop, norm.act
+                setattr(module, name, ours)
+
+
+def exchange_drop_path(body: nn.Module, switch: NoiseSwitch) -> list[StochasticDepth]:
+    """Puts our stochastic depth in the place of timm's; and no other dropout is left that nothing here controls."""
+    paths = []
+    for module in list(body.modules()):
+        for name, inner in list(module.named_children()):
+            if isinstance(inner, DropPath):
+                paths.append(StochasticDepth(inner.drop_prob, switch))
+                setattr(module, name, paths[-1])
+            elif isinstance(inner, nn.Dropout):
+                inner.p = 0.0
+    return paths

@@ -26,6 +26,7 @@ STAGES = {
     "select": "predictions -> selection/*.parquet: confident, balanced over the classes",
     "iterate": "Algorithm 1: train, label, select, train, ... for a list of generations, then report",
     "evaluate": "weights + test shards -> result.json: top-1, top-5, ECE, confusion",
+    "predict": "a trained network + pictures of your own -> predictions.csv, Parquet, a contact sheet",
     "report": "run directories -> table, figures, report.html",
     "doctor": "what is wrong or unwise with the options of a train or iterate, before hours are spent",
     "export": "a trained network -> weights for timm, ONNX, and a model card",
@@ -34,8 +35,9 @@ STAGES = {
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
 WITHOUT_TORCH = ("shard", "select", "report")
-COMPUTING = ("train", "label", "evaluate", "iterate")  # on all hosts and ranks together
+COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
 
+SHORT = {"predict": ("input",)}  # options of a stage that are typed without its name
 SHARED_SECTIONS = ("remote",)  # options of several stages
 
 USAGE = """Noisy Student Training.
@@ -171,9 +173,12 @@ def dispatch(arguments: list[str]) -> int:
 
 def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> int:
     from nst.config import compose_config
+    from nst.progress import say
+    from nst.stages.inherited import silent, with_what_the_run_knows
 
     config = compose_config([*overrides, f"stage={stage}"])
     config.overrides = list(overrides)
+    config = with_what_the_run_knows(config, stage, tell=silent if show_only else say)
     if show_only:
         from omegaconf import OmegaConf
 
@@ -199,7 +204,8 @@ def _by_ray(stage: str, config: Any) -> bool:
 
 def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
     """`--verify` reads as `shard.verify=true`, and `--exclude <folder>` or `--exclude=<folder>` as
-    `shard.exclude=<folder>`: a flag is an option of the stage, switched on or given the value behind it."""
+    `shard.exclude=<folder>`: a flag is an option of the stage, switched on or given the value behind it. Some need
+    no flag: `nst predict input=<folder>`."""
     found: list[str] = []
     open_flag = ""
     for item in items:
@@ -212,7 +218,7 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
             found.append(f"{option}={value or 'true'}")
             open_flag = "" if equals else option
         else:
-            found.append(item)
+            found.append(f"{stage}.{item}" if item.partition("=")[0] in SHORT.get(stage, ()) else item)
             open_flag = ""
     return found
 

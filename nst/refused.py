@@ -16,6 +16,7 @@ OPTIONS = {
     "label": "teacher.predictions",
     "select": "teacher.selection",
     "evaluate": "evaluate.output",
+    "predict": "predict.output",
     "export": "export.output",
 }
 # what an input is called on the command line, by stage; the longest name that begins it counts

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import posixpath
 import shutil
 import tarfile
@@ -139,7 +140,8 @@ def _list_zip(found: Archive, _: int) -> None:
     """
     lock = threading.Lock()
     try:
-        archive = zipfile.ZipFile(found.path)  # lives as long as the source
+        opened = _Zips(found.path)
+        archive = opened()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _damaged(found.path, error, "zip") from error
     for member in archive.infolist():
@@ -152,17 +154,30 @@ def _list_zip(found: Archive, _: int) -> None:
         if member.is_dir():
             found.folders.update([] if is_hidden(member.filename) else [member.filename.rstrip("/")])
         else:
-            _add(found, member.filename, _zip_reader(found.path, archive, member, lock))
+            _add(found, member.filename, _zip_reader(opened, member, lock))
 
 
-def _zip_reader(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: threading.Lock) -> Read:
+@dataclass
+class _Zips:
+    """A zip as each process opens it: those that were forked must not share the place in the file."""
+
+    path: Path
+    _open: dict[int, zipfile.ZipFile] = field(default_factory=dict)
+
+    def __call__(self) -> zipfile.ZipFile:
+        if os.getpid() not in self._open:
+            self._open[os.getpid()] = zipfile.ZipFile(self.path)  # lives as long as the source
+        return self._open[os.getpid()]
+
+
+def _zip_reader(opened: _Zips, member: zipfile.ZipInfo, lock: threading.Lock) -> Read:
     def read(count: int) -> bytes:
         try:
-            with lock, archive.open(member) as file:
+            with lock, opened().open(member) as file:
                 return file.read(count if count >= 0 else member.file_size)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, lzma.LZMAError) as error:
             raise NstError(
-                f"cannot read {member.filename} in {path}", got=error, next="copy or download the zip again"
+                f"cannot read {member.filename} in {opened.path}", got=error, next="copy or download the zip again"
             ) from error
 
     return read
@@ -235,9 +250,12 @@ def _list_tar(found: Archive, memory_bytes: int) -> None:
 
 def _tar_reader(file: IO[bytes], lock: threading.Lock, offset: int, size: int) -> Read:
     def read(count: int) -> bytes:
+        wanted = size if count < 0 else min(size, count)
+        if getattr(file, "_rolled", True):  # on the disk, where forked processes share the place in the file
+            return os.pread(file.fileno(), wanted, offset)
         with lock:
             file.seek(offset)
-            return file.read(size if count < 0 else min(size, count))
+            return file.read(wanted)
 
     return read
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from nst.data.batches import Batch, Images, View, blank_seen, seen_bytes
 from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage
+from nst.data.inputs import Inputs
 from nst.data.shards import ShardSet
 
 
@@ -25,11 +26,15 @@ class EvaluationBatches(Dataset):
     be continued shard by shard and gives the same bytes.
 
     Args:
+        shards: or pictures that are in no shards.
         only: shard numbers to read; all by default.
     """
 
-    def __init__(self, shards: ShardSet, view: View, *, batch_size: int, only: Sequence[int] | None = None) -> None:
-        self.images, self.view, self.batch_size = Images(shards), view, batch_size
+    def __init__(
+        self, shards: ShardSet | Inputs, view: View, *, batch_size: int, only: Sequence[int] | None = None
+    ) -> None:
+        self.shards, self.view, self.batch_size = shards.shards, view, batch_size
+        self.images = Images(shards) if isinstance(shards, ShardSet) else shards
         self.numbers = list(range(len(shards.shards))) if only is None else list(only)
         self.sizes = [shards.shards[number].samples for number in self.numbers]
         self.ends = np.cumsum([-(-size // batch_size) for size in self.sizes], dtype=np.int64)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
+from nst.data.operations import Image
 from nst.data.randaugment import RandAugment, small_image_constants
 from nst.data.transforms import Augment, CenterView
 from nst.settings.data import Pictures
@@ -29,6 +33,33 @@ def clean_view(image_size: int, pictures: Pictures, framing: Framing | None = No
     if framing is not None:
         return CenterView(image_size, crop=framing.crop, resize=framing.resize, kept=framing.kept)
     return CenterView(image_size, crop="center", resize=pictures.resize)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The views of one picture that several networks need, from left to right in one array.
+
+    So they travel as one picture does; `windows` says where each lies.
+    """
+
+    views: tuple[CenterView, ...]
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """(left, size) px of each view."""
+        sizes = [view.image_size for view in self.views]
+        return [(sum(sizes[:place]), size) for place, size in enumerate(sizes)]
+
+    @property
+    def image_size(self) -> int:
+        return max(view.image_size for view in self.views)
+
+    def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
+        """uint8 (H, W, 3) -> uint8 (largest size, sum of sizes, 3), black below the smaller ones."""
+        whole = np.zeros((self.image_size, sum(size for _, size in self.windows), 3), np.uint8)
+        for view, (left, size) in zip(self.views, self.windows, strict=True):
+            whole[:size, left : left + size] = view(image, rng)
+        return whole
 
 
 def training_view(

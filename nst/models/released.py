@@ -92,6 +92,24 @@ def locate(source: str | Path) -> Path | str:
     return require_released(str(source))
 
 
+def locate_ours(source: str | Path) -> Path:
+    """The file that says of itself which network it holds and which classes it knows: of a run, or one of ours.
+
+    Raises:
+        NstError: as `locate`, or it is of released weights, which name no classes.
+    """
+    place = locate(source)
+    if isinstance(place, Path) and is_ours(place):
+        return place
+    raise NstError(
+        "released weights do not say which classes they know",
+        got=source,
+        valid="a run directory, or weights written by nst",
+        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data=<labeled data>,"
+        " then teacher.run=runs/released",
+    )
+
+
 def require_released(name: str) -> str:
     """`name`, if it is one of `released_names`; NstError, which names the nearest, if not."""
     released = released_names()

@@ -93,6 +93,7 @@ class Page:
     facts: Mapping[str, str]
     command: str | None
     configs: Mapping[str, str]  # heading → text of a config.yaml
+    kind: str = "report of a run"
 
     def drawings(self) -> list[Drawing]:
         blocks = (block for section in self.sections for block in section.blocks)

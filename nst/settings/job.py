@@ -23,6 +23,7 @@ from nst.settings.stages import (
     IterateOptions,
     LabelOptions,
     PlanOptions,
+    PredictOptions,
     ReportOptions,
     SelectOptions,
     ShardOptions,
@@ -56,6 +57,18 @@ class LabelJob(Job):
     data: DataOptions
     remote: RemoteOptions
     trainer: TorchOptions | XlaOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob(Job):
+    """Pictures without labels, and the network that is asked about them."""
+
+    predict: PredictOptions
+    model: Model
+    remote: RemoteOptions
+    trainer: TorchOptions | XlaOptions
+    run_dir: str
+    overrides: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nst.kinds import choice, either, flag, listed, null, number, text, whole
-from nst.settings.common import BATCH, COUNT, PLACE, POSITIVE, RATE, SIZE, SOME
+from nst.settings.common import BATCH, COUNT, PLACE, PLACES, POSITIVE, RATE, SIZE, SOME
 from nst.settings.fields import Group, option, part
 
 
@@ -31,7 +31,10 @@ class Teaching(Group, at="teacher"):
 class TeacherOptions(Teaching, at="teacher"):
     """The teacher, and where its predictions lie."""
 
-    run: str | None = option(PLACE, None, "run directory of the teacher; null trains on labels alone")
+    run: str | Sequence[str] | None = option(
+        PLACES, None,
+        "run directory of the teacher; a list: the mean of their probabilities; null trains on labels alone",
+    )  # fmt: skip
     checkpoint: str | None = option(PLACE, None, "its weights; null: the final ones of teacher.run")
     predictions: str | None = option(PLACE, None, "folder of nst label; null: predictions/ in teacher.run")
     selection: str | None = option(PLACE, None, "folder of nst select; null: selection/ in teacher.run")

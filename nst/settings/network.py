@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nst.kinds import choice, either, flag, null, number, path, text, whole
-from nst.settings.common import PLACE, RATE, SIZE, SOME
+from nst.settings.common import PLACES, RATE, SIZE, SOME
 from nst.settings.fields import Group, option, part
 
 
@@ -14,8 +15,10 @@ class Weights(Group, at="model"):
     """Where the weights of a network come from, and how it is trained."""
 
     dropout: float = option(RATE, 0.2, "rate before the classifier; noise.dropout is what a training uses")
-    checkpoint: str | None = option(
-        PLACE, None, "a whole network, for evaluate, export and as what train goes on from: run, file, or timm's name"
+    checkpoint: str | Sequence[str] | None = option(
+        PLACES,
+        None,
+        "a whole network, to evaluate, export or train on: run, file, timm's name; a list for predict",
     )
     pretrained: bool | str = option(
         either(flag(), path()), False,

@@ -121,6 +121,28 @@ class EvaluateOptions(Group, at="evaluate"):
 
 
 @dataclass(frozen=True)
+class PredictOptions(Group, at="predict"):
+    """Answers for pictures of one's own."""
+
+    input: str | None = option(
+        PLACE, None, "input=<place>: a folder, picture, tar, zip, folder or address of shards, or a list.csv of paths"
+    )
+    output: str | None = option(PLACE, None, "folder for predictions.csv; null: predict/<input> in the run")
+    top: int = option(whole(1, 1000), 3, "--top 5: classes that are told of a picture, the most probable first")
+    min_confidence: float = option(
+        SHARE, 0.0, "--min-confidence 0.8: pictures below go to unsure.csv instead of predictions.csv"
+    )
+    sort_into: str | None = option(
+        PLACE, None, "--sort-into <folder>: a folder per class with a link to each of its pictures"
+    )
+    sheet: int = option(whole(0, 10**5), 400, "pictures on the contact sheet, the classes taking turns; 0: no sheet")
+    batch_size: int = option(BATCH, 256, "images per forward")
+    precision: str = option(
+        choice("auto", "32-true", "bf16-true"), "auto", "auto: bf16 where the hardware computes in it"
+    )
+
+
+@dataclass(frozen=True)
 class ReportOptions(Group, at="report"):
     runs: Sequence[str] | None = option(
         null(listed(path())), None, "run directories to show, teacher first; null: the generations in run_dir"

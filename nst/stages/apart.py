@@ -24,6 +24,7 @@ PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
 SETS = ("imagenet_", "cifar_", "frost_folder", "real_labels")  # how names of such options in `eval` begin
 # by stage, options that name folders of runs which it reads
 RUNS = {
+    "predict": ("model.checkpoint",),
     "train": ("teacher.run", "teacher.checkpoint", "teacher.predictions", "teacher.selection", "model.checkpoint"),
     "label": ("teacher.run", "teacher.checkpoint"),
     "select": ("teacher.run", "teacher.predictions"),
@@ -87,6 +88,8 @@ def _written(cfg: DictConfig, stage: str) -> dict[str, Any]:
 
 def _images(cfg: DictConfig, stage: str) -> dict[str, Any]:
     """Option → folder or file of images that the stage, or one before it, reads."""
+    if stage == "predict":
+        return {"input": cfg.predict.input}
     found = {"data.source.root": _value(cfg, "data.source.root")}
     found |= {f"eval.{name}": value for name, value in plain(cfg.eval).items() if name.startswith(SETS)}
     parts = PARTS

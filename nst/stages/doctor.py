@@ -41,7 +41,7 @@ from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.options import architecture as architecture_of
-from nst.stages.places import teacher_weights
+from nst.stages.places import teacher_files
 from nst.training.phases import phases
 from nst.training.tracking import resolved_mode
 
@@ -170,7 +170,7 @@ def _as_teacher(job: SurveyJob, training: Training, students: Sequence[SurveyJob
 def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
     """The teacher that the options name, and its classes; what is wrong with it goes to `mistakes`."""
     try:
-        info = read_info(teacher_weights(job.teacher, job.stage))
+        info = read_info(teacher_files(job.teacher, job.stage)[0])
     except NstError as error:
         mistakes.append(_mistake(error, "teacher"))
         return None, None

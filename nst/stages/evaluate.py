@@ -44,6 +44,7 @@ from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart
 from nst.stages.options import has_test_set, machine, measured, test_set
 from nst.stages.options import tracking as tracking_of
+from nst.stages.places import one_network
 from nst.training.callbacks import bad_sample_summary
 from nst.training.counting import count
 from nst.training.gathering import union
@@ -226,9 +227,9 @@ def output_of(job: EvaluateJob) -> Path:
 
 
 def _weights(job: EvaluateJob) -> str:
-    if job.model.checkpoint is None:
+    if (source := one_network(job.model.checkpoint, job.stage)) is None:
         raise NstError("nothing to evaluate", next="nst evaluate model.checkpoint=<run directory or weights>")
-    return job.model.checkpoint
+    return source
 
 
 def _test_set(job: EvaluateJob, robustness: RobustnessOptions | None) -> ShardSet | None:

@@ -37,6 +37,7 @@ from nst.settings.data import Pictures
 from nst.settings.job import ExportJob
 from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
+from nst.stages.places import one_network
 from nst.written import begin
 
 CARD_FILE = "README.md"
@@ -163,9 +164,9 @@ def main(cfg: DictConfig) -> None:
 
 
 def _source(job: ExportJob) -> str:
-    if job.model.checkpoint is None:
+    if (source := one_network(job.model.checkpoint, job.stage)) is None:
         raise NstError("nothing to export", next="nst export model.checkpoint=<run directory or weights>")
-    return job.model.checkpoint
+    return source
 
 
 def _output(job: ExportJob) -> Path:

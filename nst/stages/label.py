@@ -11,16 +11,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.atomic import known_sha256
 from nst.config import job_from, require_values
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata, finish_predictions
-from nst.data.views import clean_view
 from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.machine import require_batch
-from nst.models.checkpoints import read_info
-from nst.models.networks import framing_at, require_size
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import LabelJob
@@ -28,8 +24,9 @@ from nst.settings.machine import TorchOptions
 from nst.sharing import is_rank_zero
 from nst.stages.apart import keep_apart
 from nst.stages.options import machine, open_shards
-from nst.stages.places import predictions_folder, teacher_weights
+from nst.stages.places import predictions_folder, teacher_files
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
+from nst.training.ensemble import Ensemble, view_at
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
 
 
@@ -41,14 +38,14 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
     """
     engine = _engine(job)
     options, pictures = job.label, job.data.pictures
-    teacher = teacher_weights(job.teacher, job.stage)
+    teacher = Ensemble.of(
+        teacher_files(job.teacher, job.stage),
+        lambda _, info: view_at(info, job.teacher.image_size, pictures),
+    )
     unlabeled = open_shards(job.data, "unlabeled", job.remote)
     config = require_values(job.config)
-    info = read_info(teacher)
-    size = job.teacher.image_size or info.image_size
+    size, digest = teacher.image_size, teacher.digest
     require_batch("label.batch_size", options.batch_size, size)
-    require_size(info.architecture, size)
-    digest = known_sha256(teacher)
     resolved = engine.precision(options.precision)
     inputs = {
         "teacher": digest,
@@ -59,7 +56,7 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
         "keep": options.keep,
         "precision": resolved,
     }
-    metadata = PredictionMetadata(digest, info.classes, size, "", "", {"inputs": fingerprint(inputs)})
+    metadata = PredictionMetadata(digest, teacher.classes, size, "", "", {"inputs": fingerprint(inputs)})
     files = PredictionFiles(output.absolute(), metadata, options.keep)
     with Run(
         output, "label", inputs, config=config, overwrite=job.overwrite, collective=engine.collective,
@@ -69,9 +66,8 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
         if engine.agreed(run_.done) and not todo:
             return run_.result()
         if todo:
-            view = clean_view(size, pictures, framing_at(info.architecture, size))
             batch = engine.batch_size(options.batch_size)
-            work = ShardsToLabel(teacher, output, unlabeled, view, batch, resolved, files.write, job.title)
+            work = ShardsToLabel(teacher, output, unlabeled, batch, resolved, files.write, job.title)
             if done := len(unlabeled.shards) - len(todo):
                 say(f"{job.title}: continuing, {done} of {len(unlabeled.shards)} shards are labeled")
             engine.label(work, todo)
@@ -79,7 +75,7 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
         check_bad_share(set(bad), unlabeled.samples, job.max_bad_fraction)
         summary = {
             "teacher": digest,
-            "classes": len(info.classes),
+            "classes": len(teacher.classes),
             "image_size": size,
             "precision": resolved,
             "images": unlabeled.samples,
@@ -96,7 +92,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     result = from_cfg(cfg)
     skipped = result["bad_samples"]["count"]
     note = f", {skipped} could not be decoded: {', '.join(result['bad_samples']['names'][:3])}" if skipped else ""
-    by = f"{result['teacher'][:12]} in {result['precision']}"
+    by = f"{', '.join(one[:12] for one in result['teacher'].split('+'))} in {result['precision']}"
     say(f"{predictions_folder(cfg.teacher, cfg.stage)}: {result['labeled_images']} images labeled by {by}{note}")
     return result
 

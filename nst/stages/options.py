@@ -24,7 +24,7 @@ from nst.settings.learning import TeacherOptions
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
 from nst.settings.network import Model, TimmModel
-from nst.stages.places import predictions_folder, selection_folder, shards_place, teacher_weights
+from nst.stages.places import one_network, predictions_folder, selection_folder, shards_place, teacher_files
 from nst.training.hardware import Hardware, Machine
 from nst.training.phases import Data
 from nst.training.teachers import Teacher
@@ -66,7 +66,7 @@ def architecture(model: Model | TimmModel) -> AnyArchitecture:
             train_size=model.train_size,
             test_size=model.test_size,
             dropout=model.dropout,
-            config=shown_to(model.checkpoint or model.pretrained),
+            config=shown_to(one_network(model.checkpoint, "train") or model.pretrained),
         )
     known = {entry.name for entry in fields(Architecture)}
     return Architecture(**{name: value for name, value in vars(model).items() if name in known})
@@ -115,13 +115,16 @@ def teacher(options: TeacherOptions, stage: str) -> Teacher | None:
     """The teacher of a training; None when no run or checkpoint is given: then labels are all there is."""
     if options.run is None and options.checkpoint is None:
         return None
+    weights, *others = teacher_files(options, stage)
+    online = options.mode == "online" and not isinstance(options.run, str)  # several need no folders then
     return Teacher(
-        weights=teacher_weights(options, stage),
+        weights=weights,
+        others=tuple(others),
         mode=options.mode,
         targets=options.targets,
         temperature=options.temperature,
-        predictions=predictions_folder(options, stage) if options.run or options.predictions else None,
-        selection=selection_folder(options, stage) if options.run or options.selection else None,
+        predictions=predictions_folder(options, stage) if options.predictions or (options.run and not online) else None,
+        selection=selection_folder(options, stage) if options.selection or (options.run and not online) else None,
         image_size=options.image_size,
         reassign=options.reassign,
     )

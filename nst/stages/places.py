@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.settings.data import DataOptions
 from nst.settings.learning import TeacherOptions
 
@@ -23,8 +24,8 @@ def shards_place(data: DataOptions, part: str) -> str:
     return str(place)
 
 
-def teacher_weights(teacher: TeacherOptions, stage: str) -> Path:
-    """The teacher's network file.
+def teacher_files(teacher: TeacherOptions, stage: str) -> list[Path]:
+    """The teacher's network file, or those of several teachers.
 
     Raises:
         NstError: no teacher is named, it has not finished, or it is of released weights, which name no classes.
@@ -32,19 +33,40 @@ def teacher_weights(teacher: TeacherOptions, stage: str) -> Path:
     source = teacher.checkpoint or teacher.run
     if source is None:
         raise NstError(f"nst {stage} needs a teacher", next=f"nst {stage} teacher.run=<its run directory>")
-    from nst.models.checkpoints import is_ours  # here: it brings torch, which a selection does without
-    from nst.models.released import locate
+    from nst.models.released import locate_ours  # here: it brings torch, which a selection does without
 
-    place = locate(source)
-    if isinstance(place, Path) and is_ours(place):
-        return place
-    raise NstError(
-        "released weights do not say which classes they know",
-        got=source,
-        valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data=<labeled data>,"
-        " then teacher.run=runs/released",
+    return [locate_ours(each) for each in ([source] if isinstance(source, str) else source)]
+
+
+def one_network(checkpoint: str | Sequence[str] | None, stage: str) -> str | None:
+    """The only network that `model.checkpoint` names; None where it is null.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if checkpoint is None or isinstance(checkpoint, str):
+        return checkpoint
+    if len(checkpoint) == 1:
+        return checkpoint[0]
+    raise UsageError(
+        f"nst {stage} takes one network",
+        got=f"model.checkpoint={list(checkpoint)}",
+        valid="several for nst predict alone",
+        next=f"model.checkpoint={checkpoint[0]}",
     )
+
+
+def network_files(checkpoint: str | Sequence[str] | None, stage: str) -> list[Path]:
+    """The network files that `model.checkpoint` names: of runs, or files of ours.
+
+    Raises:
+        NstError: there is none, a run that has not finished, or released weights, which name no classes.
+    """
+    if not checkpoint:
+        raise NstError(f"nst {stage} needs a network", next=f"nst {stage} model.checkpoint=<run directory or weights>")
+    from nst.models.released import locate_ours
+
+    return [locate_ours(source) for source in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
 
 
 def predictions_folder(teacher: TeacherOptions, stage: str) -> Path:
@@ -61,8 +83,15 @@ def _teacher_folder(teacher: TeacherOptions, stage: str, name: str) -> Path:
     given = getattr(teacher, name)
     if given is not None:
         return Path(given)
+    if teacher.run is not None and not isinstance(teacher.run, str) and len(teacher.run) > 1:
+        raise NstError(
+            f"several teachers have no common folder for their {name}",
+            got=f"teacher.run={list(teacher.run)}",
+            valid=f"teacher.{name}=<folder>",
+            next=f"teacher.{name}=runs/teachers/{name}",
+        )
     if teacher.run is None:
         raise NstError(
             f"where are the teacher's {name}?", next=f"nst {stage} teacher.run=<run directory>, or teacher.{name}="
         )
-    return Path(teacher.run) / name
+    return Path(teacher.run if isinstance(teacher.run, str) else teacher.run[0]) / name

@@ -7,14 +7,13 @@ augmentation at the larger size. Both networks are kept: checkpoints/trained.saf
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from nst.atomic import known_sha256
 from nst.config import job_from, require_values
 from nst.data.datamodule import require_divisible
 from nst.documents import fingerprint, read_json
@@ -31,11 +30,13 @@ from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import SurveyJob, TrainJob
+from nst.settings.learning import Teaching
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.stages import options
 from nst.stages.apart import keep_apart
 from nst.stages.doctor import advise
 from nst.stages.monitor import monitor_of, require_monitoring
+from nst.stages.places import one_network
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
 from nst.training.hardware import Machine
@@ -164,7 +165,7 @@ def _start(job: TrainJob, teacher: Teacher | None) -> Start | None:
                 f"model.checkpoint and {other} both say where the weights begin",
                 next=f"leave out model.checkpoint: it goes on from a whole network; or leave out {other}",
             )
-        return Start(model.checkpoint, whole=True)
+        return Start(str(one_network(model.checkpoint, job.stage)), whole=True)
     if teacher is not None and wanted != "pretrained":
         return Start(teacher.weights) if wanted == "teacher" else None
     return Start(model.pretrained) if model.pretrained else None
@@ -182,8 +183,8 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
     _check_classes(teacher, data)
     labels = pseudo_labels(teacher, data.unlabeled)
     return {
-        **{name: value for name, value in asdict(teacher).items() if not isinstance(value, Path)},
-        "weights": known_sha256(teacher.weights),
+        **{entry.name: getattr(teacher, entry.name) for entry in fields(Teaching)},
+        "weights": teacher.digest,
         "unlabeled": data.unlabeled.digest,
         "selection": fingerprint(labels.summary) if labels else None,
         "predictions": labels.predictions.digest if labels and labels.predictions else None,

@@ -18,7 +18,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nst.data.batches import Batch
 from nst.data.joint import micro_batch, part_of, take_apart
@@ -68,7 +68,7 @@ class Classifier(pl.LightningModule):
         machine: Machine | None = None,
         *,
         labels: Teaching | None = None,
-        teacher: Network | None = None,
+        teacher: nn.Module | None = None,
         seed: int = 0,
         first_step: int = 0,
     ) -> None:

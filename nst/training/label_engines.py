@@ -14,18 +14,20 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from nst.data.batches import View
 from nst.data.datamodule import evaluation_loader
 from nst.data.evaluation_batches import EvaluationBatches
+from nst.data.inputs import Inputs
 from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo, ShardSet
 from nst.errors import UsageError, require_choice
 from nst.models.checkpoints import load_network
 from nst.models.folding import LabelingNetwork
 from nst.progress import Bar
+from nst.training.ensemble import Ensemble
 from nst.training.hardware import Hardware, Machine, Value
-from nst.training.labeler import Labeler, ShardByShard, ShardCollector, WriteShard
+from nst.training.labeler import Labeler, MeanLabeler, ShardByShard, ShardCollector, WriteShard
 
+Place = Callable[[nn.Module], nn.Module]
 PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
@@ -34,21 +36,24 @@ class ShardsToLabel:
     """Shards to label, by whom and how.
 
     Args:
-        teacher: its network file.
+        teacher: its network, or several.
         folder: where the files go.
         precision: as the engine's `precision` resolved it.
         write: writes the file of one shard.
         name: of the stage, for the progress bar.
     """
 
-    teacher: Path
+    teacher: Ensemble
     folder: Path
-    unlabeled: ShardSet
-    view: View
+    unlabeled: ShardSet | Inputs
     batch_size: int
     precision: str
     write: WriteShard
     name: str = "label"
+
+    def batches(self, only: Sequence[int] | None = None) -> EvaluationBatches:
+        """The images of these shards, or of all."""
+        return EvaluationBatches(self.unlabeled, self.teacher.view, batch_size=self.batch_size, only=only)
 
 
 class LabelEngine(Protocol):
@@ -95,8 +100,8 @@ def torch_precision(wanted: str, accelerator: str) -> str:
     return "bf16-true" if computes_bf16(accelerator) else "32-true"
 
 
-def torch_labeler(teacher: Path, precision: str, place: Callable[[nn.Module], nn.Module]) -> Labeler:
-    """The teacher as it labels on a CPU or GPU: BatchNorm folded, weights in this precision.
+def torch_labeler(teacher: Path, precision: str, place: Place) -> Labeler:
+    """A teacher as it labels on a CPU or GPU: BatchNorm folded, weights in this precision.
 
     Args:
         place: brings a network into the memory format of the hardware.
@@ -104,6 +109,18 @@ def torch_labeler(teacher: Path, precision: str, place: Callable[[nn.Module], nn
     network, dtype = load_network(teacher)[0], PRECISIONS[precision]
     exact = place(LabelingNetwork(network))
     return Labeler(exact) if dtype == torch.float32 else Labeler(place(LabelingNetwork(network, dtype)), exact)
+
+
+def labeler_of(teacher: Ensemble, one: Callable[[Path], Labeler]) -> Labeler | MeanLabeler:
+    """The teacher, or several as one.
+
+    Args:
+        one: makes a network file ready to label.
+    """
+    labelers = [one(member.weights) for member in teacher.members]
+    if len(labelers) == 1:
+        return labelers[0]
+    return MeanLabeler(labelers, teacher.windows, teacher.orders)
 
 
 @dataclass(frozen=True)
@@ -136,16 +153,13 @@ class LightningEngine:
         hardware = self.hardware
         if isinstance(hardware, Hardware):
             hardware = replace(hardware, precision="32-true")  # the network's types are its own
-            labeler = torch_labeler(job.teacher, job.precision, hardware.place)
+            labeler = labeler_of(job.teacher, lambda path: torch_labeler(path, job.precision, hardware.place))
         else:
-            labeler = Labeler(hardware.place(load_network(job.teacher)[0]))
+            labeler = labeler_of(job.teacher, lambda path: Labeler(hardware.place(load_network(path)[0])))
         trainer = hardware.trainer(job.folder)
         trainer.strategy.barrier("shards listed")  # before any of them is written
         rank, world_size = parts_of(trainer).place()
-        parts = [
-            EvaluationBatches(job.unlabeled, job.view, batch_size=job.batch_size, only=numbers[part::world_size])
-            for part in range(world_size)
-        ]
+        parts = [job.batches(numbers[part::world_size]) for part in range(world_size)]
         own = parts[rank]
         # as many steps on every rank, empty ones at the end: under SPMD all take part in each
         rounds = max(len(part) for part in parts)
@@ -163,8 +177,7 @@ class LightningEngine:
 
 def shard_batches(batches: EvaluationBatches) -> list[tuple[ShardInfo, int]]:
     """The shards that these batches go through, and the number of batches of each."""
-    shards = batches.images.shards.shards
     return [
-        (shards[number], -(-size // batches.batch_size))
+        (batches.shards[number], -(-size // batches.batch_size))
         for number, size in zip(batches.numbers, batches.sizes, strict=True)
     ]

@@ -19,17 +19,24 @@ import torch
 
 from nst.data.batches import Batch
 from nst.data.datamodule import evaluation_loader
-from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.parts import on_the_way
-from nst.data.shard_set import ShardInfo
+from nst.data.shard_set import ShardInfo, ShardSet
 from nst.data.shared_memory import LoaderOptions
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import Bar, say
 from nst.settings.stages import RayOptions
+from nst.training.ensemble import Ensemble
 from nst.training.hardware import Hardware, Value
-from nst.training.label_engines import ShardsToLabel, computes_bf16, shard_batches, torch_labeler, torch_precision
-from nst.training.labeler import Labeler, ShardCollector
+from nst.training.label_engines import (
+    ShardsToLabel,
+    computes_bf16,
+    labeler_of,
+    shard_batches,
+    torch_labeler,
+    torch_precision,
+)
+from nst.training.labeler import Labeler, MeanLabeler, ShardCollector
 
 TASKS_AHEAD = 2000  # handed to Ray at a time: enough for its autoscaler to see what is wanted
 
@@ -178,6 +185,7 @@ def _import_ray() -> Any:
 def _job_of(job: ShardsToLabel, number: int) -> ShardsToLabel:
     """The part of a job that one task needs: a set of one shard, and paths that hold in another working directory."""
     shards = job.unlabeled
+    assert isinstance(shards, ShardSet)
     folder, place = (at if is_remote(at) else Path(at).absolute() for at in (shards.folder, shards.place))
     one = replace(shards, shards=(shards.shards[number],), folder=folder).at(place)
     return replace(job, teacher=job.teacher.absolute(), folder=job.folder.absolute(), unlabeled=one)
@@ -187,9 +195,9 @@ def label_shard(job: ShardsToLabel, engine: RayEngine) -> NstError | None:
     """Labels a set of one shard; the task. A mistake is returned: Ray would wrap one that is raised."""
     try:
         torch.set_num_threads(engine.cores)
-        changed = job.teacher.stat().st_mtime_ns
+        changed = tuple(member.weights.stat().st_mtime_ns for member in job.teacher.members)
         labeler, device = _labeler(job.teacher, changed, job.precision, engine.accelerator, engine.channels_last)
-        batches = EvaluationBatches(job.unlabeled, job.view, batch_size=job.batch_size)
+        batches = job.batches()
         loader = evaluation_loader(batches, engine.loader, pin_memory=device.type == "cuda")
         with torch.inference_mode(), ShardCollector(shard_batches(batches), job.write, lambda _: None) as collector:
             for number, batch in enumerate(loader):
@@ -203,9 +211,10 @@ def label_shard(job: ShardsToLabel, engine: RayEngine) -> NstError | None:
 
 @functools.lru_cache(maxsize=1)
 def _labeler(
-    teacher: Path, changed_ns: int, precision: str, accelerator: str, channels_last: bool
-) -> tuple[Labeler, torch.device]:
+    teacher: Ensemble, changed_ns: tuple[int, ...], precision: str, accelerator: str, channels_last: bool
+) -> tuple[Labeler | MeanLabeler, torch.device]:
     """The network on this worker's device; kept for the next shard."""
     hardware = Hardware(accelerator=accelerator, channels_last=channels_last)
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
-    return torch_labeler(teacher, precision, hardware.place).to(device), device
+    one = functools.partial(torch_labeler, precision=precision, place=hardware.place)
+    return labeler_of(teacher, one).to(device), device

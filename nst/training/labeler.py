@@ -28,6 +28,7 @@ from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.efficientnet import normalize
 from nst.models.precision import full_precision
+from nst.training.ensemble import Order, Window, mean_of, seen_by
 
 # of one whole shard: index (N,), keys, probs (N, C), names of bad samples
 WriteShard = Callable[[ShardInfo, np.ndarray, list[str], np.ndarray, list[str]], None]
@@ -65,6 +66,29 @@ class Labeler(pl.LightningModule):
             rows = doubted(logits, batch["valid"])
             logits = logits.index_copy(0, rows, self.exact(images[rows]).float())
         return logits.softmax(dim=1)
+
+
+class MeanLabeler(pl.LightningModule):
+    """Several labelers as one: the mean of their probabilities, over the classes in the order of the first.
+
+    Args:
+        windows, orders: what part of an image each is shown, and the order of its classes, as in
+            `nst.training.ensemble`.
+    """
+
+    def __init__(self, labelers: Sequence[Labeler], windows: Sequence[Window], orders: Sequence[Order]) -> None:
+        super().__init__()
+        self.labelers = nn.ModuleList(labelers)
+        self.windows, self.orders = tuple(windows), tuple(orders)
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities (B, C) float32."""
+        answers = [
+            labeler.predict_step({**batch, "images": seen_by(batch["images"], window)}, batch_idx)  # type: ignore[operator]
+            for labeler, window in zip(self.labelers, self.windows, strict=True)
+        ]
+        return mean_of(answers, self.orders)
 
 
 def doubted(logits: Tensor, valid: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ without augmentation at the larger size. The mark that a phase is over is its su
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nst.documents import read_json
 from nst.errors import NstError, require_count
 from nst.models import pretrained
 from nst.models.batch_norm import BatchNorm, micro_momentum
-from nst.models.checkpoints import NetworkInfo, copy_weights, load_network, read_info, save_network
+from nst.models.checkpoints import NetworkInfo, copy_weights, save_network
 from nst.models.networks import AnyArchitecture, Network, build, framing_at, require_size
 from nst.models.pretrained import Start
 from nst.models.released import open_network
@@ -215,7 +215,7 @@ def classifier(setup: Setup, phase: Phase, start: Start | None) -> Classifier:
         phase.schedule,
         machine,
         labels=teacher,
-        teacher=machine.place(load_network(teacher.weights)[0]) if online and teacher else None,
+        teacher=machine.place(teacher.asked(setup.data.pictures).network()) if online and teacher else None,
         seed=setup.job.seed,
         first_step=phase.first_step,
     )
@@ -265,10 +265,7 @@ def unlabeled_samples(setup: Setup, view: Augment | CenterView) -> UnlabeledSamp
         return None
     clean = None
     if teacher.mode == "online":
-        info = read_info(teacher.weights)
-        size = teacher.image_size or info.image_size
-        require_size(info.architecture, size)
-        clean = clean_view(size, setup.data.pictures, framing_at(info.architecture, size))
+        clean = teacher.asked(setup.data.pictures).view
     return UnlabeledSamples(shards, view, setup.job.seed, pseudo_labels(teacher, shards), clean, setup.data.lanes)
 
 
@@ -280,6 +277,7 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
             classes=setup.data.labeled.classes,
             image_size=phase.test_size,
             train_size=phase.image_size,
+            extra={"pictures": asdict(setup.data.pictures)},  # how it is shown them, wherever the file goes
         )
         digest = save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
         last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}

@@ -16,7 +16,9 @@ from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.checkpoints import read_info
+from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
+from nst.training.ensemble import Ensemble, view_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +27,27 @@ class Teacher(Teaching):
 
     Args:
         weights: the teacher's network file.
+        others: those of more teachers: the labels are the mean of what all say.
         predictions, selection: folders of `nst label` and `nst select`. An online teacher without a selection sees
             every unlabeled image once a pass.
     """
 
     weights: Path
+    others: tuple[Path, ...] = ()
     predictions: Path | None = None
     selection: Path | None = None
+
+    def asked(self, pictures: Pictures) -> Ensemble:
+        """The teachers, each shown pictures at its own test size, or at the one that was asked for."""
+        return Ensemble.of(
+            [self.weights, *self.others],
+            lambda _, info: view_at(info, self.image_size, pictures),
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the network file; of several, joined by `+`."""
+        return "+".join(map(known_sha256, (self.weights, *self.others)))
 
 
 def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:
@@ -82,7 +98,7 @@ def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) 
 
 def _check_same_teacher(labels: StudentLabels, teacher: Teacher) -> None:
     """An online teacher, or one that reassigns, may learn from another's selection; classes must agree always."""
-    classes, digest = read_info(teacher.weights).classes, known_sha256(teacher.weights)
+    classes, digest = read_info(teacher.weights).classes, teacher.digest
     if tuple(labels.classes) != tuple(classes):
         raise NstError(
             f"the selection {labels.folder} has other classes than its teacher",

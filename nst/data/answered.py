@@ -1,0 +1,134 @@
+"""What a network said of pictures, as tables for people: predictions.csv and .parquet, unsure.csv, unreadable.csv.
+
+They are made of the files that labeling writes, a part after the other, so no number of pictures fills the memory.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nst.atomic import atomic_path
+from nst.data.inputs import Inputs, written_name
+from nst.data.prediction_files import PredictionFiles
+from nst.data.predictions import parquet_name, read_table
+
+TABLES = ("predictions.csv", "predictions.parquet", "unsure.csv", "unreadable.csv")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of the N pictures of a part.
+
+    Args:
+        shard: number of the part.
+        index: (N,) places in it.
+        paths: as they are told.
+        labels, confidences: (N, top), the most probable class first.
+    """
+
+    shard: int
+    index: np.ndarray
+    paths: Sequence[str]
+    labels: np.ndarray
+    confidences: np.ndarray
+
+    def where(self, mask: np.ndarray) -> Answers:
+        """Those of a mask (N,)."""
+        paths = [path for path, kept in zip(self.paths, mask.tolist(), strict=True) if kept]
+        return Answers(self.shard, self.index[mask], paths, self.labels[mask], self.confidences[mask])
+
+
+def read_answers(files: PredictionFiles, inputs: Inputs, top: int) -> Iterator[Answers]:
+    """The answers to the pictures of every part, in their order, `top` classes of each."""
+    for number, shard in enumerate(inputs.shards):
+        table = read_table(files.folder / parquet_name(shard.name))
+        first, sure = table["label"].to_numpy().astype(np.int64), table["confidence"].to_numpy()
+        classes = len(files.metadata.classes)
+        probs = table["probs"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, classes)
+        # the first class and its confidence are float32, the others were rounded to float16
+        ranked = probs.astype(np.float32)
+        np.put_along_axis(ranked, first[:, None], 2.0, axis=1)
+        labels = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
+        confidences = np.take_along_axis(ranked, labels, axis=1)
+        confidences[:, 0] = sure
+        index = table["index"].to_numpy()
+        yield Answers(number, index, inputs.names(number, index, table["key"].to_pylist()), labels, confidences)
+
+
+def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, str]]:
+    """Path and reason of every file without an answer."""
+    for number, shard in enumerate(inputs.shards):
+        for line in files.bad_samples(shard):
+            index, _, reason = line.partition(": ")
+            key, _, why = reason.partition(": ") if not hasattr(inputs, "listed") else ("", "", reason)
+            yield inputs.names(number, np.array([int(index)]), [key])[0], why
+    yield from inputs.passed
+
+
+def write_tables(
+    folder: Path, files: PredictionFiles, inputs: Inputs, *, top: int, min_confidence: float
+) -> dict[str, Any]:
+    """Writes all tables; returns counts of pictures: predicted, unsure, unreadable, and by_class of the predicted."""
+    classes = list(files.metadata.classes)
+    counts, unsure = np.zeros(len(classes), np.int64), 0
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(atomic_path(folder / name)) for name in TABLES}
+        sure_rows, unsure_rows, bad_rows = (
+            csv.writer(stack.enter_context(open(paths[name], "w", newline="", encoding="utf-8")), lineterminator="\n")
+            for name in TABLES
+            if name.endswith(".csv")
+        )
+        names = columns(min(top, len(classes)))
+        schema = pa.schema([(name, pa.float32() if "confidence" in name else pa.string()) for name in names])
+        parquet = stack.enter_context(pq.ParquetWriter(paths["predictions.parquet"], schema, compression="zstd"))
+        sure_rows.writerow(names)
+        unsure_rows.writerow(names)
+        bad_rows.writerow(["path", "reason"])
+        for answers in read_answers(files, inputs, top):
+            # compared in double, as the selection compares min_confidence
+            mask = answers.confidences[:, 0].astype(np.float64) >= min_confidence
+            kept = answers.where(mask)
+            counts += np.bincount(kept.labels[:, 0], minlength=len(classes))
+            unsure += int((~mask).sum())
+            sure_rows.writerows(_rows(kept, classes))
+            unsure_rows.writerows(_rows(answers.where(~mask), classes))
+            parquet.write_table(_table(kept, classes, schema))
+        bad = 0
+        for path, reason in unreadable(files, inputs):
+            bad_rows.writerow([written_name(path), reason])
+            bad += 1
+    by_class = {name: int(count) for name, count in zip(classes, counts, strict=True)}
+    return {"predicted": int(counts.sum()), "unsure": unsure, "unreadable": bad, "by_class": by_class}
+
+
+def columns(top: int) -> list[str]:
+    """path, class, confidence, class_2, confidence_2, ..."""
+    more = [name for place in range(2, top + 1) for name in (f"class_{place}", f"confidence_{place}")]
+    return ["path", "class", "confidence", *more]
+
+
+def _rows(answers: Answers, classes: Sequence[str]) -> Iterator[list[str]]:
+    for path, labels, confidences in zip(
+        answers.paths, answers.labels.tolist(), answers.confidences.tolist(), strict=True
+    ):
+        row = [written_name(path)]
+        for label, confidence in zip(labels, confidences, strict=True):
+            row += [classes[label], f"{confidence:.4f}"]
+        yield row
+
+
+def _table(answers: Answers, classes: Sequence[str], schema: pa.Schema) -> pa.Table:
+    names = pa.array(classes, pa.string())
+    found: list[Any] = [pa.array([written_name(path) for path in answers.paths], pa.string())]
+    for place in range((len(schema) - 1) // 2):
+        found += [names.take(pa.array(answers.labels[:, place])), pa.array(answers.confidences[:, place], pa.float32())]
+    return pa.Table.from_arrays(found, schema=schema)

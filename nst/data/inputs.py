@@ -1,0 +1,281 @@
+"""Pictures to be classified as people have them: a folder, a file, a tar or zip, shards, or a list in a CSV file.
+
+They come in parts (`shards`, as tars of a shard set do), each computed and kept by itself, in an order that depends on
+nothing but their names. What is passed over is listed with its reason; nothing is dropped without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nst.data.archives import HEAD, Read, open_archive
+from nst.data.batches import Images
+from nst.data.image_list import listed_paths
+from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, extension_of, image_extension
+from nst.data.layout import is_hidden, is_image
+from nst.data.remote import Remote
+from nst.data.shard_set import ShardInfo, ShardSet
+from nst.data.transfer import is_remote
+from nst.documents import fingerprint
+from nst.errors import NstError
+
+PART_BATCHES = 4  # of a part: what a kill can lose
+
+
+class Reads(Protocol):
+    """The encoded pictures of a listing by number, in any process."""
+
+    def __call__(self, number: int) -> bytes: ...
+
+
+class Inputs(Protocol):
+    """Pictures in parts; `nst.data.evaluation_batches` reads them as it reads a shard set."""
+
+    @property
+    def passed(self) -> Sequence[tuple[str, str]]:
+        """What was not tried: path, and why."""
+        ...
+
+    @property
+    def shards(self) -> Sequence[ShardInfo]: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+    def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
+    def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]: ...
+    def data(self, shard: int, index: int) -> bytes: ...
+    def in_batches(self, at_most: int) -> tuple[Inputs, int]: ...
+    def file(self, shard: int, index: int) -> Path | None: ...
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures by number: their names as they are told, and what reads them.
+
+    Args:
+        files: where each lies, if it is a file of its own; empty inside an archive.
+        state: sizes and times of the files, by which a change of the pictures is seen.
+        part: pictures of a part.
+    """
+
+    listed: Sequence[str]
+    reads: Reads
+    files: Sequence[Path]
+    state: Any
+    passed: Sequence[tuple[str, str]] = ()
+    part: int = 1000
+
+    @property
+    def samples(self) -> int:
+        return len(self.listed)
+
+    @property
+    def digest(self) -> str:
+        return fingerprint([list(self.listed), self.state])
+
+    @property
+    def shards(self) -> list[ShardInfo]:
+        sizes = [min(self.part, self.samples - start) for start in range(0, self.samples, self.part)]
+        return [ShardInfo(f"{number:06d}.tar", size, 0, self.digest) for number, size in enumerate(sizes)]
+
+    def in_batches(self, at_most: int) -> tuple[Listing, int]:
+        """The same in parts of whole batches, and the size of a batch: the last one is hardly padded."""
+        batches = -(-self.samples // at_most)
+        size = -(-self.samples // batches)
+        return replace(self, part=PART_BATCHES * size), size
+
+    def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]:
+        return [self.listed[shard * self.part + place] for place in index.tolist()]
+
+    def data(self, shard: int, index: int) -> bytes:
+        """Raises OSError: the file cannot be read."""
+        return self.reads(shard * self.part + index)
+
+    def file(self, shard: int, index: int) -> Path | None:
+        return self.files[shard * self.part + index] if self.files else None
+
+    def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
+        """Its name, pixels (H, W, 3) uint8 and no label; raises BadImage, which begins with the number in the part."""
+        try:
+            return written_name(self.listed[shard * self.part + index]), decode(self.data(shard, index)), None
+        except BadImage as error:
+            raise BadImage(f"{index}: {error}") from error
+        except OSError as error:
+            raise BadImage(f"{index}: {error.strerror or error}") from error
+        except NstError as error:  # of a damaged archive
+            raise BadImage(f"{index}: {error.got or error.what}") from error
+
+
+@dataclass(frozen=True)
+class ShardPictures:
+    """The pictures of a shard set; its parts are the tars."""
+
+    set: ShardSet
+    passed: Sequence[tuple[str, str]] = ()
+    images: Images = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", Images(self.set))
+
+    def in_batches(self, at_most: int) -> tuple[ShardPictures, int]:
+        return self, at_most
+
+    @property
+    def samples(self) -> int:
+        return self.set.samples
+
+    @property
+    def digest(self) -> str:
+        return self.set.digest
+
+    @property
+    def shards(self) -> Sequence[ShardInfo]:
+        return self.set.shards
+
+    def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]:
+        return [f"{self.shards[shard].name}/{key}" for key in keys]
+
+    def data(self, shard: int, index: int) -> bytes:
+        fields = self.images.reader(shard).read(index)[1]
+        return fields[image_extension(fields) or ""]
+
+    def file(self, shard: int, index: int) -> Path | None:
+        return None
+
+    def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
+        try:
+            return self.images.read(shard, index)
+        except BadImage as error:
+            raise BadImage(f"{index}: {error}") from error
+
+
+def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
+    """What `place` names: a folder with all below it, a picture, a tar, a zip, shards, or a CSV file of paths.
+
+    Raises:
+        NstError: there is nothing, or no picture in it.
+    """
+    if is_remote(place):
+        return ShardPictures(ShardSet.open(place, remote))
+    path = Path(place)
+    if not path.exists():
+        raise NstError(
+            f"there is nothing at {path}", valid="a folder, picture, tar, zip, list.csv, or folder of shards"
+        )
+    if path.is_dir():
+        return ShardPictures(ShardSet.open(path, remote)) if (path / "index.json").exists() else _folder(path)
+    found = _file(path)
+    if not found.samples:
+        raise NstError(f"{path} holds no pictures", valid=f"files ending in {', '.join(IMAGE_EXTENSIONS)}")
+    return found
+
+
+def files_of(paths: Sequence[Path], names: Sequence[str] | None = None) -> Listing:
+    """Files one by one; those that are not there fail when they are read."""
+    shown = [str(path) for path in paths] if names is None else names
+    return Listing(shown, Files(paths), paths, [_state(path) for path in paths])
+
+
+def _file(path: Path) -> Listing:
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return files_of(*listed_paths(path))
+    if is_image(path.name):
+        return files_of([path])
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        archive = open_archive(path)
+        names = sorted(archive.pictures)
+        reads = Archived([archive.files[name] for name in names])
+        others = sorted(name for name in archive.files if name not in archive.extensions and not is_hidden(name))
+        passed = [(f"{path}/{name}", _no_picture(name)) for name in others]
+        return Listing([f"{path}/{name}" for name in names], reads, (), _state(path), passed)
+    return files_of([path])  # whatever it is: decoding says so
+
+
+def _folder(root: Path) -> Listing:
+    passed: list[tuple[str, str]] = []
+    names = sorted(_walk(root, passed))
+    pictures = [name for name in names if is_image(name) or _is_picture(root / name)]
+    passed += [(str(root / name), _no_picture(name)) for name in sorted(set(names).difference(pictures))]
+    if not pictures:
+        sets = [part for part in ("test", "unlabeled", "labeled") if (root / part / "index.json").exists()]
+        raise NstError(
+            f"{root} holds no pictures",
+            got=", ".join(names[:4]) or "nothing",
+            valid=f"files ending in {', '.join(IMAGE_EXTENSIONS)}, in any folders",
+            next=f"for its shards: nst predict input={root / sets[0]}" if sets else None,
+        )
+    return replace(files_of([root / name for name in pictures]), passed=sorted(passed))
+
+
+def _walk(root: Path, passed: list[tuple[str, str]]) -> Iterator[str]:
+    """Names of all files below that are not hidden; no folder twice, wherever links lead."""
+
+    def note(error: OSError) -> None:
+        passed.append((str(error.filename), error.strerror or "cannot be read"))
+
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(root, followlinks=True, onerror=note):
+        about = os.stat(where)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        base = os.path.relpath(where, root)
+        yield from (name if base == "." else f"{base}/{name}" for name in files if not is_hidden(name))
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file without a picture's name begins as one."""
+    try:
+        with open(path, "rb") as file:
+            return extension_of(file.read(HEAD)) is not None
+    except OSError:
+        return False
+
+
+def _no_picture(name: str) -> str:
+    ending = os.path.splitext(name)[1]
+    return f"no picture ({ending or 'no suffix'})"
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
+
+
+def written_name(name: str) -> str:
+    r"""A path as it stands in files for everybody: bytes that are no UTF-8 as `\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Archived:
+    """Reads pictures inside an archive."""
+
+    readers: Sequence[Read]
+
+    def __call__(self, number: int) -> bytes:
+        return self.readers[number](-1)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads files."""
+
+    paths: Sequence[Path]
+
+    def __call__(self, number: int) -> bytes:
+        return self.paths[number].read_bytes()

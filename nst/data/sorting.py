@@ -1,0 +1,110 @@
+"""A folder per class with a link to each of its pictures; of pictures inside archives and shards, a copy.
+
+Nothing that somebody else has put there is replaced: a picture whose name is taken gets another one. A link of ours
+that an earlier sorting made goes where the picture is of another class now.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst import leftovers, written
+from nst.untrusted import LONGEST_NAME
+
+AT_ONCE = 1000  # names noted before their files appear
+UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')  # in names on some file system; `/` on all
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A picture to be sorted: class, path as it is told, its file, or what reads its bytes where it has none."""
+
+    says: str
+    path: str
+    file: Path | None
+    read: Callable[[], bytes]
+
+
+def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
+    """Links (or writes) every picture below `folder`; returns how many.
+
+    Args:
+        root: the input, whose own path is no part of the pictures' names.
+    """
+    written.begin(folder)
+    plan: dict[Path, Sorted] = {}
+    for picture in pictures:
+        plan[_free(folder / class_folder(picture.says), file_name(picture.path, root), picture, plan)] = picture
+    places = {os.path.abspath(picture.file): place for place, picture in plan.items() if picture.file is not None}
+    _forget(folder, places, os.path.join(os.path.abspath(root), ""))
+    new = [(place, picture) for place, picture in plan.items() if not os.path.lexists(place)]
+    for start in range(0, len(new), AT_ONCE):
+        _put(dict(new[start : start + AT_ONCE]))
+    return len(plan)
+
+
+def _put(pictures: Mapping[Path, Sorted]) -> None:
+    """Notes these places, which are free, then fills them."""
+    for place in pictures:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    written.note(*(place for place, picture in pictures.items() if picture.file is not None), kind=written.LINK)
+    written.note(*(place for place, picture in pictures.items() if picture.file is None))
+    for place, picture in pictures.items():
+        if picture.file is not None:
+            place.symlink_to(os.path.abspath(picture.file))
+            continue
+        temporary = leftovers.temporary(place)
+        temporary.write_bytes(picture.read())
+        os.replace(temporary, place)
+
+
+def class_folder(name: str) -> str:
+    """The name of a class as that of a folder."""
+    return _shortened(UNSAFE.sub("_", name).strip(". ") or "_")
+
+
+def file_name(path: str, root: str) -> str:
+    """The name of a picture among all of its class: the folders on its way are part of it."""
+    inner = path[len(root) :] if path.startswith(root) and path != root else path
+    name = UNSAFE.sub("_", inner.strip("/").replace("/", "-")) if inner != path else os.path.basename(path)
+    return _shortened(name.lstrip(".") or "_")
+
+
+def _shortened(name: str) -> str:
+    if len(os.fsencode(name)) <= LONGEST_NAME - 8:
+        return name
+    stem, ending = os.path.splitext(name)
+    return os.fsdecode(os.fsencode(stem)[: LONGEST_NAME - 8 - len(os.fsencode(ending))]) + ending
+
+
+def _free(folder: Path, name: str, picture: Sorted, taken: Container[Path]) -> Path:
+    """A place of that name, or with `~2`, `~3` behind it, where nothing else is."""
+    stem, ending = os.path.splitext(name)
+    number, place = 1, folder / name
+    while place in taken or not _may_be(place, picture):
+        number += 1
+        place = folder / f"{stem}~{number}{ending}"
+    return place
+
+
+def _may_be(place: Path, picture: Sorted) -> bool:
+    """Whether there is nothing, or what this sorting would put there."""
+    if not os.path.lexists(place):
+        return True
+    if picture.file is not None:
+        return place.is_symlink() and os.readlink(place) == os.path.abspath(picture.file)
+    return place.is_file() and not place.is_symlink() and place.read_bytes() == picture.read()
+
+
+def _forget(folder: Path, places: Mapping[str, Path], root: str) -> None:
+    """Deletes our links to pictures of this input that stand elsewhere than they are to be now."""
+    contents = written.Contents.of(folder)
+    for name in contents.ours if contents else []:
+        link = folder / name
+        target = os.readlink(link) if link.is_symlink() else ""
+        if (target in places or target.startswith(root)) and places.get(target) != link:
+            link.unlink()

@@ -1,0 +1,177 @@
+"""What a command need not say, because the run that it names knows it: data and kind of pictures.
+
+    nst label teacher.run=runs/mine          labels the unlabeled pictures that runs/mine was trained with
+    nst evaluate model.checkpoint=runs/mine  reads its test pictures, and shows them as it was trained
+
+What the command line says goes before. An option that would change nothing, because it is of a step that has been taken
+already, is refused instead of being recorded as if it had been used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nst.config import plain
+from nst.documents import read_config
+from nst.errors import NstError, UsageError
+from nst.stages.apart import PARTS
+
+# stage → options that name a run, the first that is given counts
+NAMED = {
+    "label": ("teacher.checkpoint", "teacher.run"),
+    "select": ("teacher.run",),
+    "train": ("teacher.run",),
+    "evaluate": ("model.checkpoint",),
+}
+SHOWS_PICTURES = ("label", "evaluate")  # as the network was trained, and not as this command says by default
+WHOLE = ("data", "experiment", "scale")  # choices that say which data
+# steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
+TAKEN = {"train": {"select": "selection", "label": "predictions"}, "select": {"label": "predictions"}}
+# groups that a stage does not read
+UNREAD = {"predict": ("data", "teacher", "student", "noise", "select", "label", "eval")}
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str], None]) -> DictConfig:
+    """The configuration with the data of the run that it names, where the command line names none.
+
+    Args:
+        tell: is given a line for whatever was taken from the run.
+
+    Raises:
+        UsageError: no data is named at all, or an option that changes nothing.
+    """
+    _refuse_unread(cfg, stage)
+    source = next((value for name in NAMED.get(stage, ()) if (value := OmegaConf.select(cfg, name))), None)
+    if source is None:
+        return cfg
+    source = source if isinstance(source, str) else source[0]  # of several, the first
+    _refuse_taken(cfg, stage)
+    run, typed = run_of(Path(source)), list(_typed(cfg.overrides))
+    about_data = [name for name in typed if name.startswith("data.")]
+    told = ""
+    if any(name in WHOLE for name in typed):
+        if stage in SHOWS_PICTURES and not any(name.startswith("data.pictures") for name in about_data):
+            told = _take_pictures(cfg, source)
+    elif run is not None:
+        told = _take_data(cfg, run, about_data)
+    elif stage in SHOWS_PICTURES and not about_data:
+        raise _no_pictures(stage, source)
+    if told:
+        tell(told)
+    return cfg
+
+
+def _no_pictures(stage: str, source: str) -> UsageError:
+    from nst.models.released import locate  # here: it brings torch
+
+    locate(source)  # which says so, if there is nothing
+    return UsageError(
+        f"which pictures? {source} is no run that says so",
+        valid="data=<data set>, and data.root=<folder with labeled/, unlabeled/ and test/>",
+        next=f"nst {stage} ... data=folder data.root=<folder of nst shard>",
+    )
+
+
+def run_of(source: Path) -> Path | None:
+    """The run directory that `source` is, or in which it is a network file; None where there is none."""
+    run = source if source.is_dir() else source.parent.parent
+    return run if (source.is_dir() or source.parent.name == "checkpoints") and (run / "config.yaml").exists() else None
+
+
+def _typed(overrides: Sequence[str]) -> Iterator[str]:
+    for item in overrides:
+        yield item.partition("=")[0].lstrip("+")
+
+
+def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
+    """Puts the run's data in the place of the default ones; what was typed stays. Returns a line that says so."""
+    known = read_config(run / "config.yaml").get("data")
+    if not isinstance(known, Mapping):
+        return f"{run} says nothing of its data"
+    own, here = plain(cfg.data, whole=False), {**plain(cfg.data, whole=False), **known}
+    for name in typed:
+        _put(here, name.split(".")[1:], own)
+    if "data.root" in typed:
+        for part in PARTS:  # which lie in it unless something else was said
+            if f"data.{part}" not in typed and here[part] == f"{known['root']}/{part}":
+                here[part] = f"{here['root']}/{part}"
+    OmegaConf.update(cfg, "data", OmegaConf.create(here), merge=False, force_add=True)
+    small = ", small pictures" if here["pictures"].get("small") else ""
+    return f"data as in {run}: {here['name']} in {here['root']}{small}"
+
+
+def _put(target: dict[str, Any], path: Sequence[str], source: Mapping[str, Any]) -> None:
+    """The value at `path` of `source`, there in `target`."""
+    first, *rest = path
+    if not rest:
+        target[first] = source[first]
+        return
+    target[first] = dict(target.get(first) or {})
+    _put(target[first], rest, source[first])
+
+
+def _take_pictures(cfg: DictConfig, source: str) -> str:
+    """Shows pictures as the network was trained; a line that says so, where that is another way than the data's."""
+    from nst.models.checkpoints import read_info  # here: it brings torch
+    from nst.models.released import locate_ours
+    from nst.training.ensemble import pictures_of
+
+    try:
+        weights = locate_ours(source)
+    except NstError:
+        return ""  # released weights say nothing of it; for the rest the stage has words
+    pictures = asdict(pictures_of(weights, read_info(weights)))
+    if plain(cfg.data.pictures) == {name: pictures[name] for name in cfg.data.pictures}:
+        return ""
+    OmegaConf.update(cfg, "data.pictures", OmegaConf.create(pictures), merge=False, force_add=True)
+    told = ", ".join(f"{name}={str(value).lower()}" for name, value in pictures.items())
+    return f"pictures are shown as {source} was trained: {told}"
+
+
+def _refuse_unread(cfg: DictConfig, stage: str) -> None:
+    for item in cfg.overrides:
+        group = item.lstrip("+").partition("=")[0].partition(".")[0]
+        if group in UNREAD.get(stage, ()):
+            raise UsageError(
+                f"{item.partition('=')[0]} changes nothing: nst {stage} does not read it",
+                got=item,
+                valid="the network's file says how it is shown pictures, input= which ones",
+                next="leave it out",
+            )
+
+
+def _refuse_taken(cfg: DictConfig, stage: str) -> None:
+    """Raises UsageError where an option of an earlier step is another one than the step was taken with."""
+    for group, folder in TAKEN.get(stage, {}).items():
+        given = OmegaConf.select(cfg, f"teacher.{folder}") or (
+            isinstance(cfg.teacher.run, str) and f"{cfg.teacher.run}/{folder}"
+        )
+        config = Path(given or ".") / "config.yaml"
+        names = [name for name in _typed(cfg.overrides) if name == group or name.startswith(f"{group}.")]
+        if not given or not names or not config.exists():
+            continue
+        before, now = read_config(config).get(group) or {}, plain(cfg[group])
+        for name in names:
+            keys = [name.partition(".")[2].partition(".")[0]] if "." in name else list(now)
+            for key in keys:
+                if key in before and before[key] != now[key]:
+                    raise _taken(cfg, stage, f"{group}.{key}", (before[key], now[key]), given)
+
+
+def _taken(cfg: DictConfig, stage: str, option: str, values: tuple[Any, Any], folder: str) -> UsageError:
+    step, (before, now) = option.partition(".")[0], (str(value).lower() for value in values)
+    return UsageError(
+        f"{option}={now} changes nothing here: {folder} was made with {before}",
+        got=f"nst {stage} reads what nst {step} has written",
+        valid=f"{option}={before}, or without it",
+        next=f"nst {step} teacher.run={cfg.teacher.run} {option}={now} overwrite=true, then this again",
+    )

@@ -1,0 +1,217 @@
+"""`nst predict`: a trained network and pictures without labels → predictions.csv and .parquet, and a contact sheet.
+
+    predict/<input>/parts/        what labeling writes, a file per part: a killed run continues behind the last one
+    predictions.csv .parquet      path, class, confidence, class_2, confidence_2, ...
+    unsure.csv unreadable.csv     below --min-confidence; not decoded, or not tried, with the reason
+    sheet.html                    pictures by class and confidence
+
+The network says how it is to be asked: size, view and names of classes come from its file. What is made of the answers
+(--top, --min-confidence, --sort-into, the sheet) can be asked for anew without asking the network again.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from nst import __version__
+from nst.atomic import sha256_file, write_text
+from nst.config import job_from, require_values
+from nst.data.answered import TABLES, read_answers, write_tables
+from nst.data.inputs import Inputs, open_inputs
+from nst.data.prediction_files import PredictionFiles
+from nst.data.predictions import PredictionMetadata
+from nst.data.remote import Remote
+from nst.data.sorting import Sorted, sort_into
+from nst.data.transfer import is_remote
+from nst.documents import fingerprint
+from nst.errors import NstError, UsageError
+from nst.machine import require_batch
+from nst.progress import say
+from nst.provenance import provenance
+from nst.runs import Run
+from nst.settings.job import PredictJob
+from nst.sharing import is_rank_zero
+from nst.shown import without_secrets
+from nst.stages.apart import keep_apart
+from nst.stages.options import machine
+from nst.stages.places import network_files
+from nst.training.ensemble import Ensemble
+from nst.training.label_engines import LightningEngine, ShardsToLabel
+
+SHEET = "sheet.html"
+Result = dict[str, Any]
+
+
+def run(job: PredictJob, directory: Path) -> Result:
+    """Asks the network about every picture and writes the tables; returns the counts of result.json.
+
+    Raises:
+        NstError: no such network or input, no picture that can be read, or a table that a person has changed.
+    """
+    options, engine = job.predict, LightningEngine(machine(job.trainer))
+    network = Ensemble.of(network_files(job.model.checkpoint, job.stage))
+    require_batch("predict.batch_size", options.batch_size, network.image_size)
+    inputs, batch = open_inputs(_place(job), Remote(**vars(job.remote))).in_batches(options.batch_size)
+    batch = engine.batch_size(batch)
+    precision, views = engine.precision(options.precision), [member.view for member in network.members]
+    known = {
+        "network": network.digest, "pictures": inputs.digest, "views": views, "batch_size": batch,
+        "precision": precision,
+    }  # fmt: skip
+    metadata = PredictionMetadata(
+        network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(known)}
+    )
+    files = PredictionFiles(directory.absolute() / "parts", metadata, keep=0.0)
+    parts = [f"parts/{name}" for shard in inputs.shards for name in files.names(shard)]
+    with Run(
+        directory, "predict", known, config=require_values(job.config), overwrite=job.overwrite, collective=True,
+        files=[*parts, *TABLES, SHEET],
+    ) as run_:  # fmt: skip
+        todo = engine.agreed([number for number, shard in enumerate(inputs.shards) if not files.written(shard)])
+        if todo:
+            say(f"{inputs.samples} pictures of {shown_place(job)}, {len(network.classes)} classes, {directory}")
+            work = ShardsToLabel(network, files.folder, inputs, batch, precision, files.write, job.title)
+            engine.label(work, todo)
+        before = run_.result() if engine.agreed(run_.done) else {}
+        if not is_rank_zero():
+            return run_.finish({})
+        if before and before["asked"] != asked(job):
+            _require_untouched(directory, before["tables"])
+            # a kill from here on leaves tables that no person has changed
+            run_.finish({**before, "asked": None, "tables": {}})
+        return run_.finish(_tables(job, directory, files, inputs, before))
+
+
+def asked(job: PredictJob) -> dict[str, Any]:
+    """What the tables depend on besides the answers."""
+    options = job.predict
+    return {"top": options.top, "min_confidence": options.min_confidence, "sheet": options.sheet}
+
+
+def _tables(job: PredictJob, directory: Path, files: PredictionFiles, inputs: Inputs, before: Result) -> Result:
+    """All that is made of the answers; what an earlier run has made of the same options stays as it is."""
+    options = job.predict
+    if before.get("asked") != asked(job):
+        counts = write_tables(directory, files, inputs, top=options.top, min_confidence=options.min_confidence)
+        if counts["predicted"] + counts["unsure"] == 0:
+            raise _nothing_read(directory, counts)
+        if options.sheet:
+            write_text(directory / SHEET, _sheet(job, files, inputs, counts))
+        else:
+            (directory / SHEET).unlink(missing_ok=True)
+        tables = {name: sha256_file(directory / name) for name in TABLES}
+        before = {"network": files.metadata.teacher_sha256, **counts, "asked": asked(job), "tables": tables}
+    if options.sort_into:
+        before["sorted"] = sort_into(Path(options.sort_into), _to_be_sorted(job, files, inputs), _place(job))
+    return before
+
+
+def _require_untouched(directory: Path, tables: Mapping[str, str]) -> None:
+    """Raises NstError where a person has worked on a table that is about to be written anew."""
+    changed = [name for name, sha in tables.items() if (path := directory / name).exists() and sha256_file(path) != sha]
+    if changed:
+        raise NstError(
+            f"{directory / changed[0]} has been changed since nst wrote it",
+            valid="tables as nst wrote them, which it may write anew",
+            next=shlex.join(["mv", str(directory / changed[0]), f"{changed[0]}.mine"]) + ", then the same command",
+        )
+
+
+def _nothing_read(directory: Path, counts: Result) -> NstError:
+    return NstError(
+        "no picture could be read",
+        got=f"{counts['unreadable']} files, each with its reason in {directory / 'unreadable.csv'}",
+        next=f"cat {shlex.quote(str(directory / 'unreadable.csv'))}",
+    )
+
+
+def _to_be_sorted(job: PredictJob, files: PredictionFiles, inputs: Inputs) -> Iterator[Sorted]:
+    classes = files.metadata.classes
+    for answers in read_answers(files, inputs, 1):
+        kept = answers.where(answers.confidences[:, 0].astype(np.float64) >= job.predict.min_confidence)
+        for index, path, label in zip(kept.index.tolist(), kept.paths, kept.labels[:, 0].tolist(), strict=True):
+            shard = kept.shard
+            yield Sorted(
+                classes[label],
+                path,
+                inputs.file(shard, index),
+                lambda s=shard, i=index: inputs.data(s, i),  # type: ignore[misc]
+            )
+
+
+def _sheet(job: PredictJob, files: PredictionFiles, inputs: Inputs, counts: Result) -> str:
+    from nst.report.sheet import sheet, told_of  # here: it brings matplotlib
+
+    options = job.predict
+    told = told_of(read_answers(files, inputs, min(options.top, 3)), inputs, files.metadata.classes)
+    facts = {
+        "pictures": shown_place(job),
+        "network": str(job.model.checkpoint),
+        "sha256": files.metadata.teacher_sha256,
+        "view": f"{files.metadata.image_size} px",
+        "code": f"nst {__version__}, {provenance()['git']}",
+    }
+    command = shlex.join(["nst", "predict", *map(without_secrets, job.overrides)])
+    return sheet(
+        told, counts, count=options.sheet, min_confidence=options.min_confidence, facts=facts, command=command,
+        title=Path(shown_place(job)).name or shown_place(job),
+    )  # fmt: skip
+
+
+def _place(job: PredictJob) -> str:
+    if job.predict.input is None:
+        raise UsageError(
+            "nst predict needs pictures",
+            valid="a folder, picture, tar, zip, folder of shards, or a list.csv of paths",
+            next="nst predict model.checkpoint=<run> input=<folder>",
+        )
+    return job.predict.input
+
+
+def shown_place(job: PredictJob) -> str:
+    return without_secrets(_place(job))
+
+
+def output_folder(job: PredictJob) -> Path:
+    """predict.output; else run_dir, if the command line names it; else predict/<input> in the network's run."""
+    if job.predict.output is not None:
+        return Path(job.predict.output)
+    if any(item.startswith(("run_dir=", "name=")) for item in job.overrides):
+        return Path(job.run_dir)
+    networks = job.model.checkpoint
+    place = shown_place(job).rstrip("/")
+    name = re.sub(r"[^\w.-]", "_", place.rsplit("/", 1)[-1] if is_remote(place) else Path(place).absolute().name)
+    in_a_run = isinstance(networks, str) and (Path(networks) / "DONE").exists()
+    return Path(f"{networks}/predict" if in_a_run else job.run_dir) / (name or "pictures")
+
+
+def main(cfg: DictConfig) -> Result:
+    """Reads the configuration and runs the stage."""
+    job = job_from(PredictJob, cfg)
+    directory = output_folder(job)
+    keep_apart(cfg, "predict", {"predict.output": directory, "predict.sort_into": job.predict.sort_into})
+    result = run(job, directory)
+    say(summary_line(result, directory))
+    return result
+
+
+def summary_line(result: Result, directory: Path) -> str:
+    """Counts, then where to look."""
+    shown = sorted(result["by_class"].items(), key=lambda entry: -entry[1])
+    most = ", ".join(f"{name} {count}" for name, count in shown[:6] if count)
+    more = f", {len(shown) - 6} more classes" if len(shown) > 6 else ""
+    parts = [f"{result['predicted']} pictures with an answer{': ' if most else ''}{most}{more}"]
+    for what, file in (("unsure", "unsure.csv"), ("unreadable", "unreadable.csv")):
+        if result[what]:
+            parts.append(f"{result[what]} {what}: {directory / file}")
+    if "sorted" in result:
+        parts.append(f"{result['sorted']} sorted")
+    pages = [directory / "predictions.csv"] + ([directory / SHEET] if result["asked"]["sheet"] else [])
+    return "\n".join([*parts, *map(str, pages)])

@@ -1,0 +1,166 @@
+"""A trained network for Python programs: pictures in, names of classes with their probabilities out (docs/predict.md).
+
+The answers are those of `nst predict` in float32: same view, same network, same classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nst.data.batches import Batch
+from nst.data.image_stack import images_to_tensor
+from nst.data.images import BadImage, decode
+from nst.data.inputs import Inputs, open_inputs
+from nst.errors import NstError
+from nst.models.released import locate_ours
+from nst.training.ensemble import Ensemble
+from nst.training.hardware import Hardware
+from nst.training.label_engines import labeler_of, torch_labeler
+from nst.training.labeler import Labeler, MeanLabeler
+
+# a path of a file, folder or archive; pixels (H, W, 3) or (H, W) uint8; a whole image file in memory
+Asked: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | bytes"
+Read = Callable[[], tuple[str | None, np.ndarray]]  # path, if it has one, and pixels (H, W, 3) uint8
+VALID = "a path, a PIL image, bytes of an image file, or a NumPy array (H, W, 3) or (H, W) of uint8"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one picture.
+
+    Args:
+        class_name: the most probable class.
+        confidence: its probability.
+        probabilities: (C,) float32 of all classes, in the order of `classes`.
+        path: of the picture; None where it came as pixels.
+    """
+
+    class_name: str
+    confidence: float
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+    path: str | None = None
+
+    def top(self, count: int = 3) -> list[tuple[str, float]]:
+        """The most probable classes with their probabilities, the first one first."""
+        ranked = np.argsort(-self.probabilities, kind="stable")[:count].tolist()
+        return [(self.classes[label], float(self.probabilities[label])) for label in ranked]
+
+
+class Predictor:
+    """One network or several; `nst.load` makes it.
+
+    Attributes:
+        classes: their names, in the order of the probabilities.
+        image_size: px of the view that the network gets of a picture.
+    """
+
+    def __init__(self, network: Ensemble, labeler: Labeler | MeanLabeler, device: torch.device) -> None:
+        self.network, self.labeler, self.device = network, labeler, device
+        self.classes, self.image_size = network.classes, network.image_size
+
+    @classmethod
+    def load(cls, run: Any, *, device: str = "auto") -> Predictor:
+        """As `nst.load`."""
+        sources = [run] if isinstance(run, str | os.PathLike) else list(run)
+        network = Ensemble.of([locate_ours(os.fspath(source)) for source in sources])
+        place = _device(device)
+        hardware = Hardware(accelerator="gpu" if place.type == "cuda" else "cpu")
+        one = partial(torch_labeler, precision="32-true", place=hardware.place)
+        return cls(network, labeler_of(network, one).to(place), place)
+
+    def predict(self, pictures: Asked | Iterable[Asked], *, batch_size: int = 32) -> list[Prediction]:
+        """What the network says, in the order of the pictures; those of a folder or archive by their names.
+
+        Args:
+            pictures: one or several; a folder, tar, zip, shard set or list.csv stands for all in it.
+            batch_size: pictures per forward.
+
+        Raises:
+            NstError: nothing at a path, or a picture that cannot be read. `nst predict` passes over these and says why.
+        """
+        several = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | np.ndarray | bytes) else pictures
+        found: list[Prediction] = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            waiting = _opened(several)
+            while part := list(islice(waiting, batch_size)):
+                found += self._answers(list(pool.map(self._seen, part)))
+        return found
+
+    def _seen(self, read: Read) -> tuple[str | None, np.ndarray]:
+        path, pixels = read()
+        return path, self.network.view(pixels)
+
+    @torch.inference_mode()
+    def _answers(self, part: Sequence[tuple[str | None, np.ndarray]]) -> Iterator[Prediction]:
+        images = images_to_tensor([seen for _, seen in part]).to(self.device)
+        valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
+        batch = Batch(images=images, valid=valid, labels=torch.full((len(part),), -1), bad=[])
+        probabilities = self.labeler.predict_step(batch, 0).cpu().numpy()
+        for (path, _), row in zip(part, probabilities, strict=True):
+            label = int(row.argmax())
+            yield Prediction(self.classes[label], float(row[label]), row, self.classes, path)
+
+
+def _opened(pictures: Iterable[Any]) -> Iterator[Read]:
+    """What reads each picture."""
+    for picture in pictures:
+        if isinstance(picture, str | os.PathLike):
+            yield from _at(os.fspath(picture))
+        else:
+            yield partial(_in_memory, picture)
+
+
+def _at(place: str) -> Iterator[Read]:
+    inputs = open_inputs(place)
+    for shard, part in enumerate(inputs.shards):
+        yield from (partial(_decoded, inputs, shard, index) for index in range(part.samples))
+
+
+def _decoded(inputs: Inputs, shard: int, index: int) -> tuple[str, np.ndarray]:
+    try:
+        key, pixels, _ = inputs.read(shard, index)
+    except BadImage as error:
+        name = inputs.names(shard, np.array([index]), [f"picture {index}"])[0]
+        raise _unreadable(name, str(error).partition(": ")[2]) from error
+    return inputs.names(shard, np.array([index]), [key])[0], pixels
+
+
+def _in_memory(picture: Any) -> tuple[None, np.ndarray]:
+    if isinstance(picture, Image.Image):
+        return None, np.asarray(picture.convert("RGB"))
+    if isinstance(picture, bytes):
+        try:
+            return None, decode(picture)
+        except BadImage as error:
+            raise _unreadable("an image file in memory", error) from error
+    if not isinstance(picture, np.ndarray):
+        raise NstError("this is no picture", got=type(picture).__name__, valid=VALID)
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
+        raise NstError("this array is no picture", got=f"{picture.shape} {picture.dtype}", valid=VALID)
+    return None, picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+
+
+def _unreadable(what: str, reason: object) -> NstError:
+    return NstError(
+        f"{what} cannot be read", got=reason, next="leave it out; nst predict passes over such files and lists them"
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise NstError("there is no such device", got=name, valid="auto, cpu, cuda, cuda:1") from error

@@ -1,0 +1,118 @@
+"""A run knows what it is: data and kind of pictures come from it, and options that change nothing are refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY
+
+from nst import cli
+from nst.documents import read_json
+from nst.errors import NstError, UsageError
+
+TRAINING = [option for option in TINY if not option.startswith("data.")]
+CPU = ["trainer.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def teacher(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training on the digits, whose shards lie where no default looks; labeled and selected from."""
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    cli.run_stage(
+        "train", [*TRAINING, f"data.root={digits}", "data.test_samples=100", f"run_dir={run}", "student.steps=40"]
+    )
+    cli.run_stage("label", [f"teacher.run={run}", *CPU])
+    cli.run_stage("select", [f"teacher.run={run}", "select.min_confidence=0", "select.allow_empty_classes=true",
+                             "select.images_per_class=null"])  # fmt: skip
+    return run
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands are given where there are no data sets."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_label_and_select_took_the_pictures_of_the_run(teacher, digits):
+    summary = read_json(teacher / "predictions" / "result.json")
+    assert summary["images"] == 240
+    for step in ("predictions", "selection"):
+        config = yaml.safe_load((teacher / step / "config.yaml").read_text())
+        assert config["data"]["unlabeled"] == f"{digits}/unlabeled"
+        assert config["data"]["pictures"]["small"] is True
+
+
+def test_evaluate_needs_no_data_and_gives_what_the_training_gave(teacher, digits, tmp_path, capsys):
+    cli.run_stage("evaluate", [f"model.checkpoint={teacher}", f"evaluate.output={tmp_path / 'e'}", *CPU])
+    assert read_json(tmp_path / "e" / "result.json")["top1"] == read_json(teacher / "result.json")["top1"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"data as in {teacher}: digits in {digits}, small pictures" in said
+
+
+def test_pictures_are_shown_as_the_network_was_trained_whatever_the_data_say(teacher, digits, tmp_path, capsys):
+    other = ["data=folder", f"data.root={digits}", "data.source.root=x", *CPU]
+    cli.run_stage("evaluate", [f"model.checkpoint={teacher}", f"evaluate.output={tmp_path / 'e'}", *other])
+    assert "was trained: small=true, flip=false" in " ".join(capsys.readouterr().out.split())
+    assert read_json(tmp_path / "e" / "result.json")["top1"] == read_json(teacher / "result.json")["top1"]
+    alone = shutil.copy(teacher / "checkpoints" / "trained.safetensors", tmp_path / "alone.safetensors")
+    cli.run_stage("evaluate", [f"model.checkpoint={alone}", f"evaluate.output={tmp_path / 'f'}", *other])
+    assert read_json(tmp_path / "f" / "result.json")["top1"] == read_json(teacher / "result.json")["top1"]
+    typed = [*other, "data.pictures.small=false"]
+    cli.run_stage("evaluate", [f"model.checkpoint={alone}", f"evaluate.output={tmp_path / 'g'}", *typed])
+    inputs = read_json(tmp_path / "g" / "started.json")["inputs"]
+    assert inputs["pictures"]["small"] is False, "what is typed counts"
+
+
+def test_weights_without_a_run_never_stand_for_the_digits(teacher, tmp_path):
+    alone = shutil.copy(teacher / "checkpoints" / "trained.safetensors", tmp_path / "alone.safetensors")
+    for stage, option in (("label", "teacher.checkpoint"), ("evaluate", "model.checkpoint")):
+        with pytest.raises(UsageError, match="which pictures"):
+            cli.run_stage(stage, [f"{option}={alone}", f"run_dir={tmp_path / 'r'}"])
+    with pytest.raises(NstError, match="there is no run or weights file at"):
+        cli.run_stage("evaluate", ["model.checkpoint=runs/typo"])
+    assert not (tmp_path / "r").exists()
+
+
+def shown(capsys: pytest.CaptureFixture[str], stage: str, *overrides: str) -> dict:
+    """What `--cfg` prints, which is YAML and nothing else."""
+    cli.run_stage(stage, list(overrides), show_only=True)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_what_is_typed_goes_before_what_the_run_knows(teacher, digits, tmp_path, capsys):
+    data = shown(capsys, "label", f"teacher.run={teacher}", "data.unlabeled=mine")["data"]
+    assert data["unlabeled"] == "mine"
+    assert data["test"] == f"{digits}/test"
+    data = shown(capsys, "label", f"teacher.run={teacher}", "data.root=moved")["data"]
+    assert [data[part] for part in ("labeled", "unlabeled", "test")] == [
+        "moved/labeled",
+        "moved/unlabeled",
+        "moved/test",
+    ]
+    assert data["pictures"]["small"] is True
+    data = shown(capsys, "evaluate", f"model.checkpoint={teacher}", "data.pictures.small=false")["data"]
+    assert data["pictures"]["small"] is False
+    assert data["pictures"]["flip"] is False
+    weights = teacher / "checkpoints" / "trained.safetensors"
+    assert shown(capsys, "evaluate", f"model.checkpoint={weights}")["data"]["root"] == str(digits)
+    assert shown(capsys, "train", f"teacher.run={teacher}")["data"]["root"] == str(digits)
+
+
+def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teacher, tmp_path, capsys):
+    with pytest.raises(UsageError, match=r"select\.min_confidence=0\.3 changes nothing here") as caught:
+        cli.run_stage("train", [f"teacher.run={teacher}", "select.min_confidence=0.3", f"run_dir={tmp_path / 'r'}"])
+    assert f"nst select teacher.run={teacher} select.min_confidence=0.3 overwrite=true" in str(caught.value)
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(UsageError, match=r"label\.keep=0\.5 changes nothing here"):
+        cli.run_stage("select", [f"teacher.run={teacher}", "label.keep=0.5"])
+    assert shown(capsys, "train", f"teacher.run={teacher}", "select.min_confidence=0")
+
+
+def test_predict_refuses_options_that_it_does_not_read(teacher):
+    for option in ("data=cifar10", "data.root=x", "student.steps=3", "teacher.run=x", "noise=none"):
+        with pytest.raises(UsageError, match="changes nothing: nst predict does not read it"):
+            cli.run_stage("predict", [f"model.checkpoint={teacher}", "predict.input=x", option])

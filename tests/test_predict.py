@@ -1,0 +1,544 @@
+"""`nst predict` and `nst.load`: every kind of input, odd names, broken files, kills, sorting, the contact sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import add_file, encode, noise
+from PIL import Image
+
+import nst
+from nst.atomic import sha256_file, write_json
+from nst.cli import flags_as_options
+from nst.config import compose_config, job_from
+from nst.data.image_list import listed_paths
+from nst.data.shards import index_tars
+from nst.data.transforms import CenterView
+from nst.data.views import SideBySide
+from nst.errors import NstError
+from nst.models.checkpoints import NetworkInfo, load_network, save_network
+from nst.models.efficientnet import Architecture, build, normalize
+from nst.report.sheet import shared_out, spread
+from nst.settings.job import PredictJob
+from nst.stages import predict
+from nst.stages.label import ShardsToLabel
+from nst.training.ensemble import Ensemble, seen_by
+from nst.training.label_engines import LightningEngine
+
+TINY = Architecture(0.35, 0.5, train_size=16, test_size=16, dropout=0.1, small_images=True, name="tiny")
+CLASSES = ("ant", "bee/wasp", "[red] cat", "dog")
+EXACT = "predict.precision=32-true"  # networks of noise have no margin for bf16
+ROOT = Path(__file__).parent.parent
+
+
+def network_file(path: Path, seed: int = 0, classes: tuple[str, ...] = CLASSES, size: int = 16) -> Path:
+    """A network with an opinion: its classes differ from picture to picture."""
+    torch.manual_seed(seed)
+    network = build(TINY, len(classes))
+    seen = normalize(torch.stack([torch.from_numpy(picture(n, 16, 16)).permute(2, 0, 1) for n in range(64)]))
+    for _ in range(20):
+        network(seen)
+    network.eval()
+    head = network.classifier
+    head.bias.data.zero_()
+    logits = network(seen).detach()
+    head.weight.data.mul_(2 / logits.std(0)[:, None])
+    head.bias.data.sub_(2 * logits.mean(0) / logits.std(0))
+    info = NetworkInfo(TINY, classes, size, 16, extra={"pictures": {"small": True}})
+    save_network(path, network.state_dict(), info)
+    return path
+
+
+def run_of(folder: Path, network: Path) -> Path:
+    """A finished training's directory, as far as its weights are concerned."""
+    weights = folder / "checkpoints" / "trained.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(network.read_bytes())
+    about = {"stage": "train", "weights": "checkpoints/trained.safetensors", "weights_sha256": sha256_file(weights)}
+    write_json(folder / "result.json", about)
+    (folder / "DONE").write_text("done")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return network_file(tmp_path_factory.mktemp("network") / "tiny.safetensors")
+
+
+def picture(number: int, height: int = 24, width: int = 20) -> np.ndarray:
+    """Of one colour with some noise, so that networks can tell them apart."""
+    colour = np.random.default_rng(number).integers(0, 256, 3)
+    return (noise(height, width, number) // 4 + colour * 3 // 4).astype(np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """12 pictures and what lies about in folders of people."""
+    folder = tmp_path / "my photos [2024] = 'a', b"
+    (folder / "sub folder" / "deep").mkdir(parents=True)
+    for number in range(9):
+        (folder / f"{number}.jpg").write_bytes(encode(picture(number), "JPEG"))
+    (folder / "sub folder" / "one.PNG").write_bytes(encode(picture(20), "PNG"))
+    (folder / "sub folder" / "deep" / "moving.gif").write_bytes(encode(picture(21), "GIF"))
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).write_bytes(encode(picture(22), "JPEG"))
+    (folder / "cut.jpg").write_bytes(encode(noise(200, 200), "JPEG")[:5000])
+    (folder / "words.jpg").write_text("these are words")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / ".DS_Store").write_text("hidden")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    (folder / "around").symlink_to(".")
+    return folder
+
+
+def ask(network: Path | list[Path], place: Path | str, folder: Path, *options: str) -> dict:
+    """`nst predict` in this process."""
+    checkpoint = f"[{','.join(map(str, network))}]" if isinstance(network, list) else str(network)
+    typed = [
+        f"model.checkpoint={checkpoint}",
+        f"input={place}",
+        "trainer.workers=0",
+        EXACT,
+        f"run_dir={folder}",
+        *options,
+    ]
+    overrides = flags_as_options("predict", typed)
+    cfg = compose_config([*overrides, "stage=predict"])
+    cfg.overrides = overrides
+    return predict.main(cfg)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def expected(network: Path, pixels: np.ndarray) -> torch.Tensor:
+    """Probabilities (C,) by the network itself."""
+    loaded, _ = load_network(network)
+    seen = CenterView(16, crop="none")(pixels)
+    with torch.inference_mode():
+        return loaded(normalize(torch.from_numpy(seen.copy()).permute(2, 0, 1)[None])).softmax(1)[0]
+
+
+# ---- a folder
+
+
+def test_every_picture_of_a_folder_gets_its_answer_and_every_other_file_its_reason(network, photos, tmp_path):
+    result = ask(network, photos, tmp_path / "out")
+    answers = {row["path"]: row for row in rows(tmp_path / "out" / "predictions.csv")}
+    names = [f"{number}.jpg" for number in range(9)]
+    names += ["sub folder/one.PNG", "sub folder/deep/moving.gif", r"caf\xe9.jpg"]
+    assert set(answers) == {f"{photos}/{name}" for name in names}, "each once, whatever the link leads to"
+    assert len({row["class"] for row in answers.values()}) > 1
+    for number in range(9):
+        pixels = np.asarray(Image.open(photos / f"{number}.jpg").convert("RGB"))
+        probs = expected(network, pixels)
+        row = answers[f"{photos}/{number}.jpg"]
+        ranked = probs.argsort(descending=True).tolist()
+        assert row["class"] == CLASSES[ranked[0]]
+        assert float(row["confidence"]) == pytest.approx(float(probs[ranked[0]]), abs=2e-3)
+        assert float(row["confidence_2"]) == pytest.approx(float(probs[ranked[1]]), abs=2e-3)
+        assert "class_3" in row
+        assert "class_4" not in row
+    reasons = {row["path"]: row["reason"] for row in rows(tmp_path / "out" / "unreadable.csv")}
+    assert set(reasons) == {
+        f"{photos}/{name}" for name in ("cut.jpg", "words.jpg", "empty.png", "notes.txt", "gone.jpg")
+    }
+    assert "remature end" in reasons[f"{photos}/cut.jpg"]
+    assert reasons[f"{photos}/empty.png"] == "empty file"
+    assert "No such file" in reasons[f"{photos}/gone.jpg"]
+    assert ".txt" in reasons[f"{photos}/notes.txt"]
+    assert result["predicted"] == 12
+    assert result["unreadable"] == 5
+    assert sum(result["by_class"].values()) == 12
+
+
+def test_the_parquet_file_says_the_same(network, photos, tmp_path):
+    ask(network, photos, tmp_path / "out", "--top", "2")
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    found = rows(tmp_path / "out" / "predictions.csv")
+    assert list(table[0]) == ["path", "class", "confidence", "class_2", "confidence_2"] == list(found[0])
+    for ours, theirs in zip(table, found, strict=True):
+        assert {name: f"{value:.4f}" if "confidence" in name else value for name, value in ours.items()} == theirs
+
+
+def test_a_picture_that_exif_turns_is_shown_upright(network, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    plain, turned = tmp_path / "plain.png", tmp_path / "turned.png"
+    pixels = picture(3, 40, 20)
+    plain.write_bytes(encode(np.rot90(pixels, -1), "PNG"))
+    turned.write_bytes(encode(Image.fromarray(pixels), "PNG", exif=exif))
+    one, other = nst.load(network).predict([plain, turned])
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+
+
+# ---- other inputs
+
+
+def archive(path: Path, mode: str) -> Path:
+    with tarfile.open(path, mode) as tar:
+        for number in range(5):
+            add_file(tar, f"in/{number}.jpg", encode(picture(number), "JPEG"))
+        add_file(tar, "in/readme.txt", b"text")
+    return path
+
+
+def zipped(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for number in range(5):
+            file.writestr(f"in/{number}.jpg", encode(picture(number), "JPEG"))
+    return path
+
+
+def shards(folder: Path) -> Path:
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for number in range(5):
+            add_file(tar, f"{number}.jpg", encode(picture(number), "JPEG"))
+        add_file(tar, "9.jpg", b"broken")
+    index_tars(folder)
+    return folder
+
+
+def listed(path: Path) -> Path:
+    lines = ["note,path"]
+    for number in range(5):
+        (path.parent / f"{number},x.jpg").write_bytes(encode(picture(number), "JPEG"))
+        lines.append(f'seen,"{number},x.jpg"')
+    path.write_text("\n".join([*lines, "never,missing.jpg"]) + "\n")
+    return path
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "tar": lambda folder: archive(folder / "p.tar", "w"),
+    "tar.gz": lambda folder: archive(folder / "p.tgz", "w:gz"),
+    "zip": lambda folder: zipped(folder / "p.zip"),
+    "shards": lambda folder: shards(folder / "set"),
+    "list": lambda folder: listed(folder / "list.csv"),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_all_kinds_of_inputs_give_the_same_answers(kind, network, tmp_path):
+    place = KINDS[kind](tmp_path)
+    ask(network, place, tmp_path / "out", "trainer.workers=2")
+    found = rows(tmp_path / "out" / "predictions.csv")
+    assert len(found) == 5
+    for number, row in enumerate(found):
+        assert re.search(rf"\b{number}(,x)?(\.jpg)?$", row["path"]), row
+        probs = expected(network, np.asarray(Image.open(io.BytesIO(encode(picture(number), "JPEG")))))
+        assert row["class"] == CLASSES[int(probs.argmax())]
+        assert float(row["confidence"]) == pytest.approx(float(probs.max()), abs=2e-3)
+    reasons = rows(tmp_path / "out" / "unreadable.csv")
+    assert [row["reason"] for row in reasons] == {
+        "shards": ["not an image of a known format"], "list": ["No such file or directory"],
+        "tar": ["no picture (.txt)"], "tar.gz": ["no picture (.txt)"],
+    }.get(kind, [])  # fmt: skip
+
+
+def test_one_picture_is_an_input(network, tmp_path):
+    (tmp_path / "a.webp").write_bytes(encode(picture(1), "WEBP"))
+    ask(network, tmp_path / "a.webp", tmp_path / "out")
+    assert [row["path"] for row in rows(tmp_path / "out" / "predictions.csv")] == [str(tmp_path / "a.webp")]
+
+
+def test_predictions_csv_is_a_list_too_with_names_that_are_no_utf8(network, photos, tmp_path):
+    ask(network, photos, tmp_path / "out")
+    ask(network, tmp_path / "out" / "predictions.csv", tmp_path / "again")
+    before, again = (rows(tmp_path / name / "predictions.csv") for name in ("out", "again"))
+    # another batch size: another rounding
+    assert [(row["path"], row["class"]) for row in before] == [(row["path"], row["class"]) for row in again]
+    paths, names = listed_paths(tmp_path / "out" / "predictions.csv")
+    assert all(path.exists() for path in paths)
+    assert any(r"\xe9" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: folder / "nothing", "there is nothing at"),
+        (lambda folder: folder, "holds no pictures"),
+        (lambda folder: _text(folder / "list.csv", "path\n"), "lists no pictures"),
+        (lambda folder: _text(folder / "a.jpg", "words"), "no picture could be read"),
+        (lambda folder: _text(folder / "a.tar", "words"), "no picture could be read"),
+    ],
+)
+def test_inputs_without_a_picture_are_refused_in_words(make, says, network, tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    with pytest.raises(NstError, match=says):
+        ask(network, make(inner), tmp_path / "out")
+    assert not (tmp_path / "out" / "DONE").exists()
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_folders_that_would_be_read_and_written_are_kept_apart(network, photos, tmp_path):
+    with pytest.raises(NstError, match=r"predict\.sort_into lies in input"):
+        ask(network, photos, tmp_path / "out", f"--sort-into={photos / 'sorted'}")
+    with pytest.raises(NstError, match=r"predict\.output lies in input"):
+        ask(network, photos, photos / "out")
+
+
+def test_the_answers_lie_in_the_run_that_gave_them_unless_another_place_is_named(network, photos, tmp_path):
+    run = run_of(tmp_path / "run", network)
+    overrides = flags_as_options("predict", [f"model.checkpoint={run}", f"input={photos}"])
+    for more, place in (
+        ([], run / "predict" / "my_photos__2024_____a___b"),
+        ([f"run_dir={tmp_path / 'there'}"], tmp_path / "there"),
+        ([f"predict.output={tmp_path / 'here'}"], tmp_path / "here"),
+    ):
+        cfg = compose_config([*overrides, *more, "stage=predict"])
+        cfg.overrides = [*overrides, *more]
+        assert predict.output_folder(job_from(PredictJob, cfg)) == place
+
+
+# ---- parts, kills, changed options
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_at_the_first_part_that_is_missing_and_ends_with_the_same_bytes(
+    network, tmp_path, monkeypatch
+):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02d}.png").write_bytes(encode(picture(number), "PNG"))
+    options = ("predict.batch_size=3", f"--sort-into={tmp_path / 'sorted'}")
+    ask(network, folder, tmp_path / "whole", *options)
+    label, numbers = LightningEngine.label, []
+
+    def killed_after_one(self: LightningEngine, job: ShardsToLabel, todo: list[int]) -> None:
+        numbers.append(list(todo))
+        label(self, job, todo[:1])
+        raise Killed
+
+    monkeypatch.setattr(LightningEngine, "label", killed_after_one)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            ask(network, folder, tmp_path / "killed", *options)
+    monkeypatch.setattr(LightningEngine, "label", label)
+    ask(network, folder, tmp_path / "killed", *options)
+    assert numbers == [[0, 1, 2, 3], [1, 2, 3]], "parts of four batches"
+    names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*") if path.is_file())
+    same = [name for name in names if name.suffix in (".csv", ".parquet") or name.parts[0] == "parts"]
+    assert len(same) >= 12
+    for name in same:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_other_tables_are_made_without_asking_the_network_again(network, photos, tmp_path, monkeypatch):
+    ask(network, photos, tmp_path / "out")
+    found = rows(tmp_path / "out" / "predictions.csv")
+    monkeypatch.setattr(LightningEngine, "label", lambda *_: pytest.fail("asked again"))
+    line = sorted(float(row["confidence"]) for row in found)[6]
+    result = ask(network, photos, tmp_path / "out", "--top", "1", "--min-confidence", str(line + 5e-5))
+    sure, unsure = (rows(tmp_path / "out" / f"{name}.csv") for name in ("predictions", "unsure"))
+    assert {row["path"] for row in [*sure, *unsure]} == {row["path"] for row in found}
+    assert all(float(row["confidence"]) >= line for row in sure)
+    assert all(float(row["confidence"]) <= line + 1e-4 for row in unsure)
+    assert unsure
+    assert list(sure[0]) == ["path", "class", "confidence"]
+    assert result["unsure"] == len(unsure)
+
+
+def test_a_table_that_a_person_has_changed_is_not_written_over(network, photos, tmp_path):
+    ask(network, photos, tmp_path / "out")
+    table = tmp_path / "out" / "predictions.csv"
+    table.write_text(table.read_text().replace("ant", "corrected"))
+    ask(network, photos, tmp_path / "out")
+    with pytest.raises(NstError, match="has been changed since nst wrote it"):
+        ask(network, photos, tmp_path / "out", "--top", "1")
+    assert "corrected" in table.read_text()
+
+
+def test_another_picture_in_the_folder_is_another_input(network, photos, tmp_path):
+    ask(network, photos, tmp_path / "out")
+    (photos / "new.png").write_bytes(encode(picture(90), "PNG"))
+    with pytest.raises(NstError, match="of other inputs"):
+        ask(network, photos, tmp_path / "out")
+    assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+
+
+# ---- sorting
+
+
+def test_sorting_makes_links_replaces_nothing_and_moves_its_own(network, photos, tmp_path):
+    target = tmp_path / "sorted"
+    ask(network, photos, tmp_path / "out")
+    found = {row["path"]: row["class"] for row in rows(tmp_path / "out" / "predictions.csv")}
+    folder = {"bee/wasp": "bee_wasp", "[red] cat": "[red] cat"}
+    first = f"{photos}/3.jpg"
+    mine = target / folder.get(found[first], found[first]) / "3.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    result = ask(network, photos, tmp_path / "out", "--sort-into", str(target))
+    assert result["sorted"] == 12
+    assert mine.read_text() == "mine"
+    assert (mine.parent / "3~2.jpg").readlink() == Path(first)
+    links = {path: path.readlink() for path in target.rglob("*") if path.is_symlink()}
+    assert len(links) == 12
+    assert all(link.exists() for link in links), "also of names that are no UTF-8"
+    for link, file in links.items():
+        says = found[str(file).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")]
+        assert link.parent.name == folder.get(says, says)
+    assert any(link.name == "sub folder-deep-moving.gif" for link in links)
+    ask(network, photos, tmp_path / "out", "--sort-into", str(target))
+    assert {path: path.readlink() for path in target.rglob("*") if path.is_symlink()} == links
+    other = network_file(tmp_path / "other.safetensors", seed=5)
+    ask(other, photos, tmp_path / "other", "--sort-into", str(target))
+    moved = {path.readlink(): path for path in target.rglob("*") if path.is_symlink()}
+    assert len(moved) == len([path for path in target.rglob("*") if path.is_symlink()]) == 12
+    assert set(moved.values()) != set(links)
+    assert mine.read_text() == "mine"
+
+
+def test_pictures_in_an_archive_are_written_out(network, tmp_path):
+    ask(network, archive(tmp_path / "p.tar", "w"), tmp_path / "out", f"--sort-into={tmp_path / 'sorted'}")
+    files = list((tmp_path / "sorted").rglob("*.jpg"))
+    assert sorted(path.name for path in files) == [f"in-{number}.jpg" for number in range(5)]
+    assert {path.read_bytes() for path in files} == {encode(picture(number), "JPEG") for number in range(5)}
+    assert not any(path.is_symlink() for path in files)
+
+
+# ---- the contact sheet
+
+
+def test_the_contact_sheet_is_one_file_with_pictures_by_class_the_surest_first(network, photos, tmp_path):
+    ask(network, photos, tmp_path / "out", "predict.sheet=6")
+    page = (tmp_path / "out" / "sheet.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page), "nothing from elsewhere"
+    assert 6 <= page.count("<img ") <= 7
+    assert "&lt;" not in page or "<script" not in page
+    shown = [float(share) for share in re.findall(r'class="sure">(\d+) %', page)]
+    assert shown
+    for section in page.split("<section")[2:]:
+        shares = [float(share) for share in re.findall(r'class="sure">(\d+) %', section)]
+        assert shares == sorted(shares, reverse=True)
+    assert ask(network, photos, tmp_path / "out", "predict.sheet=0")
+    assert not (tmp_path / "out" / "sheet.html").exists()
+
+
+def test_classes_take_turns_on_the_sheet():
+    assert shared_out(np.array([100, 3, 0, 50]), 23) == [10, 3, 0, 10]
+    assert shared_out(np.array([2, 2]), 100) == [2, 2]
+    assert sum(shared_out(np.array([5] * 50), 20)) <= 50
+    assert spread(np.arange(10), 4).tolist() == [0, 3, 6, 9]
+    assert spread(np.arange(3), 3).tolist() == [0, 1, 2]
+
+
+# ---- several networks
+
+
+def test_several_networks_answer_with_the_mean_each_at_its_size_and_order_of_classes(network, photos, tmp_path):
+    order = (2, 0, 3, 1)
+    other = network_file(tmp_path / "b.safetensors", 1, tuple(CLASSES[place] for place in order), size=24)
+    both = Ensemble.of([network, other])
+    assert both.classes == CLASSES
+    assert both.windows == [(0, 16), (16, 24)]
+    one, two = nst.load(network), nst.load(other)
+    together = nst.load([network, other])
+    paths = [photos / f"{number}.jpg" for number in range(9)]
+    for first, second, mean in zip(one.predict(paths), two.predict(paths), together.predict(paths), strict=True):
+        by_name = dict(zip(second.classes, second.probabilities, strict=True))
+        expected_mean = [(p + by_name[name]) / 2 for name, p in zip(CLASSES, first.probabilities, strict=True)]
+        np.testing.assert_allclose(mean.probabilities, expected_mean, atol=1e-5)
+    assert any(a.class_name != b.class_name for a, b in zip(one.predict(paths), two.predict(paths), strict=True))
+    ask([network, other], photos, tmp_path / "out", "trainer.workers=1")
+    found = {row["path"]: row for row in rows(tmp_path / "out" / "predictions.csv")}
+    for path, mean in zip(paths, together.predict(paths), strict=True):
+        assert found[str(path)]["class"] == mean.class_name
+        assert float(found[str(path)]["confidence"]) == pytest.approx(mean.confidence, abs=2e-3)
+
+
+def test_networks_over_other_classes_are_refused_by_name(network, tmp_path):
+    other = network_file(tmp_path / "b.safetensors", 1, ("ant", "bee/wasp", "[red] cat", "fox"))
+    with pytest.raises(NstError, match=r"dog only in .*; fox only in"):
+        nst.load([network, other])
+
+
+def test_views_of_several_sizes_travel_as_one_picture():
+    views = (CenterView(8, crop="none"), CenterView(12, crop="center"))
+    both, pixels = SideBySide(views), picture(3)
+    seen = torch.from_numpy(both(pixels)).permute(2, 0, 1)[None]
+    assert seen.shape == (1, 3, 12, 20)
+    for view, window in zip(views, both.windows, strict=True):
+        np.testing.assert_array_equal(seen_by(seen, window)[0].permute(1, 2, 0).numpy(), view(pixels))
+
+
+# ---- Python
+
+
+def test_python_takes_paths_images_arrays_and_bytes_and_folders(network, photos):
+    loaded = nst.load(network)
+    path = photos / "4.jpg"
+    data = path.read_bytes()
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    answers = loaded.predict([path, str(path), Image.open(path), pixels, data], batch_size=2)
+    assert [answer.path for answer in answers] == [str(path), str(path), None, None, None]
+    for answer in answers:
+        np.testing.assert_allclose(answer.probabilities, expected(network, pixels).numpy(), atol=1e-4)
+        assert answer.class_name == answer.top(1)[0][0] == CLASSES[int(answer.probabilities.argmax())]
+        assert [name for name, _ in answer.top(4)] != []
+        assert answer.confidence == pytest.approx(float(answer.probabilities.max()))
+    assert loaded.predict(pixels)[0].class_name == answers[0].class_name
+    assert len(loaded.predict(photos / "sub folder")) == 2
+    grey = loaded.predict([pixels[:, :, 0], Image.fromarray(pixels[:, :, 0])])
+    np.testing.assert_allclose(grey[0].probabilities, grey[1].probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("cut.jpg", r"cut\.jpg cannot be read"),
+        ("missing.jpg", "there is nothing at"),
+        (b"words", "an image file in memory cannot be read"),
+        (np.zeros((4, 4, 4), np.uint8), "this array is no picture"),
+        (np.zeros((4, 4, 3)), "this array is no picture"),
+        (7, "this is no picture"),
+    ],
+)
+def test_python_says_which_picture_cannot_be_read(network, photos, what, says):
+    with pytest.raises(NstError, match=says):
+        nst.load(network).predict([photos / what if isinstance(what, str) else what])
+
+
+def test_importing_nst_brings_neither_torch_nor_anything_else_heavy():
+    code = "import sys, nst; print([name for name in ('torch', 'numpy', 'lightning', 'hydra') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_lines_in_the_guide_do_what_it_says(network, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "predict.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    run_of(tmp_path / "runs" / "mine", network)
+    (tmp_path / "photos").mkdir()
+    for number in (1, 2):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(encode(picture(number), "JPEG"))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "predict.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["photos/1.jpg", "photos/2.jpg"]
+    assert all(any(name in line for name in CLASSES) for line in lines)

@@ -211,8 +211,7 @@ def _length(path: Path, header: bytes, position: int) -> int:
 
 
 def _check_header(path: Path, header: bytes, position: int) -> None:
-    # The checksum field counts as eight spaces.
-    expected = sum(header) - sum(header[148:156]) + 8 * 0x20
+    expected = sum(header) - sum(header[148:156]) + 8 * 0x20  # the checksum field counts as eight spaces
     try:
         found = _number(header[148:156])
     except ValueError:
@@ -227,9 +226,8 @@ def _check_header(path: Path, header: bytes, position: int) -> None:
             valid="an uncompressed tar, as WebDataset writes it",
             next="unpack it: gunzip" if packed else None,
         )
-    raise NstError(
-        f"{path} is damaged at byte {position}", got="a header whose checksum is wrong", next="copy it again"
-    )
+    got = "a header whose checksum is wrong"
+    raise NstError(f"{path} is damaged at byte {position}", got=got, next="copy it again")
 
 
 def _number(field: bytes) -> int:

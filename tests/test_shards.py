@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import tarfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,14 @@ import pytest
 from helpers import add_file, ended_process, noise
 
 from nst.atomic import sha256_file, write_json
+from nst.data.hashes import hash_shards
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
 from nst.data.source import Sample
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import temporary
+from nst.report.gallery import images_at, images_named
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -363,6 +367,106 @@ def test_labels_of_foreign_tars_are_used_when_all_have_one(tmp_path: Path) -> No
         index_tars(tmp_path, CLASSES[:2])
 
 
+def img2dataset(path: Path, start: int, count: int = 3) -> None:
+    """A download whose keys count from 0, of pictures of its own."""
+    with tarfile.open(path, "w") as archive:
+        for i in range(count):
+            add_file(archive, f"{i:09d}.jpg", encode_png(pixels(start + i)))
+            add_file(archive, f"{i:09d}.json", b"{}")
+
+
+def test_two_downloads_that_count_alike_are_one_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    img2dataset(tmp_path / "cc3m-00000.tar", 0)
+    img2dataset(tmp_path / "cc12m-00000.tar", 100)
+    img2dataset(tmp_path / "cc12m-00001.tar", 200, 2)
+    shards = index_tars(tmp_path)
+    assert "3 keys stand for other pictures" in caplog.text
+    keys = [key for place in range(3) for key in shards.reader(place).keys]
+    assert keys == [f"{name}/{i:09d}" for name, count in (("cc12m-00000", 3), ("cc12m-00001", 2), ("cc3m-00000", 3))
+                    for i in range(count)]  # fmt: skip
+    assert verify(tmp_path)["samples"] == 8
+    assert ShardSet.open(tmp_path) == shards
+    assert [hashed.keys for hashed in hash_shards(shards, tmp_path / "kept", workers=1)][2] == keys[5:]
+    assert images_at(tmp_path, [("cc3m-00000", 1, keys[6])]).keys() == {keys[6]}
+    assert images_named(tmp_path, [keys[0], keys[7]]).keys() == {keys[0], keys[7]}
+    (tmp_path / "cc12m-00000.tar").unlink()
+    (tmp_path / "cc12m-00001.tar").unlink()
+    alone = index_tars(tmp_path)
+    assert alone.reader(0).keys == [f"{i:09d}" for i in range(3)]
+    assert alone.digest != replace(alone, shards=(replace(alone.shards[0], prefix="x"),)).digest
+
+
+def test_the_same_tar_twice_is_told_and_not_taken_for_two_downloads(tmp_path: Path) -> None:
+    img2dataset(tmp_path / "a.tar", 0)
+    shutil.copy(tmp_path / "a.tar", tmp_path / "b.tar")
+    with pytest.raises(NstError, match=r"key 000000000 in a\.tar and b\.tar[\s\S]*next:  remove one of the tars"):
+        index_tars(tmp_path)
+
+
+def test_an_index_names_no_prefix_that_leads_out(tmp_path: Path) -> None:
+    write(tmp_path)
+    index = read_json(tmp_path / "index.json")
+    index["shards"][0]["prefix"] = "../x"
+    write_json(tmp_path / "index.json", index)
+    with pytest.raises(NstError, match="does not lie beside it"):
+        ShardSet.open(tmp_path)
+
+
+def test_tars_in_folders_below_are_linked_beside_the_index(tmp_path: Path) -> None:
+    for part in (0, 1):
+        (tmp_path / f"part{part}").mkdir()
+        img2dataset(tmp_path / f"part{part}" / "00000.tar", 100 * part)
+    shards = index_tars(tmp_path)
+    assert [shard.name for shard in shards.shards] == ["part0-00000.tar", "part1-00000.tar"]
+    assert verify(tmp_path)["samples"] == 6
+    assert index_tars(tmp_path).digest == shards.digest
+    (tmp_path / "part1" / "index.json").write_text("{}")
+    with pytest.raises(NstError, match=r"shard sets of their own[\s\S]*shard\.index=.*part1"):
+        index_tars(tmp_path)
+
+
+def test_the_picture_of_a_sample_may_have_a_name_before_its_suffix(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i in range(3):
+            add_file(archive, f"sample{i}.input.png", encode_png(pixels(i)))
+            add_file(archive, f"sample{i}.outputs.txt", b"daisy")
+    assert index_tars(tmp_path).samples == 3
+    assert verify(tmp_path)["samples"] == 3
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i in range(3):
+            add_file(archive, f"photo.{i}.v2.jpg", encode_png(pixels(i)))
+    told = (
+        r"1 samples without an image, first photo, with 3 pictures: 0\.v2\.jpg, 1[\s\S]*nst shard data=tar data\.source"
+    )
+    with pytest.raises(NstError, match=told):
+        index_tars(tmp_path)
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_link_in_a_tar_is_the_file_that_it_names(tmp_path: Path, form: int) -> None:
+    long = "d" * 60 + "/" + "n" * 120
+    files = {"a/0.png": encode_png(pixels(0)), f"{long}.png": encode_png(pixels(1))}
+    links = {"a/1.png": ("0.png", tarfile.SYMTYPE), "a/2.png": ("a/0.png", tarfile.LNKTYPE),
+             "b/3.png": (f"../{long}.png", tarfile.SYMTYPE), "b/4.png": (f"{long}.png", tarfile.LNKTYPE),
+             "b/5.png": ("3.png", tarfile.SYMTYPE), "b/6.png": ("6.png", tarfile.SYMTYPE),
+             "b/7.png": ("/etc/hostname", tarfile.SYMTYPE)}  # fmt: skip
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, data in files.items():
+            add_file(archive, name, data)
+        for name, (target, kind) in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    reader = TarReader(path)
+    found = {key: content["png"] for key, content in reader}
+    assert found == {"a/0": files["a/0.png"], long: files[f"{long}.png"], "a/1": files["a/0.png"],
+                     "a/2": files["a/0.png"], **{f"b/{i}": files[f"{long}.png"] for i in (3, 4, 5)}}  # fmt: skip
+    assert reader.links == 2
+    with pytest.raises(NstError, match=r"2 links[\s\S]*--dereference"):
+        index_tars(tmp_path)
+
+
 def test_foreign_tars_that_would_fail_in_training_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NstError, match="no tars"):
         index_tars(tmp_path)
@@ -373,6 +477,9 @@ def test_foreign_tars_that_would_fail_in_training_are_refused(tmp_path: Path) ->
     os.truncate(tmp_path / "b.tar", 3000)
     with pytest.raises(NstError) as caught:
         index_tars(tmp_path)
+    assert caught.value.next is not None
+    for words in ("download again those that are not whole", "remove one of the tars", "leave out such samples"):
+        assert words in caught.value.next
     for words in ("b.tar: cut short", "key y in a.tar and b.tar", "c.tar: 1 samples without", "have no .cls"):
         assert words in str(caught.value)
     assert not (tmp_path / "index.json").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,7 @@ from nst.data.images import decode, encode_png
 from nst.data.layout import is_image, unique_keys
 from nst.data.source import Source
 from nst.data.sources import open_source
+from nst.data.torchvision_sets import FILE_SETS
 from nst.errors import NstError
 
 
@@ -393,6 +396,65 @@ def test_torchvision_arrays_become_png_with_their_splits(monkeypatch: pytest.Mon
     ]  # fmt: skip
     for i, pixels in enumerate(np.concatenate([arrays["train"], arrays["test"], arrays["unlabeled"]])):
         assert np.array_equal(decode(source.read(i)), pixels.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("name", sorted(FILE_SETS))
+def test_torchvision_has_every_set_of_files_and_its_splits(name: str) -> None:
+    import torchvision
+
+    class_name, splits = FILE_SETS[name]
+    parameters = inspect.signature(getattr(torchvision.datasets, class_name)).parameters
+    assert {"root", "download"} <= parameters.keys()
+    assert ("split" in parameters) == (splits is not None)
+
+
+def fake_set(attribute: str, classes: list[Any]) -> Callable[..., Any]:
+    """As torchvision keeps the paths and labels of a set of files."""
+
+    def load(root: str, download: bool, split: str = "all") -> Any:
+        files = [(Path(root) / f"part-{split}" / f"{i}.png", i % 2) for i in range(4)]
+        if attribute.endswith("samples"):
+            return SimpleNamespace(**{attribute: files, "classes": classes})
+        return SimpleNamespace(**{attribute: [file for file, _ in files], "_labels": [label for _, label in files],
+                                  "classes": classes})  # fmt: skip
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [("eurosat", "samples"), ("flowers102", "_image_files"), ("oxford_pets", "_images"), ("gtsrb", "_samples")],
+)
+def test_sets_of_files_are_read_as_they_are_with_their_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, attribute: str
+) -> None:
+    import torchvision
+
+    class_name, splits = FILE_SETS[name]
+    theirs = list((splits or {"": "all"}).values())
+    for split in theirs:
+        write_files(tmp_path / "held", [f"part-{split}/{i}.png" for i in range(4)])
+    classes = [] if name == "gtsrb" else [("cat", "feline"), "dog"]
+    monkeypatch.setattr(torchvision.datasets, class_name, fake_set(attribute, classes))
+    source = open_source(name, root=tmp_path / "held")
+    assert source.classes == (("0", "1") if name == "gtsrb" else ("cat", "dog"))
+    assert [entry.label for entry in source.entries] == [0, 1, 0, 1] * len(theirs)
+    assert [entry.split for entry in source.entries] == [split for split in splits or [None] for _ in range(4)]
+    assert [sample.image for sample in source] == [png(i) for i in range(4)] * len(theirs)
+    before = source.digest
+    (tmp_path / "held" / f"part-{theirs[0]}" / "0.png").write_bytes(png(77))
+    assert open_source(name, root=tmp_path / "held").digest != before
+
+
+def test_a_set_of_files_may_be_an_archive_or_folder_of_ones_own(tmp_path: Path) -> None:
+    write_files(tmp_path / "p", SPLIT)
+    write_tar(tmp_path / "p.tar", SPLIT)
+    for root in ("p", "p.tar"):
+        source = open_source("eurosat", root=tmp_path / root)
+        assert source.classes == ("cat", "dog")
+        assert {entry.split for entry in source.entries} == {"train", "test"}
+    with pytest.raises(NstError, match=r"eurosat is not in [\s\S]*data\.source\.download=true"):
+        open_source("eurosat", root=tmp_path / "none")
 
 
 def test_imagenet_must_be_whole_and_is_read_by_wnid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

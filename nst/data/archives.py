@@ -269,8 +269,10 @@ def _follow(
 ) -> None:
     """The file of this archive that a link names, also over several links; passed over where there is none."""
     target = name
-    for _ in range(len(links)):
-        target = links.get(target, target)
+    for _ in links:
+        if target not in links:
+            break
+        target = links[target]
         if target in places:
             found.files[name] = reader(places[target])
             return

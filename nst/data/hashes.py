@@ -129,7 +129,7 @@ def _hash_shard(single: ShardSet, kept: Path | None) -> Hashes:
     """Of a set of one shard."""
     shard = single.shards[0]
     path = kept / f"{Path(shard.name).stem}.parquet" if kept is not None else None
-    mark = {b"sha256": shard.sha256.encode(), b"version": VERSION.encode()}
+    mark = {b"sha256": (shard.sha256 + shard.prefix).encode(), b"version": VERSION.encode()}
     if path is not None and path.exists() and (known := _read(path, mark)) is not None:
         return known
     hashes = hash_tar(single.reader(0))

@@ -142,9 +142,10 @@ def _decode_any(data: bytes, upright: bool) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(*image.size)
-            said = _orientation(image) if upright else 1
+            # Pillow turns a TIFF while it loads; of a PNG it reads EXIF only behind the pixels, so not before them
+            said = _orientation(image) if upright and image.format == "TIFF" else 1
             image.load()
-            left = _orientation(image) if upright else 1  # of a TIFF nothing: Pillow has turned it
+            left = _orientation(image) if upright else 1
             found = _to_rgb(image)
     except (BadImage, MemoryError):
         raise
@@ -154,7 +155,8 @@ def _decode_any(data: bytes, upright: bool) -> Decoded:
         if is_heif(data[:32]):
             raise BadImage("HEIC or AVIF, which is not read", "convert them to JPEG") from error
         raise BadImage("not an image of a known format", "remove them: they are no pictures") from error
-    return Decoded(_turned(found.pixels, left), (*found.notes, TURNED)) if said in TURNS else found
+    turned = said in TURNS or left in TURNS
+    return Decoded(_turned(found.pixels, left), (*found.notes, TURNED)) if turned else found
 
 
 def _to_rgb(image: Image.Image) -> Decoded:

@@ -39,7 +39,8 @@ Identity = tuple[str, str, str | None]  # file name, sha256, and a digest of wha
 class ShardInfo:
     """One tar of a set: file name, number of samples, size in bytes, sha256.
 
-    `excluded` are the positions in the tar of samples that do not belong to the set; `samples` leaves them out.
+    `excluded` are the positions in the tar of samples that do not belong to the set; `samples` leaves them out. Where
+    tars of a set use keys alike, `prefix` and a slash stand before each key.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ShardInfo:
     bytes: int
     sha256: str
     excluded: tuple[int, ...] = ()
+    prefix: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -54,8 +56,8 @@ class ShardInfo:
         return self.name, self.sha256, fingerprint(self.excluded) if self.excluded else None
 
     def as_json(self) -> dict[str, Any]:
-        """Its entry in index.json; without the field `excluded` where nothing is excluded."""
-        return {name: value for name, value in asdict(self).items() if name != "excluded" or value}
+        """Its entry in index.json; without `excluded` and `prefix` where there is none."""
+        return {name: value for name, value in asdict(self).items() if name not in ("excluded", "prefix") or value}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class ShardSet:
     @property
     def digest(self) -> str:
         """sha256 over the shards' sha256, what is excluded of them, and the classes: the identity of the data."""
-        lines = [shard.sha256 + "".join(f" -{position}" for position in shard.excluded) for shard in self.shards]
+        lines = [
+            shard.sha256 + (f" {shard.prefix}/" if shard.prefix else "") + "".join(f" -{one}" for one in shard.excluded)
+            for shard in self.shards
+        ]
         return hashlib.sha256("\n".join([*lines, "classes", *self.classes]).encode()).hexdigest()
 
     def difference(self, made_of: Sequence[Identity]) -> str | None:
@@ -163,7 +168,7 @@ class ShardSet:
         while True:
             path = self.path(position)
             try:
-                reader = TarReader(path, self.shards[position].excluded)
+                reader = TarReader(path, self.shards[position].excluded, self.shards[position].prefix)
                 reader.open()
                 return reader
             except NstError:
@@ -245,6 +250,8 @@ def _shard(entry: dict[str, Any], folder: Path | str) -> ShardInfo:
     """A shard as an index describes it; its name and sha256 become file names here."""
     shard = ShardInfo(**{**entry, "excluded": tuple(entry.get("excluded", ()))})
     require_file_name(shard.name, f"the index of {folder}")
+    if shard.prefix:
+        require_file_name(shard.prefix, f"the index of {folder}")
     if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"sha256 of {shard.name}: {shard.sha256[:80]!r}")
     return shard

@@ -22,7 +22,7 @@ from nst.data.images import encode_png
 from nst.data.label_files import Columns, classes_of, placed, read_labels
 from nst.data.layout import Contents, Entry, split_of, strip_common_folder, unique_keys
 from nst.data.source import Source
-from nst.data.torchvision_sets import arrays
+from nst.data.torchvision_sets import FILE_SETS, arrays, files
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError, nearest
 
@@ -226,6 +226,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": folder,
     "tar": tar,
     "csv": labels_in_csv,
+    **{name: files(name, folder) for name in FILE_SETS},
 }
 
 

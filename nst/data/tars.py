@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import posixpath
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,7 @@ RECORD = 20 * BLOCK  # what a tar is padded to, unless its writer was asked for 
 LARGEST_RECORD = 1 << 20
 END_MARK = 2 * BLOCK
 LONGEST_END = LARGEST_RECORD + END_MARK
-FILE_TYPES = (b"0", b"\0", b"7")  # regular, regular in old tars, contiguous
-LINK_TYPES = (b"1", b"2")
+FILE_TYPES, LINK_TYPES = (b"0", b"\0", b"7"), (b"1", b"2")  # regular, in old tars, contiguous; hard, symbolic
 Member = tuple[str, int, int]  # extension, byte offset, size in bytes
 
 
@@ -41,22 +41,26 @@ class TarReader:
 
     Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their
     own offset. `truncated` is True when the file lacks its end, or has zeros or more samples behind what looks like it;
-    the sample that was cut is then not listed. `links` are members that point to others; they are passed over.
+    the sample that was cut is then not listed. A link is the file of the tar that it names; `links` counts those that
+    name none, which are passed over.
 
     Args:
         without: positions of samples that are passed over, as if the tar did not hold them.
+        prefix: stands before every key, with a slash.
 
     Raises:
         NstError: no such file, not a tar, damaged in the middle, or a name leads out of it.
     """
 
-    def __init__(self, path: Path | str, without: Collection[int] = ()) -> None:
+    def __init__(self, path: Path | str, without: Collection[int] = (), prefix: str = "") -> None:
         self.path = Path(path)
         self._descriptor: int | None = None
         walk = _walk(self.path)
         hidden = set(without)
         shown = [position for position in range(len(walk.keys)) if position not in hidden] if hidden else None
         self.keys = walk.keys if shown is None else [walk.keys[position] for position in shown]
+        if prefix:
+            self.keys = [f"{prefix}/{key}" for key in self.keys]
         self.truncated, self.links = walk.truncated, walk.links
         self._members = walk.members if shown is None else [walk.members[position] for position in shown]
 
@@ -131,29 +135,60 @@ def _walk(path: Path) -> _Walk:
 
 
 def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[str, int, int]], bool, int]:
-    """(name, offset, size) of the files, a cut one last with size -1; whether the end is missing; number of links."""
+    """(name, offset, size) of the files, a cut one last with size -1; whether the end is missing; links to nothing."""
     files: list[tuple[str, int, int]] = []
-    links = 0
+    links: dict[int, str] = {}  # place among the files → what is named
     position = 0
     long_name: str | None = None
+    long_link: str | None = None
     while position + BLOCK <= size:
         header = data[position : position + BLOCK]
         if header.count(NUL) == BLOCK:
-            return files, not is_end(data[position : position + LONGEST_END + 1], size), links
+            left, lost = _followed(files, links)
+            return left, not is_end(data[position : position + LONGEST_END + 1], size), lost
         _check_header(path, header, position)
         length = _length(path, header, position)
         start = position + BLOCK
         whole = start + length <= size
         kind = header[156:157]
-        if kind in (b"L", b"x") and whole:
-            long_name = _extended_name(kind, data[start : start + length]) or long_name
+        if kind in (b"L", b"K", b"x") and whole:
+            extended = _extended_names(kind, data[start : start + length])
+            long_name, long_link = extended.get("path", long_name), extended.get("linkpath", long_link)
         elif kind in FILE_TYPES or (kind in (b"L", b"x") and not whole):
             files.append((long_name or _name(header), start, length if whole else -1))
-            long_name = None
+            long_name = long_link = None
         elif kind in LINK_TYPES:
-            links, long_name = links + 1, None
+            name, target = long_name or _name(header), long_link or _text(header[157:257])
+            links[len(files)] = _target(name, target, symbolic=kind == b"2")
+            files.append((name, start, 0))
+            long_name = long_link = None
         position = start + -(-length // BLOCK) * BLOCK
-    return files, True, links
+    left, lost = _followed(files, links)
+    return left, True, lost
+
+
+def _target(name: str, target: str, *, symbolic: bool) -> str:
+    """The name in the archive that a link means; a symbolic one is relative to its own folder."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target) if symbolic else target)
+
+
+def _followed(files: list[tuple[str, int, int]], links: dict[int, str]) -> tuple[list[tuple[str, int, int]], int]:
+    """The files with every link as the file that it names, and how many links name none and are left out."""
+    if not links:
+        return files, 0
+    names = {posixpath.normpath(name): place for place, (name, _, _) in enumerate(files)}
+    lost = set()
+    for place in links:
+        end: int | None = place
+        for _ in links:
+            if end is None or end not in links:
+                break
+            end = names.get(links[end])
+        if end is None or end in links:
+            lost.add(place)
+        else:
+            files[place] = (files[place][0], *files[end][1:])
+    return [file for place, file in enumerate(files) if place not in lost], len(lost)
 
 
 def is_end(rest: bytes, size: int) -> bool:
@@ -171,13 +206,12 @@ def _length(path: Path, header: bytes, position: int) -> int:
     try:
         return _number(header[124:136])
     except ValueError:
-        what = f"{path} is damaged at byte {position}"
-        raise NstError(what, got="a size that is no number", next="copy it again") from None
+        got = "a size that is no number"
+        raise NstError(f"{path} is damaged at byte {position}", got=got, next="copy it again") from None
 
 
 def _check_header(path: Path, header: bytes, position: int) -> None:
-    # The checksum field counts as eight spaces.
-    expected = sum(header) - sum(header[148:156]) + 8 * 0x20
+    expected = sum(header) - sum(header[148:156]) + 8 * 0x20  # the checksum field counts as eight spaces
     try:
         found = _number(header[148:156])
     except ValueError:
@@ -192,9 +226,8 @@ def _check_header(path: Path, header: bytes, position: int) -> None:
             valid="an uncompressed tar, as WebDataset writes it",
             next="unpack it: gunzip" if packed else None,
         )
-    raise NstError(
-        f"{path} is damaged at byte {position}", got="a header whose checksum is wrong", next="copy it again"
-    )
+    got = "a header whose checksum is wrong"
+    raise NstError(f"{path} is damaged at byte {position}", got=got, next="copy it again")
 
 
 def _number(field: bytes) -> int:
@@ -205,25 +238,29 @@ def _number(field: bytes) -> int:
 
 
 def _name(header: bytes) -> str:
-    name = header[:100].split(NUL, 1)[0]
     if header[257:263] == b"ustar\0" and header[345] != 0:  # POSIX; GNU tars keep other things there
-        name = header[345:500].split(NUL, 1)[0] + b"/" + name
-    return name.decode("utf-8", "surrogateescape")
+        return f"{_text(header[345:500])}/{_text(header[:100])}"
+    return _text(header[:100])
 
 
-def _extended_name(kind: bytes, data: bytes) -> str | None:
-    """The long name in a GNU `L` block or the `path` record of a pax header."""
-    if kind == b"L":
-        return data.split(NUL, 1)[0].decode("utf-8", "surrogateescape")
+def _text(field: bytes) -> str:
+    return field.split(NUL, 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _extended_names(kind: bytes, data: bytes) -> dict[str, str]:
+    """`path` and `linkpath` of the next member, from a GNU `L` or `K` block or the records of a pax header."""
+    if kind != b"x":
+        return {"path" if kind == b"L" else "linkpath": _text(data)}
+    found = {}
     while data:
         length, _, _ = data.partition(b" ")
         if not length.isdigit() or int(length) == 0:
-            return None
+            break
         name, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
-        if name == b"path":
-            return value.decode("utf-8", "surrogateescape")
+        if name in (b"path", b"linkpath"):
+            found[name.decode()] = value.decode("utf-8", "surrogateescape")
         data = data[int(length) :]
-    return None
+    return found
 
 
 def _group(path: Path, files: list[tuple[str, int, int]], truncated: bool) -> _Walk:

@@ -1,16 +1,21 @@
-"""Data sets that torchvision fetches and checks."""
+"""Data sets that torchvision fetches and checks: those that are arrays, and those of files, which are read as they are.
+
+A set of files may also lie in a folder or archive of one's own, arranged as for `folder`: its root then names that.
+"""
 
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nst.data.arrangement import require_class_names
+from nst.data.files import contents_of, read_file, status_of
 from nst.data.images import encode_png
-from nst.data.layout import Contents, Entry
+from nst.data.layout import SPLIT_FOLDERS, Contents, Entry, extension_by_name, unique_keys
 from nst.data.source import Source
 from nst.documents import fingerprint
 from nst.errors import NstError
@@ -63,3 +68,100 @@ def _concatenated(load: Callable[[str], Any], splits: Sequence[str]) -> Contents
         return encode_png(parts[part][position - starts[part]])
 
     return Contents(classes, entries, read)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+# torchvision's class, and its name of our splits; None where it has none
+FILE_SETS: dict[str, tuple[str, Mapping[str, str] | None]] = {
+    "eurosat": ("EuroSAT", None),
+    "flowers102": ("Flowers102", {"train": "train", "val": "val", "test": "test"}),
+    "oxford_pets": ("OxfordIIITPet", {"train": "trainval", "test": "test"}),
+    "food101": ("Food101", {"train": "train", "test": "test"}),
+    "dtd": ("DTD", {"train": "train", "val": "val", "test": "test"}),
+    "fgvc_aircraft": ("FGVCAircraft", {"train": "train", "val": "val", "test": "test"}),
+    "country211": ("Country211", {"train": "train", "val": "valid", "test": "test"}),
+    "gtsrb": ("GTSRB", {"train": "train", "test": "test"}),
+    "imagenette": ("Imagenette", {"train": "train", "val": "val"}),
+    "sun397": ("SUN397", None),
+}
+
+
+def files(name: str, own: Callable[..., Source]) -> Callable[..., Source]:
+    """A source over one of FILE_SETS; `own` reads a folder or archive that is arranged by splits and classes."""
+    class_name, splits = FILE_SETS[name]
+
+    def build(root: str | Path = "datasets/torchvision", download: bool = False) -> Source:
+        path = Path(root).expanduser()
+        if path.is_file() or (path.is_dir() and any(part.name.lower() in SPLIT_FOLDERS for part in path.iterdir())):
+            return own(path)
+        found: list[tuple[Path, int, str | None]] = []
+        classes: tuple[str, ...] = ()
+        for split, theirs in (splits or {"": ""}).items():
+            data = _load(name, class_name, path, theirs, download)
+            found += [(file, label, split or None) for file, label in _labeled_files(data)]
+            classes = _class_names(data, classes)
+        return _file_source(name, path, classes, found)
+
+    where = ", ".join(splits) if splits else "no splits of its own"
+    build.__doc__ = f"torchvision's {class_name}: {where}; or a folder or archive of it with train/ and test/."
+    return build
+
+
+def _load(name: str, class_name: str, root: Path, split: str, download: bool) -> Any:
+    import torchvision
+
+    chosen = {"split": split} if split else {}
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return getattr(torchvision.datasets, class_name)(root=str(root), download=download, **chosen)
+    except (RuntimeError, OSError) as error:  # URLError is an OSError
+        raise NstError(
+            f"{name} is not in {root}, and could not be fetched" if download else f"{name} is not in {root}",
+            got=error,
+            valid="what torchvision has fetched, or a folder or archive with train/<class> and test/<class>",
+            next="name what holds it: data.source.root=<folder or archive>, or fetch it: data.source.download=true",
+        ) from error
+
+
+def _labeled_files(data: Any) -> list[tuple[Path, int]]:
+    """Path and label of every picture of a torchvision set, which keeps them under one of few names."""
+    for pairs in ("samples", "_samples"):
+        if hasattr(data, pairs):
+            return [(Path(file), int(label)) for file, label in getattr(data, pairs)]
+    names = next(getattr(data, name) for name in ("_image_files", "_images") if hasattr(data, name))
+    return [(Path(file), int(label)) for file, label in zip(names, data._labels, strict=True)]
+
+
+def _class_names(data: Any, before: Sequence[str]) -> tuple[str, ...]:
+    """Names of the labels; where a name stands for several labels, or is a path, it is made one of its own."""
+    names = [one[0] if isinstance(one, tuple) else str(one) for one in getattr(data, "classes", [])]
+    if not names:  # GTSRB has numbers only
+        names = [str(label) for label in range(max([len(before), *(label + 1 for _, label in _labeled_files(data))]))]
+    return tuple(f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names))
+
+
+def _file_source(
+    name: str, root: Path, classes: tuple[str, ...], found: Sequence[tuple[Path, int, str | None]]
+) -> Source:
+    names = [f"{split}/{path.name}" if split else f"{classes[label]}/{path.name}" for path, label, split in found]
+    states = [status_of(path) for path, _, _ in found]
+
+    def scan() -> Contents:
+        require_class_names(classes, name)
+        keys = unique_keys(names, [str(path) for path, _, _ in found])
+        entries = [
+            Entry(key, extension_by_name(path.name) or "jpg", label, split)
+            for key, (path, label, split) in zip(keys, found, strict=True)
+        ]
+        return Contents(classes, entries, lambda position: read_file(found[position][0]))
+
+    def digest() -> str:
+        top = root.resolve()
+        listed = [
+            (str(path.resolve().relative_to(top)), state) for (path, *_), state in zip(found, states, strict=True)
+        ]
+        kinds = [[label, split] for _, label, split in found]
+        return fingerprint([name, list(classes), names, kinds, contents_of(top, listed)])
+
+    return Source(name, digest, scan)

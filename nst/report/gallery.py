@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nst.data import selected
-from nst.data.images import BadImage, decode, encode_png
-from nst.data.layout import IMAGE_EXTENSIONS
+from nst.data.images import BadImage, decode, encode_png, image_extension
 from nst.data.predictions import noted_footers, parquet_name, read_footer, read_table
 from nst.data.tars import TarReader
 from nst.documents import damaged, read_json
@@ -158,7 +157,9 @@ def images_at(folder: Path, places: Iterable[tuple[str, int, str]]) -> dict[str,
         path = folder / f"{shard}.tar"
         if not path.exists():
             continue
-        reader = TarReader(path)
+        # keys of a set whose tars count alike begin with the tar's name
+        prefix = shard if all(key.startswith(f"{shard}/") for _, key in members) else ""
+        reader = TarReader(path, prefix=prefix)
         here = [(reader.keys.index(key, index), key) for index, key in members if key in reader.keys[index:]]
         found.update(_images(reader, here))
     return found
@@ -172,7 +173,8 @@ def images_named(folder: Path, keys: Iterable[str]) -> dict[str, str]:
         if not missing:
             break
         reader = TarReader(path)
-        here = [(index, key) for index, key in enumerate(reader.keys) if key in missing]
+        here = [(index, name) for index, key in enumerate(reader.keys)
+                for name in (key, f"{path.stem}/{key}") if name in missing]  # fmt: skip
         found.update(_images(reader, here))
         missing -= found.keys()
     return found
@@ -182,7 +184,7 @@ def _images(reader: TarReader, members: Sequence[tuple[int, str]]) -> dict[str, 
     found = {}
     for index, key in members:
         _, content = reader.read(index)
-        extension = next((name for name in IMAGE_EXTENSIONS if name in content), None)
+        extension = image_extension(content)
         uri = data_uri(content[extension]) if extension else None
         if uri:
             found[key] = uri

@@ -26,9 +26,9 @@ from nst.data.shards import write_shards
 from nst.data.source import Sample
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.evaluation.intervals import paired, unpaired, wilson
 from nst.evaluation.mistakes import write as write_mistakes
 from nst.report import figures, gallery, page
-from nst.report.intervals import paired, unpaired, wilson
 from nst.report.paper import published
 from nst.report.records import open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES

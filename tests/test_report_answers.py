@@ -18,8 +18,8 @@ from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation import mistakes
+from nst.evaluation.intervals import unpaired
 from nst.report import advice, class_tables, labels_section, page, sections, terminal
-from nst.report.intervals import unpaired
 from nst.report.records import open_runs
 from nst.report.rows import control_row, rows
 from nst.stages import report
@@ -101,6 +101,14 @@ def test_the_control_is_a_row_and_is_compared_with_the_last_student(run: Path, t
     assert [row["run"] for row in result["rows"][0]] == ["gen0", "gen1", "gen2"], "it is no generation"
     lines = (run / "report.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in lines] == ["run", "gen0", "gen1", "gen2", "control"]
+
+
+def test_the_generation_that_validation_chose_is_told(run: Path):
+    best = {"generation": 1, "validation_images": 1200, "validation_top1": 81.25}
+    write_json(run / "result.json", {"stage": "iterate", "best": best})
+    experiment = open_runs(run)[0]
+    text = sections.generations(experiment, rows(experiment), None).text
+    assert "Best of them on the 1,200 validation images, and chosen by these alone: student 1, 81.25 %." in text
 
 
 def test_a_control_that_goes_on_is_not_told(run: Path, tmp_path: Path):
@@ -301,7 +309,8 @@ def test_the_terminal_has_the_table_and_the_verdict(
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert max(len(line) for line in lines if str(run) not in line) <= 80
-    assert [line.split()[0] for line in lines if "small w0.5" in line] == ["0", "1", "2", "control"]
+    assert [line.split()[0] for line in lines if "small w0.5" in line] == ["0", "1", "2", "ctrl"]
+    assert "ctrl: the last student's network, trained on the labels alone" in out
     assert "Student 2 has" in out
     assert "than the control" in out
 

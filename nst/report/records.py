@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 LABELS = ("predictions", "selection")  # folders of what a teacher says, in its run directory unless options say where
-CONTROL = "control"  # directory of a training beside the generations
+CONTROL = "control"  # instead of the number of a generation, and the directory beside theirs
 
 
 @dataclass(frozen=True)

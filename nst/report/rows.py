@@ -13,9 +13,9 @@ from typing import Any
 
 from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
+from nst.evaluation.intervals import Interval, paired, unpaired, wilson
 from nst.report import robustness
-from nst.report.intervals import Interval, paired, unpaired, wilson
-from nst.report.records import Experiment, Generation
+from nst.report.records import CONTROL, Experiment, Generation
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
@@ -43,7 +43,7 @@ def control_row(experiment: Experiment, entries: Sequence[Row]) -> Row | None:
     control = experiment.control
     if control is None or not control.finished or not entries:
         return None
-    found, last = row(control), entries[-1]
+    found, last = {**row(control), "generation": CONTROL}, entries[-1]
     first = next(generation for generation in experiment.generations if generation.finished)
     _add_gain(found, entries[0], control, first, experiment)
     known = last["top1"] is not None and found["top1"] is not None

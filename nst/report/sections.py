@@ -32,7 +32,7 @@ INTERVAL_NOTE = (
 def generations(experiment: Experiment, entries: Sequence[Row], control: Row | None) -> Section:
     """The table of all generations with the control and published figures below, and top-1 as a figure."""
     section = Section("Generations" if len(experiment.generations) > 1 else "Result")
-    section.text = " ".join(verdicts(entries, control))
+    section.text = " ".join([*verdicts(entries, control), *_best(experiment)])
     if entries:
         section.blocks.append(_table(entries, control, experiment.paper))
     waiting = [generation.label for generation in experiment.generations if not generation.finished]
@@ -59,6 +59,16 @@ def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
         other = "the control, which learned from the labels alone"
         told.append(_verdict(last["label"], other, *(control[f"beaten_{end}"] for end in ("by", "low", "high"))))
     return told
+
+
+def _best(experiment: Experiment) -> list[str]:
+    """Which generation was chosen by validation images, where one was."""
+    best = experiment.result.get("best")
+    if not best:
+        return []
+    name = next((each.named for each in experiment.generations if each.number == best["generation"]), "another")
+    score, images = best["validation_top1"], number(best["validation_images"])
+    return [f"Best of them on the {images} validation images, and chosen by these alone: {name}, {score:.2f} %."]
 
 
 def _verdict(name: str, other: str, gain: float, low: float | None, high: float | None) -> str:

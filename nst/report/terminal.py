@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from nst.report.records import CONTROL
 from nst.report.rows import model_name
 from nst.shown import short
 
@@ -25,7 +26,7 @@ def table(results: Sequence[Mapping[str, Any]], title: str = "Noisy Student Trai
     shown = Table(
         title=title,
         title_justify="left",
-        caption=_caption(results) if robust else None,
+        caption=_caption(results),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -40,7 +41,7 @@ def table(results: Sequence[Mapping[str, Any]], title: str = "Noisy Student Trai
                          overflow="fold" if heading == "run" else "ellipsis")  # fmt: skip
     for row in results:
         shown.add_row(
-            str(row["generation"]) if row["generation"] is not None else short(row["label"], 60),
+            _name(row),
             model_name(row),
             f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-",
             _known(row["labeled"], "d"),
@@ -71,11 +72,20 @@ def _known(value: Any, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _caption(results: Sequence[Mapping[str, Any]]) -> str:
-    """What the columns of robustness are."""
+def _name(row: Mapping[str, Any]) -> str:
+    if row["generation"] is None:
+        return short(row["label"], 60)
+    return "ctrl" if row["generation"] == CONTROL else str(row["generation"])
+
+
+def _caption(results: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the control and the columns of robustness are."""
     suites = {kind: row[kind] for row in results for kind in ("corruption_suite", "perturbation_suite") if kind in row}
     told = {
         "corruption_suite": "corr. err.: mean corruption error, not normalised",
         "perturbation_suite": "flip: answers that change along a perturbation sequence",
     }
-    return "\n".join(f"{told[kind]} ({suite})" for kind, suite in suites.items())
+    lines = [f"{told[kind]} ({suite})" for kind, suite in suites.items()]
+    if any(row["generation"] == CONTROL for row in results):
+        lines.append("ctrl: the last student's network, trained on the labels alone")
+    return "\n".join(lines) or None

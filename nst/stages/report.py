@@ -182,7 +182,7 @@ def make(job: ReportJob) -> None:
         stage=job.stage if own else None,
         overrides=job.overrides if own else None,
     )
-    if not made_here:
+    if not own:
         tell(result["rows"], result["controls"])
     say(f"report: {result['page']}")
     outcome = Path(job.run_dir) / "result.json"

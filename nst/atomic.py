@@ -27,7 +27,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         if not written.note(path):
             leftovers.sweep_beside(path)
+        mode = _new_mode(temporary)
         yield temporary
+        if temporary.stat().st_mode != mode:  # some libraries write files that nobody else may read
+            temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -40,6 +43,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_mode(path: Path) -> int:
+    """The mode of a new file here, by umask and folder."""
+    path.touch()
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
 
 
 def _sync_folder(folder: Path) -> None:

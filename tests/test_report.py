@@ -24,12 +24,15 @@ from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata, parquet_name
 from nst.data.shards import write_shards
 from nst.data.source import Sample
+from nst.documents import read_json
 from nst.errors import NstError
+from nst.evaluation.intervals import paired, unpaired, wilson
+from nst.evaluation.mistakes import write as write_mistakes
 from nst.report import figures, gallery, page
 from nst.report.paper import published
 from nst.report.records import open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
-from nst.report.rows import interval
+from nst.report.rows import rows
 from nst.report.style import inline_svg, save_png, svg_document
 from nst.stages import report, select
 from nst.written import LIST
@@ -104,6 +107,9 @@ def make_evaluation(folder, truth, classes, right, rng):
               "classes": list(classes), "confusion": confusion.tolist(), "mistakes": mistakes}  # fmt: skip
     (folder / "evaluation").mkdir()
     write_json(folder / "evaluation" / "result.json", result)
+    write_json(folder / "evaluation" / "started.json", {"stage": "evaluate", "inputs": {"test": "digest"}})
+    entries = [(entry["confidence"], entry["key"], entry["label"], entry["predicted"]) for entry in mistakes]
+    write_mistakes(folder / "evaluation" / "mistakes.csv", entries, classes)
 
 
 def make_labels(folder, data, truth, classes, right, rng, sha):
@@ -179,7 +185,10 @@ def test_page_is_one_file_that_loads_nothing(finished):
     html = page_of(finished[0])
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert len(sources) > 50
-    assert all(source.startswith(("data:image/", "#")) for source in sources)
+    links = [source for source in sources if not source.startswith(("data:image/", "#"))]
+    assert links == ["gen2/evaluation/mistakes.csv"], "which is followed by a click, and not loaded"
+    assert f'<a href="{links[0]}">' in html
+    assert (finished[0] / links[0]).is_file()
     assert not re.search(r"<script|@import|url\((?!#)", html)
     assert len(html) < LIMIT_BYTES
 
@@ -247,7 +256,7 @@ def test_same_files_give_the_same_bytes(finished):
 def test_galleries_show_the_chosen_pictures(finished):
     directory, _ = finished
     html = page_of(directory)
-    for title in ("Sure", "Barely kept", "Rejected", "Changed", "Mistakes"):
+    for title in ("Selected and wrong", "Sure", "Barely kept", "Rejected", "Changed", "Mistakes"):
         assert f"<h3>{title}</h3>" in html
     mistakes = json.loads((directory / "gen2/evaluation/result.json").read_text())["mistakes"]
     shown = html[html.index("<h3>Mistakes</h3>") :]
@@ -436,11 +445,30 @@ def read_uri(uri):
     (80.0, 100, (71.1170, 86.6633)), (100.0, 10, (72.2467, 100.0)), (0.0, 10, (0.0, 27.7533)),
 ])  # fmt: skip
 def test_interval_is_wilson_s(percent, samples, expected):
-    assert interval(percent, samples) == pytest.approx(expected, abs=1e-3)
+    assert wilson(percent, samples) == pytest.approx(expected, abs=1e-3)
 
 
-def test_interval_of_nothing_is_unknown():
-    assert interval(None, 10) == interval(50.0, None) == (None, None)
+def test_interval_of_nothing_is_unknown(tmp_path):
+    directory = make_run(tmp_path, accuracies=(0.7,))
+    path = directory / "gen0" / "evaluation" / "result.json"
+    write_json(path, {name: value for name, value in read_json(path).items() if name != "samples"})
+    entry = rows(open_runs(directory)[0])[0]
+    assert entry["top1"] is not None
+    assert (entry["top1_low"], entry["top1_high"], entry["gain_low"]) == (None, None, None)
+
+
+def test_paired_interval_is_agresti_and_min_s():
+    # half an image in each of the four cells: 12.5 gained and 4.5 lost of 102
+    share = (12.5 - 4.5) / 102
+    half = 1.959964 * np.sqrt((12.5 + 4.5) / 102 - share**2) / np.sqrt(102)
+    assert paired(12, 4, 100) == pytest.approx((100 * (share - half), 100 * (share + half)), abs=1e-3)
+    assert paired(0, 0, 100)[0] < 0 < paired(0, 0, 100)[1]
+    assert paired(40, 0, 100)[0] > 0
+
+
+def test_unpaired_interval_is_newcombe_s():
+    # Newcombe 1998, table II, example (a): 56/70 - 48/80 has method 10 limits 0.0524 to 0.3339
+    assert unpaired(60.0, 80.0, 80, 70) == pytest.approx((5.24, 33.39), abs=0.01)
 
 
 def test_titles_follow_the_data():

@@ -22,12 +22,14 @@ from nst.report.style import (
     MOST_NAMED_CLASSES,
     MUTED,
     SERIES,
+    SLANTED_LETTERS,
     VERMILLION,
     fitting,
     heat,
     legend,
     name_places,
     panels,
+    room_for,
     styled,
 )
 from nst.shown import short
@@ -43,11 +45,19 @@ MOST_COUNTED_CLASSES = 12  # more counts do not fit into the cells of a confusio
 
 @styled
 def generations(
-    labels: Sequence[str], top1: Sequence[float], bounds: Sequence[tuple[float | None, float | None]]
+    labels: Sequence[str],
+    top1: Sequence[float],
+    bounds: Sequence[tuple[float | None, float | None]],
+    certain: bool | None = None,
 ) -> Figure:
-    """Top-1 (%) of teacher and students in order, with the 95 % interval of each where `bounds` has one."""
+    """Top-1 (%) of teacher and students in order, with the 95 % interval of each where `bounds` has one.
+
+    Args:
+        certain: whether the gain of the last is more than its interval; None where that is not known.
+    """
     gain = top1[-1] - top1[0]
     claim = "Students gain on their teacher" if gain > 0 else "The students do not beat their teacher"
+    claim = "No sure difference between students and teacher" if certain is False else claim
     title = f"{claim}: {gain:+.2f} points" if len(top1) > 1 else "Top-1 of the teacher"
     figure, (axes,) = panels(title, 3.4)
     places = np.arange(len(top1))
@@ -135,25 +145,28 @@ def _class_scatter(title: str, teacher: np.ndarray, student: np.ndarray, labels:
 
 
 @styled
-def confusion(classes: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Figure:
+def confusion(
+    classes: Sequence[str], matrices: Mapping[str, np.ndarray], title: str = "What is taken for what"
+) -> Figure:
     """Confusion matrices (C, C) of counts, row label and column prediction, coloured by share of the row."""
     count = len(classes)
-    figure, axes = panels("What is taken for what", 5.0 if len(matrices) > 1 else 6.4, len(matrices))
+    height = 4.6 if len(matrices) > 1 else 6.0
+    figure, axes = panels(title, height + room_for(classes), len(matrices), sharey=True)
     for panel, (label, matrix) in zip(axes, matrices.items(), strict=True):
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         panel.pcolormesh(share, cmap=heat(), vmin=0, vmax=1, rasterized=count > MOST_NAMED_CLASSES)
         if count <= MOST_COUNTED_CLASSES:
             _write_counts(panel, matrix, share)
         panel.set_aspect("equal")
-        panel.invert_yaxis()
         panel.grid(visible=False)
         panel.set_title(label)
         panel.set_xlabel("prediction")
-        panel.set_ylabel("label")
         panel.spines[["top", "right"]].set_visible(True)
         panel.spines[:].set_color(GRID)
         panel.tick_params(length=0)
         _name_cells(panel, classes)
+    axes[0].set_ylabel("label")
+    axes[0].invert_yaxis()  # of all
     return figure
 
 
@@ -169,7 +182,7 @@ def _name_cells(panel: Axes, classes: Sequence[str]) -> None:
         return
     places = np.arange(len(classes)) + 0.5
     name_places(panel, places, classes, fontsize=8.5)
-    panel.set_yticks(places, fitting(classes), fontsize=8.5)
+    panel.set_yticks(places, fitting(classes, SLANTED_LETTERS), fontsize=8.5)
 
 
 @styled

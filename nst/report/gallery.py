@@ -1,34 +1,26 @@
 """Sample pictures for the page: what the teacher is sure of, what it barely keeps, what it rejects, what goes wrong.
 
-Pictures are chosen from the first shards only, up to SCANNED_ROWS predictions, so a report of 300M images takes no
-longer than one of 300k; within these, choice is by confidence alone, never by looks.
+The choice is by confidence alone, never by looks.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from nst.data import selected
 from nst.data.images import BadImage, decode, encode_png, image_extension
-from nst.data.predictions import noted_footers, parquet_name, read_footer, read_table
 from nst.data.tars import TarReader
-from nst.documents import damaged, read_json
+from nst.report.labeled import UNKNOWN, Labeled
 
-SCANNED_ROWS = 200_000
 SHOWN_PX = 96  # smallest side of a picture on the page, for pictures that are smaller
 LARGEST_PX = 192
-UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -53,83 +45,6 @@ class Picture:
         return None if self.truth is None else self.truth == self.says
 
 
-@dataclass(frozen=True)
-class Labeled:
-    """Predictions for N images: place (shard, index), key, label, confidence, copies (0: rejected), true label."""
-
-    classes: Sequence[str]
-    shard: np.ndarray  # (N,) str, file name without ending
-    index: np.ndarray
-    key: np.ndarray
-    label: np.ndarray
-    confidence: np.ndarray
-    copies: np.ndarray
-    truth: np.ndarray  # (N,) UNKNOWN where not known
-    complete: bool  # all shards were read
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-
-def read_labeled(predictions: Path, selection: Path, truth: Path, limit: int = SCANNED_ROWS) -> Labeled | None:
-    """The predictions of the first shards, at least `limit` where there are as many; None where there are none."""
-    paths = sorted(predictions.glob("*.parquet"))
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "index", "key", "label", "confidence")}
-    copies: list[np.ndarray] = []
-    noted = noted_footers(predictions) if (predictions / "predictions.json").exists() else {}
-    chosen = _selected_shards(selection)
-    rows = 0
-    for number, path in enumerate(paths):
-        if rows >= limit:
-            paths = paths[:number]
-            break
-        table = read_table(path, ["index", "key", "label", "confidence"], footer=noted.get(path.name))
-        found = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
-        found["shard"] = np.full(len(table), path.stem, dtype=object)
-        for name, parts in columns.items():
-            parts.append(found[name])
-        copies.append(_copies(chosen.get(path.name), found["index"]))
-        rows += len(table)
-    if not rows:
-        return None
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    complete = len(paths) == len(list(predictions.glob("*.parquet")))
-    truths = _truths(truth, joined["key"])
-    classes = list(read_footer(paths[0]).classes)
-    return Labeled(classes, **joined, copies=np.concatenate(copies), truth=truths, complete=complete)
-
-
-def _selected_shards(folder: Path) -> dict[str, Callable[[], pa.Table]]:
-    """What reads the selected images of each shard, by the name of its file of predictions."""
-    path = folder / "selection.json"
-    summary = read_json(path) if path.exists() else {"shards": []}
-    return {
-        parquet_name(shard["name"]): partial(selected.read, folder, summary, shard, ["index", "copies"])
-        for shard in summary["shards"]
-    }
-
-
-def _copies(read: Callable[[], pa.Table] | None, index: np.ndarray) -> np.ndarray:
-    """Copies (N,) of each image of a shard in the selection; 0 where it was not selected."""
-    if read is None:
-        return np.zeros(len(index), np.int64)
-    table = read()
-    found = dict(zip(table["index"].to_pylist(), table["copies"].to_pylist(), strict=True))
-    return np.array([found.get(place, 0) for place in index.tolist()], np.int64)
-
-
-def _truths(path: Path, keys: np.ndarray) -> np.ndarray:
-    if not path.exists():
-        return np.full(len(keys), UNKNOWN)
-    try:
-        table = pq.read_table(path, filters=[("key", "in", keys.tolist())], page_checksum_verification=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        away = f"make it again, as the unlabeled shards; or mv {path} away, and the report does without it"
-        raise damaged(path, error, away) from error
-    known = dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
-    return np.array([known.get(key, UNKNOWN) for key in keys.tolist()])
-
-
 def choose(labeled: Labeled, among: np.ndarray, count: int, *, most_confident: bool) -> np.ndarray:
     """Rows (<= count, at least 1) of the most or least confident images among a mask (N,), the classes taking turns."""
     rows = np.flatnonzero(among)
@@ -142,6 +57,12 @@ def choose(labeled: Labeled, among: np.ndarray, count: int, *, most_confident: b
     turn = np.arange(len(rows)) - np.repeat(start, sizes)
     chosen = rows[np.argsort(turn, kind="stable")[:count]]
     return chosen[np.argsort(labeled.label[chosen], kind="stable")]
+
+
+def surest(labeled: Labeled, among: np.ndarray, count: int) -> np.ndarray:
+    """Rows (<= count) of the most confident images among a mask (N,), whatever their classes."""
+    rows = np.flatnonzero(among)
+    return rows[np.lexsort((labeled.key[rows].astype(str), -labeled.confidence[rows]))[:count]]
 
 
 def images_at(folder: Path, places: Iterable[tuple[str, int, str]]) -> dict[str, str]:

@@ -6,6 +6,7 @@ sections.py, how it looks in page.html and style.css.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -70,11 +71,19 @@ class Gallery:
 
 @dataclass
 class Section:
-    """A part of the page; `missing` says why something that belongs here is not here."""
+    """A part of the page.
+
+    Args:
+        points: a list, below the text.
+        links: name → address of a file beside the page, below the blocks.
+        missing: why something that belongs here is not here.
+    """
 
     title: str
     text: str = ""
+    points: list[str] = field(default_factory=list)
     blocks: list[Table | Drawing | Gallery] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -107,8 +116,14 @@ def render(page: Page) -> str:
         finalize=lambda value: shown(value) if type(value) is str else value,
     )  # fmt: skip
     environment.filters["short"] = short
+    environment.filters["breakable"] = breakable
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html").render(page=page, style=style)
+
+
+def breakable(name: str) -> Markup:
+    """A shortened name that breaks between its words, HerbaceousVegetation and river_bank too, where room is scarce."""
+    return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[_/.-])(?=\w)", shown(short(name))))
 
 
 def number(value: Any, form: str = ",d", unknown: str = "–") -> str:

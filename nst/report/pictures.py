@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nst.report import gallery
-from nst.report.gallery import UNKNOWN, Labeled
+from nst.report.labeled import UNKNOWN, Labeled
 from nst.report.page import Gallery, Section, number
 from nst.report.records import Experiment, Generation
 
@@ -31,28 +31,42 @@ def pictures(experiment: Experiment, count: int) -> Section:
 
 def _teachers(experiment: Experiment, count: int) -> list[Gallery] | str:
     """What the first teacher says, and what a later one says instead."""
-    teachers = [entry for entry in experiment.generations if any(entry.predictions_folder.glob("*.parquet"))]
+    teachers = [entry for entry in experiment.labelers if any(entry.predictions_folder.glob("*.parquet"))]
     if not teachers:
         return "No predictions for unlabeled images are kept in these runs."
     folder = teachers[0].data_folder("unlabeled")
     if folder is None or not any(folder.glob("*.tar")):
         return f"No pictures of pseudo-labels: the unlabeled shards are not in {folder} any more."
-    labeled = _labeled_by(teachers[0], folder)
+    labeled = teachers[0].labeled
     if labeled is None:
         return f"No pictures of pseudo-labels: {teachers[0].named} has labeled no image."
-    galleries = _by_confidence(teachers[0], labeled, folder, count)
+    galleries = [*_selected_and_wrong(teachers, folder, count), *_by_confidence(teachers[0], labeled, folder, count)]
     if len(teachers) > 1:
         galleries.append(_changed(teachers, labeled, folder, count))
     shown = [entry for entry in galleries if entry.pictures]
     return shown or f"No pictures of pseudo-labels: the shards in {folder} are not those that were labeled."
 
 
-def _labeled_by(generation: Generation, folder: Path) -> Labeled | None:
-    return gallery.read_labeled(generation.predictions_folder, generation.selection_folder, folder / "truth.parquet")
+def _selected_and_wrong(teachers: Sequence[Generation], folder: Path, count: int) -> list[Gallery]:
+    """The surest wrong labels that the last student learned from; none where the truth is not known."""
+    last = next((entry for entry in reversed(teachers) if entry.selection), None)
+    labeled = last.labeled if last else None
+    if last is None or labeled is None:
+        return []
+    selected = labeled.copies > 0
+    wrong = selected & labeled.wrong
+    rows = gallery.surest(labeled, wrong, count)
+    text = f"{number(int(wrong.sum()))} of the {number(int(selected.sum()))} images that are selected of what "
+    text += f"{last.named} labeled have a wrong label, and are learned from. The most confident first.{_scope(labeled)}"
+    return [Gallery("Selected and wrong", text, gallery.pictures(labeled, rows, folder))]
+
+
+def _scope(labeled: Labeled) -> str:
+    return "" if labeled.complete else f" Chosen from the first {number(len(labeled))} images."
 
 
 def _by_confidence(teacher: Generation, labeled: Labeled, folder: Path, count: int) -> list[Gallery]:
-    scope = "" if labeled.complete else f" Chosen from the first {number(len(labeled))} images."
+    scope = _scope(labeled)
     kept = labeled.copies > 0
     kinds = [("Sure", "The most confident labels of {}, the classes taking turns.", np.ones(len(kept), bool), True)]
     if kept.any():
@@ -69,7 +83,7 @@ def _by_confidence(teacher: Generation, labeled: Labeled, folder: Path, count: i
 
 def _changed(teachers: Sequence[Generation], labeled: Labeled, folder: Path, count: int) -> Gallery:
     """Images that the last teacher labels otherwise than the first; where the truth is known, corrected ones first."""
-    later = _labeled_by(teachers[-1], folder)
+    later = teachers[-1].labeled
     if later is None:
         return Gallery("Changed", "", [])
     first = dict(zip(labeled.key.tolist(), labeled.label.tolist(), strict=True))

@@ -7,21 +7,27 @@ so runs may have been moved or listed by hand.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nst.documents import damaged, read_config, read_json, read_text
+from nst.documents import read_config, read_json
 from nst.errors import NstError
+from nst.evaluation import mistakes
+from nst.evaluation.mistakes import Mistake
+from nst.report.curves import Curve, read_curves
 from nst.shown import short
 
-Curve = list[tuple[int, float]]  # step, value
+if TYPE_CHECKING:
+    from nst.report.labeled import Labeled
+
 Document = dict[str, Any]
+LABELS = ("predictions", "selection")  # folders of what a teacher says, in its run directory unless options say where
+CONTROL = "control"  # instead of the number of a generation, and the directory beside theirs
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,14 @@ class Generation:
 
     Args:
         teacher: the generation before it in this report; None for the first.
+        folders: of its predictions, its selection and the images that it labeled, where its own files do not say.
+        title: what it is called, where its directory does not say it.
     """
 
     directory: Path
     teacher: Generation | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    title: str | None = None
 
     @property
     def number(self) -> int | None:
@@ -44,6 +54,8 @@ class Generation:
     @property
     def label(self) -> str:
         """`teacher`, `student 1`, ...; a directory of another name goes by that."""
+        if self.title is not None:
+            return self.title
         if self.number is None:
             return short(self.directory.name, 80)
         return f"student {self.number}" if self.number else "teacher"
@@ -51,7 +63,7 @@ class Generation:
     @property
     def named(self) -> str:
         """The label inside a sentence."""
-        return "the teacher" if self.number == 0 else self.label
+        return "the teacher" if self.label == "teacher" else self.label
 
     @cached_property
     def config(self) -> Document:
@@ -83,12 +95,13 @@ class Generation:
 
     @property
     def predictions_folder(self) -> Path:
-        return self.directory / "predictions"
+        return self.folders.get("predictions", self.directory / "predictions")
 
     @property
     def selection_folder(self) -> Path:
         # what runs select of a teacher that they share (`iterate.teacher`) is each run's own
-        return (self.directory.parent if self.directory.is_symlink() else self.directory) / "selection"
+        own = self.directory.parent if self.directory.is_symlink() else self.directory
+        return self.folders.get("selection", own / "selection")
 
     @cached_property
     def selection(self) -> Document | None:
@@ -98,28 +111,73 @@ class Generation:
     @cached_property
     def learned_from(self) -> Document | None:
         """The selection that this network was trained on."""
-        if self.teacher is not None:
-            return self.teacher.selection
-        folder = self.config.get("teacher", {}).get("selection")
-        return read_document(Path(folder) / "selection.json") if folder else None
+        return self.labeler.selection if self.labeler is not None else None
+
+    @cached_property
+    def labeler(self) -> Generation | None:
+        """Whose labels it learned from: the generation before it, or the teacher that its options name."""
+        given = self.config.get("teacher") or {}
+        run = given.get("run")
+        places = {name: given.get(name) or (f"{run}/{name}" if run else None) for name in LABELS}
+        known = {name: Path(folder) for name, folder in places.items() if folder}
+        if self.teacher is not None or not (self.has_teacher and known):
+            return self.teacher
+        directory = Path(run) if run else next(iter(known.values())).parent
+        if (images := self.data_folder("unlabeled")) is not None:
+            known["unlabeled"] = images
+        return Generation(directory, folders=known, title="teacher")
 
     @property
     def has_teacher(self) -> bool:
         return bool(self.started.get("inputs", {}).get("teacher"))
 
+    @property
+    def labeled_online(self) -> bool:
+        """Whether its teacher labeled batch by batch, so that no labels are kept."""
+        return self.has_teacher and self.started["inputs"]["teacher"].get("mode") == "online"
+
+    @cached_property
+    def mistakes(self) -> list[Mistake] | None:
+        """All test images that it gets wrong; None where its evaluation kept none."""
+        return mistakes.read(self.mistakes_file)
+
+    @property
+    def mistakes_file(self) -> Path:
+        return self.directory / "evaluation" / mistakes.FILE
+
+    @cached_property
+    def tested_on(self) -> Any:
+        """What identifies the test images; None where it is not known."""
+        started = read_document(self.directory / "evaluation" / "started.json") or {}
+        return started.get("inputs", {}).get("test")
+
     def data_folder(self, part: str) -> Path | None:
         """Folder of the shards `labeled`, `unlabeled` or `test`, as the run was told; None if it was told none."""
-        folder = self.config.get("data", {}).get(part)
+        folder = self.folders.get(part) or self.config.get("data", {}).get(part)
         return Path(folder) if folder else None
+
+    @cached_property
+    def labeled(self) -> Labeled | None:
+        """What it says of the first unlabeled images, with the truth where it is known; None where it labeled none."""
+        from nst.report.labeled import read_labeled  # here: pyarrow takes time to load, and most of a page needs none
+
+        folder = self.data_folder("unlabeled")
+        truth = folder / "truth.parquet" if folder else None
+        return read_labeled(self.predictions_folder, self.selection_folder, truth)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Generations in order, teacher first; a single training is an experiment of one."""
+    """Generations in order, teacher first; a single training is an experiment of one.
+
+    Args:
+        control: a network as the last student's that learned from the labels alone, where there is one.
+    """
 
     name: str
     directory: Path
     generations: tuple[Generation, ...]
+    control: Generation | None = None
 
     @property
     def first(self) -> Generation:
@@ -130,6 +188,12 @@ class Experiment:
         """The last finished generation, or the last one while none has finished."""
         finished = [generation for generation in self.generations if generation.finished]
         return (finished or list(self.generations))[-1]
+
+    @cached_property
+    def labelers(self) -> list[Generation]:
+        """All that may have labeled images, in order; first a teacher that is none of the generations."""
+        outside = self.first.labeler
+        return [*([outside] if outside is not None else []), *self.generations]
 
     @cached_property
     def result(self) -> Document:
@@ -159,22 +223,6 @@ def open_runs(directory: Path, runs: Sequence[Path] | None = None) -> list[Exper
     return swept or [_required(directory)]
 
 
-def read_curves(path: Path) -> dict[str, Curve]:
-    """Columns step, metric, value of a metrics.csv; a half-written last line is left out.
-
-    Raises:
-        NstError: it is not such a table.
-    """
-    text = read_text(path)
-    curves: dict[str, Curve] = {}
-    try:
-        for step, metric, value in csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:]):
-            curves.setdefault(metric, []).append((int(step), float(value)))
-    except ValueError as error:
-        raise damaged(path, f"{error}; valid are columns step, metric, value") from error
-    return curves
-
-
 def _experiment(directory: Path) -> Experiment | None:
     folders = [path for path in directory.glob("gen*") if re.fullmatch(r"gen\d+", path.name) and _is_training(path)]
     folders.sort(key=lambda path: int(path.name[3:]))
@@ -186,7 +234,8 @@ def _experiment(directory: Path) -> Experiment | None:
     own = generations[-1].config.get("name")
     # in a sweep all jobs have one name, and their directories say what distinguishes them
     name = own if own and len(folders) > 1 and "=" not in directory.name else directory.resolve().name
-    return Experiment(short(name, 80), directory, generations)
+    control = Generation(directory / CONTROL, title=CONTROL) if _is_training(directory / CONTROL) else None
+    return Experiment(short(name, 80), directory, generations, control)
 
 
 def _link(folders: Sequence[Path]) -> tuple[Generation, ...]:

@@ -1,40 +1,63 @@
 """One row per network: what it is, what it learned from, how well it does. The table of the page and report.csv.
 
-Every top-1 carries its 95 % interval (Wilson) from the number of test images alone, so that a small test set cannot
-pass noise off as a gain.
+Every top-1 carries its 95 % interval (Wilson) from the number of test images alone, and every gain an interval of its
+own, so that a small test set cannot pass noise off as a gain.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
+from nst.evaluation.intervals import Interval, paired, unpaired, wilson
 from nst.report import robustness
-from nst.report.records import Experiment, Generation
+from nst.report.records import CONTROL, Experiment, Generation
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
     "unlabeled_with_copies", "pseudo_label_accuracy", "steps", "test_images", "top1", "top1_low", "top1_high",
-    "top5", "ece", "loss", "gain", *robustness.COLUMNS,
+    "top5", "ece", "loss", "gain", "gain_low", "gain_high",
+    *robustness.COLUMNS,
 )  # fmt: skip
-Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 Row = dict[str, Any]
 
 
 def rows(experiment: Experiment) -> list[Row]:
     """A row per finished generation; accuracies, ECE and `gain` over the first generation in percentage points."""
-    found = [row(generation) for generation in experiment.generations if generation.finished]
-    base = found[0]["top1"] if found else None
-    for entry in found:
-        known = base is not None and entry["top1"] is not None
-        entry["gain"] = entry["top1"] - base if known else None
-        entry["experiment"] = experiment.name
+    finished = [generation for generation in experiment.generations if generation.finished]
+    found = [row(generation) for generation in finished]
+    for generation, entry in zip(finished, found, strict=True):
+        _add_gain(entry, found[0], generation, finished[0], experiment)
     return found
+
+
+def control_row(experiment: Experiment, entries: Sequence[Row]) -> Row | None:
+    """The row of the control, whose gain is over the first generation too; None while there is none.
+
+    `beaten_by` is what the last network has more than the control, from `beaten_low` to `beaten_high`.
+    """
+    control = experiment.control
+    if control is None or not control.finished or not entries:
+        return None
+    found, last = {**row(control), "generation": CONTROL}, entries[-1]
+    first = next(generation for generation in experiment.generations if generation.finished)
+    _add_gain(found, entries[0], control, first, experiment)
+    known = last["top1"] is not None and found["top1"] is not None
+    found["beaten_by"] = last["top1"] - found["top1"] if known else None
+    found["beaten_low"], found["beaten_high"] = compared(found, last, control, experiment.last) or (None, None)
+    return found
+
+
+def _add_gain(entry: Row, base: Row, generation: Generation, first: Generation, experiment: Experiment) -> None:
+    known = base["top1"] is not None and entry["top1"] is not None
+    entry["gain"] = entry["top1"] - base["top1"] if known else None
+    interval = None if generation is first else compared(base, entry, first, generation)
+    entry["gain_low"], entry["gain_high"] = interval or (None, None)
+    entry["experiment"] = experiment.name
 
 
 def row(generation: Generation) -> Row:
@@ -45,7 +68,7 @@ def row(generation: Generation) -> Row:
     scores = generation.evaluation or result
     top1 = scores.get("top1")
     test_images = int(scores["samples"]) if "samples" in scores else None
-    low, high = interval(top1, test_images)
+    low, high = wilson(top1, test_images) if top1 is not None and test_images else (None, None)
     accuracy = (generation.learned_from or {}).get("accuracy", {}).get("after", {}).get("accuracy")
     return {
         "run": generation.directory.name,
@@ -85,14 +108,25 @@ def unlabeled_images(generation: Generation) -> tuple[int | None, int | None]:
     return samples, samples
 
 
-def interval(percent: float | None, samples: int | None) -> tuple[float | None, float | None]:
-    """95 % interval of an accuracy in percent measured on `samples` images (Wilson 1927)."""
-    if percent is None or not samples:
-        return None, None
-    share, weight = percent / 100, Z_95**2 / samples
-    centre = (share + weight / 2) / (1 + weight)
-    half = Z_95 * math.sqrt(share * (1 - share) / samples + weight / (4 * samples)) / (1 + weight)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+def compared(before: Row, after: Row, first: Generation, second: Generation) -> Interval | None:
+    """Interval of what `after` has more of top-1 than `before`, in points; None where a score is not known.
+
+    Where both were tested on the same images and all their mistakes are kept, images that both get right or wrong do
+    not count, and the interval is a narrower one.
+    """
+    samples, samples_after = before["test_images"], after["test_images"]
+    if before["top1"] is None or after["top1"] is None or not samples or not samples_after:
+        return None
+    same = first.tested_on is not None and first.tested_on == second.tested_on and samples == samples_after
+    if same and first.mistakes is not None and second.mistakes is not None:
+        wrong, wrong_after = ({mistake.key for mistake in each} for each in (first.mistakes, second.mistakes))
+        return paired(len(wrong - wrong_after), len(wrong_after - wrong), samples)
+    return unpaired(before["top1"], after["top1"], samples, samples_after)
+
+
+def certain(low: float | None, high: float | None) -> bool | None:
+    """Whether a difference is larger than the test images alone explain; None where its interval is not known."""
+    return None if low is None or high is None else not low <= 0 <= high
 
 
 def model_name(entry: Mapping[str, Any]) -> str:

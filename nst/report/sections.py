@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import relpath
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from nst.report import figures, selection_figures
+from nst.report import figures
+from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confusions
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
-from nst.report.records import Experiment, Generation
-from nst.report.rows import Row, model_name
-from nst.report.selection_figures import SelectionData
-from nst.shown import short
+from nst.report.records import Experiment
+from nst.report.rows import Row, certain, model_name
 
-LARGEST_CONFUSION = 100  # classes; larger matrices are shown as their largest entries only
-CONFUSIONS_LISTED = 8
 COLUMNS = (  # with spaces and hyphens that do not break
     "run", "model", "params", "labeled", "unlabeled (with copies)", "pseudo-labels right\u00a0%", "top\u20111\u00a0%",
     "±", "top\u20115\u00a0%", "ECE\u00a0%", "loss", "gain",
 )  # fmt: skip
 ROBUSTNESS = {"corruption_error": "corruption error %", "flip_rate": "flip rate %"}  # of a row → heading
 INTERVAL_NOTE = (
-    "± is half the 95 % interval that follows from the number of test images alone (Wilson). "
-    "ECE: expected calibration error. Gain: points of top-1 over the teacher."
+    "± is half the 95 % interval that follows from the number of test images alone (Wilson). ECE: expected calibration "
+    "error. Gain: points of top-1 over the teacher, ± half its own interval, image by image where all mistakes are "
+    "kept; a gain within it may be chance."
 )
 
 
-def generations(experiment: Experiment, entries: Sequence[Row]) -> Section:
-    """The table of all generations with published figures below, and top-1 as a figure."""
+def generations(experiment: Experiment, entries: Sequence[Row], control: Row | None) -> Section:
+    """The table of all generations with the control and published figures below, and top-1 as a figure."""
     section = Section("Generations" if len(experiment.generations) > 1 else "Result")
+    section.text = " ".join([*verdicts(entries, control), *_best(experiment)])
     if entries:
-        section.blocks.append(_table(entries, experiment.paper))
+        section.blocks.append(_table(entries, control, experiment.paper))
     waiting = [generation.label for generation in experiment.generations if not generation.finished]
     if waiting:
         section.missing.append(f"Not finished yet: {', '.join(waiting)}.")
@@ -40,15 +42,49 @@ def generations(experiment: Experiment, entries: Sequence[Row]) -> Section:
     if len(scored) > 1:
         labels = [f"{entry['label']}\n{model_name(entry)}" for entry in scored]
         bounds = [(entry["top1_low"], entry["top1_high"]) for entry in scored]
-        figure = figures.generations(labels, [entry["top1"] for entry in scored], bounds)
+        sure = certain(scored[-1]["gain_low"], scored[-1]["gain_high"])
+        figure = figures.generations(labels, [entry["top1"] for entry in scored], bounds, sure)
         caption = "Top-1 of the averaged network on the test images; bars are 95 % intervals."
         section.blocks.append(Drawing("generations", figure, caption))
     return section
 
 
-def _table(entries: Sequence[Row], paper: Mapping[str, Any] | None) -> Table:
+def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
+    """Whether the last network is better than the teacher and than the control, in words."""
+    if len(entries) < 2 or entries[-1]["gain"] is None:
+        return []
+    last = entries[-1]
+    told = [_verdict(last["label"], "the teacher", last["gain"], last["gain_low"], last["gain_high"])]
+    if control is not None and control["beaten_by"] is not None:
+        other = "the control, which learned from the labels alone"
+        told.append(_verdict(last["label"], other, *(control[f"beaten_{end}"] for end in ("by", "low", "high"))))
+    return told
+
+
+def _best(experiment: Experiment) -> list[str]:
+    """Which generation was chosen by validation images, where one was."""
+    best = experiment.result.get("best")
+    if not best:
+        return []
+    name = next((each.named for each in experiment.generations if each.number == best["generation"]), "another")
+    score, images = best["validation_top1"], number(best["validation_images"])
+    return [f"Best of them on the {images} validation images, and chosen by these alone: {name}, {score:.2f} %."]
+
+
+def _verdict(name: str, other: str, gain: float, low: float | None, high: float | None) -> str:
+    more = f"{name[:1].upper()}{name[1:]} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
+    if low is None or high is None:
+        return f"{more}."
+    between = f"95 % interval {low:+.1f} to {high:+.1f}"
+    return f"{more} ({between})" + (": that is no sure difference." if certain(low, high) is False else ".")
+
+
+def _table(entries: Sequence[Row], control: Row | None, paper: Mapping[str, Any] | None) -> Table:
     rows = [_cells(entry, first=place == 0) for place, entry in enumerate(entries)]
     kinds = [""] * len(rows)
+    if control is not None:
+        rows.append(_cells(control, first=False))
+        kinds.append("control")
     where, values = published(paper)
     for name, scores in values:
         cells = [f"published: {name}", where, *[""] * 4, number(scores.get("top1"), ".2f", ""), "",
@@ -56,6 +92,8 @@ def _table(entries: Sequence[Row], paper: Mapping[str, Any] | None) -> Table:
         rows.append(cells)
         kinds.append("published")
     note = INTERVAL_NOTE
+    if control is not None:
+        note += " The control is a network as the last student's that learned from the labels alone."
     if values:
         note += " Published rows are the paper's, at full size: other data and networks than a scaled-down run's."
     return Table(COLUMNS, rows, kinds=kinds, note=note)
@@ -66,7 +104,8 @@ def _cells(entry: Row, *, first: bool) -> list[str]:
     size = f"{entry['parameters'] / 1e6:.2f}M" if entry["parameters"] else "–"
     unlabeled = number(entry["unlabeled"]) if entry["unlabeled"] != 0 else "–"
     copies = f" ({number(entry['unlabeled_with_copies'])})" if entry["unlabeled_with_copies"] else ""
-    gain = "" if first else number(entry["gain"], "+.2f")
+    around = "" if entry["gain_low"] is None else f"\u00a0±\u00a0{(entry['gain_high'] - entry['gain_low']) / 2:.1f}"
+    gain = "" if first else number(entry["gain"], "+.2f") + around
     return [
         entry["label"], model_name(entry), size, number(entry["labeled"]), unlabeled + copies,
         number(entry["pseudo_label_accuracy"], ".1f"), number(entry["top1"], ".2f"), number(half, ".1f"),
@@ -112,72 +151,16 @@ def learning(experiment: Experiment) -> Section:
     return section
 
 
-def selection(experiment: Experiment) -> Section:
-    """What the teachers said about the unlabeled images, and what of it their students learned from."""
-    section = Section("Pseudo-labels")
-    found = [selection_data(generation) for generation in experiment.generations if generation.selection]
-    if not found:
-        why = "labels were made online" if experiment.last.has_teacher else "no student has been taught"
-        section.missing.append(f"There is no selection of pseudo-labels in these runs: {why}.")
-        return section
-    shown = found if len(found) == 1 else [found[0], found[-1]]
-    section.text = _selection_text(experiment)
-    section.blocks += [
-        Drawing("confidence", selection_figures.confidence(shown), "Images per bin of the teacher's confidence."),
-        Drawing("class_balance", selection_figures.class_balance(shown),
-                "Scarce classes are filled up with copies; of abundant ones the most confident images are kept."),
-    ]  # fmt: skip
-    known = [data for data in shown if data.accuracy is not None]
-    if known:
-        caption = "Before selection. Above the diagonal the teacher is less sure than it could be, below it too sure."
-        section.blocks.append(Drawing("reliability", selection_figures.reliability(known), caption))
-    else:
-        section.missing.append("How many pseudo-labels are right is not known: the unlabeled images have no truth.")
-    return section
+def classes(experiment: Experiment, directory: Path) -> Section:
+    """Accuracy of each class and what is taken for what, for the first and the last network.
 
-
-def _selection_text(experiment: Experiment) -> str:
-    parts = []
-    for generation in experiment.generations:
-        document = generation.selection
-        if document is None:
-            continue
-        totals, accuracy = document["totals"], document.get("accuracy")
-        text = (
-            f"Of {number(totals['images'])} images that {generation.named} labeled, {number(totals['selected'])} were"
-        )
-        text += f" selected, {number(totals['copies'])} with copies"
-        before, after = ((accuracy or {}).get(when, {}).get("accuracy") for when in ("before", "after"))
-        if before is not None and after is not None:
-            text += f"; {100 * before:.1f} % of the labels were right before, {100 * after:.1f} % after selection"
-        parts.append(text + ".")
-    return " ".join(parts)
-
-
-def selection_data(generation: Generation) -> SelectionData:
-    """The numbers of a selection.json as arrays."""
-    document = generation.selection
-    assert document is not None
-    histogram, accuracy = document["confidence_histogram"], document.get("accuracy")
-    per_class = {name: np.array([entry[name] for entry in document["per_class"]]) for name in
-                 ("labeled", "selected", "copies_total")}  # fmt: skip
-    return SelectionData(
-        label=f"labels by {generation.named}",
-        classes=tuple(document["classes"]),
-        min_confidence=document["min_confidence"],
-        edges=np.array(histogram["edges"]),
-        bins_before=np.array(histogram["before"]).sum(axis=0),
-        bins_after=np.array(histogram["after"]).sum(axis=0),
-        class_before=per_class["labeled"],
-        class_selected=per_class["selected"],
-        class_after=per_class["copies_total"],
-        accuracy=np.array(accuracy["before"]["per_confidence_bin"], float) if accuracy else None,
-    )
-
-
-def classes(experiment: Experiment) -> Section:
-    """Accuracy of each class and what is taken for what, for the first and the last network."""
+    Args:
+        directory: of the page, from which files are linked.
+    """
     section = Section("Classes")
+    if (mistakes := experiment.last.mistakes) is not None:
+        name = f"All {number(len(mistakes))} mistakes of {experiment.last.named} on the test images, as CSV"
+        section.links[name] = quote(relpath(experiment.last.mistakes_file, directory))
     known = {
         g.label: g.evaluation for g in (experiment.first, experiment.last) if (g.evaluation or {}).get("confusion")
     }
@@ -196,17 +179,6 @@ def classes(experiment: Experiment) -> Section:
     if len(names) <= LARGEST_CONFUSION:
         caption = "Rows are true classes, columns predictions; colour is the share of the row."
         section.blocks.append(Drawing("confusion", figures.confusion(names, matrices), caption))
-    section.blocks.append(_confusions(names, matrices))
+    note = "The most frequent confusions."
+    section.blocks += [by_class(names, matrices), frequent_confusions(names, matrices, note, ("label", "taken for"))]
     return section
-
-
-def _confusions(names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Table:
-    """The most frequent confusions, first and last network taken together."""
-    total = sum(matrices.values(), np.zeros((len(names), len(names)), int))
-    np.fill_diagonal(total, 0)
-    order = np.argsort(-total, axis=None, kind="stable")[:CONFUSIONS_LISTED]
-    pairs = [divmod(int(place), len(names)) for place in order if total.flat[place] > 0]
-    rows = [[short(names[row]), short(names[column]), *(number(int(m[row, column])) for m in matrices.values())]
-            for row, column in pairs]  # fmt: skip
-    columns = ["label", "taken for", *(f"images, {label}" for label in matrices)]
-    return Table(columns, rows, note="The most frequent confusions.")

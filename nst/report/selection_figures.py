@@ -24,6 +24,7 @@ from nst.report.style import (
     legend,
     name_places,
     panels,
+    room_for,
     styled,
 )
 
@@ -74,7 +75,8 @@ def confidence(selections: Sequence[SelectionData]) -> Figure:
 @styled
 def class_balance(selections: Sequence[SelectionData]) -> Figure:
     """Images per class: as the teacher labels them, as selected, and with the copies that the student sees."""
-    figure, axes = panels(_balance_title(selections[-1]), PANEL_HEIGHT, len(selections), sharey=True)
+    height = PANEL_HEIGHT + room_for(selections[-1].classes)
+    figure, axes = panels(_balance_title(selections[-1]), height, len(selections), sharey=True)
     for panel, data in zip(axes, selections, strict=True):
         if len(data.classes) <= MOST_NAMED_CLASSES:
             _bars(panel, data)

@@ -68,7 +68,9 @@ def sheet(
     """
     sure = told.confidences.astype(np.float64) >= min_confidence
     shares = shared_out(np.bincount(told.labels, minlength=len(told.classes)), count)
-    sections = [Section("Classes", "How many pictures of each, and how sure the network is.", [_classes(told, sure)])]
+    sections = [
+        Section("Classes", "How many pictures of each, and how sure the network is.", blocks=[_classes(told, sure)])
+    ]
     for label in np.argsort(-np.bincount(told.labels, minlength=len(told.classes)), kind="stable").tolist():
         rows = ranked(told, label)
         if shares[label]:
@@ -114,7 +116,9 @@ def _section(told: Told, label: int, rows: np.ndarray, chosen: np.ndarray, sure:
     text += "" if len(chosen) == len(rows) else f", {len(chosen)} of them, evenly from the surest to the least sure"
     unsure = int((~sure[rows]).sum())
     return Section(
-        shown(name), "", [Gallery("", f"{text}{f'; {number(unsure)} unsure' if unsure else ''}.", shown_pictures)]
+        shown(name),
+        "",
+        blocks=[Gallery("", f"{text}{f'; {number(unsure)} unsure' if unsure else ''}.", shown_pictures)],
     )
 
 

@@ -32,7 +32,7 @@ BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", 
 SERIES = (MUTED, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
 WIDTH = 9.0  # inches: the column of the page at about 100 px each
 DPI = 150
-LETTERS = 32  # of a name beside an axis
+LETTERS, SLANTED_LETTERS = 32, 22  # of a name beside an axis, and aslant below one
 MOST_NAMED_CLASSES = 30  # more names do not fit beside an axis
 
 STYLE: Any = {
@@ -109,10 +109,15 @@ def legend(figure: Figure, *axes: Axes, columns: int) -> None:
 
 def name_places(axes: Axes, places: Any, names: Sequence[str], **options: Any) -> None:
     """Names of classes below an axis, aslant where they are words."""
-    shown_names = fitting(names)
+    shown_names = fitting(names, SLANTED_LETTERS)
     if max(map(len, shown_names)) > 2:
         options |= {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(places, shown_names, **options)
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Inches that long names below an axis need more than short ones."""
+    return 0.07 * max(0, min(SLANTED_LETTERS, max(map(len, names))) - 6) if len(names) <= MOST_NAMED_CLASSES else 0.0
 
 
 def svg_document(figure: Figure) -> str:

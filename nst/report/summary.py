@@ -11,7 +11,7 @@ from nst.data.shard_set import load_index
 from nst.documents import config_text
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
-from nst.report.rows import Row, model_name
+from nst.report.rows import Row, certain, model_name
 
 Numbers = list[tuple[str, str, str]]  # value, name, remark
 
@@ -34,7 +34,9 @@ def sentence(experiment: Experiment, entries: Sequence[Row]) -> str:
     if last["gain"] is None:
         return f"{text} followed."
     verb = "gained" if last["gain"] >= 0 else "lost"
-    return f"{text} {verb} {abs(last['gain']):.2f} points of top-1: {_from_to(first, last)}."
+    sure = certain(last["gain_low"], last["gain_high"])
+    doubt = ", which these images cannot tell from no difference" if sure is False else ""
+    return f"{text} {verb} {abs(last['gain']):.2f} points of top-1: {_from_to(first, last)}{doubt}."
 
 
 def _count(count: int) -> str:
@@ -65,7 +67,9 @@ def headline_numbers(entries: Sequence[Row]) -> Numbers:
     role = "Last student, top-1" if len(entries) > 1 else "Top-1"
     shown.append((f"{last['top1']:.2f} %", role, model_name(last)))
     if len(entries) > 1 and last["gain"] is not None:
-        shown.append((f"{last['gain']:+.2f}", "Gain", "percentage points of top-1"))
+        known = last["gain_low"] is not None
+        between = f", 95 % interval {last['gain_low']:+.1f} to {last['gain_high']:+.1f}" if known else ""
+        shown.append((f"{last['gain']:+.2f}", "Gain", f"percentage points of top-1{between}"))
     if last["pseudo_label_accuracy"] is not None:
         shown.append((f"{last['pseudo_label_accuracy']:.1f} %", "Pseudo-labels right", "that the last student saw"))
     if "corruption_error" in last:
@@ -131,7 +135,9 @@ def command(experiment: Experiment, stage: str | None = None, overrides: Sequenc
             stage, overrides = config.get("stage"), config["overrides"]
     if overrides is None or stage is None:
         return None
-    return shlex.join(["nst", stage, *overrides])
+    # whoever repeats a run must not be told to delete it
+    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] != "overwrite"]
+    return shlex.join(["nst", stage, *kept])
 
 
 def configs(experiment: Experiment) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The table of generations that `nst iterate` ends with."""
+"""The tables that `nst iterate` and `nst report` show in the terminal, of 80 columns at most."""
 
 from __future__ import annotations
 
@@ -8,49 +8,84 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from nst.report.records import CONTROL
 from nst.report.rows import model_name
+from nst.shown import short
 
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")
-
-
 ROBUSTNESS = {"corruption_error": "corr.\nerr. %", "flip_rate": "flip\n%"}  # of a row → heading
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """The generations side by side, 80 columns at most; what is known of robustness has columns too."""
+def table(results: Sequence[Mapping[str, Any]], title: str = "Noisy Student Training") -> Table:
+    """The generations side by side; what is known of robustness has columns too.
+
+    Args:
+        results: rows with what `nst iterate` knows, or those of a report, which have a `label`.
+    """
     robust = [name for name in ROBUSTNESS if any(name in row for row in results)]
     shown = Table(
-        title="Noisy Student Training",
+        title=title,
         title_justify="left",
-        caption=_caption(results) if robust else None,
+        caption=_caption(results),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 0 if robust else 1, 0, 0),
     )
-    headings = [heading.replace(" %", "\n%") if robust else heading for heading in HEADINGS]
+    first = HEADINGS[0] if all(row["generation"] is not None for row in results) else "run"
+    headings = [_narrow(heading) if robust else heading for heading in (first, *HEADINGS[1:])]
     for heading in (*headings, *(ROBUSTNESS[name] for name in robust)):
-        shown.add_column(heading, vertical="bottom", justify="left" if heading == "model" else "right", no_wrap=True)
+        left = heading in ("run", "model")
+        # names of runs alone may be long, and are folded where the others leave no room
+        shown.add_column(heading, vertical="bottom", justify="left" if left else "right", no_wrap=heading != "run",
+                         overflow="fold" if heading == "run" else "ellipsis")  # fmt: skip
     for row in results:
         shown.add_row(
-            str(row["generation"]),
+            _name(row),
             model_name(row),
-            f"{row['parameters'] / 1e6:.2f}M",
-            str(row["labeled"]),
-            str(row["unlabeled"] or "-"),
-            f"{row['top1']:.2f}",
-            f"{row['ece']:.1f}",
-            "-" if row["generation"] == 0 else f"{row['gain']:+.2f}",
+            f"{row['parameters'] / 1e6:.2f}M" if row["parameters"] else "-",
+            _known(row["labeled"], "d"),
+            _known(row["unlabeled"] or None, "d"),
+            _known(row["top1"], ".2f"),
+            _known(row["ece"], ".1f"),
+            "-" if row["generation"] == 0 else _known(row["gain"], "+.2f"),
             *(f"{row[name]:.1f}" if name in row else "-" for name in robust),
         )
     return shown
 
 
-def _caption(results: Sequence[Mapping[str, Any]]) -> str:
-    """What the columns of robustness are."""
+def compared(rows_of: Sequence[Sequence[Mapping[str, Any]]]) -> Table:
+    """The last networks of several runs, under the names of these."""
+    last = [
+        {**entries[-1], "generation": None, "label": entries[-1]["experiment"],
+         "gain": entries[-1]["gain"] if len(entries) > 1 else None}
+        for entries in rows_of if entries
+    ]  # fmt: skip
+    return table(last, "Last networks of the runs")
+
+
+def _narrow(heading: str) -> str:
+    return {"unlabeled": "un-\nlabeled"}.get(heading, heading.replace(" %", "\n%"))
+
+
+def _known(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    if row["generation"] is None:
+        return short(row["label"], 60)
+    return "ctrl" if row["generation"] == CONTROL else str(row["generation"])
+
+
+def _caption(results: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the control and the columns of robustness are."""
     suites = {kind: row[kind] for row in results for kind in ("corruption_suite", "perturbation_suite") if kind in row}
     told = {
         "corruption_suite": "corr. err.: mean corruption error, not normalised",
         "perturbation_suite": "flip: answers that change along a perturbation sequence",
     }
-    return "\n".join(f"{told[kind]} ({suite})" for kind, suite in suites.items())
+    lines = [f"{told[kind]} ({suite})" for kind, suite in suites.items()]
+    if any(row["generation"] == CONTROL for row in results):
+        lines.append("ctrl: the last student's network, trained on the labels alone")
+    return "\n".join(lines) or None

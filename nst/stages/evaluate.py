@@ -7,7 +7,6 @@ eval mode, clean centre view at its own test size.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,8 @@ from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.data.views import clean_view
 from nst.errors import NstError
+from nst.evaluation.mistakes import FILE as MISTAKES_FILE
+from nst.evaluation.mistakes import write as write_mistakes
 from nst.evaluation.results import headlines, summary, table
 from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
@@ -51,7 +52,7 @@ from nst.training.gathering import union
 from nst.training.hardware import Machine
 from nst.training.tracking import Tracking
 
-MISTAKES_KEPT = 48
+MISTAKES_KEPT = 48  # in the result; all are in a table beside it
 
 
 class CleanScores(Evaluation):
@@ -66,7 +67,7 @@ class CleanScores(Evaluation):
 
 
 class Mistakes:
-    """The most confident mistakes: a heap of confidence, key, label and prediction."""
+    """All mistakes: confidence, key, label and prediction of each."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[float, str, int, int]] = []
@@ -76,10 +77,7 @@ class Mistakes:
         labels = batch["true_labels"]
         confidence, predicted = answers[: len(labels)].numpy().T
         for row in (predicted != labels).nonzero()[0]:
-            entry = (float(confidence[row]), batch["keys"][row], int(labels[row]), int(predicted[row]))
-            heapq.heappush(self.kept, entry)
-            if len(self.kept) > MISTAKES_KEPT:
-                heapq.heappop(self.kept)
+            self.kept.append((float(confidence[row]), batch["keys"][row], int(labels[row]), int(predicted[row])))
 
 
 def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
@@ -174,8 +172,10 @@ def _clean_scores(
             network, scores, batches, hardware, output, advance=lambda samples: bar.update(bar.step + samples),
             note=mistakes, images=test.samples, max_bad_fraction=job.max_bad_fraction,
         )  # fmt: skip
-    worst = union(mistakes.kept, trainer)[: -MISTAKES_KEPT - 1 : -1]
-    return _result(scores.moved(torch.Tensor.cpu), test, options, bad, worst)
+    every = union(mistakes.kept, trainer)[::-1]
+    if is_rank_zero():
+        write_mistakes(output / MISTAKES_FILE, every, test.classes)
+    return _result(scores.moved(torch.Tensor.cpu), test, options, bad, every[:MISTAKES_KEPT])
 
 
 def _result(

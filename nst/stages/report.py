@@ -7,6 +7,7 @@ time, also while a run goes on, and says what is not there yet.
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
-from nst.report import paper, paper_figures, sections, summary
+from nst.report import advice, labels_section, paper, paper_figures, sections, summary, terminal
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
 from nst.report.records import Experiment, open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.robustness_section import robustness
-from nst.report.rows import Row, rows, write_csv
+from nst.report.rows import Row, control_row, rows, write_csv
 from nst.report.style import save_png, svg_document
 from nst.settings.job import ReportJob
 from nst.settings.measuring import WandbOptions
@@ -34,7 +35,7 @@ from nst.written import begin, unlink
 
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",
-           "class_accuracy", "confusion", *ROBUSTNESS_FIGURES)  # fmt: skip
+           "class_accuracy", "confusion", "label_confusion", *ROBUSTNESS_FIGURES)  # fmt: skip
 
 
 def run(
@@ -58,7 +59,8 @@ def run(
     directory = Path(directory)
     experiments = open_runs(directory, [Path(path) for path in runs] if runs else None)
     rows_of = [rows(experiment) for experiment in experiments]
-    page = _page(experiments, rows_of, examples, stage, overrides)
+    controls = [control_row(*pair) for pair in zip(experiments, rows_of, strict=True)]
+    page = _page(directory, experiments, rows_of, controls, examples, stage, overrides)
     drawings = page.drawings()
     figures_ = {name: [f"figures/{name}{ending}" for ending in (".png", ".svg")] for name in FIGURES}
     drawn = [name for drawing in drawings for name in figures_[drawing.name]]
@@ -69,29 +71,33 @@ def run(
         write_text(directory / "figures" / f"{drawing.name}.svg", drawing.document)
     unlink(*(directory / name for each in figures_.values() for name in each if name not in drawn))
     _, figures = paper.published(experiments[0].paper)
-    write_csv(directory / "report.csv", [row for entries in rows_of for row in entries], paper=figures)
+    every = [row for entries, control in zip(rows_of, controls, strict=True) for row in (*entries, control) if row]
+    write_csv(directory / "report.csv", every, paper=figures)
     write_text(directory / "report.html", render(page))
     return {
         "page": directory / "report.html",
         "table": directory / "report.csv",
         "figures": [directory / "figures" / f"{drawing.name}.svg" for drawing in drawings],
         "rows": rows_of,
+        "controls": controls,
     }
 
 
 def _page(
+    directory: Path,
     experiments: Sequence[Experiment],
     rows_of: Sequence[Sequence[Row]],
+    controls: Sequence[Row | None],
     examples: int,
     stage: str | None,
     overrides: Sequence[str] | None,
 ) -> Page:
     place = _best(rows_of)
-    focus, entries = experiments[place], rows_of[place]
-    body = [sections.generations(focus, entries)]
+    focus, entries, control = experiments[place], rows_of[place], controls[place]
+    body = [sections.generations(focus, entries, control), advice.section(focus, entries, control)]
     if len(experiments) > 1:
         body.insert(0, sections.comparison(experiments, rows_of, focus))
-    body += [sections.learning(focus), sections.selection(focus), sections.classes(focus)]
+    body += [sections.learning(focus), labels_section.selection(focus), sections.classes(focus, directory)]
     body += [robustness(focus, examples), pictures(focus, examples)]
     return Page(
         title=focus.name if len(experiments) == 1 else f"{len(experiments)} runs, best: {focus.name}",
@@ -102,6 +108,21 @@ def _page(
         command=summary.command(focus, stage, overrides),
         configs=summary.configs(focus),
     )
+
+
+def tell(rows_of: Sequence[Sequence[Row]], controls: Sequence[Row | None]) -> None:
+    """Shows the table of the page in the terminal, and what may be concluded from it."""
+    if len(rows_of) > 1:
+        console.print(terminal.compared(rows_of))
+        return
+    (entries,), (control,) = rows_of, controls
+    if not entries:
+        say("no training of this run has finished yet")
+        return
+    first = {**entries[0], "gain": None}
+    console.print(terminal.table([first, *entries[1:], *([control] if control else [])]))
+    for sentence in sections.verdicts(entries, control):
+        say(textwrap.fill(sentence, 80))
 
 
 def _best(rows_of: Sequence[Sequence[Row]]) -> int:
@@ -161,6 +182,8 @@ def make(job: ReportJob) -> None:
         stage=job.stage if own else None,
         overrides=job.overrides if own else None,
     )
+    if not own:
+        tell(result["rows"], result["controls"])
     say(f"report: {result['page']}")
     outcome = Path(job.run_dir) / "result.json"
     rows_ = [dict(row) for entries in result["rows"] for row in entries]

@@ -10,7 +10,7 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,9 @@ class StopWhenTold(Callback):
             )
 
 
+NOTED = ("train/labeled_loss", "train/unlabeled_loss", "validation/top1")
+
+
 class TrainingBar(Callback):
     """Stage, step, loss and time left."""
 
@@ -176,10 +179,7 @@ class TrainingBar(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         assert isinstance(module, Classifier)
         assert self.bar is not None
-        loss, top1 = module.latest.get("train/loss"), module.latest.get("validation/top1")
-        note = "" if loss is None else f"loss {loss:.3f}"
-        note += "" if top1 is None else f" top-1 {top1:.1f}"
-        self.bar.update(trainer.global_step, note)
+        self.bar.update(trainer.global_step, training_note(module.latest))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.bar is not None:
@@ -188,6 +188,15 @@ class TrainingBar(Callback):
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         if self.bar is not None:
             self.bar.__exit__(type(exception), exception, None)
+
+
+def training_note(latest: Mapping[str, float]) -> str:
+    """The losses of both sides, each a mean over its images: their sum grows with `student.unlabeled_ratio`."""
+    labeled, unlabeled, top1 = (latest.get(name) for name in NOTED)
+    parts = [f"loss {labeled:.3f}"] if labeled is not None else []
+    parts += [f"pseudo-labels {unlabeled:.3f}"] if unlabeled else []  # a teacher has none
+    parts += [f"top-1 {top1:.1f}"] if top1 is not None else []
+    return " ".join(parts)
 
 
 class BadSampleLimit(Callback):

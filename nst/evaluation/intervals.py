@@ -1,0 +1,37 @@
+"""How much of an accuracy, or of a difference of two, the number of test images can tell: 95 % intervals.
+
+They are of the test images alone: another seed, split or order of the images is a chance of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
+Interval = tuple[float, float]  # percent, or percentage points
+
+
+def wilson(percent: float, samples: int) -> Interval:
+    """Of an accuracy in percent measured on `samples` images (Wilson 1927)."""
+    share, weight = percent / 100, Z_95**2 / samples
+    centre = (share + weight / 2) / (1 + weight)
+    half = Z_95 * math.sqrt(share * (1 - share) / samples + weight / (4 * samples)) / (1 + weight)
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
+def paired(gained: int, lost: int, samples: int) -> Interval:
+    """Of the gain of a second network on the same images (Agresti and Min 2005: half an image in each of four cells).
+
+    Args:
+        gained, lost: images that only the second, only the first network gets right.
+    """
+    whole, difference = samples + 2, gained - lost
+    half = Z_95 * math.sqrt(gained + lost + 1 - difference**2 / whole) / whole
+    return 100 * max(-1.0, difference / whole - half), 100 * min(1.0, difference / whole + half)
+
+
+def unpaired(before: float, after: float, samples: int, samples_after: int) -> Interval:
+    """Of `after - before` in percent, where it is not known which images each gets right (Newcombe 1998, method 10)."""
+    (low, high), (low_after, high_after) = wilson(before, samples), wilson(after, samples_after)
+    gain = after - before
+    return gain - math.hypot(after - low_after, high - before), gain + math.hypot(high_after - after, before - low)

@@ -1,0 +1,52 @@
+"""All test images that a network gets wrong, surest first, as a table for people: evaluation/mistakes.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst.atomic import write_text
+from nst.documents import damaged, read_text
+
+FILE = "mistakes.csv"
+COLUMNS = ("key", "class", "predicted", "confidence")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image by its key, its class and what it is taken for, by name, and the probability of that."""
+
+    key: str
+    label: str
+    predicted: str
+    confidence: float
+
+
+def write(path: Path, mistakes: Iterable[tuple[float, str, int, int]], classes: Sequence[str]) -> None:
+    """Writes entries of confidence, key, label and predicted class."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for confidence, key, label, predicted in mistakes:
+        table.writerow([key, classes[label], classes[predicted], f"{confidence:.6f}"])
+    write_text(path, text.getvalue())
+
+
+def read(path: Path) -> list[Mistake] | None:
+    """What `write` has written; None where there is no such file.
+
+    Raises:
+        NstError: it is not such a table.
+    """
+    if not path.exists():
+        return None
+    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    try:
+        if not rows or tuple(rows[0]) != COLUMNS:
+            raise ValueError(f"columns {', '.join(rows[0]) if rows else '(none)'}")
+        return [Mistake(key, label, predicted, float(sure)) for key, label, predicted, sure in rows[1:]]
+    except ValueError as error:
+        raise damaged(path, f"{error}; valid are columns {', '.join(COLUMNS)}") from error

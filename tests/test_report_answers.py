@@ -1,0 +1,345 @@
+"""What a report answers: is it better, which labels are wrong, which classes fail, and what to try next."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from nst.atomic import atomic_path, write_config, write_json
+from nst.config import compose_config
+from nst.documents import read_json
+from nst.errors import NstError
+from nst.evaluation import mistakes
+from nst.evaluation.intervals import unpaired
+from nst.report import advice, class_tables, labels_section, page, sections, terminal
+from nst.report.records import open_runs
+from nst.report.rows import control_row, rows
+from nst.stages import report
+from nst.training.callbacks import training_note
+from tests.test_report import UNLABELED, make_data, make_generation, make_run, page_of, words
+
+CLASSES = ("cat", "dog & co", "<owl>")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
+    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
+    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path, CLASSES)
+
+
+def add_control(directory: Path, right: float, tmp_path: Path) -> None:
+    truth = {"test": np.arange(60) % len(CLASSES), "unlabeled": np.arange(UNLABELED) % len(CLASSES)}
+    make_generation(directory / "control", tmp_path / "data", truth, CLASSES, right=right, labels=False)
+
+
+def wrong_keys(generation: Path) -> set[str]:
+    return {entry["key"] for entry in read_json(generation / "evaluation" / "result.json")["mistakes"]}
+
+
+# ---- is it better ------------------------------------------------------------------------------------------------
+
+
+def test_a_gain_has_the_interval_of_the_images_that_changed(run: Path):
+    first, _, last = rows(open_runs(run)[0])
+    before, after = wrong_keys(run / "gen0"), wrong_keys(run / "gen2")
+    whole, difference = 62, len(before - after) - len(after - before)
+    half = 1.959964 * np.sqrt(len(before ^ after) + 1 - difference**2 / whole) / whole
+    assert last["gain_low"] == pytest.approx(100 * (difference / whole - half), abs=1e-3)
+    assert last["gain_high"] == pytest.approx(100 * (difference / whole + half), abs=1e-3)
+    assert first["gain_low"] is None, "nothing is compared with itself"
+
+
+def test_without_the_mistakes_or_on_other_images_the_interval_is_of_two_accuracies(run: Path):
+    narrow = rows(open_runs(run)[0])[-1]
+    (run / "gen0" / "evaluation" / "mistakes.csv").rename(run / "kept.csv")
+    first, _, wide = rows(open_runs(run)[0])
+    assert (wide["gain_low"], wide["gain_high"]) == unpaired(first["top1"], wide["top1"], 60, 60)
+    assert wide["gain_low"] != narrow["gain_low"]
+    (run / "kept.csv").rename(run / "gen0" / "evaluation" / "mistakes.csv")
+    assert rows(open_runs(run)[0])[-1] == narrow
+    write_json(run / "gen0" / "evaluation" / "started.json", {"stage": "evaluate", "inputs": {"test": "another"}})
+    assert rows(open_runs(run)[0])[-1] == wide
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_gain_within_its_interval_is_not_praised(tmp_path: Path):
+    directory = make_run(tmp_path, CLASSES, (0.7, 0.71))
+    report.run(directory)
+    text = words(page_of(directory))
+    assert "that is no sure difference." in text
+    assert "which these images cannot tell from no difference" in text
+    assert "60 test images cannot tell the last student from its teacher" in text
+    figure = sections.generations(open_runs(directory)[0], rows(open_runs(directory)[0]), None).blocks[1]
+    assert figure.figure.get_suptitle().startswith("No sure difference between students and teacher")  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_control_is_a_row_and_is_compared_with_the_last_student(run: Path, tmp_path: Path):
+    add_control(run, 0.85, tmp_path)
+    result = report.run(run)
+    text = words(page_of(run))
+    (control,) = result["controls"]
+    student = result["rows"][0][-1]
+    assert control["beaten_by"] == student["top1"] - control["top1"]
+    assert f"Student 2 has {abs(control['beaten_by']):.2f} points" in text
+    assert "than the control, which learned from the labels alone (95 % interval" in text
+    assert "control small w0.5 d0.5 0.66M 50" in text
+    assert [row["run"] for row in result["rows"][0]] == ["gen0", "gen1", "gen2"], "it is no generation"
+    lines = (run / "report.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["run", "gen0", "gen1", "gen2", "control"]
+
+
+def test_the_generation_that_validation_chose_is_told(run: Path):
+    best = {"generation": 1, "validation_images": 1200, "validation_top1": 81.25}
+    write_json(run / "result.json", {"stage": "iterate", "best": best})
+    experiment = open_runs(run)[0]
+    text = sections.generations(experiment, rows(experiment), None).text
+    assert "Best of them on the 1,200 validation images, and chosen by these alone: student 1, 81.25 %." in text
+
+
+def test_a_control_that_goes_on_is_not_told(run: Path, tmp_path: Path):
+    add_control(run, 0.85, tmp_path)
+    (run / "control" / "DONE").unlink()
+    experiment = open_runs(run)[0]
+    assert control_row(experiment, rows(experiment)) is None
+
+
+# ---- labels ------------------------------------------------------------------------------------------------------
+
+
+def test_labels_by_class_are_those_of_the_selection(run: Path):
+    teacher = open_runs(run)[0].generations[1]
+    table = labels_section.labels_by_class(teacher)
+    document = read_json(run / "gen1" / "selection" / "selection.json")
+    assert [row[0] for row in table.rows] == list(CLASSES)
+    for row, entry, right in zip(
+        table.rows, document["per_class"], document["accuracy"]["after"]["per_class"], strict=True
+    ):
+        assert row[1] == f"{entry['lowest_confidence']:.2f}"
+        assert [int(cell) for cell in row[2:5]] == [entry["labeled"], entry["selected"], entry["copies_total"]]
+        assert row[5] == f"{entry['copies_total'] / entry['selected']:.1f}"
+        assert row[7] == f"{100 * right:.1f}"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_surest_of_the_selected_and_wrong_come_first(run: Path):
+    report.run(run)
+    labeled = open_runs(run)[0].generations[1].labeled
+    assert labeled is not None
+    truth = np.array([int(key[-4:]) % len(CLASSES) for key in labeled.key])
+    wrong = (labeled.copies > 0) & (labeled.label != truth)
+    html = page_of(run)
+    shown = html[html.index("<h3>Selected and wrong</h3>") : html.index("<h3>Sure</h3>")]
+    assert f"{wrong.sum()} of the {(labeled.copies > 0).sum()} images" in words(shown)
+    order = sorted(np.flatnonzero(wrong), key=lambda row: (-labeled.confidence[row], labeled.key[row]))
+    assert [key in shown for key in labeled.key[order]] == [True] * len(order)
+    places = [shown.index(f'title="{labeled.key[row]}"') for row in order]
+    assert places == sorted(places)
+    assert shown.count("✗ is") == len(order) > 0
+
+
+def test_the_confusion_of_labels_counts_selected_images_once(run: Path):
+    labeled = open_runs(run)[0].generations[1].labeled
+    assert labeled is not None
+    matrix = labeled.confusion()
+    assert matrix is not None
+    truth = np.array([int(key[-4:]) % len(CLASSES) for key in labeled.key])
+    for row in range(len(CLASSES)):
+        for column in range(len(CLASSES)):
+            counted = (labeled.copies > 0) & (truth == row) & (labeled.label == column)
+            assert matrix[row, column] == counted.sum()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_sweep_of_trainings_tells_what_their_teacher_labeled(tmp_path: Path):
+    data = tmp_path / "data"
+    truth = make_data(data, CLASSES)
+    sha = make_generation(tmp_path / "teacher", data, truth, CLASSES, right=0.7)
+    for name in ("noise=full", "noise=none"):
+        given = {"run": str(tmp_path / "teacher"), "predictions": None, "selection": None}
+        make_generation(tmp_path / "sweep" / name, data, truth, CLASSES, right=0.8, teacher=sha, labels=False,
+                        more={"teacher": given})  # fmt: skip
+    result = report.run(tmp_path / "sweep")
+    totals = read_json(tmp_path / "teacher" / "selection" / "selection.json")["totals"]
+    for (row,) in result["rows"]:
+        assert (row["unlabeled"], row["unlabeled_with_copies"]) == (totals["selected"], totals["copies"])
+        assert row["pseudo_label_accuracy"] is not None
+    text = words(page_of(tmp_path / "sweep"))
+    assert "labels were made online" not in text
+    assert f"Of {totals['images']} images that the teacher labeled, {totals['selected']} were selected" in text
+    assert "<h3>Selected and wrong</h3>" in page_of(tmp_path / "sweep")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_labels_that_were_made_online_and_those_that_are_gone_are_told_apart(tmp_path: Path):
+    data = tmp_path / "data"
+    truth = make_data(data, CLASSES)
+    given = {"run": str(tmp_path / "teacher"), "predictions": None, "selection": None}
+    make_generation(tmp_path / "student", data, truth, CLASSES, right=0.8, teacher="0", labels=False,
+                    more={"teacher": given})  # fmt: skip
+    report.run(tmp_path / "student")
+    assert f"{tmp_path / 'teacher' / 'selection'} is not there any more" in words(page_of(tmp_path / "student"))
+    path = tmp_path / "student" / "started.json"
+    started = read_json(path)
+    write_json(path, {**started, "inputs": {"teacher": {"weights": "0", "mode": "online"}}})
+    report.run(tmp_path / "student")
+    assert "labels were made online" in words(page_of(tmp_path / "student"))
+
+
+# ---- classes and mistakes ----------------------------------------------------------------------------------------
+
+
+def test_precision_and_recall_are_of_columns_and_rows():
+    matrix = np.array([[8, 2, 0], [1, 9, 0], [3, 0, 0]])
+    precision, recall = class_tables.precision_and_recall(matrix)
+    assert precision[:2] == pytest.approx([100 * 8 / 12, 100 * 9 / 11])
+    assert np.isnan(precision[2]), "nothing is taken for it"
+    assert recall == pytest.approx([80.0, 90.0, 0.0])
+    table = class_tables.by_class(["a", "b", "c"], {"teacher": matrix})
+    assert table.rows[2] == ["c", "3", "–", "0.0"]
+
+
+def test_of_very_many_classes_the_worst_are_listed():
+    count = class_tables.CLASSES_LISTED + 5
+    matrix = 10 * np.eye(count, dtype=int)
+    matrix[3, 3], matrix[3, 4] = 1, 9
+    table = class_tables.by_class([f"c{place}" for place in range(count)], {"teacher": matrix})
+    assert len(table.rows) == class_tables.CLASSES_LISTED
+    assert "c3" in {row[0] for row in table.rows}
+    assert f"Of {count} classes the {class_tables.CLASSES_LISTED} of the lowest recall" in table.note
+
+
+def test_all_mistakes_are_a_table_with_names(tmp_path: Path):
+    path = tmp_path / "mistakes.csv"
+    found = [(0.91, 'a,"b"\n', 0, 2), (0.5, "river/ü", 2, 1)]
+    mistakes.write(path, found, CLASSES)
+    assert [(entry.key, entry.label, entry.predicted, entry.confidence) for entry in mistakes.read(path) or ()] == [
+        ('a,"b"\n', "cat", "<owl>", 0.91), ("river/ü", "<owl>", "dog & co", 0.5)
+    ]  # fmt: skip
+    assert mistakes.read(tmp_path / "none.csv") is None
+    path.write_text("key,class\nx,y\n")
+    with pytest.raises(NstError, match=r"mistakes\.csv"):
+        mistakes.read(path)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_mistakes_are_linked_from_wherever_the_page_is(run: Path, tmp_path: Path):
+    report.run(tmp_path / "elsewhere", [run])
+    assert '<a href="../demo/gen2/evaluation/mistakes.csv">' in page_of(tmp_path / "elsewhere")
+
+
+def test_long_names_break_between_their_words():
+    assert page.breakable("HerbaceousVegetation") == "Herbaceous<wbr>Vegetation"
+    assert page.breakable("river_bank/<b>") == "river_<wbr>bank/&lt;b&gt;"
+    assert page.breakable("cat") == "cat"
+
+
+# ---- what to try next --------------------------------------------------------------------------------------------
+
+
+def advised(directory: Path, **last: Any) -> str:
+    experiment = open_runs(directory)[0]
+    entries = rows(experiment)
+    entries[-1].update(last)
+    return " ".join(advice.section(experiment, entries, control_row(experiment, entries)).points)
+
+
+def test_advice_follows_from_what_was_measured(run: Path, tmp_path: Path):
+    quiet = advised(run, unlabeled=1000)
+    assert "worse than its teacher" not in quiet
+    assert "hardly better than guessing" not in quiet
+    assert "worse than its teacher by 20.0 points" in advised(run, gain=-20.0, gain_low=-30.0, gain_high=-10.0)
+    assert "The last student saw 10 unlabeled images beside 50 labeled ones" in advised(run, unlabeled=10)
+    add_control(run, 0.95, tmp_path)
+    assert "The control, which learned from the labels alone, does as well" in advised(run)
+
+
+def test_classes_without_labels_and_repeated_ones_are_named(run: Path):
+    path = run / "gen1" / "selection" / "selection.json"
+    document = read_json(path)
+    document["per_class"][0] |= {"selected": 0, "copies_total": 0}
+    document["per_class"][2] |= {"selected": 2, "copies_total": 90}
+    document["accuracy"]["after"] |= {"accuracy": 0.5, "per_class": [None, 0.4, 0.6]}
+    write_json(path, document)
+    text = advised(run)
+    assert "No pseudo-label is of cat" in text
+    assert "repeated often in <owl> (up to 45 times each)" in text
+    assert "Only 50.0 % of the pseudo-labels are right. Least right are those of dog & co." in text
+
+
+def test_a_teacher_that_guesses_is_told(tmp_path: Path):
+    directory = make_run(tmp_path, CLASSES, (0.02,))
+    experiment = open_runs(directory)[0]
+    entries = rows(experiment)
+    entries[0]["top1"] = 40.0
+    assert "hardly better than guessing (40.0 % of 3 classes)" in advice.section(experiment, entries, None).points[0]
+
+
+# ---- the command line, the terminal, files -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_that_repeats_a_run_deletes_nothing(run: Path):
+    write_config(run / "config.yaml", yaml.safe_dump({"stage": "iterate", "overrides": ["overwrite=true", "seed=4"]}))
+    report.run(run)
+    assert "The same again: nst iterate seed=4 " in words(page_of(run))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_terminal_has_the_table_and_the_verdict(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(report, "console", Console(width=80, highlight=False, markup=False))
+    add_control(run, 0.85, tmp_path)
+    report.main(compose_config([f"run_dir='{run}'", "stage=report", "report.examples=0"]))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(len(line) for line in lines if str(run) not in line) <= 80
+    assert [line.split()[0] for line in lines if "small w0.5" in line] == ["0", "1", "2", "ctrl"]
+    assert "ctrl: the last student's network, trained on the labels alone" in out
+    assert "Student 2 has" in out
+    assert "than the control" in out
+
+
+def test_names_of_runs_are_folded_and_numbers_stay_whole(run: Path, capsys: pytest.CaptureFixture[str]):
+    entries = rows(open_runs(run)[0])
+    named = [{**entry, "experiment": "noise=full,student.steps=1000,seed=3"} for entry in entries]
+    Console(width=80).print(terminal.compared([named]))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert f"{entries[-1]['top1']:.2f}" in out
+    assert "…" not in out
+    assert "".join(line.split()[0] for line in out.splitlines() if line.strip()).count("noise=full") == 1
+
+
+def test_the_losses_of_both_sides_are_shown_and_not_their_sum():
+    latest = {"train/loss": 17.9, "train/labeled_loss": 1.25, "train/unlabeled_loss": 2.5, "validation/top1": 61.26}
+    assert training_note(latest) == "loss 1.250 pseudo-labels 2.500 top-1 61.3"
+    assert training_note({"train/loss": 1.5, "train/labeled_loss": 1.5, "train/unlabeled_loss": 0.0}) == "loss 1.500"
+    assert training_note({}) == ""
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_have_the_mode_of_the_umask_whoever_writes_them(tmp_path: Path, umask: int, mode: int):
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "weights.safetensors") as temporary:
+            save_file({"x": np.zeros(1, np.float32)}, temporary)
+            temporary.chmod(0o600)  # as safetensors leaves it
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights.safetensors").stat().st_mode) == mode

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests import composing
+
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+composing.start()
 
 # what takes minutes, longest first: started last, one of them would keep a single core busy while the others idle
 LONG_FILES = ["test_xla.py", "test_xla_hosts.py", "test_distributed.py", "test_iterate.py", "test_docs.py",

@@ -23,7 +23,7 @@ from nst import cli, forkserver
 from nst.forkserver import Forked, ForkServer
 
 ROOT = Path(__file__).parent.parent
-PYTHON = ("python", "-m")  # before the name of a module and its arguments, instead of a stage and its options
+PYTHON = ("python", "-m")  # before a module and its arguments, as ("python", "-c") before code: instead of a stage
 VARIABLES = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
@@ -51,6 +51,43 @@ def start(arguments: Sequence[str], folder: Path, files: Sequence[IO[str] | int]
         )
 
 
+class Launched:
+    """A command that runs, and what it says; as far as it goes, in the words of subprocess.Popen."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, *, merged: bool = False, **variables: str) -> None:
+        # closed with this object, which is who reads them
+        self._said = [tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in range(2)]  # noqa: SIM115
+        output, errors = self._said
+        self.job = start(arguments, folder, [output, output if merged else errors], **variables)
+        self.pid = self.job.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.job.returncode
+
+    def poll(self) -> int | None:
+        return self.job.poll()
+
+    def kill(self) -> None:
+        """Ends it with all that it has started; nothing where it has ended."""
+        if self.job.poll() is None and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for its end; its output and errors.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on after `timeout` seconds.
+        """
+        self.job.wait(timeout)
+        assert self.returncode is not None, "the fork server is gone"
+        for file in self._said:
+            file.seek(0)
+        output, errors = (file.read() for file in self._said)
+        return output, errors
+
+
 def run(
     arguments: Sequence[str],
     folder: Path | None = None,
@@ -64,37 +101,31 @@ def run(
     Args:
         merged: errors come with the output, in their order.
     """
-    with contextlib.ExitStack() as open_files:
-        output, errors = (
-            open_files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")) for _ in range(2)
-        )
-        job = start(arguments, folder or Path.cwd(), [output, output if merged else errors], **variables)
-        try:
-            job.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-        assert job.returncode is not None, "the fork server is gone"
-        for file in (output, errors):
-            file.seek(0)
-        return subprocess.CompletedProcess(list(arguments), job.returncode, output.read(), errors.read())
+    launched = Launched(arguments, folder or Path.cwd(), merged=merged, **variables)
+    try:
+        said = launched.communicate(limit_s)
+    except subprocess.TimeoutExpired:
+        launched.kill()
+        said = launched.communicate()
+    return subprocess.CompletedProcess(list(arguments), launched.returncode, *said)
 
 
 # ---- in the server -----------------------------------------------------------------------------------------
 
 
+def python(option: str, program: str, *arguments: str) -> None:
+    """As `python -m <module>` and `python -c <code>` run them."""
+    sys.argv = [program if option == "-m" else option, *arguments]
+    if option == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    else:
+        exec(program, {"__name__": "__main__"})
+
+
 def serve() -> None:
-    """A server of commands that runs modules too."""
+    """A server of commands that runs Python's too."""
     command = cli.main
-
-    def run_any(arguments: Sequence[str]) -> None:
-        if tuple(arguments[: len(PYTHON)]) != PYTHON:
-            return command(arguments)
-        module, *rest = arguments[len(PYTHON) :]
-        sys.argv = [module, *rest]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-    cli.main = run_any  # type: ignore[assignment]
+    cli.main = lambda words: python(*words[1:]) if words[0] == "python" else command(words)  # type: ignore
     forkserver.main()
 
 

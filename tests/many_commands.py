@@ -2,52 +2,22 @@
 
 For commands that are refused before anything starts, which would take longer to fork than to run. The first file is a
 JSON list of [arguments, folder]; every outcome, [exit code, what was said], is a line of JSON in the second. Where a
-command takes longer than LIMIT_S, or ends the process, its line is missing. Options are composed by Hydra's own steps;
-those that no option changes are done once for each choice of groups.
+command takes longer than LIMIT_S, or ends the process, its line is missing.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import pickle
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import omegaconf.base
-from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
-
-from nst import cli, config
+from nst import cli
+from tests import composing
 
 LIMIT_S = 20
-_groups = functools.cache(config.groups)
-
-
-@functools.cache
-def _of_choices(name: str, choices: tuple[str, ...]) -> bytes:
-    return pickle.dumps(compose(name, overrides=list(choices)))  # read again it is a copy, sooner than by copy.deepcopy
-
-
-def composed(name: str, overrides: Sequence[str] = (), **more: Any) -> DictConfig:
-    """What Hydra composes. What it would refuse is left to itself."""
-    choices = tuple(item for item in overrides if item.partition("=")[0] in _groups())
-    try:
-        found = pickle.loads(_of_choices(name, choices))
-        options = OverridesParser.create().parse_overrides([item for item in overrides if item not in choices])
-        if not more.get("return_hydra_config") and not any(option.is_sweep_override() for option in options):
-            ConfigLoaderImpl._apply_overrides_to_config(options, found)
-            return found
-    except Exception:
-        pass
-    return compose(name, overrides=list(overrides), **more)
 
 
 def outcome(arguments: list[str], folder: str) -> tuple[int, str]:
@@ -80,8 +50,7 @@ def outcome(arguments: list[str], folder: str) -> tuple[int, str]:
 
 
 def main(commands: Path, outcomes: Path) -> None:
-    config.compose = composed  # type: ignore[attr-defined]
-    omegaconf.base.parse = functools.cache(omegaconf.base.parse)  # of interpolations, which are the same in all
+    composing.start()
     with open(outcomes, "w") as file:
         for arguments, folder in json.loads(commands.read_text()):
             print(json.dumps(outcome(arguments, folder)), file=file, flush=True)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,7 @@ from torch import nn
 from nst.models import batch_norm
 from nst.models.batch_norm import BatchNorm, still_statistics
 from nst.models.efficientnet import Architecture, EfficientNet, build, normalize, rematerialize
-
-ROOT = Path(__file__).parent.parent
+from tests.forked import PYTHON, run
 
 
 def tiny() -> EfficientNet:
@@ -91,9 +87,7 @@ def test_a_second_run_that_fails_leaves_the_statistics_free_to_move():
 @pytest.fixture(scope="module")
 def two_ranks() -> list[dict[str, dict[str, float]]]:
     """What each of two ranks is apart from one process, by case and tensor."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.batch_norm_program"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=560)
+    done = run([*PYTHON, "tests.batch_norm_program"], limit_s=560)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.split("RESULT ")[1])
     assert len(told) == 2

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 from benchmarks import harness, photographs
 from benchmarks.__main__ import BENCHMARKS, listing, main, summary
 from benchmarks.harness import Comparison, Report, Timed, Turns
+from tests.forked import PYTHON, run
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -48,9 +48,7 @@ TINY = {
 
 
 def bench(name: str, *options: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "benchmarks", name, *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    done = run([*PYTHON, "benchmarks", name, *options], ROOT, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +16,19 @@ from benchmarks.__main__ import main
 from benchmarks.gpu_parts import NOT_MEASURED, PARTS, Device, Part, Row
 from nst.plan.network import measure
 from nst.plan.rates import read_measurements
+from tests.forked import PYTHON, run
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.timeout(900)
-def test_every_part_runs_on_a_cpu_and_says_what_needs_a_card(tmp_path: Path):
+def test_every_part_runs_on_a_cpu_and_says_what_needs_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # where ranks of another test in this process meet is no place for these
-    others = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
-    environment = {**others, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for name in [name for name in os.environ if name.startswith("MASTER_")]:
+        monkeypatch.delenv(name)
     files = [f"--json={tmp_path / 'gpu.json'}", f"--markdown={tmp_path / 'gpu.md'}", "--seconds=600"]
-    command = [sys.executable, "-m", "benchmarks", "gpu", "--device=cpu", *files]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=800)
+    command = [*PYTHON, "benchmarks", "gpu", "--device=cpu", *files]
+    done = run(command, ROOT, limit_s=800, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "gpu.json").read_text())
     rows = written["rows"]

@@ -159,29 +159,6 @@ def test_missing_value_is_named():
         plain(compose_config(["data=folder"]).data)
 
 
-def test_the_loop_by_hand_from_shards_to_report(tmp_path: Path):
-    """Every stage as a command of its own, in a folder of its own."""
-    common = [option for option in TINY if not option.startswith("experiment=")]
-    common = ["experiment=digits_demo", *common]
-    steps = [
-        ["shard"],
-        ["shard", "--verify"],
-        ["train", "run_dir=runs/gen0"],
-        ["label", "teacher.run=runs/gen0"],
-        ["select", "teacher.run=runs/gen0", "select.min_confidence=0", "select.allow_empty_classes=true"],
-        ["train", "run_dir=runs/gen1", "teacher.run=runs/gen0"],
-        ["evaluate", "model.checkpoint=runs/gen1"],
-    ]
-    for stage, *options in steps:
-        done = run([stage, *common, *options], tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        assert max((len(line) for line in done.stdout.splitlines()), default=0) < 200
-    assert "top-1" in done.stdout
-    assert (tmp_path / "runs/gen0/predictions/predictions.json").exists()
-    assert (tmp_path / "runs/gen1/evaluation/result.json").exists()
-
-
 def test_full_disk_is_told_in_words(digits: Path, tmp_path: Path):
     """A real limit on file sizes stands in for a full disk: the checkpoint does not fit."""
     code = (
@@ -189,10 +166,7 @@ def test_full_disk_is_told_in_words(digits: Path, tmp_path: Path):
         "from nst.cli import main; main(sys.argv[1:])"
     )
     arguments = ["train", *TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    done = run(["python", "-c", code, *arguments], tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("nst: "), done.stderr
     assert "Traceback" not in done.stderr

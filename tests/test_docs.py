@@ -26,6 +26,7 @@ from nst.settings.learning import StudentOptions
 from nst.stages.generations import configurations
 from nst.training.optim import schedule_for
 from nst.training.recipe import Length
+from tests import forked
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -239,12 +240,18 @@ def smallest(words: list[str]) -> list[str]:
     return [*words, *(option for option in SMALLEST if option.partition("=")[0] in known)]
 
 
-def test_the_loop_by_hand_and_both_exports_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_loop_by_hand_and_both_exports_run(tmp_path: Path):
+    """Every stage as a command of its own, in a folder of its own."""
     loop = [*commands(ROOT / "docs" / "using.md", "The loop by hand"), *commands(ROOT / "docs" / "export.md", "Out")]
     for command in loop:
-        words = shlex.split(command.replace("placeholder", "runs/student"))[1:]
-        assert dispatch(smallest(words)) == 0, command
+        words = smallest(shlex.split(command.replace("placeholder", "runs/student"))[1:])
+        for given in [words, [*words, "--verify"]] if words[0] == "shard" else [words]:
+            done = forked.run(given, tmp_path)
+            assert done.returncode == 0, (given, done.stderr)
+            assert done.stderr == "" or words[0] == "export", given
+            assert max((len(line) for line in done.stdout.splitlines()), default=0) < 200, given
+        if words[0] == "evaluate":
+            assert "top-1" in done.stdout
     assert [shlex.split(command)[1] for command in loop] == [
         *("shard", "train", "label", "select", "train", "evaluate", "report", "doctor", "export", "export")
     ]

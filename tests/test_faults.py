@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections import Counter
@@ -37,9 +35,9 @@ from nst.errors import NstError
 from nst.faults import in_words
 from nst.settings.data import Pictures
 from nst.stages import label, train
+from tests.forked import Launched, run
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -64,7 +62,7 @@ class Training:
 
     directory: Path
     options: list[str]
-    process: subprocess.Popen[str]
+    process: Launched
 
     def workers(self) -> list[int]:
         """Its loader processes: forked, so their command line is its own."""
@@ -79,22 +77,19 @@ def training(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     # one segment and so one loader process: with many of them the killed one may have been done already
     long = ["student.steps=1000000", "student.checkpoint_every=1000000", "student.validate_every=null"]
     options = [*TINY, "trainer.workers=1", *long, f"data.root={digits}", f"run_dir={directory}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nst", "train", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    until = time.monotonic() + 200
-    metrics = directory / "metrics.csv"
-    while process.poll() is None and time.monotonic() < until:
-        if metrics.exists() and len(metrics.read_text().splitlines()) > 10:
-            break
-        time.sleep(0.2)
+    process = Launched(["train", *options], ROOT)
+    wait_until_it_trains(directory, process)
     yield Training(directory, options, process)
     process.kill()
     process.communicate()
+
+
+def wait_until_it_trains(directory: Path, process: Launched) -> None:
+    metrics, until = directory / "metrics.csv", time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < until:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 10:
+            break
+        time.sleep(0.1)
 
 
 def test_a_second_run_in_the_same_directory_is_refused_at_once(training: Training):
@@ -109,16 +104,9 @@ def test_a_whole_group_of_processes_told_to_stop_saves_first_and_loaders_wait(di
     directory = tmp_path / "run"
     long = ["student.steps=100000", "student.checkpoint_every=50000", "student.validate_every=null"]
     options = [*TINY, "trainer.workers=2", *long, f"data.root={digits}", f"run_dir={directory}"]
-    command = [sys.executable, "-m", "nst", "train", *options]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
-    )
+    process = Launched(["train", *options], ROOT)
     try:
-        metrics, until = directory / "metrics.csv", time.monotonic() + 200
-        while process.poll() is None and time.monotonic() < until:
-            if metrics.exists() and len(metrics.read_text().splitlines()) > 10:
-                break
-            time.sleep(0.1)
+        wait_until_it_trains(directory, process)
         assert len(Training(directory, options, process).workers()) == 2
         os.killpg(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=100)
@@ -303,9 +291,7 @@ def test_sharding_on_a_full_disk_leaves_no_half_file_and_continues(digits: Path,
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000));"
         "from nst.cli import main; main(sys.argv[1:])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *options], capture_output=True, text=True, env=ENVIRONMENT, check=False
-    )
+    done = run(["python", "-c", code, *options])
     assert done.returncode == 1
     assert done.stderr.startswith("nst: cannot write "), done.stderr
     assert "make room" in done.stderr

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run
+
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "nst").rglob("*.py"))
 
@@ -97,7 +99,7 @@ from tests.conftest import TINY
 dispatch(["train", *TINY, "data.root={digits}", "run_dir={tmp_path / "run"}"])
 sys.exit("torch_xla" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run(["python", "-c", code])
     assert done.returncode == 0, done.stderr
 
 

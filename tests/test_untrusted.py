@@ -50,6 +50,7 @@ from nst.robustness.readers import ClipFiles, open_array
 from nst.runs import Run
 from nst.shown import fenced, in_markdown, kept, printable, short, shown, without_secrets
 from nst.training.tracking import run_id
+from tests import forked
 
 SECRET = "hunter2-Zq81xV"
 
@@ -391,7 +392,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     told = ""
     for words in (["shard", *tiny, *data], ["iterate", *run],
                   ["export", f"model.checkpoint={folder}/run/gen1", "export.format=timm"]):  # fmt: skip
-        done = subprocess.run([sys.executable, "-m", "nst", *words], capture_output=True, text=True, check=False)
+        done = forked.run(words)
         assert done.returncode == 0, done.stderr[-3000:]
         told += done.stdout + done.stderr
     return folder, told

@@ -7,6 +7,7 @@ left on disk.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from safetensors.torch import load_file
 
 from nst.atomic import sha256_file
 from nst.cli import dispatch
+from nst.models.checkpoints import load_network
+from nst.xla.environment import FAST_COMPILE
 from tests.conftest import TINY
 from tests.xla_runs import FINETUNE, QUIET, RECIPE, STEPS, Program, Ran, dispatch_until_killed, metrics
+
+ACCUMULATED = [*QUIET, "trainer.accumulate=2"]
 
 # a process of many trainings stands behind the first test that asks for it
 pytestmark = pytest.mark.timeout(2400)
@@ -45,10 +50,9 @@ def cpu(folder: Path, digits: Path, teacher: Path) -> Path:
     """The same trainings by the plain CPU trainer."""
     program = Program(folder / "cpu", digits, teacher)
     program.add("quiet", *QUIET)
-    program.add("online", *QUIET, "teacher=online")
     program.add("adamw", *QUIET, "student.optimizer.name=adamw")
-    program.add("accumulated", *QUIET, "trainer.accumulate=2")
-    program.add("finetuned", *QUIET, "model.remat=true", *FINETUNE)
+    program.add("accumulated", *ACCUMULATED)
+    program.add("finetuned", *QUIET, "model.remat=true", "teacher=online", *FINETUNE)
     for entry in program.runs:
         dispatch([entry["stage"], *entry["options"]])
     return program.folder
@@ -69,7 +73,8 @@ def eight(folder: Path, digits: Path, teacher: Path) -> Ran:
     program = Program(folder / "eight", digits, teacher)
     program.add("noisy")
     program.add("quiet", *QUIET)
-    return program.folder, program.start(8)
+    flags = f"{FAST_COMPILE} --xla_dump_to={program.folder / 'programs'} --xla_dump_hlo_as_text"
+    return program.folder, program.start(8, XLA_FLAGS=flags)
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +87,19 @@ def two(folder: Path, digits: Path, teacher: Path) -> Ran:
     program.add("told", run_dir="preempted", preempt_at=8)  # between two reads of the metrics
     program.add("preempted")
     program.add("remat", "model.remat=true")
-    program.add("online", *QUIET, "teacher=online")
     program.add("adamw", *QUIET, "student.optimizer.name=adamw")
-    program.add("accumulated", *QUIET, "trainer.accumulate=2")
-    program.add("finetuned", *QUIET, "model.remat=true", *FINETUNE)
-    program.add("stopped", *QUIET, "trainer.accumulate=2", run_dir="continued", die_at=11)
-    program.add("continued", *QUIET, "trainer.accumulate=2")
+    program.add("accumulated", *ACCUMULATED)
+    program.add("finetuned", *QUIET, "model.remat=true", "teacher=online", *FINETUNE)
+    program.add("stopped", *ACCUMULATED, run_dir="continued", die_at=11)
+    program.add("continued", *ACCUMULATED)
     program.add("label", f"teacher.predictions={program.folder / 'predictions'}", stage="label")
     evaluated = [f"model.checkpoint={teacher}", f"evaluate.output={program.folder / 'evaluation'}"]
     program.add("evaluate", *evaluated, stage="evaluate")
-    # continues what the CPU began
-    dispatch_until_killed([*program.common, *QUIET, f"run_dir={program.folder / 'from_cpu'}"], step=11)
-    program.add("from_cpu", *QUIET)
+    # continues what the CPU began, with a program that is there by now
+    dispatch_until_killed([*program.common, *ACCUMULATED, f"run_dir={program.folder / 'from_cpu'}"], step=11)
+    program.add("from_cpu", *ACCUMULATED)
     # leaves what the CPU will continue
-    program.add("half", *QUIET, run_dir="to_cpu", die_at=11)
+    program.add("half", *ACCUMULATED, run_dir="to_cpu", die_at=11)
     return program.folder, program.start(2)
 
 
@@ -132,8 +136,9 @@ def test_eight_devices_equal_the_plain_cpu_trainer(cpu: Path, eight: Ran):
     assert_equal_trainings(cpu / "quiet", eight[0] / "quiet")
 
 
-@pytest.mark.parametrize("name", ["online", "adamw", "accumulated", "finetuned"])
+@pytest.mark.parametrize("name", ["adamw", "accumulated", "finetuned"])
 def test_two_devices_equal_the_plain_cpu_trainer(cpu: Path, two: Ran, name: str):
+    """`finetuned` learns from an online teacher."""
     assert_equal_trainings(cpu / name, two[0] / name)
 
 
@@ -171,15 +176,15 @@ def test_micro_batches_are_one_graph_and_resume_bit_for_bit(two: Ran):
 
 
 def test_a_training_moves_from_the_cpu_to_xla(cpu: Path, two: Ran):
-    assert_equal_trainings(cpu / "quiet", two[0] / "from_cpu")
+    assert_equal_trainings(cpu / "accumulated", two[0] / "from_cpu")
 
 
 def test_a_training_moves_from_xla_to_the_cpu(cpu: Path, two: Ran, digits: Path, teacher: Path):
     folder, results = two
     assert results["half"]["stopped"] == "Died"
-    common = [*TINY, f"data.root={digits}", *RECIPE, *QUIET, f"teacher.run={teacher}"]
+    common = [*TINY, f"data.root={digits}", *RECIPE, *ACCUMULATED, f"teacher.run={teacher}"]
     dispatch(["train", *common, f"run_dir={folder / 'to_cpu'}"])
-    assert_equal_trainings(cpu / "quiet", folder / "to_cpu")
+    assert_equal_trainings(cpu / "accumulated", folder / "to_cpu")
 
 
 def test_a_program_whose_inputs_travel_in_a_tuple_gives_the_same_bits(
@@ -210,6 +215,20 @@ def test_xla_evaluates_as_the_cpu_does(two: Ran, digits: Path, teacher: Path, tm
     assert ours["confusion"] == theirs["confusion"]
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     assert [entry["key"] for entry in ours["mistakes"]] == [entry["key"] for entry in theirs["mistakes"]]
+
+
+def test_every_virtual_device_computes_its_own_rows(eight: Ran):
+    """The compiled steps reduce over the devices, and collect no activations on one of them."""
+    programs = [path.read_text() for path in (eight[0] / "programs").glob("*cpu_after_optimizations.txt")]
+    network, _ = load_network(eight[0] / "noisy" / "checkpoints" / "trained.safetensors")
+    reduced = max(len(re.findall(r"= \S+ all-reduce(?:-start)?\(", program)) for program in programs)
+    norms = sum(name.endswith("running_mean") for name, _ in network.named_buffers())
+    # a gradient of each parameter, and of each BatchNorm the mean and the variance
+    assert reduced >= len(list(network.parameters())) + 2 * norms
+    for program in programs:
+        # a validation step gives its answers to all devices: a number per image
+        collected = re.findall(r"= \S*\[([\d,]*)\]\S* all-gather\(", program)
+        assert all(shape.count(",") <= 1 for shape in collected), collected
 
 
 # ---- one graph

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 
 from nst.cli import dispatch
 from tests.conftest import TINY
+from tests.forked import PYTHON, Launched
 
 Ran = tuple[Path, dict[str, dict[str, Any]]]  # where the runs lie, and what each was told and counted
 ROOT = Path(__file__).parent.parent
@@ -50,15 +48,11 @@ class Program:
         results = json.loads(output.split("RESULT ")[1])
         return {run["name"]: result for run, result in zip(self.runs, results, strict=True)}
 
-    def launch(self, devices: int, **more: str) -> subprocess.Popen[str]:
+    def launch(self, devices: int, **more: str) -> Launched:
         file = self.folder / f"runs{devices}.json"
         on_xla = [*ON_XLA, f"trainer.virtual_devices={devices}", "trainer.workers=0"]
         file.write_text(json.dumps([{**run, "options": [*run["options"], *on_xla]} for run in self.runs]))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
-        command = [sys.executable, "-m", "tests.xla_program", str(devices), str(file)]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return Launched([*PYTHON, "tests.xla_program", str(devices), str(file)], ROOT, **more)
 
 
 def free_port() -> int:

@@ -19,7 +19,6 @@ Memory is the sum of all processes, looked at ten times a second.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -39,7 +38,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import harness
 from benchmarks.harness import Comparison, Report, Timed
-from nst.data.prediction_files import footer_of
+from nst.data.prediction_files import footer_of, write_columns
 from nst.data.predictions import PredictionMetadata, finish_predictions, key_hashes, parquet_name
 from nst.errors import NstError
 
@@ -132,10 +131,23 @@ def compare(predictions: Path, options: argparse.Namespace, about: str) -> None:
 
 def select(options: argparse.Namespace, predictions: Path, output: Path) -> None:
     """The measured part: what `nst select` calls."""
+    from nst.settings.data import DataOptions, Source
+    from nst.settings.job import SelectJob
+    from nst.settings.learning import TeacherOptions
+    from nst.settings.stages import SelectOptions
     from nst.stages.select import run
 
-    run(predictions, output, images_per_class=options.images_per_class, min_confidence=MINIMUM,
-        threads=options.threads, allow_empty_classes=True)  # fmt: skip
+    job = SelectJob(
+        stage="select", name="select", seed=0, overwrite=False, max_bad_fraction=0, config={}, title="select",
+        select=SelectOptions(
+            images_per_class=options.images_per_class, min_confidence=MINIMUM, threads=options.threads,
+            allow_empty_classes=True,
+        ),
+        teacher=TeacherOptions(predictions=str(predictions)),
+        data=DataOptions(name="made", root="none", labeled="none", unlabeled="none", test=None,
+                         source=Source(name="folder")),
+    )  # fmt: skip
+    run(job, output)
 
 
 def select_by_duckdb(options: argparse.Namespace, predictions: Path, output: Path) -> None:
@@ -255,25 +267,17 @@ def write_shard(
 ) -> None:
     count, name = len(label), f"unlabeled-{number:06d}.tar"
     keys = pc.utf8_lpad(pc.cast(pa.array(np.arange(start, start + count)), pa.string()), 12, "0")
-    table = pa.table(
-        {
-            "index": pa.array(np.arange(count), pa.uint32()),
-            "key": keys,
-            "key_hash": pa.array(key_hashes(keys.to_pylist())),
-            "label": pa.array(label, pa.uint16()),
-            "confidence": pa.array(confidence, pa.float32()),
-            "probs": pa.nulls(count, pa.list_(pa.float16(), len(names))),
-        }
-    )
+    columns = {
+        "index": np.arange(count, dtype=np.uint32),
+        "key": keys,
+        "key_hash": key_hashes(keys.to_pylist()),
+        "label": label.astype(np.uint16),
+        "confidence": confidence.astype(np.float32),
+        "probs": pa.nulls(count, pa.list_(pa.float16(), len(names))),
+    }
     about = PredictionMetadata("0" * 64, names, 224, name, f"{number:064d}")
-    footer = footer_of(about, keep=1.1, rows=f"{number:064d}")
     # no fsync as in nst label: these files need not outlive the machine
-    pq.write_table(
-        table.replace_schema_metadata({b"nst": json.dumps(footer).encode()}),
-        folder / parquet_name(name),
-        compression="zstd",
-        use_dictionary=["label"],
-    )
+    write_columns(folder / parquet_name(name), columns, footer_of(about, keep=1.1, rows=f"{number:064d}"))
 
 
 # ---- what is right ---------------------------------------------------------------------------------------

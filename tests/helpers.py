@@ -116,3 +116,20 @@ def three_shards(folder: Path, **changes: Any) -> dict[str, tuple[np.ndarray, li
     written = {metadata(n).shard_name: write_random_predictions(folder, n, **changes) for n in range(3)}
     finish(folder)
     return written
+
+
+def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", seed=0, **options):
+    """What `nst select` does with these predictions; `options` are of the group `select`."""
+    from nst.settings.data import DataOptions, Source
+    from nst.settings.job import SelectJob
+    from nst.settings.learning import TeacherOptions
+    from nst.settings.stages import SelectOptions
+    from nst.stages import select
+
+    data = {"name": "made", "root": "nowhere", "test": None, "source": Source(name="folder")}
+    job = SelectJob(
+        stage="select", name="select", seed=seed, overwrite=False, max_bad_fraction=0.0, config={}, title="select",
+        select=SelectOptions(**options), teacher=TeacherOptions(predictions=str(predictions)),
+        data=DataOptions(unlabeled=str(unlabeled), labeled=str(labeled), **data),
+    )  # fmt: skip
+    return select.run(job, Path(output))

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from helpers import add_file, encode, finish
+from helpers import add_file, encode, finish, select_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
@@ -40,7 +40,6 @@ from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.settings.data import Pictures
 from nst.sharing import take_lock
-from nst.stages import select
 from nst.training.teachers import Teacher, pseudo_labels
 
 
@@ -317,7 +316,7 @@ def labeled(tmp_path: Path) -> Teacher:
     info = NetworkInfo(architecture, ("a", "b"), image_size=12, train_size=12)
     save_network(weights, build(architecture, 2).state_dict(), info)
     predictions = label(img2dataset(tmp_path / "web"), tmp_path / "predictions", sha256_file(weights))
-    select.run(predictions, tmp_path / "selection", images_per_class=6, allow_empty_classes=True)
+    select_from(predictions, tmp_path / "selection", images_per_class=6, allow_empty_classes=True)
     return Teacher(weights=weights, predictions=predictions, selection=tmp_path / "selection")
 
 
@@ -331,11 +330,11 @@ def test_what_was_labeled_before_an_exclusion_is_refused(tmp_path: Path, labeled
     assert [shard.sha256 for shard in pruned.shards] == [shard.sha256 for shard in whole.shards]
     with pytest.raises(NstError, match=r"made of other shards\n  got:   the same shards with other images excluded"):
         pseudo_labels(teacher, pruned)
-    options = {"images_per_class": 6, "allow_empty_classes": True, "unlabeled": pruned}
+    options = {"images_per_class": 6, "allow_empty_classes": True, "unlabeled": web}
     with pytest.raises(NstError, match=r"predictions in .* are of other shards\n  got:   the same shards with other"):
-        select.run(labeled.predictions, tmp_path / "selection", **options)
+        select_from(labeled.predictions, tmp_path / "selection", **options)
     label(pruned, tmp_path / "again", sha256_file(labeled.weights))
-    select.run(tmp_path / "again", tmp_path / "new", **options)
+    select_from(tmp_path / "again", tmp_path / "new", **options)
     teacher = replace(teacher, predictions=tmp_path / "again", selection=tmp_path / "new")
     found = pseudo_labels(teacher, pruned)
     assert found is not None

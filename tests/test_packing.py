@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import encode, finish, noise
+from helpers import encode, finish, noise, select_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.settings.data import Pictures
 from nst.settings.job import ShardJob
-from nst.stages import pack, select, shard
+from nst.stages import pack, shard
 from nst.training.teachers import Teacher, pseudo_labels
 
 CLASSES = tuple("abcdef")
@@ -71,7 +71,7 @@ def world(tmp_path_factory) -> dict[str, Path]:
     )
     teacher, better = network_file(root / "teacher.safetensors", 1), network_file(root / "better.safetensors", 2)
     predict(root / "predictions", shards, sha256_file(teacher), seed=3)
-    select.run(root / "predictions", root / "selection", images_per_class=60, min_confidence=0.5)
+    select_from(root / "predictions", root / "selection", images_per_class=60, min_confidence=0.5)
     return {"root": root, "unlabeled": root / "unlabeled", "teacher": teacher, "better": better}
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import CLASSES, finish, metadata, three_shards, write_random_predictions
+from helpers import CLASSES, finish, metadata, select_from, three_shards, write_random_predictions
 
 from nst.data import selected
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import Predictions, parquet_name
 from nst.data.pseudo_labels import PseudoLabels
 from nst.errors import NstError
-from nst.stages import select
 
 
 @pytest.fixture
 def folders(tmp_path):
     """predictions, selection and what was written into the first."""
     written = three_shards(tmp_path / "p")
-    select.run(tmp_path / "p", tmp_path / "s", images_per_class=40, min_confidence=0.5)
+    select_from(tmp_path / "p", tmp_path / "s", images_per_class=40, min_confidence=0.5)
     return tmp_path / "p", tmp_path / "s", written
 
 
@@ -55,7 +54,7 @@ def test_float16_probabilities_are_renormalised(tmp_path):
     classes = [f"c{i}" for i in range(1000)]
     write_random_predictions(tmp_path / "p", count=90, scale=0.1, keep=0.0, classes=classes)
     finish(tmp_path / "p")
-    select.run(tmp_path / "p", tmp_path / "s", min_confidence=0.0, images_per_class=1, allow_empty_classes=True)
+    select_from(tmp_path / "p", tmp_path / "s", min_confidence=0.0, images_per_class=1, allow_empty_classes=True)
     stored = Predictions.open(tmp_path / "p").read("unlabeled-000000.tar")["probs"].astype(np.float32)
     assert np.abs(stored.sum(axis=1) - 1).max() > 1e-6  # so there is something to renormalise
     probs = PseudoLabels(tmp_path / "s", tmp_path / "p").entries("unlabeled-000000.tar").probs
@@ -75,11 +74,11 @@ def test_hard_targets_need_no_predictions(folders):
 
 def test_soft_targets_that_were_not_stored_are_noticed_at_once(tmp_path):
     three_shards(tmp_path / "p", keep=0.8)
-    select.run(tmp_path / "p", tmp_path / "s", images_per_class=40)
+    select_from(tmp_path / "p", tmp_path / "s", images_per_class=40)
     with pytest.raises(NstError, match=r"label\.keep=0\.8"):
         PseudoLabels(tmp_path / "s", tmp_path / "p")
     assert len(PseudoLabels(tmp_path / "s", tmp_path / "p", targets="hard")) == 160
-    select.run(tmp_path / "p", tmp_path / "strict", images_per_class=40, min_confidence=0.8)
+    select_from(tmp_path / "p", tmp_path / "strict", images_per_class=40, min_confidence=0.8)
     assert len(PseudoLabels(tmp_path / "strict", tmp_path / "p")) == 160
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers import finish
+from helpers import finish, select_from
 
 from nst.atomic import write_config, write_json
 from nst.config import compose_config
@@ -34,7 +34,7 @@ from nst.report.records import open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.rows import rows
 from nst.report.style import inline_svg, save_png, svg_document
-from nst.stages import report, select
+from nst.stages import report
 from nst.written import LIST
 
 UNLABELED, TEST = 120, 60
@@ -123,8 +123,8 @@ def make_labels(folder, data, truth, classes, right, rng, sha):
             metadata=PredictionMetadata(sha, list(classes), 8, shard, f"{number:064d}"),
         )  # fmt: skip
     finish(folder / "predictions")
-    select.run(folder / "predictions", folder / "selection", min_confidence=0.45, images_per_class=None,
-               allow_empty_classes=True, truth=data / "unlabeled" / "truth.parquet", threads=1)  # fmt: skip
+    select_from(folder / "predictions", folder / "selection", min_confidence=0.45, images_per_class=None,
+               allow_empty_classes=True, unlabeled=data / "unlabeled", threads=1)  # fmt: skip
 
 
 def make_run(tmp_path, classes=("cat", "dog & co", "<owl>"), accuracies=(0.6, 0.75, 0.9), *, name="demo", **more):

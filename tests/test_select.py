@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import duckdb
@@ -11,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import finish, golden_arrays
+from helpers import finish, golden_arrays, select_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nst.config import compose_config
-from nst.data import cutoffs, prediction_files, predictions, selected, truth
+from nst.data import cutoffs, prediction_files, predictions, selected, selection, truth
 from nst.data.cutoffs import Exact
 from nst.data.prediction_files import footer_of
 from nst.data.predictions import PredictionMetadata, key_hashes, parquet_name
@@ -31,7 +30,7 @@ GOLDEN = golden_arrays("balance.npz")
 K = 130
 
 
-def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, order=None, teacher="t" * 64):
+def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, order=None, teacher="t" * 64, keep=0.0):
     """A predictions folder of given labels and confidences, cut into shards after an optional reordering."""
     keys = np.array([f"image{i:06d}" for i in range(len(label))] if keys is None else keys, dtype=object)
     order = np.arange(len(label)) if order is None else order
@@ -48,7 +47,7 @@ def write_folder(folder, label, confidence, *, classes=20, shards=3, keys=None, 
             }
         )
         metadata = PredictionMetadata(teacher, [f"class {c}" for c in range(classes)], 64, name, f"{number:064d}")
-        footer = footer_of(metadata, 0.3, rows=str(hash(table["confidence"].to_numpy().tobytes())))
+        footer = footer_of(metadata, keep, rows=str(hash(table["confidence"].to_numpy().tobytes())))
         table = table.replace_schema_metadata({b"nst": json.dumps(footer).encode()})
         pq.write_table(table, folder / parquet_name(name))
     return finish(folder)
@@ -87,7 +86,7 @@ def golden_copies(tmp_path, size, **options):
     if not folder.exists():
         write_folder(folder, label, confidence)
     output = tmp_path / f"selection-{len(list(tmp_path.iterdir()))}"
-    select.run(folder, output, images_per_class=K, allow_empty_classes=size == "small", **options)
+    select_from(folder, output, images_per_class=K, allow_empty_classes=size == "small", **options)
     return copies_by_image(output, len(label)), summary_of(output)
 
 
@@ -174,7 +173,7 @@ def test_exact_properties(tmp_path_factory, world, quota, minimum, maximum, cap)
     options = {"images_per_class": quota, "min_confidence": minimum, "max_confidence": maximum, "max_copies": cap}
     options |= {"allow_empty_classes": True, "memory_limit": "1GB"}
     folder = write_folder(tmp / "a", label, confidence, classes=classes)
-    select.run(folder, tmp / "out", threads=1, **options)
+    select_from(folder, tmp / "out", threads=1, **options)
     copies = copies_by_image(tmp / "out", len(label))
     for c in range(classes):
         rows = (
@@ -189,7 +188,7 @@ def test_exact_properties(tmp_path_factory, world, quota, minimum, maximum, cap)
             assert confidence[rows][ours > 0].min(initial=2) >= confidence[rows][ours == 0].max()
 
     shuffled = write_folder(tmp / "b", label, confidence, classes=classes, shards=7, order=rng.permutation(len(label)))
-    select.run(shuffled, tmp / "out-b", threads=3, **options)
+    select_from(shuffled, tmp / "out-b", threads=3, **options)
     np.testing.assert_array_equal(copies_by_image(tmp / "out-b", len(label)), copies)
 
 
@@ -212,7 +211,7 @@ def test_bins_of_confidence_share_the_images_out(tmp_path, method):
         limits = {"min_confidence": tenth / 10, "max_confidence": (tenth + 1) / 10 if tenth < 9 else None}
         output = tmp_path / f"{tenth}"
         # of as many images as there are every one is taken, however often
-        select.run(folder, output, method=method, images_per_class=10**4, allow_empty_classes=True, **limits)
+        select_from(folder, output, method=method, images_per_class=10**4, allow_empty_classes=True, **limits)
         met += copies_by_image(output, len(label)) > 0
     np.testing.assert_array_equal(met, 1)
 
@@ -225,7 +224,7 @@ def test_fraction_draws_uniformly_among_the_selected(tmp_path, method):
     options = {"method": method, "images_per_class": 1500, "min_confidence": 0.0}
     chosen = {}
     for fraction in (1.0, 0.5, 0.25):
-        result = select.run(folder, tmp_path / f"{fraction}", fraction=fraction, **options)
+        result = select_from(folder, tmp_path / f"{fraction}", fraction=fraction, **options)
         chosen[fraction] = copies_by_image(tmp_path / f"{fraction}", len(label))
         assert result["totals"]["copies"] == chosen[fraction].sum()
     for fraction, larger in ((0.5, 1.0), (0.25, 0.5)):
@@ -243,7 +242,7 @@ def test_class_total_is_exact_even_if_keys_repeat(tmp_path):
     keys = ["same"] * 40
     for quota in (7, 100):
         folder = write_folder(tmp_path / f"p{quota}", label, confidence, classes=1, keys=keys)
-        result = select.run(folder, tmp_path / f"s{quota}", images_per_class=quota)
+        result = select_from(folder, tmp_path / f"s{quota}", images_per_class=quota)
         assert result["totals"]["copies"] == quota
 
 
@@ -302,7 +301,7 @@ def test_a_teacher_that_is_sure_of_everything_changes_no_rule_and_fills_no_memor
     monkeypatch.setattr(cutoffs, "CELLS", 600)
     monkeypatch.setattr(select, "SHARDS_PER_FILE", 4)
     folder = write_folder(tmp_path / "p", label, confidence, classes=6, shards=9, keys=names)
-    select.run(folder, tmp_path / "s", images_per_class=quota)
+    select_from(folder, tmp_path / "s", images_per_class=quota)
     assert max(held) <= max(most, 6 * shared)  # the one that is left of each class is looked at, too
     if most > count:
         assert len(held) == 1
@@ -332,7 +331,7 @@ def test_orders_keep_the_order_of_confidence_and_its_bins():
 def test_quota_of_none_is_the_largest_class(tmp_path):
     folder = write_folder(tmp_path / "predictions", *golden("small"))
     output = tmp_path / "largest"
-    select.run(folder, output, images_per_class=None, allow_empty_classes=True)
+    select_from(folder, output, images_per_class=None, allow_empty_classes=True)
     summary = summary_of(output)
     assert summary["totals"]["images_per_class"] == 257
     assert {c["copies_total"] for c in summary["per_class"]} == {257, 0}
@@ -369,7 +368,7 @@ def test_files_and_summary_tell_the_same_story(tmp_path):
 def test_a_shard_without_selected_images_has_an_empty_row_group(tmp_path):
     label, confidence = np.zeros(9, int), np.array([0.9] * 3 + [0.1] * 6, np.float32)
     folder = write_folder(tmp_path / "p", label, confidence, classes=1, shards=3)
-    select.run(folder, tmp_path / "s", images_per_class=5)
+    select_from(folder, tmp_path / "s", images_per_class=5, allow_empty_classes=True)
     summary = summary_of(tmp_path / "s")
     assert [s["samples"] for s in summary["shards"]] == [3, 0, 0]
     assert [len(read_shard(tmp_path / "s", number)) for number in range(3)] == [3, 0, 0]
@@ -377,10 +376,9 @@ def test_a_shard_without_selected_images_has_an_empty_row_group(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["exact", "official"])
-def test_processes_and_files_change_nothing(tmp_path, monkeypatch, method):
-    """As many rows as need two processes; and a file for each shard."""
-    whole, summary = golden_copies(tmp_path, "large", method=method)
-    monkeypatch.setattr(select, "ROWS_PER_PROCESS", 1)
+def test_threads_and_files_change_nothing(tmp_path, monkeypatch, method):
+    """Two threads instead of one; and a file for each shard."""
+    whole, summary = golden_copies(tmp_path, "large", method=method, threads=1)
     monkeypatch.setattr(select, "SHARDS_PER_FILE", 1)
     parts, others = golden_copies(tmp_path, "large", method=method, threads=2)
     np.testing.assert_array_equal(whole, parts)
@@ -390,39 +388,87 @@ def test_processes_and_files_change_nothing(tmp_path, monkeypatch, method):
         assert summary[same] == others[same]
 
 
-def died(*_):
-    os._exit(1)
-
-
-def test_a_process_that_dies_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(select, "ROWS_PER_PROCESS", 1)
-    monkeypatch.setattr(select.Counts, "of", died)
-    folder = write_folder(tmp_path / "p", np.zeros(9, int), np.full(9, 0.9), classes=1)
-    with pytest.raises(NstError, match=r"a process that selects died(.|\n)*select\.threads=1"):
-        select.run(folder, tmp_path / "s", threads=2)
-
-
 def test_predictions_of_an_older_format_are_refused_with_the_way_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         for module in (predictions, prediction_files):
             patch.setattr(module, "FORMAT", 1)
         folder = write_folder(tmp_path / "p", np.zeros(9, int), np.full(9, 0.9), classes=1)
     with pytest.raises(NstError, match=r"another format(.|\n)*got: +1(.|\n)*nst label overwrite=true"):
-        select.run(folder, tmp_path / "s")
+        select_from(folder, tmp_path / "s")
 
 
-def test_empty_classes_are_named_with_what_they_have(tmp_path):
+@pytest.mark.parametrize("method", ["exact", "official"])
+def test_classes_of_few_sure_images_take_their_surest_and_it_is_said(tmp_path, method):
     label, confidence = golden("small")
     folder = write_folder(tmp_path / "p", label, confidence)
-    with pytest.raises(NstError) as caught:
-        select.run(folder, tmp_path / "s", images_per_class=K)
+    result = select_from(folder, tmp_path / "s", images_per_class=K, method=method)
+    copies, few = copies_by_image(tmp_path / "s", len(label)), {entry["class"]: entry for entry in result["relaxed"]}
+    sure = np.bincount(label[confidence.astype(np.float64) >= 0.3], minlength=20)
+    assert list(few) == [f"class {c}" for c in np.flatnonzero(sure < selection.FEWEST)]
+    assert {"class 18", "class 19"} <= set(few)
+    for c in range(20):
+        rows, entry = label == c, few.get(f"class {c}")
+        if entry is None:
+            assert confidence[rows & (copies > 0)].min() >= 0.3
+            continue
+        taken = rows & (copies > 0)
+        assert (entry["sure"], entry["taken"]) == (sure[c], taken.sum())
+        assert taken.sum() >= min(selection.FEWEST, rows.sum())
+        assert (confidence[taken].min(initial=1) >= confidence[rows & ~taken].max(initial=0)).all()
+        assert confidence[taken].min(initial=1) >= entry["from_confidence"]
+        if method == "exact":
+            assert copies[rows].sum() == (K if rows.any() else 0)
     best = confidence[label == 18].max()
-    message = str(caught.value)
-    assert "2 of 20 classes" in message
-    assert f"'class 18': 15 images labeled as it, best confidence {best:.3f}" in message
-    assert "'class 19': 0 images labeled as it" in message
-    assert "allow_empty_classes=true" in message
-    assert not (tmp_path / "s" / "DONE").exists()
+    said = select.warnings(result)
+    assert 0.3 > best > few["class 18"]["from_confidence"]
+    assert any(
+        "'class 18' has 0 images of confidence 0.3 or more: its " in line and " surest are" in line for line in said
+    )
+    assert any("'class 19'" in line and "stays empty" in line for line in said)
+
+
+def test_with_enough_sure_images_nothing_is_relaxed(tmp_path):
+    label = np.repeat([0, 1], 30)
+    confidence = np.tile(np.linspace(0.1, 0.9, 30, dtype=np.float32), 2)
+    result = select_from(write_folder(tmp_path / "p", label, confidence, classes=2), tmp_path / "s", images_per_class=5)
+    assert (result["relaxed"], select.warnings(result)) == ([], [])
+    strict = {"images_per_class": 50, "min_confidence": 0.85, "allow_empty_classes": True}
+    result = select_from(tmp_path / "p", tmp_path / "strict", **strict)
+    assert (result["relaxed"], result["totals"]["selected"]) == ([], 4)
+
+
+def test_many_classes_of_few_sure_images_are_counted_not_listed(tmp_path):
+    label = np.arange(40) % 8
+    folder = write_folder(tmp_path / "p", label, np.full(40, 0.2, np.float32), classes=8)
+    said = select.warnings(select_from(folder, tmp_path / "s", images_per_class=6))
+    assert len(said) == select.SHOWN_CLASSES + 1
+    assert said[-1].startswith("so are 8 classes in all")
+    assert copies_by_image(tmp_path / "s", 40).sum() == 8 * 6
+
+
+def test_a_class_of_few_takes_no_image_whose_probabilities_were_not_kept(tmp_path):
+    """The student could not learn from it."""
+    confidence = np.linspace(0.21, 0.6, 40, dtype=np.float32)
+    options = {"images_per_class": 50, "min_confidence": 0.59}
+    for keep, taken in ((0.0, 10), (0.555, 5), (0.585, 2)):
+        folder = write_folder(tmp_path / f"p{keep}", np.zeros(40, int), confidence, classes=1, keep=keep)
+        result = select_from(folder, tmp_path / f"s{keep}", **options)
+        assert result["relaxed"][0]["taken"] == result["totals"]["selected"] == taken
+        assert confidence[copies_by_image(tmp_path / f"s{keep}", 40) > 0].min() >= keep
+    result = select_from(folder, tmp_path / "all", images_per_class=50, min_confidence=0.595)
+    assert (
+        "has 1 images of confidence 0.595 or more: its 2 surest are taken, from 0.585 on" in select.warnings(result)[0]
+    )
+    folder = write_folder(tmp_path / "none", np.zeros(40, int), confidence, classes=1, keep=0.7)
+    said = select.warnings(select_from(folder, tmp_path / "empty", images_per_class=50, min_confidence=0.7))
+    assert "probabilities of none of its 40 were kept (label.keep)" in said[0]
+
+
+def test_limits_above_hold_for_classes_of_few_sure_images(tmp_path):
+    confidence = np.array([0.1, 0.2, 0.25, 0.45, 0.7, 0.9], np.float32)
+    folder = write_folder(tmp_path / "p", np.zeros(6, int), confidence, classes=1)
+    select_from(folder, tmp_path / "s", images_per_class=3, min_confidence=0.3, max_confidence=0.6)
+    assert (copies_by_image(tmp_path / "s", 6) > 0).tolist() == [False, True, True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -441,7 +487,7 @@ def test_empty_classes_are_named_with_what_they_have(tmp_path):
 def test_invalid_options_are_refused(tmp_path, options, says):
     folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
     with pytest.raises(NstError, match=says):
-        select.run(folder, tmp_path / "s", truth=write_truth(tmp_path), **options)
+        select_from(folder, tmp_path / "s", unlabeled=write_truth(tmp_path).parent, **options)
 
 
 def test_finished_selection_is_reused_and_a_killed_one_repeated(tmp_path, monkeypatch):
@@ -458,25 +504,25 @@ def test_finished_selection_is_reused_and_a_killed_one_repeated(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(selected, "_selected", killed)
         with pytest.raises(KeyboardInterrupt):
-            select.run(folder, output, **options)
+            select_from(folder, output, **options)
     assert not (output / "selection.json").exists()
-    result = select.run(folder, output, **options)
+    result = select_from(folder, output, **options)
     before = (output / "selection-000000.parquet").stat().st_mtime_ns
-    assert select.run(folder, output, threads=1, memory_limit="2GB", **options) == result
+    assert select_from(folder, output, threads=1, memory_limit="2GB", **options) == result
     assert (output / "selection-000000.parquet").stat().st_mtime_ns == before
     assert not (output / ".spill").exists()
     with pytest.raises(NstError, match="other inputs"):
-        select.run(folder, output, seed=5, **options)
+        select_from(folder, output, seed=5, **options)
 
 
 def test_changed_predictions_are_noticed(tmp_path):
     label, confidence = np.zeros(50, int), np.linspace(0.4, 0.9, 50, dtype=np.float32)
-    select.run(write_folder(tmp_path / "p", label, confidence, classes=1), tmp_path / "s", images_per_class=5)
+    select_from(write_folder(tmp_path / "p", label, confidence, classes=1), tmp_path / "s", images_per_class=5)
     changed = confidence.copy()
     changed[25] += 1e-6  # neither minimum, maximum nor file size need change
     other = write_folder(tmp_path / "q", label, changed, classes=1)
     with pytest.raises(NstError, match="predictions"):
-        select.run(other, tmp_path / "s", images_per_class=5)
+        select_from(other, tmp_path / "s", images_per_class=5)
 
 
 def test_folder_names_with_special_characters_work(tmp_path):
@@ -484,7 +530,7 @@ def test_folder_names_with_special_characters_work(tmp_path):
     write_folder(folder / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=2)
     truth = folder / "truth.parquet"
     pq.write_table(pa.table({"key": [f"image{i:06d}" for i in range(4)], "label": [0] * 4}), truth)
-    result = select.run(folder / "p", folder / "s", images_per_class=6, truth=truth)
+    result = select_from(folder / "p", folder / "s", images_per_class=6, unlabeled=folder)
     assert result["totals"]["copies"] == 6
     assert result["accuracy"]["after"] == result["accuracy"]["before"] | {"images": 6}
     labels = PseudoLabels(folder / "s", None, targets="hard")
@@ -500,7 +546,7 @@ def test_accuracy_of_pseudo_labels_is_reported_before_and_after(tmp_path):
     known = np.arange(250)  # truth need not be known of every image
     keys = [f"image{i:06d}" for i in known]
     pq.write_table(pa.table({"key": keys, "label": truth[known]}), tmp_path / "truth.parquet")
-    result = select.run(folder, tmp_path / "s", images_per_class=150, truth=tmp_path / "truth.parquet")
+    result = select_from(folder, tmp_path / "s", images_per_class=150, unlabeled=tmp_path)
     copies = copies_by_image(tmp_path / "s", 300)
     right = (label == truth)[known]
     assert result["accuracy"]["before"]["accuracy"] == pytest.approx(right.mean())
@@ -521,7 +567,7 @@ def test_lack_of_memory_is_said_in_plain_words(tmp_path, monkeypatch):
     monkeypatch.setattr(truth, "accuracy", exhausted)
     folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
     with pytest.raises(NstError, match=r"could not allocate block(.|\n)*memory_limit"):
-        select.run(folder, tmp_path / "s", truth=write_truth(tmp_path))
+        select_from(folder, tmp_path / "s", unlabeled=write_truth(tmp_path).parent)
 
 
 def test_main_passes_the_configuration_on(tmp_path):

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nst.data.selection import BINS, LOT_BITS, Counts, Part, Rows, Rule, boundary, tickets
+from nst.data.selection import (
+    BINS,
+    LOT_BITS,
+    Bounds,
+    Counts,
+    Part,
+    Rows,
+    Rule,
+    Wanted,
+    at_least,
+    boundary,
+    tickets,
+)
 
 TICKET_BITS = 34  # of a ticket, in an order
 HELD = 2**22  # rows: 0.1 GB, 0.3 GB while they are sorted
@@ -42,42 +54,42 @@ class Exact:
     those of one key, or the few that meet by chance.
     """
 
-    def __init__(self, counts: Counts, images_per_class: int, rule: Rule) -> None:
-        above = counts.above
-        images = above.sum(axis=1)
-        wanted = np.where(images > 0, images_per_class, 0)
-        if rule.max_copies is not None:
-            wanted = np.minimum(wanted, images * rule.max_copies)
-        self.rule = rule
-        self.base = wanted // np.maximum(images, 1)
-        rank = wanted - self.base * images
+    def __init__(self, wanted: Wanted, counts: Counts, rule: Rule) -> None:
+        images, quota = wanted.images.sum(axis=1), wanted.quota
+        most = rule.options.max_copies
+        total = quota if most is None else np.minimum(quota, images * most)
+        self.seed = rule.seed
+        self.base = total // np.maximum(images, 1)
+        rank = total - self.base * images
         self.abundant = self.base == 0
-        bins, lots = boundary(above[:, ::-1], rank), boundary(counts.lots, rank)
-        of_bins, of_lots = _orders_of_bins(BINS - bins[0]), _orders_of_lots(lots[0])
+        bins, lots = boundary(wanted.images[:, ::-1], rank), boundary(counts.lots, rank)
+        of_bins, of_lots = (*_orders_of_bins(BINS - bins[0]), *bins[1:]), (*_orders_of_lots(lots[0]), *lots[1:])
         # the orders between which each class's last row with one more copy lies, the rows there, its number there
-        self.low, self.high = (np.where(self.abundant, *pair) for pair in zip(of_bins, of_lots, strict=True))
-        self.count, self.rank = (np.where(self.abundant, *pair) for pair in zip(bins[1:], lots[1:], strict=True))
+        found = [np.where(self.abundant, *pair) for pair in zip(of_bins, of_lots, strict=True)]
+        few = wanted.few & ~self.abundant  # of which not all tickets were counted: they are few enough
+        whole = (np.uint64(0), np.uint64(2**TICKET_BITS - 1), images, rank)
+        self.low, self.high, self.count, self.rank = (
+            np.where(few, every, part) for every, part in zip(whole, found, strict=True)
+        )
         # order, ticket and position of that row; nothing comes before zeros
         self.cut = np.zeros((3, len(images)), np.uint64)
+        self.taken = Bounds.of(rule.options, wanted.minimum)
         self._share_out(rank > 0)
 
     def look(self, part: Part) -> Near:
         """Counts the rows of some files that are to be counted, and returns those that are to be held."""
         cells = np.zeros((int(self.wide.sum()), self.cells_each), np.uint32)
-        held = [[np.empty(0, np.int64), *[np.empty(0, np.uint64)] * 3]]
+        held = [[np.empty(0, np.intp), *[np.empty(0, np.uint64)] * 3]]
         for number, path in part:
-            rows = Rows.read(number, path, self.rule)
-            # most rows are far away: two comparisons keep them out
-            near = (rows.confidence >= self.least[rows.label]) & (rows.confidence <= self.most[rows.label])
-            place = np.flatnonzero(near & rows.passed)
-            label = rows.label[place]
-            order, ticket = self._order(label, rows.confidence[place], rows.key_hash[place])
-            inside = (order >= self.low[label]) & (order <= self.high[label])
-            counted, kept = np.flatnonzero(inside & self.wide[label]), np.flatnonzero(inside & ~self.wide[label])
-            which = label[counted]
-            cell = ((order[counted] - self.low[which]) // self.width[which]).astype(np.int64)
+            rows = Rows.read(number, path, self.near)
+            order, ticket = self._order(rows)
+            inside = (order >= self.low[rows.label]) & (order <= self.high[rows.label])
+            wide = self.wide[rows.label]
+            counted, kept = np.flatnonzero(inside & wide), np.flatnonzero(inside & ~wide)
+            which = rows.label[counted]
+            cell = ((order[counted] - self.low[which]) // self.width[which]).astype(np.intp)
             np.add.at(cells.reshape(-1), self.line[which] * self.cells_each + cell, np.uint32(1))
-            held.append([label[kept], order[kept], ticket[kept], rows.positions(place[kept])])
+            held.append([rows.label[kept], order[kept], ticket[kept], rows.positions(kept)])
         return Near(cells, [np.concatenate(column) for column in zip(*held, strict=True)])
 
     def narrow(self, looks: Iterable[Near]) -> None:
@@ -94,22 +106,24 @@ class Exact:
         self.low[wide] += cell.astype(np.uint64) * self.width[wide]
         self.high[wide] = np.minimum(self.high[wide], self.low[wide] + self.width[wide] - np.uint64(1))
         self._share_out(self.wide)
+        # rows below the cutoffs need not be looked at
+        lowest = np.where(self.abundant & ~self.open, _confidence(self.cut[0]), self.taken.least)
+        self.taken = Bounds(lowest, self.taken.most)
 
     def copies(self, rows: Rows) -> np.ndarray:
         """How often each row is selected (N,)."""
-        copies = self.base[rows.label]
-        order, ticket = self._order(rows.label, rows.confidence, rows.key_hash)
+        order, ticket = self._order(rows)
         last = self.cut[0][rows.label]
-        copies += order < last
+        copies = self.base[rows.label] + (order < last)
         tied = np.flatnonzero(order == last)
         _, cut_ticket, cut_position = self.cut[:, rows.label[tied]]
         earlier = rows.positions(tied) <= cut_position
         copies[tied] += (ticket[tied] < cut_ticket) | ((ticket[tied] == cut_ticket) & earlier)
-        return copies * rows.passed
+        return copies
 
-    def _order(self, label: np.ndarray, confidence: np.ndarray, key_hash: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ticket = tickets(key_hash, self.rule.seed)
-        order = (_doubts(confidence) * self.abundant[label]) << np.uint64(TICKET_BITS)
+    def _order(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        ticket = tickets(rows.key_hash, self.seed)
+        order = (_doubts(rows.confidence) * self.abundant[rows.label]) << np.uint64(TICKET_BITS)
         return order | (ticket >> np.uint64(64 - TICKET_BITS)), ticket
 
     def _share_out(self, open: np.ndarray) -> None:
@@ -123,16 +137,21 @@ class Exact:
         self.line, lines = self.wide.cumsum() - 1, int(self.wide.sum())
         self.cells_each = min(MOST_CELLS, max(2, CELLS // max(lines, 1)))
         self.width = (self.high - self.low) // np.uint64(self.cells_each) + np.uint64(1)
-        doubts = np.uint64(ONE) - (np.stack([self.low, self.high]) >> np.uint64(TICKET_BITS))
-        most, least = doubts.astype(np.uint32).view(np.float32).astype(np.float64)
-        self.least = np.where(open, np.where(self.abundant, least, 0), np.inf)
-        self.most = np.where(self.abundant, most, 1)
+        # of classes that are not open no row is near, of those that are duplicated any row may be
+        least = np.where(self.abundant, _confidence(self.high), self.taken.least)
+        most = np.where(self.abundant, _confidence(self.low), self.taken.most)
+        self.near = Bounds(np.where(open, np.maximum(least, self.taken.least), np.float32(np.inf)), most)
 
 
 def _doubts(confidence: np.ndarray) -> np.ndarray:
-    """Float32 bits of confidences below those of 1.0, the surest first, uint64 (N,)."""
+    """Bits of float32 confidences (N,) below those of 1.0, the surest first, uint64."""
     # positive floats are ordered as their bits are
-    return (np.uint32(ONE) - confidence.astype(np.float32).view(np.uint32)).astype(np.uint64)
+    return (np.uint32(ONE) - np.asarray(confidence, np.float32).view(np.uint32)).astype(np.uint64)
+
+
+def _confidence(order: np.ndarray) -> np.ndarray:
+    """Float32 confidence of orders (C,) of classes that are not duplicated."""
+    return (np.uint64(ONE) - (order >> np.uint64(TICKET_BITS))).astype(np.uint32).view(np.float32)
 
 
 def _orders_of_bins(bin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,9 +159,7 @@ def _orders_of_bins(bin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     def doubts_from(bins: np.ndarray) -> np.ndarray:
         """Of the smallest float32 in each bin."""
-        nearest = (bins / BINS).astype(np.float32)
-        below = nearest.astype(np.float64) * BINS < bins
-        return _doubts(np.where(below, np.nextafter(nearest, np.float32(2)), nearest))
+        return _doubts(at_least(bins / BINS))
 
     after = np.where(bin < BINS, doubts_from(np.minimum(bin + 1, BINS)) + np.uint64(1), np.uint64(0))
     shift = np.uint64(TICKET_BITS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,27 +86,50 @@ def write_predictions(
     stored = probs.astype(np.float16)
     # compared in double, as the selection compares min_confidence
     mask = confidence.astype(np.float64) < keep
-    table = pa.table(
-        {
-            "index": pa.array(index),
-            "key": pa.array(list(keys), pa.string()),
-            "key_hash": pa.array(key_hashes(keys)),
-            "label": pa.array(label),
-            "confidence": pa.array(confidence),
-            "probs": pa.FixedSizeListArray.from_arrays(
-                pa.array(stored.ravel()), probs.shape[1], mask=pa.array(mask, pa.bool_())
-            ),
-        }
-    )
+    columns = {
+        "index": index,
+        "key": pa.array(list(keys), pa.string()),
+        "key_hash": key_hashes(keys),
+        "label": label,
+        "confidence": confidence,
+        "probs": pa.FixedSizeListArray.from_arrays(
+            pa.array(stored.ravel()), probs.shape[1], mask=pa.array(mask, pa.bool_())
+        ),
+    }
     footer = footer_of(metadata, keep, rows=_digest(index, keys, label, confidence, stored[~mask]))
     with atomic_path(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata({b"nst": json.dumps(footer).encode()}),
-            temporary,
-            compression="zstd",
-            use_dictionary=["label"],  # probabilities hardly ever repeat
-            write_page_checksum=True,
-        )
+        write_columns(temporary, columns, footer)
+
+
+def write_columns(path: Path, columns: Mapping[str, Any], footer: Mapping[str, Any]) -> None:
+    """Writes the columns of one shard (N,), and what the file says of itself.
+
+    A selection reads all columns but the probabilities, of thousands of files: they are hardly compressed, and only
+    probabilities may be null. Selecting takes two thirds of the time that it takes with zstd and nulls everywhere.
+    """
+    schema = pa.schema(
+        [
+            pa.field("index", pa.uint32(), nullable=False),
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("key_hash", pa.uint64(), nullable=False),
+            pa.field("label", pa.uint16(), nullable=False),
+            pa.field("confidence", pa.float32(), nullable=False),
+            pa.field("probs", columns["probs"].type),
+        ]
+    )
+    table = pa.table(dict(columns), schema=schema)
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression={**dict.fromkeys(schema.names, "none"), "key": "lz4", "probs.list.element": "zstd"},
+        column_encoding={"index": "DELTA_BINARY_PACKED"},
+        use_dictionary=["label"],  # probabilities hardly ever repeat
+        write_statistics=False,
+        write_page_checksum=True,
+    ) as writer:
+        writer.write_table(table, row_group_size=max(len(table), 1))
+        # not in the schema, of which the file has a second copy
+        writer.add_key_value_metadata({"nst": json.dumps(footer)})
 
 
 def _no_probs(metadata: PredictionMetadata) -> np.ndarray:

@@ -72,6 +72,15 @@ class PredictJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectJob(Job):
+    """Of the teacher's labels those from which a student learns."""
+
+    select: SelectOptions
+    teacher: TeacherOptions
+    data: DataOptions
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardJob(Job):
     """Shards from images, or of a selection."""
 

@@ -70,9 +70,18 @@ class SelectOptions(Group, at="select"):
     min_confidence: float = option(SHARE, 0.3, "images below are not used")
     max_confidence: float | None = option(null(SHARE), None, "only images below it (figure 4); null: no limit")
     images_per_class: int | None = option(
-        null(COUNT), 130_000, "fewer are duplicated evenly; null: as many as the largest class has"
+        null(COUNT), 130_000,
+        "fewer are duplicated evenly; null: as many as the largest class has, of prior=labeled as there are in all",
+    )  # fmt: skip
+    prior: str = option(
+        choice("equal", "labeled"), "equal",
+        "labeled: classes in the proportions of the labeled images, images_per_class on average",
+    )  # fmt: skip
+    allow_empty_classes: bool = option(
+        flag(),
+        False,
+        "false: a class of too few sure images takes its surest others, and it is said",
     )
-    allow_empty_classes: bool = option(flag(), False, "a class without any image is no mistake")
     max_copies: int | None = option(null(COUNT), None, "of one image; null sets no limit")
     fraction: float = option(SOME, 1.0, "of the selected images, drawn uniformly (table 8)")
     memory_limit: str = option(

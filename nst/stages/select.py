@@ -7,12 +7,9 @@ nst/data/selection.py and cutoffs.py, in three passes over the predictions: coun
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,99 +19,69 @@ import numpy as np
 from omegaconf import DictConfig
 
 from nst.atomic import sha256_file, write_json
-from nst.checking import check_values
-from nst.config import plain
+from nst.config import job_from
 from nst.data.cutoffs import Exact
-from nst.data.predictions import FORMAT, Predictions, read_table
+from nst.data.predictions import FORMAT, Predictions
 from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
-from nst.data.selection import BINS, REPORT_BINS, Counts, Official, Rule
-from nst.data.shard_set import ShardSet, load_index
+from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, Rule, Wanted
+from nst.data.shard_set import load_index
 from nst.errors import NstError, UsageError
 from nst.progress import say
 from nst.runs import Run
+from nst.settings.job import SelectJob
+from nst.settings.stages import SelectOptions
 from nst.stages.apart import keep_apart
 from nst.stages.places import predictions_folder, selection_folder, shards_place
 
-ROWS_PER_PROCESS = 5_000_000  # of fewer it is not worth the start of another one
-PARTS = 2  # per process: one that is slow is waited for less
+PARTS = 2  # per thread: one that is slow is waited for less
+SHOWN_CLASSES = 5
+NOT_INPUTS = ("memory_limit", "threads")  # options on which the result does not depend
 
 
-def run(
-    predictions: Path | str,
-    output: Path | str,
-    *,
-    truth: Path | str | None = None,
-    unlabeled: ShardSet | None = None,
-    memory_limit: str = "4GB",
-    threads: int | None = None,
-    overwrite: bool = False,
-    config: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Selects from a predictions folder into `output`; returns the totals, which are also in result.json.
+def run(job: SelectJob, output: Path) -> dict[str, Any]:
+    """Selects from the teacher's predictions into `output`; returns the totals, which are also in result.json.
 
-    Args:
-        truth: Parquet (key, label) with the true classes, to report the accuracy of the pseudo-labels.
-        unlabeled: the shards as they are now; predictions of others are refused. None: not compared.
-        threads: that select; None: one a core. memory_limit: of DuckDB, where there is a truth to compare with.
-            The result does not depend on them.
-        options: of `Rule`.
+    Where the unlabeled shards are on this machine, predictions of others are refused, and how often labels are right
+    is told if they have a truth.parquet.
 
     Raises:
-        NstError: options or predictions are invalid, a class stays empty, or memory or disk do not suffice.
+        NstError: options or predictions are invalid, or memory or disk do not suffice.
     """
-    rule = Rule(**options)
-    _check(rule)
-    opened = Predictions.open(predictions)
-    opened.require(shards=unlabeled)
+    options = job.select
+    _check(options)
+    opened = Predictions.open(predictions_folder(job.teacher, job.stage))
+    folder = Path(shards_place(job.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
+    opened.require(shards=load_index(folder) if (folder / "index.json").exists() else None)
+    truth = folder / "truth.parquet" if (folder / "truth.parquet").exists() else None
+    rule = Rule(options, job.seed, _shares(job, opened.classes), opened.keep)
+    asked = {name: value for name, value in asdict(options).items() if name not in NOT_INPUTS}
+    asked["seed"] = job.seed
     inputs = {
-        **asdict(rule),
+        **asked,
+        **({"shares": rule.shares.tolist()} if options.prior == "labeled" else {}),
         "teacher": opened.teacher,
         "predictions": opened.digest,
         "truth": sha256_file(truth) if truth else None,
     }
     files = ["selection.json", *(file_name(n) for n in range(-(-len(opened.shards) // SHARDS_PER_FILE)))]
-    with Run(output, "select", inputs, config=config, overwrite=overwrite, files=files) as stage:
-        if stage.done and (Path(output) / "selection.json").exists():
+    with Run(output, "select", inputs, config=job.config, overwrite=job.overwrite, files=files) as stage:
+        if stage.done and (output / "selection.json").exists():
             return stage.result()
-        workers = min(threads or os.cpu_count() or 1, 1 + opened.samples // ROWS_PER_PROCESS)
-        with processes(workers) as each:
-            selection = selected(opened, rule, Path(output), each, PARTS * workers)
-        summary = {"format": FORMAT, "predictions": opened.digest, **asdict(rule), **selection}
+        threads = options.threads or os.cpu_count() or 1
+        with ThreadPoolExecutor(threads) as pool:
+            selection = selected(opened, rule, output, pool.map, PARTS * threads)
+        document = {"format": FORMAT, "predictions": opened.digest, **asked, **selection}
         if truth:
             from nst.data.truth import accuracy, open_database  # here: DuckDB is needed for nothing else
 
-            with open_database(Path(output), memory_limit, threads) as database:
-                summary["accuracy"] = accuracy(database, opened.folder, Path(output), Path(truth), opened.classes)
-        write_json(Path(output) / "selection.json", summary)
-        shown = ("totals", "accuracy") if truth else ("totals",)
-        return stage.finish({**asdict(rule), **{name: summary[name] for name in shown}})
+            with open_database(output, options.memory_limit, options.threads) as database:
+                document["accuracy"] = accuracy(database, opened.folder, output, truth, opened.classes)
+        write_json(output / "selection.json", document)
+        shown = [name for name in ("totals", "relaxed", "accuracy") if name in document]
+        return stage.finish({**asked, **{name: document[name] for name in shown}})
 
 
 Each = Callable[..., Iterator[Any]]  # calls a function with each of some arguments; results come in order
-
-
-@contextmanager
-def processes(workers: int) -> Iterator[Each]:
-    """What calls functions side by side in so many processes; with one it is this process.
-
-    Not in threads: most of the work are short calls of NumPy and Arrow, between which threads wait for each other.
-    """
-    if workers == 1:
-        yield map
-        return
-    # not forked: threads of the parent may hold locks that no one would ever release in the child
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool.map
-        except BrokenProcessPool as error:
-            raise NstError(
-                "a process that selects died",
-                got=error,
-                next="most often memory ran out: select.threads=1; the same command begins again",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def selected(predictions: Predictions, rule: Rule, output: Path, each: Each, parts: int) -> dict[str, Any]:
@@ -122,33 +89,33 @@ def selected(predictions: Predictions, rule: Rule, output: Path, each: Each, par
     shards = list(enumerate(predictions.shards.values()))
     files = [(number, shard.path) for number, shard in shards]
     share = [files[start::parts] for start in range(min(parts, len(files)))]
-    classes = len(predictions.classes)
-    counts = Counts.empty(classes)
-    for more in each(partial(Counts.of, classes, rule), share):
+    counts = Counts.empty(rule.classes)
+    for more in each(partial(Counts.of, rule), share):
         counts.add(more)
-    if not rule.allow_empty_classes:
-        _refuse_empty_classes(counts, predictions, rule)
-    quota = rule.images_per_class or int(counts.above.sum(axis=1).max())
-    method: Exact | Official = (Official if rule.method == "official" else Exact)(counts, quota, rule)
+    wanted = Wanted.of(counts, rule)
+    method: Exact | Official
+    method = Official(wanted, rule) if rule.options.method == "official" else Exact(wanted, counts, rule)
     while isinstance(method, Exact) and method.open.any():
         method.narrow(each(method.look, share))
     groups = enumerate(shards[start : start + SHARDS_PER_FILE] for start in range(0, len(shards), SHARDS_PER_FILE))
-    tally, written = Tally.empty(classes), []
-    for file in each(partial(write, output, method, rule, classes), groups):
+    tally, written = Tally.empty(rule.classes), []
+    for file in each(partial(write, output, method, rule), groups):
         tally.add(file.tally)
         written.append(file)
-    threshold = method.threshold if isinstance(method, Official) else np.full(classes, rule.min_confidence)
+    threshold = method.threshold if isinstance(method, Official) else wanted.minimum
     return {
         "teacher": predictions.teacher,
-        **summary(predictions.classes, counts, tally, threshold, quota),
+        **summary(predictions.classes, counts, wanted, tally, threshold),
         "shards": [shard for file in written for shard in file.shards],
         "footers": {file.name: file.footer for file in written},
     }
 
 
-def summary(classes: Sequence[str], counts: Counts, tally: Tally, threshold: np.ndarray, quota: int) -> dict[str, Any]:
+def summary(
+    classes: Sequence[str], counts: Counts, wanted: Wanted, tally: Tally, threshold: np.ndarray
+) -> dict[str, Any]:
     """Totals, every class's story and the histograms; `threshold` (C,) is [C]'s."""
-    images, above = counts.images.sum(axis=0, dtype=np.int64), counts.above.sum(axis=1)
+    images, above = counts.images.sum(axis=0, dtype=np.int64), counts.images[WITHIN].sum(axis=1)
     report = images[:, :BINS].reshape(-1, REPORT_BINS, BINS // REPORT_BINS).sum(axis=2)
     report[:, -1] += images[:, BINS]
     copies = tally.copies.sum(axis=1)
@@ -171,8 +138,18 @@ def summary(classes: Sequence[str], counts: Counts, tally: Tally, threshold: np.
             "above_min": int(above.sum()),
             "selected": int(tally.selected.sum()),
             "copies": int(copies.sum()),
-            "images_per_class": quota,
+            "images_per_class": wanted.average,
         },
+        "relaxed": [
+            {
+                "class": classes[c],
+                "labeled": int(report[c].sum()),
+                "sure": int(above[c]),
+                "taken": int(tally.selected[c]),
+                "from_confidence": float(wanted.minimum[c]),
+            }
+            for c in np.flatnonzero(wanted.few).tolist()
+        ],
         "per_class": per_class,
         "confidence_histogram": {
             "edges": [round(i / REPORT_BINS, 2) for i in range(REPORT_BINS + 1)],
@@ -182,45 +159,34 @@ def summary(classes: Sequence[str], counts: Counts, tally: Tally, threshold: np.
     }
 
 
-def _refuse_empty_classes(counts: Counts, predictions: Predictions, rule: Rule) -> None:
-    empty = np.flatnonzero(counts.above.sum(axis=1) == 0)
-    if len(empty) == 0:
-        return
-    images, best, classes = counts.images.sum(axis=(0, 2), dtype=np.int64), _best(predictions), predictions.classes
-    shown = [
-        f"{classes[c]!r}: {images[c]} images labeled as it" + (f", best confidence {best[c]:.3f}" if images[c] else "")
-        for c in empty[:5]
-    ]
-    below = f" and below {rule.max_confidence:g}" if rule.max_confidence is not None else ""
-    raise NstError(
-        f"{len(empty)} of {len(classes)} classes have no image of confidence {rule.min_confidence:g} or more{below}",
-        got="; ".join(shown) + ("; ..." if len(empty) > 5 else ""),
-        valid="at least one confident image per class",
-        next="lower select.min_confidence=..., label more images, or accept it: select.allow_empty_classes=true",
-    )
+def _shares(job: SelectJob, classes: Sequence[str]) -> np.ndarray:
+    """Each class's quota as a multiple of images_per_class (C,).
+
+    Raises:
+        NstError: prior=labeled without labeled images of the teacher's classes.
+    """
+    if job.select.prior == "equal":
+        return np.ones(len(classes))
+    labeled = load_index(Path(job.data.labeled))
+    if list(labeled.classes) != list(classes):
+        raise NstError(
+            f"the labeled images in {labeled.folder} are of other classes than the teacher's",
+            got=f"{len(labeled.classes)} classes, of which {', '.join(labeled.classes[:3])}",
+            valid=f"{len(classes)} classes, of which {', '.join(classes[:3])}",
+            next="data.labeled=<the shards that the teacher has learned from>, or select.prior=equal",
+        )
+    counts = np.array(labeled.label_counts, float)
+    return len(classes) * counts / counts.sum()
 
 
-def _best(predictions: Predictions) -> np.ndarray:
-    """Largest confidence of each class (C,)."""
-    best = np.zeros(len(predictions.classes))
-    for shard in predictions.shards.values():
-        label, confidence = read_table(shard.path, ["label", "confidence"]).columns
-        np.maximum.at(best, label.to_numpy(), confidence.to_numpy())
-    return best
-
-
-def _check(rule: Rule) -> None:
-    checked = asdict(rule)
-    for free in ("seed", "allow_empty_classes"):
-        del checked[free]
-    check_values("select", **checked)
-    low, high = rule.min_confidence, rule.max_confidence
+def _check(options: SelectOptions) -> None:
+    low, high = options.min_confidence, options.max_confidence
     if high is not None and high <= low:
         raise UsageError(
             "select.max_confidence is a probability above min_confidence", got=high,
             valid=f"above {low:g}, up to 1, or null",
         )  # fmt: skip
-    if rule.method == "official" and abs(low * 100 - round(low * 100)) > 1e-9:
+    if options.method == "official" and abs(low * 100 - round(low * 100)) > 1e-9:
         raise UsageError(
             "select.method=official works on a 0.01 grid",
             got=f"min_confidence={low}",
@@ -237,23 +203,37 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 
 def from_cfg(cfg: DictConfig) -> dict[str, Any]:
-    """`run` with the arguments that the configuration asks for."""
+    """The selection that the configuration asks for; says what was not as asked."""
     keep_apart(cfg, "select")
-    predictions, output = (place(cfg.teacher, cfg.stage) for place in (predictions_folder, selection_folder))
+    job = job_from(SelectJob, cfg)
+    predictions = predictions_folder(job.teacher, job.stage)
     if not (predictions / "DONE").exists():
         raise NstError(f"there is no finished labeling in {predictions}", next="nst label")
-    folder = Path(shards_place(cfg.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
-    truth = folder / "truth.parquet"
-    return run(
-        predictions,
-        output,
-        seed=cfg.seed,
-        truth=truth if truth.exists() else None,
-        unlabeled=load_index(folder) if (folder / "index.json").exists() else None,
-        overwrite=cfg.overwrite,
-        config=plain(cfg),
-        **plain(cfg.select),
-    )
+    result = run(job, selection_folder(job.teacher, job.stage))
+    for warning in warnings(result):
+        say(f"warning: {warning}")
+    return result
+
+
+def warnings(result: Mapping[str, Any]) -> list[str]:
+    """Sentences about classes that had too few sure images; the first few by name."""
+    few, minimum = result["relaxed"], result["min_confidence"]
+    found = []
+    for entry in few[:SHOWN_CLASSES]:
+        if entry["taken"] > entry["sure"]:
+            instead = f"its {entry['taken']} surest are taken, from {entry['from_confidence']:g} on"
+        elif entry["taken"]:
+            instead = "there are no others to take"
+        elif entry["labeled"]:
+            instead = f"probabilities of none of its {entry['labeled']} were kept (label.keep), so it stays empty"
+        else:
+            instead = "no image is labeled as it, so it stays empty"
+        found.append(
+            f"class {entry['class']!r} has {entry['sure']} images of confidence {minimum:g} or more: {instead}"
+        )
+    if len(few) > SHOWN_CLASSES:
+        found.append(f"so are {len(few)} classes in all, which selection.json lists as relaxed")
+    return found
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

@@ -35,6 +35,9 @@ ROWS = [
 ]
 
 
+NEEDED = {"model=timm": ["model.name=resnet50"]}  # what a row does not say itself
+
+
 @functools.cache
 def resolved(*overrides: str) -> dict[str, Any]:
     """The composed configuration with all interpolations resolved."""
@@ -52,7 +55,8 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 def leaves(row: str) -> dict[str, Any]:
     """All options of a row, or of the defaults, with `<name>` for its own."""
     own = row.partition("=")[2]  # nothing, of the defaults
-    return {name: nameless(value, own) for name, value in flat(resolved(*[] if row == DEFAULTS else [row])).items()}
+    chosen = [] if row == DEFAULTS else [row, *NEEDED.get(row, [])]
+    return {name: nameless(value, own) for name, value in flat(resolved(*chosen)).items()}
 
 
 def nameless(value: Any, own: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,12 +19,13 @@ from nst.models.batch_norm import BatchNorm
 from nst.models.noise import NoiseSwitch, StochasticDepth
 from nst.models.timm_architecture import TimmArchitecture
 
+UNCALLED = (nn.ModuleList, nn.ModuleDict)  # whose parts are called instead
 OPTIONAL = ("drop_path_rate", "drop_rate")  # arguments that a family may not have
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as timm counts them: names of its parameters, and of the module that holds most of them; empty: none."""
+    """A layer as timm counts them: names of its parameters, and of the module that most of them make; empty: none."""
 
     parameters: tuple[str, ...]
     module: str
@@ -35,18 +37,22 @@ def layers_of(body: nn.Module) -> list[Layer]:
     if matcher is None:
         return [Layer(tuple(name for name, _ in body.named_parameters()), "")]
     groups = group_parameters(body, matcher(coarse=False))
-    return [Layer(tuple(groups[number]), _module_of(groups[number])) for number in sorted(groups)]
+    everywhere = collections.Counter(inside for names in groups.values() for name in names for inside in _owners(name))
+    modules = {name for name, module in body.named_modules() if type(module) not in UNCALLED}
+    return [Layer(tuple(groups[number]), _module_of(groups[number], everywhere, modules)) for number in sorted(groups)]
 
 
-def _module_of(names: list[str]) -> str:
-    """The innermost module with more than half of these parameters."""
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")[:-1]
-        for depth in range(1, len(parts) + 1):
-            inner = ".".join(parts[:depth])
-            counts[inner] = counts.get(inner, 0) + 1
-    return max((module for module, count in counts.items() if 2 * count > len(names)), key=len, default="")
+def _module_of(names: Sequence[str], everywhere: Mapping[str, int], modules: Collection[str]) -> str:
+    """The largest module that holds nothing of other layers; timm counts a norm or a downsampling to a block's."""
+    counts = collections.Counter(inside for name in names for inside in _owners(name))
+    pure = [inside for inside, count in counts.items() if count == everywhere[inside] and inside in modules]
+    return max(pure, key=lambda inside: counts[inside], default="")
+
+
+def _owners(name: str) -> list[str]:
+    """`a`, `a.b` of the parameter `a.b.weight`."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 class Rematerializing(Protocol):

@@ -46,12 +46,12 @@ SHORT = {"predict": ("input",)}  # options of a stage that are typed without its
 
 USAGE = """Noisy Student Training.
 
-usage: nst <stage> [option=value ...]      run a stage
-       nst <stage> -m option=a,b ...       sweep: one process and run directory per job
-       nst <stage> --help                  options and configuration groups
-       nst <stage> --help <group>          options inside a group
-       nst <stage> --cfg                   print the composed configuration and stop
-       eval "$(nst --completion bash)"     completion in this shell; or zsh
+usage: nst <stage> [option=value ...]    run a stage
+       nst <stage> -m option=a,b ...     sweep: a process and directory per job
+       nst <stage> --help                options and configuration groups
+       nst <stage> --help <group>        options inside a group
+       nst <stage> --cfg                 print the configuration and stop
+       eval "$(nst --completion bash)"   completion in this shell; or zsh
 
 stages:
 {stages}

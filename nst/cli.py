@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,6 +20,7 @@ from typing import Any
 from nst.advice import note_command, whole
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
 from nst.faults import in_words
+from nst.sharing import is_rank_zero
 from nst.shown import shown
 
 STAGES = {
@@ -35,18 +39,19 @@ STAGES = {
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
 WITHOUT_TORCH = ("shard", "select", "report")
+FLAGS = ("--help", "--cfg", "--multirun", "-m", "-h")  # of every stage
 COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
 
 SHORT = {"predict": ("input",)}  # options of a stage that are typed without its name
-SHARED_SECTIONS = ("remote",)  # options of several stages
 
 USAGE = """Noisy Student Training.
 
-usage: nst <stage> [option=value ...]      run a stage
-       nst <stage> -m option=a,b ...       sweep: one process and run directory per job
-       nst <stage> --help                  options and configuration groups
-       nst <stage> --help <group>          options inside a group
-       nst <stage> --cfg                   print the composed configuration and stop
+usage: nst <stage> [option=value ...]    run a stage
+       nst <stage> -m option=a,b ...     sweep: a process and directory per job
+       nst <stage> --help                options and configuration groups
+       nst <stage> --help <group>        options inside a group
+       nst <stage> --cfg                 print the configuration and stop
+       eval "$(nst --completion bash)"   completion in this shell; or zsh
 
 stages:
 {stages}
@@ -66,9 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _release(in_a_line(error))
         raise
     if fault:
-        print(f"nst: {_host()}{fault}", file=sys.stderr)
+        print(_wrapped(f"nst: {_host()}{fault}"), file=sys.stderr)
     _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
     sys.exit(code)
+
+
+def _wrapped(fault: str) -> str:
+    """A fault in lines of a terminal that end between words; commands stay on a line, and files as they are."""
+    if not sys.stderr.isatty():
+        return fault
+    columns = shutil.get_terminal_size().columns
+    return "\n".join(
+        line if re.search(r"\bnst [a-z]", line) else textwrap.fill(
+            line, columns, subsequent_indent=" " * (9 if line.startswith("  ") else 5),
+            break_long_words=False, break_on_hyphens=False, drop_whitespace=True, replace_whitespace=False,
+        )
+        for line in fault.split("\n")
+    )  # fmt: skip
 
 
 def before_torch() -> None:
@@ -147,8 +166,12 @@ def _file_error(error: OSError) -> str:
 
 def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(stages=_lines(STAGES)))
+        from nst.help import table
+
+        print(USAGE.format(stages=table(STAGES)))
         return 0 if arguments else UsageError.exit_code
+    if arguments[0] in ("--completion", "--complete"):
+        return _complete(arguments)
     if arguments[0] == "--version":
         from nst import __version__
 
@@ -158,11 +181,17 @@ def dispatch(arguments: list[str]) -> int:
     if stage not in STAGES:
         raise UsageError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
     note_command(arguments, STAGES)
+    if not {"-h", "--help", "--cfg"} & set(options) and "hydra" not in sys.modules and is_rank_zero():
+        print(f"nst {stage}: loading", file=sys.stderr, flush=True)  # which takes seconds
     if "-h" in options or "--help" in options:
+        from nst.help import group_help, stage_help
+
         asked = [item for item in options if not item.startswith("-") and "=" not in item]
-        print(group_help(stage, asked[0]) if asked else stage_help(stage))
+        print(group_help(stage, asked[0]) if asked else stage_help(stage, STAGES[stage]))
         return 0
     flags = [item for item in options if item.startswith("-")]
+    for flag in flags:
+        _require_flag(stage, flag)
     overrides = flags_as_options(stage, [item for item in options if item not in ("-m", "--multirun", "--cfg")])
     if "-m" in flags or "--multirun" in flags:
         from nst.launcher import sweep
@@ -171,12 +200,39 @@ def dispatch(arguments: list[str]) -> int:
     return run_stage(stage, overrides, show_only="--cfg" in flags)
 
 
+def _complete(arguments: list[str]) -> int:
+    """What a shell asks for: the script once, then at each key press the words that can follow the line."""
+    from nst.completion import candidates, script
+
+    text = arguments[1] if len(arguments) > 1 else ""
+    print(script(text) if arguments[0] == "--completion" else "\n".join(candidates(text, list(STAGES))))
+    return 0
+
+
+def _require_flag(stage: str, flag: str) -> None:
+    """Raises UsageError where a flag is neither one of all stages nor an option of this one."""
+    from nst.checking import kind_of
+    from nst.settings import SECTIONS, TREE
+
+    name = flag.partition("=")[0]
+    if name in FLAGS or (stage in SECTIONS and kind_of(f"{stage}.{name.lstrip('-').replace('-', '_')}") is not None):
+        return
+    own = [f"--{option.replace('_', '-')}" for option in TREE[stage]] if stage in SECTIONS else []
+    valid = [*(each for each in FLAGS if each.startswith("--")), *own]
+    raise UsageError(f"unknown flag {name}{nearest(name, valid)}", got=flag, valid=", ".join(valid))
+
+
 def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> int:
     from nst.config import compose_config
     from nst.progress import say
     from nst.stages.inherited import silent, with_what_the_run_knows
 
-    config = compose_config([*overrides, f"stage={stage}"])
+    try:
+        config = compose_config([*overrides, f"stage={stage}"])
+    except UsageError as error:
+        if is_rank_zero():
+            raise
+        return error.exit_code  # all ranks have the same options, and one of them says what is wrong
     config.overrides = list(overrides)
     config = with_what_the_run_knows(config, stage, tell=silent if show_only else say)
     if show_only:
@@ -227,39 +283,3 @@ def _names_an_option(item: str) -> bool:
     """Whether an argument is `option=value`, and no path with a `=` in it."""
     name, equals, _ = item.partition("=")
     return bool(equals) and ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)
-
-
-def stage_help(stage: str) -> str:
-    """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their files."""
-    from nst.config import group_choices, groups, summary_line
-    from nst.settings.help import stage_options
-
-    parts = [
-        f"nst {stage}: {STAGES[stage]}",
-        "",
-        "options:",
-        _lines(stage_options((stage, *SHARED_SECTIONS))),
-        "",
-        "configuration groups (group=choice):",
-    ]
-    for group in groups():
-        parts.append(f"  {group}=")
-        rows = {choice: summary_line(group, choice) for choice in group_choices(group)}
-        parts.append(_lines(rows, indent=4))
-    parts += ["", f"The options inside a group: nst {stage} --help <group>; --cfg shows the values of all."]
-    return "\n".join(parts)
-
-
-def group_help(stage: str, group: str) -> str:
-    """What `nst <stage> --help <group>` prints: the options inside a group, their defaults, and what they can be."""
-    from nst.settings.help import group_options
-
-    title = f"options of the group {group} (a file of it may say otherwise: nst {stage} --cfg)"
-    return f"{title}\n{_lines(group_options(group))}"
-
-
-def _lines(rows: dict[str, str], indent: int = 2) -> str:
-    width = max((len(name) for name in rows), default=0)
-    if width > 34:
-        return "\n".join(f"{' ' * indent}{name}\n{' ' * (indent + 6)}{text}" for name, text in rows.items())
-    return "\n".join(f"{' ' * indent}{name:<{width}}  {text}".rstrip() for name, text in rows.items())

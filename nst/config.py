@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -18,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nst.checking import Mistake, kind_of, read_settings, takes_more
-from nst.errors import NstError, UsageError, nearest
-from nst.recipes import CHOICES
+from nst.errors import UsageError, nearest
+from nst.groups import conf_dir, group_choices, groups
 from nst.recipes.search_path import register
 from nst.settings.fields import MISSING_VALUE, made_of
 from nst.settings.job import Job, job_of
@@ -28,15 +27,6 @@ from nst.typed import verbatim
 NO_REFERENCE = r"a $ that is no reference is written \${...}, in single quotes of the shell"
 T = TypeVar("T")
 J = TypeVar("J", bound=Job)
-
-
-def conf_dir() -> Path:
-    """The configuration folder: conf/ of a checkout, or its copy inside an installed package."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "conf", package / "conf"):
-        if (folder / "config.yaml").exists():
-            return folder
-    raise NstError("the configuration folder conf/ is missing", next="install nst again")
 
 
 @contextlib.contextmanager
@@ -159,27 +149,6 @@ def _readable(override: str) -> bool:
     except HydraException:
         return False
     return True
-
-
-def groups() -> list[str]:
-    """Names of the configuration groups. hydra/ is left out: it says how sweeps run, and no stage reads it."""
-    return sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir() and folder.name != "hydra")
-
-
-def group_choices(group: str) -> list[str]:
-    """Names of the choices of one group: its files, and the rows of `nst.recipes`."""
-    return sorted({path.stem for path in (conf_dir() / group).glob("*.yaml")} | set(CHOICES.get(group, ())))
-
-
-def summary_line(group: str, choice: str) -> str:
-    """What a choice is: the first comment of its file, else what its row says."""
-    path = conf_dir() / group / f"{choice}.yaml"
-    if not path.exists():
-        return CHOICES[group][choice].says
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.lstrip("# ").strip()
-    return ""
 
 
 def option_names(overrides: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from nst.advice import note_command, whole
 from nst.checking import kind_of, takes_more
-from nst.cli import STAGES, flags_as_options
+from nst.cli import SHORT, STAGES, flags_as_options
 from nst.config import group_choices, groups
 from nst.settings import SECTIONS, TREE
 from tests.conftest import TINY
@@ -21,7 +21,7 @@ from tests.forked import run
 PACKAGE = Path(__file__).parent.parent / "nst"
 HOLE = "\u00a7"  # where a value is filled in
 PROSE = {"again", "is", "has", "that", "wrote", "writes", "of", "to"}  # words that follow the name of the program
-OTHERS = {"git_lfs"}  # left sides of `=` that are no options of ours
+OTHERS = {name for names in SHORT.values() for name in names}  # options that are typed without their stage
 
 
 def advice() -> Iterator[tuple[str, str]]:

@@ -29,10 +29,10 @@ AWKWARD = ["a=b", "a b", "a,b", "[x]", "{y}", "it's", 'a"q"', "~", "~/x", "(1)",
 @pytest.mark.parametrize("path", AWKWARD)
 def test_a_path_is_taken_as_it_is_typed(path: str):
     listed = "./[x]" if path == "[x]" else path  # brackets make a list where there can be one
-    plain = [f"{option}={path}" for option in ("run_dir", "data.labeled", "teacher.run")]
-    cfg = compose_config([*plain, f"report.runs={listed}", f"shard.exclude={listed}"])
+    plain = [f"{option}={path}" for option in ("run_dir", "data.labeled")]
+    cfg = compose_config([*plain, f"teacher.run={listed}", f"report.runs={listed}", f"shard.exclude={listed}"])
     meant = os.path.expanduser(path)
-    assert (cfg.run_dir, cfg.data.labeled, cfg.teacher.run) == (meant, meant, meant)
+    assert (cfg.run_dir, cfg.data.labeled, cfg.teacher.run) == (meant, meant, os.path.expanduser(listed))
     assert cfg.report.runs == [os.path.expanduser(listed)]
     assert cfg.shard.exclude == (True if path == "true" else os.path.expanduser(listed))
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from nst import cli
-from nst.config import compose_config, group_choices, groups, summary_line
+from nst.config import compose_config
 from nst.errors import NstError, Preempted, nearest
+from nst.groups import group_choices, groups, summary_line
 from nst.stages import options as stage_options
 from nst.stages import select, train
 from nst.xla import environment
@@ -34,8 +36,8 @@ def test_help_names_every_stage_in_a_line(capsys: pytest.CaptureFixture[str]):
     assert code == 0
     for stage, line in cli.STAGES.items():
         assert f"  {stage}" in out
-        assert line in out
-    assert max(map(len, out.splitlines())) <= 100
+        assert line in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("stage", list(cli.STAGES))
@@ -44,11 +46,19 @@ def test_stage_help_lists_options_groups_and_choices_with_a_line_each(stage: str
     assert code == 0
     assert "seed=0" in out
     assert "run_dir=" in out
+    paper, _ = main(capsys, stage, "--help", "experiment")[1:]
     for group in groups():
         assert f"  {group}=" in out
         for choice in group_choices(group):
-            line = next(text for text in out.splitlines() if text.split()[:1] == [choice])
-            assert len(line.split()) > 2, f"{group}/{choice} has no description"
+            seen = paper if group == "experiment" else out
+            lines = seen.splitlines()
+            place = next(number for number, text in enumerate(lines) if text.split()[:1] == [choice])
+            assert len(" ".join(lines[place : place + 2]).split()) > 2, f"{group}/{choice} has no description"
+    assert "rows of the paper's tables: nst" in out
+    assert "table6" not in out
+    for text in (out, paper):
+        assert max(map(len, text.splitlines())) <= 80
+        assert not re.search(r"\[[CO]\]", text)
 
 
 def test_every_configuration_file_and_row_says_what_it_is():
@@ -68,8 +78,78 @@ def test_the_value_of_a_flag_may_have_a_sign_of_equality(tmp_path: Path, monkeyp
     assert cli.flags_as_options("shard", ["--exclude", "noise=none"]) == ["shard.exclude=noise=none"]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("nst tr", {"train"}), ("bin/nst shard --ver", {"--verify"}), ("nst train student.ste", {"student.steps="}),
+     ("nst train noi", {"noise=", *(f"noise.{name}=" for name in ("dropout", "stochastic_depth"))}),
+     ("nst label label.engine=", {"label.engine=lightning", "label.engine=ray"}),
+     ("nst train overwrite=t", {"overwrite=true"}), ("nst train a=b noise=no_m", {"noise=no_model_noise"}),
+     ("nst evaluate model.checkpoint=runs/", set())],
+)  # fmt: skip
+def test_completion_knows_stages_options_and_values(line: str, words: set[str], capsys: pytest.CaptureFixture[str]):
+    code, out, _ = main(capsys, "--complete", line)
+    assert code == 0
+    found = set(out.split())
+    assert found == words if not line.endswith("noi") else found >= words
+
+
+def test_completion_is_quick_because_it_loads_no_hydra():
+    code = """
+import sys
+from nst import cli
+try: cli.main(['--complete', 'nst train student.'])
+except SystemExit: pass
+print(*(name for name in ('torch', 'hydra', 'omegaconf', 'numpy') if name in sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "student.steps=" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_bash_completes_by_the_script(tmp_path: Path):
+    program = tmp_path / "nst"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m nst "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "runs").mkdir()
+    script = f"""
+cd {tmp_path}; PATH={tmp_path}:$PATH; eval "$(nst --completion bash)"
+try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=(nst); _nst 2> /dev/null; echo "${{COMPREPLY[@]}}"; }}
+try "nst trai"; try "nst train noise=no_m"; try "nst train model.checkpoint=ru" """
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.splitlines() == ["train", "no_model_noise", "runs"]
+
+
+@pytest.mark.parametrize("rank", ["0", "3"])
+def test_one_rank_says_what_is_wrong_with_the_options_of_all(rank: str, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", rank)
+    code, _, errors = main(capsys, "train", "student.steps=x")
+    assert code == 2
+    assert ("student.steps cannot be" in errors) == (rank == "0")
+
+
+def test_the_first_line_comes_before_anything_is_loaded():
+    code = "import sys; from nst import cli; cli.run_stage = lambda *_, **__: print('hydra' in sys.modules) or 0; "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "cli.main(['iterate', 'seed=1'])"], cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert (done.stderr, done.stdout) == ("nst iterate: loading\n", "False\n")
+
+
+def test_a_fault_is_broken_between_words_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    command = "  next:  nst train " + " ".join(f"student.option_{number}=1" for number in range(5))
+    fault = cli._wrapped(f"{'some words ' * 8}/a/{'long' * 20}/path\n{command}")
+    lines = fault.splitlines()
+    assert lines[-1] == command
+    assert f"/a/{'long' * 20}/path" in "".join(lines).replace("     ", "")
+    assert all(len(line) <= 40 or " " not in line.strip() for line in lines[:-1])
+
+
 def test_help_is_quick_because_it_imports_no_torch():
-    code = "import sys; from nst import cli; cli.stage_help('train'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from nst.help import stage_help; stage_help('train', 'x'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -92,7 +172,9 @@ NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "'student"
         (["shard", "data=folder"], ["option 'data.source.root' needs a value"]),
         (["shard", "--verify", "shard.output=/nowhere"], ["there is no shard set in /nowhere"]),
         (["report", "run_dir=/nowhere"], ["/nowhere"]),
-        (["train", "--verfy"], ["unknown option 'train.verfy'"]),
+        (["train", "--verfy"], ["unknown flag --verfy", "valid: --help, --cfg"]),
+        (["train", "--hepl"], ["unknown flag --hepl, did you mean '--help'?"]),
+        (["shard", "--verfy"], ["unknown flag --verfy, did you mean '--verify'?", "--exclude"]),
         (["train", "student.labeled_batch_size=abc"], ["student.labeled_batch_size cannot be 'abc'", "a whole number"]),
         (["train", "student.steps=0"], ["student.steps cannot be 0", "1 to"]),
         (["shard", "data.test_samples=abc"], ["data.test_samples cannot be 'abc'", "or null"]),

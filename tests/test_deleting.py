@@ -356,13 +356,15 @@ def test_what_a_message_says_may_be_deleted_is_made_again(run: Path, tmp_path: P
 
 def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits: Path, pictures: Path):
     pytest.importorskip("wandb")
+    output = run / "evaluation at 12 px"  # one of its own, and no part of the training's W&B run
     options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}", f"data.root={digits}"]
+    options += [f"evaluate.output={output}"]
     assert dispatch(["evaluate", *TINY, *options]) == 0
-    found = Contents.of(run / "evaluation")
+    found = Contents.of(output)
     assert found
     assert found.others == []
     assert any(name.startswith("wandb/offline-run-") for name in found.ours)
-    shutil.copy(pictures / "cat" / "00.jpg", run / "evaluation" / "wandb")
+    shutil.copy(pictures / "cat" / "00.jpg", output / "wandb")
     # W&B's own process may still be writing its log
     names = contents(run).keys()
     told = refusal("evaluate", *TINY, *options, "eval.image_size=8", "overwrite=true")

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from nst import launcher
 from nst.atomic import write_json
-from nst.config import compose_config, conf_dir, group_choices, groups, plain, summary_line
+from nst.config import compose_config, plain
 from nst.errors import NstError, UsageError
+from nst.groups import conf_dir, group_choices, groups, summary_line
 from nst.typed import verbatim
 from tests.conftest import TINY
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field
 from typing import Any
 
-from nst.errors import UsageError, nearest
 from nst.kinds import Kind
 from nst.settings import GROUPS, SECTIONS
 from nst.settings.fields import About, Group, options_of
@@ -23,13 +22,7 @@ def stage_options(sections: Iterable[str]) -> dict[str, str]:
 
 
 def group_options(group: str) -> dict[str, str]:
-    """The options inside a configuration group, with what each can be.
-
-    Raises:
-        UsageError: there is no such group.
-    """
-    if group not in GROUPS:
-        raise UsageError(f"there is no group '{group}'{nearest(group, GROUPS)}", valid=", ".join(GROUPS))
+    """The options inside a configuration group, with what each can be."""
     rows: dict[str, str] = {}
     for base in GROUPS[group].values():
         rows |= _described(base, group, whole=True)

@@ -90,7 +90,8 @@ def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
         NstError: other classes than the network's, no labels, too many bad images, or as `nst.stages.robustness.run`.
     """
     config = require_values(job.config)
-    with tracking_of(replace(job.logger, table=False), output, config, "evaluate") as tracking:
+    own = tracking_of(replace(job.logger, table=False), output, config, "evaluate").within(Path(_weights(job)))
+    with own as tracking:
         return _run(job, output, tracking)
 
 

@@ -216,7 +216,11 @@ def _publish(
     from nst.training.tracking import Tracking  # loads torch, which a report alone does not need
 
     wandb, config = job.logger.wandb or WandbOptions(group=job.name), require_values(job.config)
-    with Tracking(Path(job.run_dir), table=False, wandb=wandb, config=config, stage=job.stage) as tracking:
+    own = Tracking(Path(job.run_dir), table=False, wandb=wandb, config=config, stage=job.stage)
+    if job.stage == "iterate":  # its trainings have W&B runs, and the report is part of the last one's
+        generations = [path for path in Path(job.run_dir).glob("gen*") if path.name[3:].isdecimal()]
+        own = own.within(max(generations, key=lambda path: int(path.name[3:])))
+    with own as tracking:
         tracking.publish(table, rows_, pictures_, files, result)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,15 @@ class KeepLast(Checkpoint):
     A preempted machine gets SIGTERM and half a minute. A process that trains alone stops after the step; of several
     ranks all must stop at the same one, so they ask each other every LOOK_S seconds, counted in steps. The state also
     tells how long metrics.csv was, so that a resumed run goes on from exactly there.
+
+    Args:
+        continued: called when a state has been loaded and metrics.csv is as it was then.
     """
 
-    def __init__(self, path: Path, metrics: Path, title: str = "train") -> None:
-        self.path, self.metrics, self.title = path, metrics, title
+    def __init__(
+        self, path: Path, metrics: Path, title: str = "train", continued: Callable[[], None] | None = None
+    ) -> None:
+        self.path, self.metrics, self.title, self.continued = path, metrics, title, continued
         self.told_to_stop = False
         self.kept_step: int | None = None  # of the state that is on the disk
         self._look_steps = 1  # between two looks
@@ -109,6 +114,8 @@ class KeepLast(Checkpoint):
         say(f"{self.title}: continuing from step {self.kept_step}")
         if trainer.is_global_zero:
             MetricsTable(self.metrics).cut_to(checkpoint["metrics_bytes"])
+            if self.continued is not None:
+                self.continued()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):

@@ -139,7 +139,7 @@ def fit(setup: Setup, phase: Phase, start: Start | None) -> None:
         setup.directory,
         callbacks=[
             BadSampleLimit(samples, setup.job.max_bad_fraction),
-            KeepLast(state, setup.metrics_path, title),
+            KeepLast(state, setup.metrics_path, title, setup.tracking.catch_up),
             TrainingBar(title, length.steps),
             *monitoring,
         ],
@@ -152,6 +152,7 @@ def fit(setup: Setup, phase: Phase, start: Start | None) -> None:
     if not kept and trainer.is_global_zero:
         # rows of an attempt of this phase that reached no checkpoint
         MetricsTable(setup.metrics_path).cut_to(_bytes_before(setup, phase))
+        setup.tracking.catch_up()
     if kept:
         require_whole(state)
     try:

@@ -1,8 +1,9 @@
 """Loggers of a run, opened when first needed and closed with its result: metrics.csv, and a W&B run of its own.
 
 A W&B run belongs to a run directory. Its id is drawn once and lies in the directory, as wandb_id, so a continued
-training and its report find their run. What `overwrite=true` makes anew gets a new one, and two machines with equal
-paths never share one. Without an account everything is written offline, to be sent later by `wandb sync`.
+training, its evaluation and its report find their run. What `overwrite=true` makes anew gets a new one, and two
+machines with equal paths never share one. Without an account everything is written offline, to be sent later by
+`wandb sync`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import yaml
 from lightning.pytorch.loggers import Logger
 
 from nst.atomic import write_text
@@ -27,6 +30,7 @@ from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
+from nst.training.offline import as_table, plain_values, remove_superseded, write_again
 from nst.written import FOLDER, LINK, note, unlink
 
 ID_FILE = "wandb_id"
@@ -51,6 +55,16 @@ class Tracking:
     config: Mapping[str, Any] = field(default_factory=dict)
     stage: str = "train"
     _loggers: list[Logger] | None = None
+    _offline: Path | None = None  # folder of the W&B run, until it has what was logged before
+
+    def within(self, run: Path) -> Tracking:
+        """The same in the W&B run of a training, where `run` is one, whose evaluation or report this is."""
+        related = self.directory == run / "evaluation" or self.directory == run.parent
+        if not related or not (run / "started.json").exists():
+            return self
+        own = run / "config.yaml"
+        config = yaml.safe_load(read_text(own)) if own.exists() else self.config
+        return replace(self, directory=run, config=config, stage="train")
 
     def loggers(self) -> list[Logger]:
         """For Lightning's Trainer; the same ones for every phase of the run."""
@@ -60,16 +74,27 @@ class Tracking:
                 self._loggers.append(self._wandb_logger(self.wandb))
         return self._loggers
 
+    def catch_up(self) -> None:
+        """Gives a W&B run that was opened again offline what was logged before, of which metrics.csv is the record; to
+        be called when that file holds what is to stay."""
+        own, self._offline = self._offline, None
+        if own is None:
+            return
+        for run in self._runs():
+            write_again(run, self.directory)
+            remove_superseded(self.directory, own, run.id)
+
     def summarize(self, result: Mapping[str, Any]) -> None:
         """Puts the result's plain values into the summary of the W&B run."""
         for run in self._runs():
-            run.summary.update({name: value for name, value in result.items() if isinstance(value, (str, int, float))})
+            run.summary.update(plain_values(dict(result)))
 
     def evaluated(self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs an evaluation: its numbers as the summary of a W&B run, those of robustness also as a table."""
         self.loggers()
+        self.catch_up()
         for run in self._runs() if rows else []:
-            run.log({"robustness/table": _table(rows)})
+            run.log({"robustness/table": as_table(list(map(dict, rows)))})
         self.summarize(result)
 
     def publish(
@@ -88,11 +113,12 @@ class Tracking:
         import wandb
 
         self.loggers()
+        self.catch_up()
         for run in self._runs():
             shown: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
             for page in (path for path in files if path.suffix == ".html"):
                 shown["report/page"] = wandb.Html(page.read_text())
-            run.log({f"report/{table}": _table(rows), **shown})
+            run.log({f"report/{table}": as_table(list(map(dict, rows))), **shown})
             artifact = wandb.Artifact(f"report-{run.id}", type="report", description=f"nst report: {table}")
             for path in (*files, *figures):
                 artifact.add_file(str(path), name=path.name)
@@ -132,7 +158,9 @@ class Tracking:
         run.define_metric("trainer/global_step")
         for name in ("train/*", "validation/*", "robustness/*"):
             run.define_metric(name, step_metric="trainer/global_step")
-        say(f"W&B ({mode}): {run.url if mode == 'online' else run.dir}")
+        if mode == "offline":
+            self._offline = own
+        say(f"W&B: {run.url}" if mode == "online" else f"W&B ({mode}): wandb sync {shlex.quote(str(own))}")
         return logger
 
     def __enter__(self) -> Tracking:
@@ -144,13 +172,6 @@ class Tracking:
         for run in self._runs():
             run.finish(exit_code=0 if kind is None else 1)
         self._loggers = None
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    import wandb
-
-    columns: list[Any] = list(rows[0]) if rows else []
-    return wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
 
 
 def resolved_mode(mode: str) -> str:

@@ -1,0 +1,104 @@
+"""Completion for shells: `eval "$(nst --completion bash)"`, or zsh. What can follow is known from the settings, so a
+key press loads neither torch nor Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nst.errors import UsageError
+from nst.groups import group_choices, groups
+from nst.kinds import Kind
+from nst.settings import SECTIONS, TREE
+
+FLAGS = ("--help", "--cfg", "-m")
+BASH = """_nst() {
+    local line="${COMP_LINE:0:COMP_POINT}"
+    local word="${line##* }"
+    local IFS=$'\\n'
+    COMPREPLY=($("${COMP_WORDS[0]}" --complete "$line"))
+    if [ "${#COMPREPLY[@]}" = 0 ] && [[ "$word" == *=* ]]; then
+        COMPREPLY=($(compgen -f -- "${word#*=}"))
+    elif [[ "$word" == *=* ]]; then
+        COMPREPLY=("${COMPREPLY[@]#*=}")
+    fi
+    [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace
+}
+complete -o filenames -F _nst nst bin/nst ./bin/nst
+"""
+ZSH = """autoload -Uz compinit && compinit
+_nst() {
+    local word="${BUFFER[1,CURSOR]##* }"
+    local -a found
+    found=("${(@f)$("${words[1]}" --complete "${BUFFER[1,CURSOR]}")}")
+    if [[ -z "$found" && "$word" == *=* ]]; then
+        compset -P '*='
+        _files
+    else
+        compadd -Q -S '' -- $found
+    fi
+}
+compdef _nst nst bin/nst ./bin/nst
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH}
+
+
+def script(shell: str) -> str:
+    """What a shell evaluates once.
+
+    Raises:
+        UsageError: no such shell.
+    """
+    if shell not in SCRIPTS:
+        raise UsageError(f"no completion for '{shell}'", valid=" | ".join(SCRIPTS), next="nst --completion bash")
+    return SCRIPTS[shell]
+
+
+def candidates(line: str, stages: Sequence[str]) -> list[str]:
+    """Words that can stand where the line up to the cursor ends; none where a file can."""
+    words = line.split(" ")
+    word = words[-1]
+    if len([each for each in words[:-1] if each]) < 2:
+        return [each for each in (*stages, "--help", "--version") if each.startswith(word)]
+    stage = next((each for each in words[1:] if each), "")
+    name, equals, begun = word.partition("=")
+    if equals:
+        return [f"{name}={value}" for value in _values(name) if value.startswith(begun)]
+    flags = [*FLAGS, *(f"--{option.replace('_', '-')}" for option in _own(stage))]
+    found = flags if word.startswith("-") else [f"{each}=" for each in _names()]
+    return [each for each in found if each.startswith(word)]
+
+
+def _names() -> Iterator[str]:
+    """Groups and options; those inside a group stand behind its dot."""
+    yield from groups()
+    yield from _leaves(TREE)
+
+
+def _leaves(tree: Mapping[str, Any], around: str = "") -> Iterator[str]:
+    for name, node in tree.items():
+        if name == "*":
+            continue
+        if isinstance(node, dict):
+            yield from _leaves(node, f"{around}{name}.")
+        else:
+            yield around + name
+
+
+def _own(stage: str) -> list[str]:
+    """Names of a stage's own options, which are flags too."""
+    return [name for name, node in TREE[stage].items() if isinstance(node, Kind)] if stage in SECTIONS else []
+
+
+def _values(name: str) -> list[str]:
+    if name in groups():
+        return group_choices(name)
+    node: Any = TREE
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, Kind):
+        return []
+    if node.words.startswith("true or false"):
+        return ["true", "false"]
+    first = node.words.partition(", or")[0]
+    return first.split(" | ") if " | " in first else []

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nst.config import compose_config
+from nst.config import compose_config, job_from
 from nst.data.images import encode_png
 from nst.data.layout import Entry
 from nst.data.shards import ShardSet, TarReader, verify
@@ -26,6 +26,7 @@ from nst.data.sources import open_source
 from nst.data.splits import shares, split
 from nst.errors import NstError
 from nst.settings.data import Sizes
+from nst.settings.job import ShardJob
 from nst.stages import shard, shard_table
 
 CLASSES = ("cat", "dog", "emu")
@@ -281,7 +282,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, reads: int) -> No
     out = tmp_path / "out"
     with pytest.raises(Killed):
         shard.run(source, out, **options)
-    (out / "labeled").mkdir(exist_ok=True)
+    (out / "labeled").mkdir(exist_ok=True, parents=True)  # a start that wrote nothing has left nothing
     (out / "labeled" / ".index.json.tmp-1234-5").write_bytes(b"half a file")
     shard.run(open_source("folder", root=root), out, **options)
     assert tree(out) == tree(tmp_path / "clean")
@@ -429,7 +430,7 @@ def test_pictures_of_ones_own_need_nothing_but_their_folder(tmp_path: Path) -> N
     cfg = compose_config(["stage=shard", "name=mine", "data=folder", f"data.source.root='{root}'"])
     assert cfg.data.root == "datasets/folder-None-seed0"  # of the data and not of the run: train finds it again
     cfg.shard.output = str(tmp_path / "out")
-    result = shard.from_cfg(cfg)
+    result = shard.make(job_from(ShardJob, cfg))
     assert {name: found["samples"] for name, found in result["sets"].items()} == {
         "labeled": 27, "unlabeled": 7, "test": 3,
     }  # fmt: skip
@@ -438,7 +439,7 @@ def test_pictures_of_ones_own_need_nothing_but_their_folder(tmp_path: Path) -> N
 
 def test_sizes_of_the_wrong_kind_are_told(tmp_path: Path) -> None:
     with pytest.raises(NstError, match=r"labeled_per_class cannot be 'abc'[\s\S]*a whole number, 1 to [\d,]+, or null"):
-        shard.from_cfg(compose_config(["data.labeled_per_class=abc", f"data.root='{tmp_path}'"]))
+        job_from(ShardJob, compose_config(["data.labeled_per_class=abc", f"data.root='{tmp_path}'"]))
 
 
 @pytest.mark.parametrize("samples", ["0", "-1", "null"])

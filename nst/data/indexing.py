@@ -207,7 +207,7 @@ def _content_problems(reader: TarReader, name: str, path: Path) -> list[Problem]
             told += f", with {len(among)} pictures: {', '.join(among[:4])}" + (", ..." if len(among) > 4 else "")
             remedy = (
                 "a sample's name ends at its first dot; to take every picture by its whole name: "
-                f"nst shard data=tar data.source.root={quote(str(path))} data.root=<new folder>"
+                f"nst shard shard.index=null data=tar data.source.root={quote(str(path))} data.root=<new folder>"
             )
         else:
             told += f", with {', '.join(reader.extensions(first)[:4])}"
@@ -252,7 +252,7 @@ def _no_tars(folder: Path | str) -> NstError:
         got=", ".join(packed[:3]) or None,
         valid="<name>.tar, uncompressed",
         next=f"unpack them: gunzip {quote(str(Path(folder) / packed[0]))}" if packed[:1] and packed[0].endswith("gz")
-        else "pictures in folders: nst shard data=folder data.source.root=<folder>",
+        else "pictures in folders: nst shard shard.index=null data=folder data.source.root=<folder>",
     )  # fmt: skip
 
 

@@ -118,6 +118,20 @@ def test_a_control_that_goes_on_is_not_told(run: Path, tmp_path: Path):
     assert control_row(experiment, rows(experiment)) is None
 
 
+def test_runs_that_the_test_images_cannot_tell_apart_are_named(tmp_path: Path):
+    for name, right in (("seed=0", 0.8), ("seed=1", 0.81), ("noise=none", 0.3)):
+        make_run(tmp_path, CLASSES, (0.5, right), name=name)
+    experiments = open_runs(tmp_path)
+    rows_of = [rows(experiment) for experiment in experiments]
+    text = sections.comparison(experiments, rows_of, experiments[0]).text
+    best, other = sorted((entries[-1] for entries in rows_of[1:]), key=lambda row: -row["top1"])
+    assert (
+        f"by top-1, {best['experiment']}, cannot be told apart on these test images from {other['experiment']}." in text
+    )
+    alone = sections.comparison(experiments[:2], rows_of[:2], experiments[0]).text
+    assert "is better than all others by more than the test images alone explain" in alone
+
+
 @pytest.mark.parametrize(("data", "told"), [
     ({"name": "digits"}, "of digits"), ({"name": "folder", "source": {"root": "/home/me/my birds"}}, "of my birds"),
 ])  # fmt: skip

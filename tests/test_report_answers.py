@@ -266,6 +266,13 @@ def test_the_mistakes_are_linked_from_wherever_the_page_is(run: Path, tmp_path: 
     assert '<a href="../demo/gen2/evaluation/mistakes.csv">' in page_of(tmp_path / "elsewhere")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_name_of_a_run_is_no_address(tmp_path: Path):
+    run = make_run(tmp_path, CLASSES, name="javascript:alert(1)")
+    report.run(tmp_path, [run])
+    assert 'href="javascript%3Aalert%281%29/gen2/evaluation/mistakes.csv"' in page_of(tmp_path)
+
+
 def test_long_names_break_between_their_words():
     assert page.breakable("HerbaceousVegetation") == "Herbaceous<wbr>Vegetation"
     assert page.breakable("river_bank/<b>") == "river_<wbr>bank/&lt;b&gt;"

@@ -19,7 +19,7 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.intervals import unpaired
-from nst.report import advice, class_tables, labels_section, page, sections, terminal
+from nst.report import advice, class_tables, labels_section, page, sections, summary, terminal
 from nst.report.records import open_runs
 from nst.report.rows import control_row, rows
 from nst.stages import report
@@ -116,6 +116,30 @@ def test_a_control_that_goes_on_is_not_told(run: Path, tmp_path: Path):
     (run / "control" / "DONE").unlink()
     experiment = open_runs(run)[0]
     assert control_row(experiment, rows(experiment)) is None
+
+
+def test_runs_that_the_test_images_cannot_tell_apart_are_named(tmp_path: Path):
+    for name, right in (("seed=0", 0.8), ("seed=1", 0.81), ("noise=none", 0.3)):
+        make_run(tmp_path, CLASSES, (0.5, right), name=name)
+    experiments = open_runs(tmp_path)
+    rows_of = [rows(experiment) for experiment in experiments]
+    text = sections.comparison(experiments, rows_of, experiments[0]).text
+    best, other = sorted((entries[-1] for entries in rows_of[1:]), key=lambda row: -row["top1"])
+    assert (
+        f"by top-1, {best['experiment']}, cannot be told apart on these test images from {other['experiment']}." in text
+    )
+    alone = sections.comparison(experiments[:2], rows_of[:2], experiments[0]).text
+    assert "is better than all others by more than the test images alone explain" in alone
+
+
+@pytest.mark.parametrize(("data", "told"), [
+    ({"name": "digits"}, "of digits"), ({"name": "folder", "source": {"root": "/home/me/my birds"}}, "of my birds"),
+])  # fmt: skip
+def test_own_pictures_have_the_name_of_their_folder(run: Path, data: dict[str, Any], told: str):
+    for folder in run.glob("gen*"):
+        write_config(folder / "config.yaml", yaml.safe_dump({"name": "demo", "data": data}))
+    experiment = open_runs(run)[0]
+    assert f"50 labeled images {told}. " in summary.sentence(experiment, rows(experiment))
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------
@@ -242,6 +266,13 @@ def test_the_mistakes_are_linked_from_wherever_the_page_is(run: Path, tmp_path: 
     assert '<a href="../demo/gen2/evaluation/mistakes.csv">' in page_of(tmp_path / "elsewhere")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_name_of_a_run_is_no_address(tmp_path: Path):
+    run = make_run(tmp_path, CLASSES, name="javascript:alert(1)")
+    report.run(tmp_path, [run])
+    assert 'href="javascript%3Aalert%281%29/gen2/evaluation/mistakes.csv"' in page_of(tmp_path)
+
+
 def test_long_names_break_between_their_words():
     assert page.breakable("HerbaceousVegetation") == "Herbaceous<wbr>Vegetation"
     assert page.breakable("river_bank/<b>") == "river_<wbr>bank/&lt;b&gt;"
@@ -265,7 +296,8 @@ def test_advice_follows_from_what_was_measured(run: Path, tmp_path: Path):
     assert "worse than its teacher by 20.0 points" in advised(run, gain=-20.0, gain_low=-30.0, gain_high=-10.0)
     assert "The last student saw 10 unlabeled images beside 50 labeled ones" in advised(run, unlabeled=10)
     add_control(run, 0.95, tmp_path)
-    assert "The control, which learned from the labels alone, does as well" in advised(run)
+    assert "does as well: what the students gained may be of their size or time" in advised(run, gain=2.0)
+    assert "does as well: the pseudo-labels did not help" in advised(run, gain=-2.0)
 
 
 def test_classes_without_labels_and_repeated_ones_are_named(run: Path):

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nst.report.robustness_numbers import conditions, measured_rows
 from safetensors.torch import save_file
 from tiny_networks import TINY as NETWORK
 
@@ -45,6 +44,7 @@ from nst.evaluation.suite import (
 from nst.metrics import RunningSums
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import EfficientNet, build, normalize
+from nst.report.robustness import conditions, measured_rows
 from nst.robustness import classes
 from nst.robustness.attacks import Attack, attack
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS

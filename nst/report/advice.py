@@ -98,9 +98,11 @@ def beaten_by_control(outcome: Outcome) -> Iterator[str]:
     if control is None or control["beaten_by"] is None:
         return
     if control["beaten_by"] <= 0 or certain(control["beaten_low"], control["beaten_high"]) is False:
+        gained = (outcome.last["gain"] or 0) > 0
+        told = "what the students gained may be of their size or time" if gained else "the pseudo-labels did not help"
         yield (
-            "The control, which learned from the labels alone, does as well: what the students gained comes from their "
-            "size or their time. Pseudo-labels help more where they are righter or where there are more of them."
+            f"The control, which learned from the labels alone, does as well: {told}. Pseudo-labels help more where "
+            "they are righter, or where there are more of them."
         )
 
 

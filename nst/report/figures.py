@@ -146,9 +146,16 @@ def _class_scatter(title: str, teacher: np.ndarray, student: np.ndarray, labels:
 
 @styled
 def confusion(
-    classes: Sequence[str], matrices: Mapping[str, np.ndarray], title: str = "What is taken for what"
+    classes: Sequence[str],
+    matrices: Mapping[str, np.ndarray],
+    title: str = "What is taken for what",
+    axis_names: tuple[str, str] = ("label", "prediction"),
 ) -> Figure:
-    """Confusion matrices (C, C) of counts, row label and column prediction, coloured by share of the row."""
+    """Confusion matrices (C, C) of counts, row label and column prediction, coloured by share of the row.
+
+    Args:
+        axis_names: of rows and of columns.
+    """
     count = len(classes)
     height = 4.6 if len(matrices) > 1 else 6.0
     figure, axes = panels(title, height + room_for(classes), len(matrices), sharey=True)
@@ -160,12 +167,12 @@ def confusion(
         panel.set_aspect("equal")
         panel.grid(visible=False)
         panel.set_title(label)
-        panel.set_xlabel("prediction")
+        panel.set_xlabel(axis_names[1])
         panel.spines[["top", "right"]].set_visible(True)
         panel.spines[:].set_color(GRID)
         panel.tick_params(length=0)
         _name_cells(panel, classes)
-    axes[0].set_ylabel("label")
+    axes[0].set_ylabel(axis_names[0])
     axes[0].invert_yaxis()  # of all
     return figure
 

@@ -16,6 +16,7 @@ from nst.shown import short
 
 LABEL_COLUMNS = ("class", "threshold", "labeled so", "selected", "with copies", "copies of each")
 RIGHT_COLUMNS = ("right before\u00a0%", "right after\u00a0%")  # where the truth is known
+PAIR = ("class", "labeled as")
 LABEL_NOTE = (
     "Labels by {}. Threshold: the least confidence that is kept. With copies: how often the student sees images of "
     "the class in a pass. Right: share of the labels, before and after selection, copies counted."
@@ -129,8 +130,8 @@ def _confusion(shown: Sequence[Generation]) -> list[Drawing | Table]:
     scope = "" if each.complete else f" Of the first {number(len(each))} images."
     blocks: list[Drawing | Table] = []
     if len(each.classes) <= LARGEST_CONFUSION:
-        figure = figures.confusion(each.classes, matrices, "What the selected labels take for what")
+        figure = figures.confusion(each.classes, matrices, "What the selected labels take for what", PAIR)
         caption = f"Rows are true classes, columns the labels that students learn from, each image once.{scope}"
         blocks.append(Drawing("label_confusion", figure, caption))
     note = f"The most frequent mistakes among the selected labels, each image once.{scope}"
-    return [*blocks, frequent_confusions(each.classes, matrices, note, ("class", "labeled as"))]
+    return [*blocks, frequent_confusions(each.classes, matrices, note, PAIR)]

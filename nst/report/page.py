@@ -74,17 +74,17 @@ class Section:
     """A part of the page.
 
     Args:
+        missing: why something that belongs here is not here.
         points: a list, below the text.
         links: name → address of a file beside the page, below the blocks.
-        missing: why something that belongs here is not here.
     """
 
     title: str
     text: str = ""
-    points: list[str] = field(default_factory=list)
     blocks: list[Table | Drawing | Gallery] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
 
     @property
     def anchor(self) -> str:

@@ -15,7 +15,7 @@ from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confus
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
-from nst.report.rows import Row, certain, model_name
+from nst.report.rows import Row, certain, compared, model_name
 
 COLUMNS = (  # with spaces and hyphens that do not break
     "run", "model", "params", "labeled", "unlabeled (with copies)", "pseudo-labels right\u00a0%", "top\u20111\u00a0%",
@@ -115,7 +115,9 @@ def _cells(entry: Row, *, first: bool) -> list[str]:
 
 def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row]], focus: Experiment) -> Section:
     """Experiments side by side: the last network of each."""
-    section = Section("Runs compared", f"The sections after this one show {focus.name}.")
+    section = Section(
+        "Runs compared", f"{_told_apart(experiments, rows_of)}The sections after this one show {focus.name}."
+    )
     columns = ["run", "model", "generations", "teacher top-1 %", "top-1 %", "±", "gain", "ECE %"]
     robust = [name for name in ROBUSTNESS if any(name in entry for entries in rows_of for entry in entries[-1:])]
     columns += [ROBUSTNESS[name] for name in robust]
@@ -137,6 +139,25 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
         caption = "The last network of each run, with the 95 % interval of its test; the teacher where there is one."
         section.blocks.append(Drawing("runs_compared", figures.experiments(names, first, last, bounds), caption))
     return section
+
+
+def _told_apart(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row]]) -> str:
+    """Which runs are no worse than the best as far as the test images can tell; empty where that is not known."""
+    last = [(rows[-1], runs.last) for runs, rows in zip(experiments, rows_of, strict=True)
+            if rows and rows[-1]["top1"] is not None]  # fmt: skip
+    if len(last) < 2:
+        return ""
+    best, network = max(last, key=lambda pair: float(pair[0]["top1"]))
+    others = [(row, compared(row, best, other, network)) for row, other in last if row is not best]
+    known = [(row, interval) for row, interval in others if interval is not None]
+    equal = [row["experiment"] for row, interval in known if not certain(*interval)]
+    if not known:
+        return ""
+    name = f"The best by top-1, {best['experiment']},"
+    if not equal:
+        return f"{name} is better than all others by more than the test images alone explain. "
+    more = f" and {len(equal) - 4} more" if len(equal) > 4 else ""
+    return f"{name} cannot be told apart on these test images from {', '.join(equal[:4])}{more}. "
 
 
 def learning(experiment: Experiment) -> Section:

@@ -12,7 +12,9 @@ from nst.documents import config_text
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
 from nst.report.rows import Row, certain, model_name
+from nst.shown import short
 
+LAYOUTS = ("folder", "tar", "csv")  # of data sets that have no name of their own
 Numbers = list[tuple[str, str, str]]  # value, name, remark
 
 
@@ -21,7 +23,7 @@ def sentence(experiment: Experiment, entries: Sequence[Row]) -> str:
     if not entries:
         return f"No training of {experiment.name} has finished yet; what is there so far follows."
     first, last = entries[0], entries[-1]
-    data = experiment.last.config.get("data", {}).get("name")
+    data = _data_name(experiment.last)
     images = f"{number(first['labeled'])} labeled images" + (f" of {data}" if data else "")
     if len(entries) == 1:
         more = f" and {number(last['unlabeled'])} unlabeled ones" if last["unlabeled"] else ""
@@ -37,6 +39,13 @@ def sentence(experiment: Experiment, entries: Sequence[Row]) -> str:
     sure = certain(last["gain_low"], last["gain_high"])
     doubt = ", which these images cannot tell from no difference" if sure is False else ""
     return f"{text} {verb} {abs(last['gain']):.2f} points of top-1: {_from_to(first, last)}{doubt}."
+
+
+def _data_name(generation: Generation) -> str | None:
+    """The name of the data set; of pictures in a folder or file, that of the folder or file."""
+    data = generation.config.get("data", {})
+    root = (data.get("source") or {}).get("root")
+    return short(Path(root).name) if root and data.get("name") in LAYOUTS else data.get("name")
 
 
 def _count(count: int) -> str:

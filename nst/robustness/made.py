@@ -7,6 +7,7 @@ a reader keeps the picture that it decoded last, so a loader worker decodes each
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,15 +47,16 @@ def corrupted(
     )
 
 
+@dataclass(eq=False)
 class CorruptedReads:
     """Reads variant `row % V` of image `row // V`."""
 
-    def __init__(
-        self, images: ImageSet, view: View, corruptions: Corruptions, variants: Sequence[Variant], seed: int
-    ) -> None:
-        self.images, self.view, self.corruptions = images, view, corruptions
-        self.variants, self.seed = variants, seed
-        self._last: tuple[int, np.ndarray] | None = None  # number of the image that was read last, and its picture
+    images: ImageSet
+    view: View
+    corruptions: Corruptions
+    variants: Sequence[Variant]
+    seed: int
+    _last: tuple[int, np.ndarray] | None = None  # number of the image that was read last, and its picture
 
     def __call__(self, row: int) -> np.ndarray:
         number, place = divmod(row, len(self.variants))
@@ -93,14 +95,16 @@ def perturbed(
     )
 
 
+@dataclass(frozen=True)
 class PerturbedReads:
     """Reads the sequence of image `row`."""
 
-    def __init__(
-        self, images: ImageSet, view: View | None, perturbations: Perturbations, name: str, difficulty: int, seed: int
-    ) -> None:
-        self.images, self.view, self.perturbations = images, view, perturbations
-        self.name, self.difficulty, self.seed = name, difficulty, seed
+    images: ImageSet
+    view: View | None
+    perturbations: Perturbations
+    name: str
+    difficulty: int
+    seed: int
 
     def __call__(self, row: int) -> np.ndarray:
         key, image = self.images.keys[row], self.images.pixels(row)

@@ -1,0 +1,109 @@
+"""Several teachers: they label, and teach within the step, with the mean of their probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nst.atomic import known_sha256
+from nst.config import job_from
+from nst.data.predictions import Predictions
+from nst.documents import read_json
+from nst.errors import NstError
+from nst.models.checkpoints import NetworkInfo, load_network, save_network
+from nst.models.efficientnet import Architecture, build
+from nst.settings.data import Pictures
+from nst.settings.job import LabelJob
+from nst.stages import label, select, train
+from nst.training.ensemble import Ensemble, MeanNetwork
+from nst.training.teachers import Teacher
+
+SMALL = Architecture(0.25, 0.25, train_size=12, test_size=12, small_images=True, name="small")
+DIGITS = tuple(map(str, range(10)))
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two networks of the digits, of other sizes and with another order of classes."""
+    folder, found = tmp_path_factory.mktemp("teachers"), []
+    for seed, (size, classes) in enumerate(((12, DIGITS), (16, DIGITS[::-1]))):
+        torch.manual_seed(seed)
+        network = build(SMALL, 10)
+        network(torch.randn(8, 3, 12, 12))
+        network.classifier.weight.data.mul_(30)
+        path = folder / f"{seed}.safetensors"
+        save_network(path, network.eval().state_dict(), NetworkInfo(SMALL, classes, size, 12))
+        found.append(path)
+    return found
+
+
+def test_a_network_of_networks_has_the_logarithm_of_the_mean_as_logits(teachers):
+    ensemble = Ensemble.of(teachers)
+    network = ensemble.network()
+    images = torch.randn(5, 3, 16, 28)
+    first, second = (load_network(path)[0] for path in teachers)
+    with torch.no_grad():
+        one, other = first(images[:, :, :12, :12]).softmax(1), second(images[:, :, :, 12:]).softmax(1).flip(1)
+        torch.testing.assert_close(network(images).softmax(1), (one + other) / 2, atol=1e-5, rtol=1e-4)
+    certain = MeanNetwork([Sure()], [None], [None])(images)
+    assert torch.isfinite(certain).all(), "a probability of 0 is no infinite loss"
+    torch.testing.assert_close(certain.softmax(1)[0], torch.tensor([1.0, 0.0]))
+
+
+class Sure(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1000.0, -1000.0]]).expand(len(images), 2)
+
+
+def labeled(tiny: Callable[..., Any], run: str, folder: Path) -> dict[str, Any]:
+    cfg = tiny(f"teacher.run={run}", f"teacher.predictions={folder}", "label.precision=32-true", "stage=label")
+    return label.run(job_from(LabelJob, cfg), folder)
+
+
+def test_several_teachers_label_with_their_mean_and_are_named_by_hash(teachers, tiny, tmp_path):
+    alone = [labeled(tiny, str(path), tmp_path / path.stem) for path in teachers]
+    both = labeled(tiny, f"[{teachers[0]},{teachers[1]}]", tmp_path / "both")
+    assert both["teacher"] == f"{known_sha256(teachers[0])}+{known_sha256(teachers[1])}"
+    assert [one["teacher"] for one in alone] == [known_sha256(path) for path in teachers]
+    for name in Predictions.open(tmp_path / "both").shards:
+        one, other, mean = (Predictions.open(tmp_path / place).read(name)["probs"] for place in ("0", "1", "both"))
+        np.testing.assert_allclose(mean, (one.astype(float) + other[:, ::-1].astype(float)) / 2, atol=2e-3)
+    file = next((tmp_path / "both").glob("*.parquet"))
+    footer = json.loads(pq.read_metadata(file).metadata[b"nst"])
+    assert footer["teacher"] == both["teacher"]
+    assert tuple(footer["classes"]) == DIGITS
+
+
+def test_several_teachers_need_a_folder_for_what_they_say(teachers, tiny):
+    cfg = tiny(f"teacher.run=[{teachers[0]},{teachers[1]}]", "stage=label")
+    with pytest.raises(NstError, match="several teachers have no common folder for their predictions"):
+        label.from_cfg(cfg)
+
+
+def test_a_student_learns_from_the_selection_of_several_teachers(teachers, tiny, tmp_path):
+    run, folders = f"[{teachers[0]},{teachers[1]}]", {name: tmp_path / name for name in ("predictions", "selection")}
+    labeled(tiny, run, folders["predictions"])
+    options = [f"teacher.run={run}", *(f"teacher.{name}={path}" for name, path in folders.items())]
+    select.from_cfg(tiny(*options, "select.min_confidence=0", "select.allow_empty_classes=true", "stage=select"))
+    student = tiny(*options, "stage=train", "student.steps=4", run_dir=tmp_path / "student")
+    assert train.from_cfg(student)["steps"] == 4
+    inputs = read_json(tmp_path / "student" / "started.json")["inputs"]["teacher"]
+    assert inputs["weights"] == "+".join(map(known_sha256, teachers))
+    with pytest.raises(NstError, match=r"(by|of) another teacher"):
+        other = [f"teacher.run={teachers[0]}", *options[1:]]
+        train.from_cfg(tiny(*other, "stage=train", "student.steps=4", run_dir=tmp_path / "mixed"))
+
+
+def test_several_teachers_teach_within_the_step(teachers, tiny, tmp_path):
+    run = f"[{teachers[0]},{teachers[1]}]"
+    cfg = tiny("teacher=online", f"teacher.run={run}", "stage=train", "student.steps=4", run_dir=tmp_path / "student")
+    assert train.from_cfg(cfg)["steps"] == 4
+    asked = Teacher(weights=teachers[0], others=(teachers[1],), mode="online").asked(Pictures(small=True))
+    assert asked.view(np.zeros((8, 8, 3), np.uint8)).shape == (16, 28, 3)

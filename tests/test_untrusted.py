@@ -452,8 +452,9 @@ SLASHES = ["<script>alert(1)</script>", "</td><td onclick=x>", "</style><script>
 
 def test_names_that_no_folder_can_have_are_text_on_the_page_too():
     pictures = [Picture("data:image/png;base64,", name, name, 0.5, name, name, name) for name in SLASHES]
-    table = Table(SLASHES, [SLASHES], [False] * len(SLASHES), note="".join(SLASHES[:4]))
-    sections = [Section(SLASHES[0], SLASHES[1], [table, Gallery(SLASHES[2], SLASHES[3], pictures)], SLASHES)]
+    table = Table(SLASHES, [SLASHES], note="".join(SLASHES[:4]))
+    blocks = [table, Gallery(SLASHES[2], SLASHES[3], pictures)]
+    sections = [Section(SLASHES[0], SLASHES[1], SLASHES, blocks, missing=SLASHES)]
     texts = {name: name for name in SLASHES}
     page = render(
         Page(SLASHES[0], SLASHES[1], [(name, name, name) for name in SLASHES], sections, texts, SLASHES[2], texts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from nst.errors import UsageError, nearest
 from nst.kinds import Kind
-from nst.settings import NULLABLE, TREE
+from nst.settings import BASES, NULLABLE, TREE
 from nst.settings.fields import MISSING_VALUE, Group, options_of
 
 
@@ -62,13 +62,19 @@ def _node(name: str) -> Any:
     return node
 
 
+def _base(config: Mapping[Any, Any], group: str) -> Mapping[str, Any]:
+    """The kinds of the largest base of a group of which all options are there; none of a part of a group."""
+    return max((base for base in BASES.get(group, ()) if base.keys() <= {*config, "*"}), key=len, default={})
+
+
 def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str, Any], list[Mistake]]:
     """What in a tree of options is not yet as stages take it, by name, and what is wrong."""
     changed: dict[str, Any] = {}
     mistakes: list[Mistake] = []
+    own = _base(config, group)
     for key, value in config.items():
         name = f"{group}.{key}" if group else str(key)
-        node = _node(name)
+        node = own.get(key) or _node(name)
         if node is None:
             mistakes.append(Mistake(name, value, f"there is no option of that name{nearest(name, _names(group))}"))
         elif isinstance(node, Kind):

@@ -6,8 +6,8 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
-from nst.checking import verbatim
 from nst.config import group_choices, hydra_started
+from nst.typed import verbatim
 from tests.composing import composed
 
 EXPERIMENTS = group_choices("experiment")

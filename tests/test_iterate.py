@@ -5,8 +5,7 @@ import hashlib
 import json
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -271,21 +270,13 @@ def artifacts(run: Path) -> dict[str, Any]:
     return found
 
 
-def moments(run: Path) -> Iterator[Callable[[], bool]]:
-    """Conditions that come true one after the other while Algorithm 1 runs; the process is killed at each."""
-
-    def in_metrics(generation: int, step: int) -> Callable[[], bool]:
-        path = run / f"gen{generation}" / "metrics.csv"
-        return lambda: path.exists() and any(row[0] >= step for row in read_rows(path))
-
-    def exists(pattern: str) -> Callable[[], bool]:
-        return lambda: any(run.glob(pattern))
-
-    yield in_metrics(0, 6)  # training the teacher, in the middle of a segment
-    yield exists("gen0/predictions/*.parquet")  # labeling, after the first shard
-    yield exists("gen0/selection/started.json")  # selecting
-    yield in_metrics(1, 10)  # training the student, in the middle of a segment
-    yield exists("gen2/checkpoints/trained.safetensors")  # between the weights and the end of the stage
+KILLS = [
+    "step:7",  # training the teacher, in the middle of a segment
+    "file:*/gen0/predictions/*.parquet",  # labeling, after the first shard
+    "file:*/gen0/selection/started.json",  # selecting
+    "step:11",  # training the student, in the middle of a segment
+    "file:*/gen2/checkpoints/trained.safetensors",  # between the weights and the end of the stage
+]
 
 
 @pytest.mark.timeout(1800)
@@ -293,16 +284,9 @@ def test_kill_9_in_every_stage_ends_as_if_it_had_not_happened(digits: Path, tmp_
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = forked.run(command(whole, digits))
     assert done.returncode == 0, done.stderr
-    kills = 0
-    for reached in moments(killed):
-        with open(tmp_path / "errors", "w") as errors:
-            process = forked.start(command(killed, digits), tmp_path, [errors, errors])
-        while process.poll() is None and not reached():
-            time.sleep(0.002)
-        process.kill()
-        assert process.wait() in (0, -signal.SIGKILL), (tmp_path / "errors").read_text()
-        kills += process.returncode == -signal.SIGKILL
-    assert kills >= 4
+    for point in KILLS:
+        done = forked.run([*forked.PYTHON, "tests.killed_program", point, *command(killed, digits)])
+        assert done.returncode == -signal.SIGKILL, (point, done.stderr)
     done = forked.run(command(killed, digits))
     assert done.returncode == 0, done.stderr
     expected = artifacts(whole)

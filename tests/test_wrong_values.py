@@ -57,6 +57,8 @@ NULL_TOO = {
     *("data.unlabeled", "data.test", "select.images_per_class", "shard.exclude_distance"),
     *("eval.corruptions", "eval.perturbations", "eval.jpeg_quality", "logger.wandb.group"),
 }
+# whose default is true or false, and that may be a path too
+OR_TEXT = {"model.pretrained"}
 FILLED_IN = {"stage", "overrides", "paper"}  # by the program and by recipes
 
 
@@ -81,11 +83,11 @@ class Case:
             return True
         if self.value == "null":
             return self.default is not None and self.name not in NULL_TOO
-        if isinstance(self.default, bool):
+        if isinstance(self.default, bool) and self.name not in OR_TEXT:
             return self.value not in ("true", "no")
         if isinstance(self.default, list):
             return False  # of what, the default does not tell
-        if isinstance(self.default, int | float) or self.name in NULL_NUMBERS:
+        if (isinstance(self.default, int | float) and self.name not in OR_TEXT) or self.name in NULL_NUMBERS:
             allowed = ["0", "0.5", *(["-1"] if self.name in BELOW_ZERO else [])]
             whole = type(self.default) is int and self.name not in MEASURES
             return self.value not in allowed or (self.value == "0.5" and whole)

@@ -68,6 +68,8 @@ def _table() -> dict[str, Any]:
 
 
 TREE = _table()
+# of groups with several bases, of which one may have an option of the same name and another kind
+BASES = {name: [kinds_of(base) for base in bases.values()] for name, bases in GROUPS.items() if len(bases) > 1}
 NULLABLE = {  # groups that may be null; `*` stands for any name
     "scale",
     *(name for group, bases in GROUPS.items() for base in bases.values() for name in nullable_in(base, group)),

@@ -131,7 +131,7 @@ def compare(predictions: Path, options: argparse.Namespace, about: str) -> None:
 
 def select(options: argparse.Namespace, predictions: Path, output: Path) -> None:
     """The measured part: what `nst select` calls."""
-    from nst.settings.data import DataOptions, Source
+    from nst.settings.data import DataOptions, RemoteOptions, Source
     from nst.settings.job import SelectJob
     from nst.settings.learning import TeacherOptions
     from nst.settings.stages import SelectOptions
@@ -143,8 +143,8 @@ def select(options: argparse.Namespace, predictions: Path, output: Path) -> None
             images_per_class=options.images_per_class, min_confidence=MINIMUM, threads=options.threads,
             allow_empty_classes=True,
         ),
-        teacher=TeacherOptions(predictions=str(predictions)),
-        data=DataOptions(name="made", root="none", labeled="none", unlabeled="none", test=None,
+        teacher=TeacherOptions(predictions=str(predictions)), remote=RemoteOptions(),
+        data=DataOptions(name="made", root="none", labeled="none", unlabeled="none", test=None, validation=None,
                          source=Source(name="folder")),
     )  # fmt: skip
     run(job, output)

@@ -118,9 +118,9 @@ def three_shards(folder: Path, **changes: Any) -> dict[str, tuple[np.ndarray, li
     return written
 
 
-def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", seed=0, **options):
+def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", validation=None, seed=0, **options):
     """What `nst select` does with these predictions; `options` are of the group `select`."""
-    from nst.settings.data import DataOptions, Source
+    from nst.settings.data import DataOptions, RemoteOptions, Source
     from nst.settings.job import SelectJob
     from nst.settings.learning import TeacherOptions
     from nst.settings.stages import SelectOptions
@@ -129,7 +129,7 @@ def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", 
     data = {"name": "made", "root": "nowhere", "test": None, "source": Source(name="folder")}
     job = SelectJob(
         stage="select", name="select", seed=seed, overwrite=False, max_bad_fraction=0.0, config={}, title="select",
-        select=SelectOptions(**options), teacher=TeacherOptions(predictions=str(predictions)),
-        data=DataOptions(unlabeled=str(unlabeled), labeled=str(labeled), **data),
+        select=SelectOptions(**options), teacher=TeacherOptions(predictions=str(predictions)), remote=RemoteOptions(),
+        data=DataOptions(unlabeled=str(unlabeled), labeled=str(labeled), validation=validation, **data),
     )  # fmt: skip
     return select.run(job, Path(output))

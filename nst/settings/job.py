@@ -78,6 +78,7 @@ class SelectJob(Job):
     select: SelectOptions
     teacher: TeacherOptions
     data: DataOptions
+    remote: RemoteOptions
 
 
 @dataclass(frozen=True, kw_only=True)

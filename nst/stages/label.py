@@ -24,7 +24,7 @@ from nst.settings.machine import TorchOptions
 from nst.sharing import is_rank_zero
 from nst.stages.apart import keep_apart
 from nst.stages.options import machine, open_shards
-from nst.stages.places import predictions_folder, teacher_files
+from nst.stages.places import has_validation_set, predictions_folder, teacher_files
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.ensemble import Ensemble, view_at
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
@@ -33,16 +33,25 @@ from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLab
 def run(job: LabelJob, output: Path) -> dict[str, Any]:
     """Writes the teacher's distribution for every unlabeled image into `output`; returns a summary.
 
+    Validation images, where there are some, are labeled first, into validation/ in it: what the teacher says of them
+    tells how right its labels are (nst/data/forecast.py).
+
     Raises:
         NstError: no such teacher or precision, or too many bad images.
     """
     engine = _engine(job)
+    if engine.agreed(has_validation_set(job.data)):
+        _label(job, engine, "validation", output / "validation")
+    return _label(job, engine, "unlabeled", output)
+
+
+def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[str, Any]:
     options, pictures = job.label, job.data.pictures
     teacher = Ensemble.of(
         teacher_files(job.teacher, job.stage),
         lambda _, info: view_at(info, job.teacher.image_size, pictures),
     )
-    unlabeled = open_shards(job.data, "unlabeled", job.remote)
+    unlabeled = open_shards(job.data, part, job.remote)
     config = require_values(job.config)
     size, digest = teacher.image_size, teacher.digest
     require_batch("label.batch_size", options.batch_size, size)

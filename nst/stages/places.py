@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.settings.data import DataOptions
 from nst.settings.learning import TeacherOptions
@@ -22,6 +23,12 @@ def shards_place(data: DataOptions, part: str) -> str:
             f"data.{part} names no shards", got="null", valid="their folder or address", next=f"data.{part}=<folder>"
         )
     return str(place)
+
+
+def has_validation_set(data: DataOptions) -> bool:
+    """Whether data.validation names shards on this machine."""
+    folder = data.validation
+    return folder is not None and not is_remote(folder) and (Path(folder) / "index.json").exists()
 
 
 def teacher_files(teacher: TeacherOptions, stage: str) -> list[Path]:

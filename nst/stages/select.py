@@ -20,18 +20,20 @@ from omegaconf import DictConfig
 
 from nst.atomic import sha256_file, write_json
 from nst.config import job_from
+from nst.data import forecast
 from nst.data.cutoffs import Exact
 from nst.data.predictions import FORMAT, Predictions
+from nst.data.remote import Remote
 from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
 from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, Rule, Wanted
-from nst.data.shard_set import load_index
+from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import SelectJob
 from nst.settings.stages import SelectOptions
 from nst.stages.apart import keep_apart
-from nst.stages.places import predictions_folder, selection_folder, shards_place
+from nst.stages.places import has_validation_set, predictions_folder, selection_folder, shards_place
 
 PARTS = 2  # per thread: one that is slow is waited for less
 SHOWN_CLASSES = 5
@@ -54,6 +56,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
     opened.require(shards=load_index(folder) if (folder / "index.json").exists() else None)
     truth = folder / "truth.parquet" if (folder / "truth.parquet").exists() else None
     rule = Rule(options, job.seed, _shares(job, opened.classes), opened.keep)
+    watched = _validation(job, opened)
     asked = {name: value for name, value in asdict(options).items() if name not in NOT_INPUTS}
     asked["seed"] = job.seed
     inputs = {
@@ -61,6 +64,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
         **({"shares": rule.shares.tolist()} if options.prior == "labeled" else {}),
         "teacher": opened.teacher,
         "predictions": opened.digest,
+        "validation": watched.digest if watched else None,
         "truth": sha256_file(truth) if truth else None,
     }
     files = ["selection.json", *(file_name(n) for n in range(-(-len(opened.shards) // SHARDS_PER_FILE)))]
@@ -76,8 +80,12 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
 
             with open_database(output, options.memory_limit, options.threads) as database:
                 document["accuracy"] = accuracy(database, opened.folder, output, truth, opened.classes)
+        labeled = _labeled(job, opened.classes)
+        counts = None if labeled is None else labeled.label_counts
+        answers = forecast.Answers.of(watched, _validation_shards(job)) if watched else None
+        document["forecast"] = forecast.forecast(opened.classes, document["per_class"], counts, answers)
         write_json(output / "selection.json", document)
-        shown = [name for name in ("totals", "relaxed", "accuracy") if name in document]
+        shown = [name for name in ("totals", "relaxed", "forecast", "accuracy", "classes") if name in document]
         return stage.finish({**asked, **{name: document[name] for name in shown}})
 
 
@@ -167,16 +175,37 @@ def _shares(job: SelectJob, classes: Sequence[str]) -> np.ndarray:
     """
     if job.select.prior == "equal":
         return np.ones(len(classes))
-    labeled = load_index(Path(job.data.labeled))
-    if list(labeled.classes) != list(classes):
+    labeled = _labeled(job, classes)
+    if labeled is None:
         raise NstError(
-            f"the labeled images in {labeled.folder} are of other classes than the teacher's",
-            got=f"{len(labeled.classes)} classes, of which {', '.join(labeled.classes[:3])}",
-            valid=f"{len(classes)} classes, of which {', '.join(classes[:3])}",
+            "select.prior=labeled needs the labeled images of the teacher's classes",
+            got=f"data.labeled={job.data.labeled}",
+            valid=f"shards of {len(classes)} classes, of which {', '.join(classes[:3])}",
             next="data.labeled=<the shards that the teacher has learned from>, or select.prior=equal",
         )
     counts = np.array(labeled.label_counts, float)
     return len(classes) * counts / counts.sum()
+
+
+def _labeled(job: SelectJob, classes: Sequence[str]) -> ShardSet | None:
+    """The labeled images, where they are on this machine and of the same classes."""
+    folder = Path(job.data.labeled)
+    labeled = load_index(folder) if (folder / "index.json").exists() else None
+    return labeled if labeled and list(labeled.classes) == list(classes) else None
+
+
+def _validation(job: SelectJob, predictions: Predictions) -> Predictions | None:
+    """The teacher's answers to the validation images; None where there are none, or they were labeled by another."""
+    folder = predictions.folder / "validation"
+    if not has_validation_set(job.data) or not (folder / "DONE").exists():
+        return None
+    watched = Predictions.open(folder)
+    watched.require(classes=predictions.classes, teacher=predictions.teacher, shards=_validation_shards(job))
+    return watched
+
+
+def _validation_shards(job: SelectJob) -> ShardSet:
+    return ShardSet.open(shards_place(job.data, "validation"), Remote(**vars(job.remote)))
 
 
 def _check(options: SelectOptions) -> None:
@@ -210,7 +239,10 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     if not (predictions / "DONE").exists():
         raise NstError(f"there is no finished labeling in {predictions}", next="nst label")
     result = run(job, selection_folder(job.teacher, job.stage))
-    for warning in warnings(result):
+    found = result["forecast"]
+    say(forecast.table(result["classes"], found))
+    say(forecast.summary(found))
+    for warning in [*warnings(result), *forecast.warnings(found)]:
         say(f"warning: {warning}")
     return result
 

@@ -24,7 +24,14 @@ from typing import Any
 
 SIZES = ["model.width=0.25", "model.depth=0.25", "model.train_size=12", "model.test_size=12"]
 OPTIONS = [
-    *("experiment=digits_demo", "eval=robustness_quick", "eval.max_images=24", "eval.max_clips=2", "trainer.workers=0"),
+    *(
+        "experiment=digits_demo",
+        "iterate.control=false",
+        "eval=robustness_quick",
+        "eval.max_images=24",
+        "eval.max_clips=2",
+        "trainer.workers=0",
+    ),
     *("+eval.attacks.pgd={epsilons: [2], steps: 2, step_size: 1, random_start: true}", "iterate.report=false"),
     *SIZES,
     *("data.test_samples=100", "data.unlabeled_samples=240", "shard.samples_per_shard=80"),

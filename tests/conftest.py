@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # a network of 50,000 parameters on 12-px digits, a few steps
 TINY = [
     "experiment=digits_demo",
+    "iterate.control=false",
     "eval=clean",
     "model.width=0.25",
     "model.depth=0.25",

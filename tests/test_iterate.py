@@ -28,7 +28,6 @@ GENERATIONS = "iterate.generations=[['model.width=0.25'],['model.width=0.35'],['
 
 def test_algorithm_1_in_order():
     calls: list[Any] = []
-    scores = iter([80.0, 85.0, 84.0])
 
     def step(name: str, result: Callable[[], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def call(*arguments: Any) -> dict[str, Any]:
@@ -44,14 +43,13 @@ def test_algorithm_1_in_order():
         train=step("train", lambda: trained),
         label=step("label", dict),
         select=step("select", lambda: {"totals": {"selected": 7, "copies": 9}}),
-        evaluate=step("evaluate", lambda: {"top1": next(scores), "top5": 99.0, "ece": 1.0, "loss": 0.5}),
+        look=step("look", dict),
     )
     assert calls == [
-        ("train", 0), ("evaluate", 0),
-        ("label", 0), ("select", 0), ("train", 1), ("evaluate", 1),
-        ("label", 1), ("select", 1), ("train", 2), ("evaluate", 2),
+        ("train", 0), ("look", 0),
+        ("label", 0), ("select", 0), ("train", 1), ("look", 1),
+        ("label", 1), ("select", 1), ("train", 2), ("look", 2),
     ]  # fmt: skip
-    assert [row["gain"] for row in results] == [0.0, 5.0, 4.0]
     assert [row["unlabeled"] for row in results] == [0, 7, 7]
 
 

@@ -442,8 +442,14 @@ def test_an_online_teacher_works_in_the_step_and_not_in_a_stage():
 
 def test_an_experiment_is_planned_by_its_generations():
     found = planned("experiment=digits_demo", "plan.hardware=cpu:2")
-    assert [row["generation"] for row in found["stages"]] == [0, 0, 1, 1, 2]
+    assert [row["generation"] for row in found["stages"]] == [0, 0, 1, 1, 2, "control"]
     assert found["network"]["generation"] == 2
+    student, control = found["stages"][-2:]
+    assert control["images"] == student["images"], "as many, of labeled ones alone"
+    assert found["total"]["hours"] == pytest.approx(sum(row["hours"] for row in found["stages"]))
+    without = planned("experiment=digits_demo", "plan.hardware=cpu:2", "iterate.control=false")
+    assert without["stages"] == found["stages"][:-1]
+    assert without["step"] == found["step"]
     assert found["paper"] is None
 
 

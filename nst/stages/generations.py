@@ -15,9 +15,11 @@ from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import say
-from nst.settings.job import EvaluateJob, GenerationsJob
+from nst.settings.job import EvaluateJob, GenerationsJob, TrainJob
 from nst.sharing import is_rank_zero, wait_for_lock
 from nst.typed import quoted
+
+CONTROL = "control"  # instead of the number of a generation
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class Places:
     def of(cls, job: GenerationsJob) -> Places:
         return cls(Path(job.run_dir), Path(job.iterate.teacher) if job.iterate.teacher else None)
 
-    def generation(self, number: int) -> Path:
-        return self.shared if self.shared and number == 0 else self.directory / f"gen{number}"
+    def generation(self, which: int | str) -> Path:
+        """The directory of a generation by its number, or of the control."""
+        if not isinstance(which, int):
+            return self.directory / which
+        return self.shared if self.shared and which == 0 else self.directory / f"gen{which}"
 
     def teacher_of(self, number: int) -> dict[str, Any]:
         """The options that name a generation's teacher: the generation before; the first has none."""
@@ -48,9 +53,9 @@ class Places:
         return named
 
     @contextlib.contextmanager
-    def turn(self, number: int) -> Iterator[None]:
+    def turn(self, which: int | str) -> Iterator[None]:
         """While one run works on a shared generation the others wait: they need it, and it is the same."""
-        if not (self.shared and number == 0 and is_rank_zero()):
+        if not (self.shared and which == 0 and is_rank_zero()):
             yield
             return
         self.shared.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +110,27 @@ def generation_options(job: GenerationsJob) -> list[list[str]]:
 def _flat(options: Sequence[Any]) -> Iterator[str]:
     for option in options:
         yield from _flat(option) if isinstance(option, list) else [option]
+
+
+def control_options(last: TrainJob) -> dict[str, Any]:
+    """The options that make a control of the last student: labels alone, for as many images as the student sees, and
+    with a schedule of the same course over them."""
+    student, schedule, more = last.student, last.student.schedule, 1 + last.student.unlabeled_ratio
+    return {
+        "teacher.run": None,
+        "teacher.checkpoint": None,
+        "student.unlabeled_ratio": 0,
+        "student.epochs": student.epochs * more,
+        "student.steps": None if student.steps is None else student.steps * more,
+        "student.schedule.warmup_epochs": schedule.warmup_epochs * more,
+        "student.schedule.decay_epochs": schedule.decay_epochs * more,
+    }
+
+
+def control_start(last: TrainJob, teacher: Path) -> dict[str, Any]:
+    """The options by which the control begins where the last student does (`student.start`)."""
+    begins = {"pretrained": last.model.pretrained, "teacher": str(teacher), "nothing": False}
+    return {"model.pretrained": last.model.pretrained if last.model.checkpoint else begins[last.student.start]}
 
 
 def starts_from_a_run(job: GenerationsJob) -> bool:

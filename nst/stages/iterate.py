@@ -4,6 +4,8 @@
     runs/<name>/gen0/predictions/        what it says about the unlabeled images
     runs/<name>/gen0/selection/          which of them its student learns from
     runs/<name>/gen1/ ...                the student, next generation's teacher
+    runs/<name>/control/                 the last student's network without a teacher, with iterate.control
+    runs/<name>/best                     the best of them, where there are validation images (`nst.stages.judging`)
 
 Runs that differ in their students only can share generation 0 (`iterate.teacher`): it is trained once, what it says
 is kept with it, and which of that is selected (runs/<name>/selection/) is each run's own.
@@ -15,19 +17,17 @@ can call by hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
-from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
-from nst.progress import console, say
+from nst.progress import console
 from nst.report.robustness import COLUMNS, headline
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, ShardJob, SurveyJob, changed, job_of
@@ -35,9 +35,11 @@ from nst.sharing import is_rank_zero, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.doctor import advise
-from nst.stages.generations import Places, comparable, configurations, require_teacher, starts_from_a_run
-from nst.stages.options import machine, test_set
-from nst.stages.places import predictions_folder, shards_place
+from nst.stages.generations import CONTROL, Places, configurations, control_options, require_teacher, starts_from_a_run
+from nst.stages.judging import VALIDATION, Judging
+from nst.stages.networks import Networks
+from nst.stages.options import has_validation_set, machine, test_set
+from nst.stages.places import shards_place
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 
@@ -51,23 +53,25 @@ def algorithm_1(
     train: Callable[[int], Result],
     label: Callable[[int], Result],
     select: Callable[[int], Result],
-    evaluate: Callable[[int], Result],
+    look: Callable[[int], None],
 ) -> list[Result]:
-    """Algorithm 1. Each step gets the generation it concerns: the one before labels and is selected from."""
+    """Algorithm 1. Each step gets the generation it concerns: the one before labels and is selected from.
+
+    Args:
+        look: at a network as soon as it is trained.
+    """
     results = []
     for number in range(generations):
         selection = None
         if number > 0:
             label(number - 1)
             selection = select(number - 1)
-        result = train(number)
-        results.append({**_row(number, result, selection), **_scores(evaluate(number))})
-    for row in results:
-        row["gain"] = row["top1"] - results[0]["top1"]
+        results.append(_row(number, train(number), selection))
+        look(number)
     return results
 
 
-def _row(number: int, result: Result, selection: Result | None) -> Result:
+def _row(number: int | str, result: Result, selection: Result | None) -> Result:
     totals = selection["totals"] if selection else {"selected": 0, "copies": 0}
     row = {
         "generation": number,
@@ -123,19 +127,22 @@ def run(job: IterateJob, directory: Path) -> Result:
         if job.overwrite:
             forget_run(directory)  # the report's; a generation that is made anew loses its own with its directory
 
-    given = starts_from_a_run(job)
-    results = algorithm_1(
-        len(generations),
-        train=lambda number: _finished(places) if given and number == 0 else _train(generations, number, places),
-        label=lambda number: _label(generations[number + 1], number, places),
-        select=lambda number: _select(generations[number + 1], number),
-        evaluate=lambda number: _evaluate(generations, number, places),
+    networks = Networks(generations, places, judging_of(job), given=starts_from_a_run(job))
+    rows = algorithm_1(
+        len(generations), train=networks.train, label=networks.label, select=networks.select, look=networks.look
     )
-    result = _result(job, results)
+    if job.iterate.control and len(generations) > 1:
+        rows.append(_row(CONTROL, networks.train(CONTROL), None))
+        networks.look(CONTROL)
+    for row in rows:
+        row |= _scores(networks.evaluate(row["generation"]))
+        row["gain"] = row["top1"] - rows[0]["top1"]
+    result = _result(job, rows)
     if is_rank_zero():
+        result |= networks.judging.keep(directory)
         write_config(directory / "config.yaml", yaml.safe_dump(kept(require_values(job.config)), sort_keys=False))
         write_json(directory / "result.json", result)
-        console.print(table(results))
+        console.print(table(rows))
         if job.iterate.report:
             from nst.stages import report
 
@@ -143,14 +150,23 @@ def run(job: IterateJob, directory: Path) -> Result:
     return result
 
 
-def _result(job: IterateJob, results: Sequence[Result]) -> Result:
+def judging_of(job: IterateJob) -> Judging:
+    """Networks are compared on the validation images where there are some."""
+    validated = machine(job.trainer).agreed(has_validation_set(job.data))
+    return Judging(VALIDATION if validated else "test")
+
+
+def _result(job: IterateJob, rows: Sequence[Result]) -> Result:
+    """result.json: the last student's scores, and all of every network."""
+    generations = [row for row in rows if row["generation"] != CONTROL]
     wanted = ("top1", "top5", "ece", "gain", *COLUMNS)
     return {
         "stage": "iterate",
         "name": job.name,
         "seed": job.seed,
-        **{name: results[-1][name] for name in wanted if name in results[-1]},
-        "generations": results,
+        **{name: generations[-1][name] for name in wanted if name in generations[-1]},
+        "generations": generations,
+        **{row["generation"]: row for row in rows if row["generation"] == CONTROL},
         "paper": job.paper or None,
     }
 
@@ -170,6 +186,8 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     test_set(job.data, job.remote, job.stage)
     for generation in generations:
         train.check(generation)
+    if job.iterate.control:
+        train.check(changed(generations[-1], control_options(generations[-1])))
 
 
 def make_shards(job: IterateJob) -> None:
@@ -192,43 +210,3 @@ def make_shards(job: IterateJob) -> None:
         )
     for folder in folders:
         wait_until_seen(folder / "index.json")
-
-
-def _finished(places: Places) -> Result:
-    return read_json(places.generation(0) / "result.json")
-
-
-def _train(generations: Sequence[GenerationJob], number: int, places: Places) -> Result:
-    from nst.stages import train
-
-    with places.turn(number):
-        result = train.run(replace(generations[number], title=f"gen{number} train"), places.generation(number))
-    say(f"gen{number}: {train.summary_line(result)}")
-    return result
-
-
-def _label(student: GenerationJob, number: int, places: Places) -> Result:
-    from nst.stages import label
-
-    with places.turn(number):
-        job = replace(student, title=f"gen{number} label")
-        return label.run(job, predictions_folder(job.teacher, job.stage))
-
-
-def _select(student: GenerationJob, number: int) -> Result:
-    from nst.stages import select
-
-    result = select.from_cfg(OmegaConf.create(dict(student.config)))
-    say(f"gen{number} select: {select.summary_line(result)}")
-    return result
-
-
-def _evaluate(generations: Sequence[GenerationJob], number: int, places: Places) -> Result:
-    from nst.stages import evaluate
-
-    job = generations[number]
-    alike = comparable(job, generations[0], places.generation(0)) if number else {}
-    named = {"model.checkpoint": str(places.generation(number)), **alike}
-    job = changed(job, named, title=f"gen{number} evaluate")
-    with places.turn(number):
-        return evaluate.run(job, evaluate.output_of(job))

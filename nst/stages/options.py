@@ -82,11 +82,26 @@ def open_data(job: TrainJob, *, unlabeled: bool) -> Data:
     data, remote = job.data, job.remote
     return Data(
         labeled=open_shards(data, "labeled", remote),
-        validation=open_shards(data, "test", remote) if has_test_set(data) else None,
+        validation=validation_shards(data, remote),
         unlabeled=open_shards(data, "unlabeled", remote) if unlabeled else None,
         pictures=data.pictures,
         lanes=job.lanes,
     )
+
+
+def validation_shards(data: DataOptions, remote: RemoteOptions) -> ShardSet | None:
+    """What a training is watched on: the validation set, else the test set, else nothing."""
+    if has_validation_set(data):
+        return open_shards(data, "validation", remote)
+    return open_shards(data, "test", remote) if has_test_set(data) else None
+
+
+def has_validation_set(data: DataOptions) -> bool:
+    """Whether there is one. At an address none is looked for: there it has to be named."""
+    folder = data.validation
+    if folder is None or not is_remote(folder):
+        return folder is not None and (Path(folder) / "index.json").exists()
+    return folder != f"{data.root}/validation"
 
 
 def has_test_set(data: DataOptions) -> bool:

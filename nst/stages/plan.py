@@ -28,10 +28,10 @@ from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds
 from nst.plan.tables import tables
 from nst.plan.work import Generation, Work, teacher_cost, trainings_of, works_of
 from nst.progress import console, say
-from nst.settings.job import SurveyJob
+from nst.settings.job import SurveyJob, changed
 from nst.settings.machine import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
-from nst.stages.generations import configurations, starts_from_a_run
+from nst.stages.generations import CONTROL, configurations, control_options, starts_from_a_run
 from nst.stages.options import architecture as architecture_of
 from nst.training.phases import phases
 
@@ -49,10 +49,9 @@ def run(job: SurveyJob) -> dict[str, Any]:
     hardware = cluster(options.hardware or default_hardware(trainer))
     numerics = Numerics.of(trainer.precision, trainer.exchanged)
     rates = Rates(options.utilization, read_measurements(options.measured))
-    given = starts_from_a_run(job)
+    given, jobs = starts_from_a_run(job), [job_from(SurveyJob, each) for each in configurations(job)]
     generations = [
-        _generation(number, job_from(SurveyJob, each), images, trained=number > 0 or not given)
-        for number, each in enumerate(configurations(job))
+        _generation(number, each, images, trained=number > 0 or not given) for number, each in enumerate(jobs)
     ]
     planned = [generation for generation in generations if generation.trained]
     trainings = [entry for generation in planned for entry in trainings_of(generation, generations, images)]
@@ -60,6 +59,10 @@ def run(job: SurveyJob) -> dict[str, Any]:
     rows = [_row(work, hardware, numerics, rates) for work in works]
     main = next(entry for entry in reversed(trainings) if entry.stage == "train")
     share = next(row for row in reversed(rows) if row["stage"] == "train")["utilization"]
+    if job.iterate.control and len(jobs) > 1:
+        control, more = _control(jobs, images)
+        rows += [{**_row(work, hardware, numerics, rates), "generation": CONTROL} for work in control]
+        trainings += more
     step = budget.step(main, hardware, numerics, share, step_views_seconds(main, images) / hardware.processors)
     for training in trainings:
         budget.images_per_core(training, hardware)
@@ -81,6 +84,13 @@ def run(job: SurveyJob) -> dict[str, Any]:
         "storage": _storage(images),
         "paper": _paper(rates) if _of_the_paper(generations) else None,
     }
+
+
+def _control(jobs: Sequence[SurveyJob], images: Images) -> tuple[list[Work], list[Training]]:
+    """What the control of the last student would do: a training behind the last generation, without a teacher."""
+    alone = _generation(len(jobs), changed(jobs[-1], control_options(jobs[-1])), images)
+    trainings = trainings_of(replace(alone, online=False), [], images)
+    return works_of([alone], trainings, images), trainings
 
 
 def _row(work: Work, hardware: Cluster, numerics: Numerics, rates: Rates) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""`nst iterate` with a control and a validation set: what is compared, on which pictures, and what is kept as best."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nst.cli import dispatch
+from nst.config import compose_config, job_from
+from nst.data.shard_set import ShardSet
+from nst.errors import NstError
+from nst.evaluation import mistakes
+from nst.models.checkpoints import load_network
+from nst.settings.job import GenerationJob
+from nst.stages.generations import control_options
+from nst.stages.judging import link_best
+from nst.training.recipe import Length
+from tests.conftest import TINY
+
+SIZES = [["model.width=0.25"], ["model.width=0.3", "student.unlabeled_ratio=3", "student.steps=6"]]
+
+
+def options(run: Path, digits: Path, *more: str) -> list[str]:
+    return [*TINY, f"data.root={digits}", f"run_dir={run}", f"iterate.generations={SIZES}", "select.min_confidence=0",
+            "select.allow_empty_classes=true", "iterate.report=false", "eval.batch_size=50", *more]  # fmt: skip
+
+
+def document(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def validated(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a control, compared on the 50 labeled images: which pictures they are makes no difference here."""
+    run = tmp_path_factory.mktemp("judging") / "run"
+    dispatch(["iterate", *options(run, digits, "iterate.control=true", f"data.validation={digits / 'labeled'}")])
+    return run
+
+
+def test_networks_are_compared_on_the_validation_images_and_tested_at_the_end(validated: Path, digits: Path):
+    names = ("gen0", "gen1", "control")
+    for name in names:
+        watched = document(validated / name / "started.json")["inputs"]["validation"]
+        assert watched == ShardSet.open(digits / "labeled").digest, "also by the training"
+        assert document(validated / name / "validation" / "result.json")["samples"] == 50
+        assert document(validated / name / "evaluation" / "result.json")["samples"] == 100
+    begun = {(name, part): (validated / name / part / "started.json").stat().st_mtime_ns
+             for name in names for part in ("validation", "evaluation")}  # fmt: skip
+    assert max(begun[name, "validation"] for name in names) < min(begun[name, "evaluation"] for name in names)
+
+
+def test_the_control_sees_as_many_images_on_the_same_course_and_stands_in_the_result(validated: Path):
+    student, control = (document(validated / name / "started.json")["inputs"] for name in ("gen1", "control"))
+    assert control["architecture"] == student["architecture"]
+    assert control["seed"] == student["seed"]
+    assert control["noise"] == student["noise"]
+    assert "teacher" in student
+    assert "teacher" not in control
+    batch = student["recipe"]["labeled_batch_size"]
+    assert student["recipe"]["steps"] * batch * (1 + 3) == control["recipe"]["steps"] * batch == 6 * 8 * 4
+    result = document(validated / "result.json")
+    assert result["control"]["generation"] == "control"
+    assert result["control"]["steps"] == 24
+    assert result["control"]["unlabeled"] == 0
+    base = result["generations"][0]["top1"]
+    assert [row["gain"] for row in (*result["generations"], result["control"])] == pytest.approx(
+        [row["top1"] - base for row in (*result["generations"], result["control"])]
+    )
+    assert len(result["generations"]) == 2
+
+
+def test_the_rate_of_the_control_is_the_students_stretched():
+    job = job_from(GenerationJob, compose_config(["student.epochs=10", "student.unlabeled_ratio=3"]))
+    changed = control_options(job)
+    assert changed["student.epochs"] == 40
+    assert changed["student.steps"] is None
+    ours, control = (
+        compose_config(["student.epochs=10", "student.unlabeled_ratio=3"]),
+        compose_config([f"{name}={'null' if value is None else value}" for name, value in changed.items()]),
+    )
+    courses = []
+    for cfg in (ours, control):
+        student = job_from(GenerationJob, cfg).student
+        length = Length.of(student, 20480)
+        courses.append((length.steps, student.schedule.warmup_epochs / student.epochs,
+                        student.schedule.decay_epochs / student.epochs))  # fmt: skip
+    assert courses[1] == (4 * courses[0][0], *courses[0][1:])
+
+
+def test_comparisons_are_in_pairs_and_follow_from_the_files(validated: Path):
+    (first, second) = document(validated / "comparisons.json")["comparisons"]
+    assert (first["network"], first["against"], first["pictures"], first["images"]) == (
+        "gen1",
+        "gen0",
+        "validation",
+        50,
+    )
+    assert (second["network"], second["against"]) == ("gen1", "the control")
+    assert first["paired"]
+    assert second["paired"]
+    tops = [document(validated / name / "validation" / "result.json")["top1"] for name in ("gen1", "gen0", "control")]
+    assert first["points"] == pytest.approx(tops[0] - tops[1])
+    assert second["points"] == pytest.approx(tops[0] - tops[2])
+    for entry in (first, second):
+        assert entry["low"] < entry["high"]
+    found = mistakes.read(validated / "gen1" / "validation" / mistakes.FILE)
+    assert found is not None
+    assert len(found) == round(50 * (1 - tops[0] / 100))
+
+
+def test_best_is_the_best_by_validation_and_is_taken_as_a_run(
+    validated: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+):
+    tops = [document(validated / f"gen{number}" / "validation" / "result.json")["top1"] for number in (0, 1)]
+    number = tops.index(max(tops))
+    assert os.readlink(validated / "best") == f"gen{number}"
+    said = document(validated / "result.json")["best"]
+    assert (said["generation"], said["validation_images"], said["validation_top1"]) == (number, 50, max(tops))
+    dispatch(["evaluate", *TINY, f"data.root={digits}", f"model.checkpoint={validated / 'best'}", "eval.batch_size=50",
+              f"evaluate.output={validated.parent / 'again'}"])  # fmt: skip
+    again, tested = (document(folder / "result.json")
+                     for folder in (validated.parent / "again", validated / f"gen{number}" / "evaluation"))  # fmt: skip
+    assert again["top1"] == tested["top1"]
+    load_network(validated / "best" / "checkpoints" / "trained.safetensors")
+
+
+def test_a_run_that_is_called_again_says_and_writes_the_same(
+    validated: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = [(validated / name).read_text() for name in ("result.json", "comparisons.json")]
+    (validated / "result.json").unlink()
+    (validated / "best").unlink()
+    dispatch(["iterate", *options(validated, digits, "iterate.control=true", f"data.validation={digits / 'labeled'}")])
+    assert [(validated / name).read_text() for name in ("result.json", "comparisons.json")] == before
+    assert (validated / "best").is_symlink()
+    out = " ".join(capsys.readouterr().out.split())
+    assert "ctrl" in out
+    assert "ctrl: the last student's network, trained on the labels alone" in out
+    assert "on 50 validation images" in out
+    assert f"stages take it as {validated / 'best'}" in out.replace("\n", " ")
+
+
+def test_without_validation_images_nothing_is_chosen(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    dispatch(["iterate", *options(tmp_path / "run", digits)])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "hardly better than chance" in out, "of 12 steps"
+    assert "on 100 test images" in out
+    assert "Which generation is best was not chosen" in out
+    result = document(tmp_path / "run" / "result.json")
+    assert not {"best", "control"} & result.keys()
+    assert not (tmp_path / "run" / "best").exists()
+    assert not (tmp_path / "run" / "control").exists()
+    assert not (tmp_path / "run" / "gen0" / "validation").exists()
+    assert [entry["pictures"] for entry in document(tmp_path / "run" / "comparisons.json")["comparisons"]] == ["test"]
+
+
+def test_best_replaces_no_file_of_a_user(tmp_path: Path):
+    link_best(tmp_path, 1)
+    link_best(tmp_path, 2)
+    assert os.readlink(tmp_path / "best") == "gen2"
+    (tmp_path / "best").unlink()
+    (tmp_path / "best").mkdir()
+    with pytest.raises(NstError, match="is no link of nst's"):
+        link_best(tmp_path, 1)
+    assert (tmp_path / "best").is_dir()

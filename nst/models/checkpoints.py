@@ -7,6 +7,7 @@ its predictions go.
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import re
@@ -34,6 +35,8 @@ from nst.models.networks import AnyArchitecture, Network, architecture_from, bui
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
+WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # weights in training states; averages go first
+WRAPPERS = ("module.", "_orig_mod.")
 COUNTER = "num_batches_tracked"  # a BatchNorm counter that released files may lack; nothing reads it
 
 
@@ -240,14 +243,26 @@ def _unreadable(path: Path, error: Exception) -> NstError:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file by name, on the CPU; nothing in a .pth is executed."""
+    """Tensors of a .safetensors or .pth file by name, on the CPU; nothing in a .pth is executed.
+
+    Of a training's state they are the moving average if there is one, as timm reads it.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts keep along
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise _unreadable(path, error) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = next((state[name] for name in WRAPPED if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _unreadable(path, TypeError("it holds something else than named tensors"))
-    return dict(state)
+    return {_bare(name): value for name, value in state.items()}
+
+
+def _bare(name: str) -> str:
+    """A name without what DDP and torch.compile put before it."""
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name

@@ -23,9 +23,11 @@ from nst.errors import NstError, nearest
 from nst.models import released
 from nst.models.checkpoints import is_ours, read_weights, recognize
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
+from nst.models.labels import label_names, order_of, reordered
 from nst.models.networks import framing_at
 from nst.models.released import HUB_FILES, WEIGHT_SUFFIXES, open_network
 from nst.models.timm_architecture import Framing, framing_of
+from nst.models.timm_layers import classifier_names
 
 LEVELS = 255.0
 # arguments of timm.create_model that name files or other places
@@ -58,7 +60,7 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     if found is None:
         network, ours = open_network(source, classes)
         return network, Evaluated(ours.classes, ours.image_size, framing_at(ours.architecture, ours.image_size))
-    model: Any = released.download(found) if isinstance(found, str) else _from_files(found, len(classes))
+    model: Any = released.download(found) if isinstance(found, str) else _from_files(found, classes)
     config: Mapping[str, Any] = dict(model.pretrained_cfg) if isinstance(found, str) else found.config
     if model.num_classes != len(classes):
         raise NstError(f"{source} has another number of classes", got=model.num_classes, valid=len(classes))
@@ -161,15 +163,18 @@ def _network_of(files: HubFiles) -> str:
     return name
 
 
-def _from_files(files: HubFiles, classes: int) -> nn.Module:
-    architecture, arguments = _network_of(files), {**files.config["model_args"], "num_classes": classes}
+def _from_files(files: HubFiles, classes: Sequence[str]) -> nn.Module:
+    architecture, arguments = _network_of(files), {**files.config["model_args"], "num_classes": len(classes)}
+    names = label_names(files.weights)
+    order = None if names is None else order_of(names, classes, str(files.weights.parent))
     try:
         model = timm.create_model(architecture, pretrained=False, **arguments)
-        model.load_state_dict(read_weights(files.weights))
+        state = read_weights(files.weights)
+        model.load_state_dict(state if order is None else reordered(state, classifier_names(model), order))
     except (RuntimeError, TypeError, ValueError) as error:  # torch's of other weights, the network's of its arguments
         lines = str(error).splitlines()
         raise NstError(
-            f"{files.weights} does not hold the weights of {architecture} with {classes} classes",
+            f"{files.weights} does not hold the weights of {architecture} with {len(classes)} classes",
             got=" ".join(line.strip() for line in lines[:2]),
         ) from error
     return model

@@ -23,6 +23,7 @@ from nst.errors import NstError, nearest
 from nst.models import released
 from nst.models.checkpoints import COUNTER, is_ours, read_info, read_weights
 from nst.models.efficientnet import Architecture, EfficientNet
+from nst.models.labels import label_names, order_of, reordered
 from nst.models.networks import AnyArchitecture, Network
 from nst.models.timm_architecture import TimmArchitecture
 
@@ -104,7 +105,7 @@ def read(source: Source, architecture: AnyArchitecture) -> Pretrained:
         _require_same_images(str(source), shown_to(source), architecture)
         return Pretrained(str(source), read_weights(place), info.classes)
     _require_same_images(str(source), released.timm_config(place), architecture)
-    return Pretrained(str(source), read_weights(place), None)
+    return Pretrained(str(source), read_weights(place), label_names(place))
 
 
 def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> str:
@@ -114,7 +115,11 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
         NstError: they are of another network: a tensor that the network needs is not there, or has another shape.
     """
     own, found = network.state_dict(), _fitted(network, pretrained.state)
-    head = network.classifier_names if pretrained.classes != tuple(classes) else set()
+    names = pretrained.classes
+    same = names is not None and len(names) == len(classes) and set(names) == set(classes)
+    head = set() if same else network.classifier_names
+    if same and names is not None:
+        found = reordered(found, network.classifier_names, order_of(names, classes, pretrained.source))
     taken = {name: value for name, value in found.items() if name not in head and _fits(value, own.get(name))}
     lacking = [name for name in own if name not in (taken.keys() | head) and not name.endswith(COUNTER)]
     if lacking:

@@ -38,6 +38,7 @@ from nst.models.checkpoints import (
     recognize,
 )
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+from nst.models.labels import label_names, order_of, reordered
 from nst.models.networks import Network
 from nst.replaced import replaced
 
@@ -150,6 +151,8 @@ def load_timm(
         path = _file_in(Path(source))
         config = require_imagenet_normalization(source, timm_config(path))
         state = read_weights(path)
+        if (names := label_names(path)) is not None:
+            state = reordered(state, ("classifier.weight", "classifier.bias"), order_of(names, classes, source))
     architecture = architecture or recognize(state)
     if architecture is None:
         raise NstError(

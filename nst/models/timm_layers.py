@@ -55,6 +55,19 @@ def _owners(name: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
+def classifier_modules(body: nn.Module) -> list[nn.Module]:
+    """All modules that give the logits: one layer in nearly every family."""
+    parts = body.get_classifier()  # type: ignore[operator]
+    return [module for part in (parts if isinstance(parts, tuple | list) else [parts]) for module in part.modules()]
+
+
+def classifier_names(body: nn.Module) -> set[str]:
+    """Names in the state dict of all that depends on the number of classes."""
+    inside = {id(module) for module in classifier_modules(body)}
+    owners = {name for name, module in body.named_modules() if id(module) in inside}
+    return {name for name in body.state_dict() if name.rpartition(".")[0] in owners}
+
+
 class Rematerializing(Protocol):
     """The network whose blocks they are."""
 

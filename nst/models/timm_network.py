@@ -21,7 +21,16 @@ from nst.errors import UsageError
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD, rematerialize
 from nst.models.noise import Dropout, Noised, NoiseSwitch, StochasticDepth
 from nst.models.timm_architecture import TimmArchitecture
-from nst.models.timm_layers import Again, Layer, created, exchange_batch_norm, exchange_drop_path, layers_of
+from nst.models.timm_layers import (
+    Again,
+    Layer,
+    classifier_modules,
+    classifier_names,
+    created,
+    exchange_batch_norm,
+    exchange_drop_path,
+    layers_of,
+)
 
 LEVELS = 255.0
 
@@ -71,17 +80,12 @@ class TimmNetwork(Noised, nn.Module):
     @property
     def classifiers(self) -> list[nn.Linear | nn.Conv2d]:
         """The layers that give the logits: one in nearly every family."""
-        parts = self.body.get_classifier()  # type: ignore[operator]
-        parts = parts if isinstance(parts, tuple | list) else [parts]
-        return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        return [layer for layer in classifier_modules(self.body) if isinstance(layer, nn.Linear | nn.Conv2d)]
 
     @property
     def classifier_names(self) -> set[str]:
         """Names in the state dict of all that depends on the number of classes."""
-        parts = self.body.get_classifier()  # type: ignore[operator]
-        inside = {id(m) for part in (parts if isinstance(parts, tuple | list) else [parts]) for m in part.modules()}
-        owners = [name for name, module in self.body.named_modules() if id(module) in inside]
-        return {name for name in self.state_dict() if name.rpartition(".")[0] in owners}
+        return classifier_names(self.body)
 
     @property
     def residual_blocks(self) -> list[nn.Module]:

@@ -188,9 +188,7 @@ class Run:
         if started["fingerprint"] is None or started["stage"] != self.stage:
             return False
         changed = {name for name, _ in differences(started["inputs"], self.inputs)}
-        # a selection that was finished without empty classes has none to allow
-        allowed = {"allow_empty_classes"} if self.inputs.get("allow_empty_classes") else set()
-        if changed <= {"max_bad_fraction"} | allowed:
+        if changed <= {"max_bad_fraction"}:
             self.fingerprint = started["fingerprint"]
         return self.fingerprint == started["fingerprint"]
 

@@ -175,15 +175,6 @@ def test_a_mistyped_start_leaves_nothing(wrong: str, right: str, code: int, tmp_
     works(["train", *options, "run_dir=run", right], tmp_path)
 
 
-def test_a_selection_that_stopped_goes_on_with_what_it_advises(tmp_path: Path, options: list[str]):
-    works(["train", *options, "run_dir=run"], tmp_path)
-    works(["label", *options, "teacher.run=run"], tmp_path)
-    command = ["select", *options, "teacher.run=run", "select.min_confidence=1"]
-    done = run(command, tmp_path, merged=True, limit_s=60)
-    assert done.returncode == 1
-    works([*command[:-1], "select.min_confidence=0.01", "select.allow_empty_classes=true"], tmp_path)
-
-
 def test_more_images_that_cannot_be_read_are_allowed_by_the_command_that_is_advised(tmp_path: Path):
     from PIL import Image
 

@@ -78,10 +78,6 @@ def test_what_moves_no_result_continues_the_run(tmp_path: Path):
                 run.finish({"top1": 1})
     with Run(tmp_path / "b", "train", {"seed": 0, "max_bad_fraction": 0.2}) as run:
         assert run.done
-    with Run(tmp_path / "c", "select", {"allow_empty_classes": False}) as run:
-        run.finish({})
-    with Run(tmp_path / "c", "select", {"allow_empty_classes": True}) as run:
-        assert run.done
 
 
 def test_the_refusal_repeats_the_command_and_names_options_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,6 +20,7 @@ from PIL import Image, ImageEnhance
 
 from nst.atomic import sha256_file
 from nst.cli import dispatch, flags_as_options
+from nst.config import compose_config, job_from
 from nst.data import hashes as hashing
 from nst.data.batches import UnlabeledSamples
 from nst.data.evaluation_batches import EvaluationBatches
@@ -39,7 +40,9 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.settings.data import Pictures
+from nst.settings.job import ShardJob
 from nst.sharing import take_lock
+from nst.stages.exclude import evaluation_sets
 from nst.training.teachers import Teacher, pseudo_labels
 
 
@@ -438,6 +441,17 @@ def test_two_exclusions_at_once_are_refused(tmp_path: Path):
 
 
 # ---- the command
+
+
+def test_exclude_alone_means_test_and_where_there_is_one_validation(tmp_path: Path):
+    options = ["stage=shard", f"data.root='{tmp_path}'", "shard.exclude=true"]
+    job = job_from(ShardJob, compose_config(options))
+    assert evaluation_sets(job) == [f"{tmp_path}/test"]
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "index.json").write_text("{}")
+    assert evaluation_sets(job) == [f"{tmp_path}/test", f"{tmp_path}/validation"]
+    job = job_from(ShardJob, compose_config([*options[:2], "shard.exclude=elsewhere"]))
+    assert evaluation_sets(job) == ["elsewhere"]
 
 
 def test_flags_take_the_value_behind_them():

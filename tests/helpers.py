@@ -126,7 +126,7 @@ def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", 
     from nst.settings.stages import SelectOptions
     from nst.stages import select
 
-    data = {"name": "made", "root": "nowhere", "test": None, "validation": None, "source": Source(name="folder")}
+    data = {"name": "made", "root": "nowhere", "test": None, "source": Source(name="folder")}
     job = SelectJob(
         stage="select", name="select", seed=seed, overwrite=False, max_bad_fraction=0.0, config={}, title="select",
         select=SelectOptions(**options), teacher=TeacherOptions(predictions=str(predictions)), remote=RemoteOptions(),

@@ -22,6 +22,7 @@ from nst.config import compose_config
 from nst.data.images import encode_png
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata, parquet_name
+from nst.data.shard_set import load_index
 from nst.data.shards import write_shards
 from nst.data.source import Sample
 from nst.documents import read_json
@@ -114,13 +115,12 @@ def make_evaluation(folder, truth, classes, right, rng):
 
 def make_labels(folder, data, truth, classes, right, rng, sha):
     probs = noisy(truth, len(classes), right, rng)
-    for number, start in enumerate(range(0, UNLABELED, 70)):
-        rows = np.arange(start, min(UNLABELED, start + 70))
-        shard = f"unlabeled-{number:06d}.tar"
+    for start, listed in zip(range(0, UNLABELED, 70), load_index(data / "unlabeled").shards, strict=True):
+        rows, shard = np.arange(start, min(UNLABELED, start + 70)), listed.name
         write_predictions(
             folder / "predictions" / parquet_name(shard), index=rows - start, probs=probs[rows], keep=0.0,
             keys=[f"unlabeled-{i:04d}" for i in rows],
-            metadata=PredictionMetadata(sha, list(classes), 8, shard, f"{number:064d}"),
+            metadata=PredictionMetadata(sha, list(classes), 8, shard, listed.sha256),
         )  # fmt: skip
     finish(folder / "predictions")
     select_from(folder / "predictions", folder / "selection", min_confidence=0.45, images_per_class=None,

@@ -33,16 +33,17 @@ from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLab
 def run(job: LabelJob, output: Path) -> dict[str, Any]:
     """Writes the teacher's distribution for every unlabeled image into `output`; returns a summary.
 
-    Validation images, where there are some, are labeled first, into validation/ in it: what the teacher says of them
+    Validation images, where there are some, are labeled too, into validation/ in it: what the teacher says of them
     tells how right its labels are (nst/data/forecast.py).
 
     Raises:
         NstError: no such teacher or precision, or too many bad images.
     """
     engine = _engine(job)
-    if engine.agreed(has_validation_set(job.data)):
+    result = _label(job, engine, "unlabeled", output)
+    if engine.agreed(has_validation_set(job.data)):  # afterwards: overwrite=true deletes all that is in output
         _label(job, engine, "validation", output / "validation")
-    return _label(job, engine, "unlabeled", output)
+    return result
 
 
 def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[str, Any]:

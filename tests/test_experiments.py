@@ -18,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
 from nst import config as nst_config
-from nst.config import compose_config, conf_dir, group_choices, groups, hydra_started, job_from, plain, summary_line
+from nst.config import compose_config, hydra_started, job_from, plain
+from nst.groups import conf_dir, group_choices, groups, summary_line
 from nst.models.efficientnet import ARCHITECTURES
 from nst.recipes import CHOICES
 from nst.recipes import ROWS as PAPER_ROWS

@@ -104,9 +104,9 @@ def test_the_table_is_that_of_the_classes():
 
 def test_help_for_a_group_lists_its_options_with_what_they_can_be(capsys: pytest.CaptureFixture[str]):
     assert cli.dispatch(["train", "--help", "student"]) == 0
-    shown = capsys.readouterr().out
-    assert "student.schedule.kind=exponential\n        (exponential | cosine | constant)" in shown
-    assert "student.finetune.image_size=${model.test_size}\n        px; null: the network's test size (" in shown
+    shown = " ".join(capsys.readouterr().out.split())  # lines are as wide as the terminal
+    assert "student.schedule.kind=exponential (exponential | cosine | constant)" in shown
+    assert "student.finetune.image_size=${model.test_size} px; null: the network's test size (" in shown
     assert "steps; null validates at the end (a whole number, 1 to 1,000,000,000,000, or null)" in shown
     for group in GROUPS:
         assert cli.dispatch(["train", "--help", group]) == 0

@@ -24,8 +24,8 @@ from nst.data.shared_memory import LoaderOptions
 from nst.data.views import training_view
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
-from nst.plan.hardware import CHIPS, GIB, Chip
-from nst.plan.network import measure
+from nst.plan.chips import CHIPS, GIB, Chip
+from nst.plan.layer_costs import measure
 from nst.plan.rates import Measurement
 from nst.settings.data import Pictures
 from nst.settings.learning import Recipe

@@ -189,7 +189,7 @@ def cpu_seconds() -> float:
 def hardware(device: str, *options: str) -> Any:
     """The machine of `nst train trainer=<device>`, with all that its users get."""
     from nst.config import compose_config  # here: others than the training's benchmarks do without
-    from nst.stages.options import machine_from
+    from nst.stages.resolving import machine_from
 
     return machine_from(compose_config([f"trainer={device}", *options]))
 

@@ -246,7 +246,7 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
         announce_host(config.trainer.device, config.trainer.many_hosts)
     if stage in COMPUTING and config.trainer.get("many_hosts", True) and not _by_ray(stage, config):
         module_of(stage)
-        from nst.stages.options import machine_from
+        from nst.stages.resolving import machine_from
 
         machine_from(config).agreed(None)  # that all are there: whoever fails from here on ends the others
     module_of(stage).main(config)

@@ -14,7 +14,7 @@ import torch
 from benchmarks import gpu, gpu_parts
 from benchmarks.__main__ import main
 from benchmarks.gpu_parts import NOT_MEASURED, PARTS, Device, Part, Row
-from nst.plan.network import measure
+from nst.plan.layer_costs import measure
 from nst.plan.rates import read_measurements
 from tests.forked import PYTHON, run
 

@@ -15,7 +15,7 @@ from nst import cli
 from nst.config import compose_config
 from nst.errors import NstError, Preempted, nearest
 from nst.groups import group_choices, groups, summary_line
-from nst.stages import options as stage_options
+from nst.stages import resolving as stage_options
 from nst.stages import select, train
 from nst.xla import environment
 from tests.conftest import TINY

@@ -20,8 +20,8 @@ from nst.settings.data import DataOptions, Pictures, RemoteOptions
 from nst.settings.job import TrainJob, evaluation_of
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise, RandAugmentOptions
-from nst.stages import options
-from nst.stages.options import measured
+from nst.stages import resolving
+from nst.stages.resolving import measured
 from nst.training.recipe import Length
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,7 @@ def test_released_codes_crops_and_resizing_are_options():
 
 
 def opened(cfg: Any) -> ShardSet:
-    return options.test_set(made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote), cfg.stage)
+    return resolving.test_set(made(DataOptions, cfg.data), made(RemoteOptions, cfg.remote), cfg.stage)
 
 
 def test_training_does_without_a_test_set_and_evaluation_says_what_it_needs(digits: Path):
@@ -165,7 +165,7 @@ def test_training_does_without_a_test_set_and_evaluation_says_what_it_needs(digi
     for none in ("data.test=null", f"data.root={digits / 'nowhere'}"):
         cfg = compose_config(["stage=evaluate", f"data.root={digits}", none, "data.test_samples=0"])
         cfg.data.labeled = str(digits / "labeled")
-        assert options.open_data(job_from(TrainJob, cfg), unlabeled=False).validation is None
+        assert resolving.open_data(job_from(TrainJob, cfg), unlabeled=False).validation is None
         with pytest.raises(NstError, match=r"nst evaluate needs a test set[\s\S]*next:  nst evaluate data\.test="):
             opened(cfg)
 

@@ -31,7 +31,7 @@ from nst.settings.learning import Finetune, OptimizerOptions, Recipe
 from nst.settings.network import Noise, RandAugmentOptions, Side
 from nst.stages import doctor, train
 from nst.stages.generations import starts_from_a_run
-from nst.stages.options import architecture
+from nst.stages.resolving import architecture
 from tests.tiny_networks import trained_tiny
 
 B0, B7 = ARCHITECTURES["efficientnet_b0"], ARCHITECTURES["efficientnet_b7"]

@@ -24,7 +24,7 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, read_info, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture, build, normalize
-from nst.models.export import crop_share, hub_config, save_onnx, timm_name
+from nst.models.formats import crop_share, hub_config, save_onnx, timm_name
 from nst.models.released import open_network
 from nst.settings.job import ExportJob
 from nst.settings.learning import TeacherOptions

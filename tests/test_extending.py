@@ -234,9 +234,9 @@ def test_the_network_is_timms_and_is_recognized_by_its_weights():
     from nst.config import compose_config, made
     from nst.models.checkpoints import recognize
     from nst.models.efficientnet import ARCHITECTURES, build
-    from nst.models.export import timm_name
+    from nst.models.formats import timm_name
     from nst.settings.network import Model
-    from nst.stages.options import architecture as architecture_of
+    from nst.stages.resolving import architecture as architecture_of
 
     architecture = architecture_of(made(Model, compose_config(["model=efficientnet_b8"]).model))
     assert architecture == ARCHITECTURES["efficientnet_b8"]

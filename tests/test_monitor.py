@@ -18,12 +18,12 @@ from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
 from nst.settings.job import TrainJob
 from nst.stages import evaluate, robustness, train
-from nst.stages.monitor import state_digest
+from nst.stages.watching import state_digest
 from nst.training.classifier import Classifier
 from nst.training.counting import Counting
 from nst.training.hardware import Hardware
 from nst.training.loggers import TIMING_METRICS, read_rows
-from nst.training.monitor import Monitor, Monitoring
+from nst.training.periodic import Monitor, Monitoring
 from tests.conftest import TINY
 
 Compose = Callable[..., Any]
@@ -140,10 +140,10 @@ def test_the_time_of_an_evaluation_is_not_time_of_the_steps(tiny: Compose, tmp_p
         time.sleep(2)
         return {"robustness/x": 1.0}
 
-    from nst.stages import monitor
+    from nst.stages import watching
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitor.MeasuredSuites, "__call__", slow)
+        patch.setattr(watching.MeasuredSuites, "__call__", slow)
         train.from_cfg(tiny(*EVERY))
     times = [value for step, name, value in read_rows(tmp_path / "run/metrics.csv") if name == "train/step_time_ms"
              and step in (10, 12)]  # fmt: skip
@@ -259,13 +259,13 @@ def test_mistakes_are_told_before_the_first_step(tiny: Compose, tmp_path: Path, 
 
 
 def test_xla_trainers_refuse_in_words(tiny: Compose, monkeypatch: pytest.MonkeyPatch):
-    from nst.stages.monitor import require_monitoring
+    from nst.stages.watching import require_monitoring
 
     cfg = tiny(*EVERY, "trainer=xla_cpu")
     with pytest.raises(NstError, match=r"eval\.every does not work on XLA trainers(.|\n)*nst evaluate eval=robustness"):
         require_monitoring(job_from(TrainJob, cfg))
     require_monitoring(job_from(TrainJob, tiny(*EVERY, "trainer=xla_cpu", "eval.every=null")))
-    monkeypatch.setattr("nst.stages.options.machine", lambda options: Hardware())
+    monkeypatch.setattr("nst.stages.resolving.machine", lambda options: Hardware())
     with pytest.raises(NstError, match="XLA trainers"):
         train.check(job_from(TrainJob, cfg))  # what iterate asks before its first stage
     with pytest.raises(NstError, match="XLA trainers"):

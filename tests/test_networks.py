@@ -23,7 +23,7 @@ from nst.models.folding import LabelingNetwork
 from nst.models.networks import build
 from nst.models.timm_architecture import TimmArchitecture, timm_architecture
 from nst.models.timm_network import TimmNetwork
-from nst.plan.network import measure
+from nst.plan.layer_costs import measure
 from nst.robustness.logits import full_logits
 from nst.training.ema import Ema
 from tests.tiny_networks import random_images

@@ -12,7 +12,6 @@ from PIL import Image
 
 from nst.errors import NstError
 from nst.robustness.baselines import CIFAR_PERTURBATIONS, DIFFICULTIES, PERTURBATIONS
-from nst.robustness.geometry import affine_matrix, tilt_matrix
 from nst.robustness.perturbations import (
     NAMES,
     NOISES,
@@ -20,6 +19,7 @@ from nst.robustness.perturbations import (
     _run_down,
     perturbation_generator,
 )
+from nst.robustness.warps import affine_matrix, tilt_matrix
 
 GOLDEN = golden_arrays("perturbations.npz")
 GOLDEN["input/32"] = golden_arrays("randaugment.npz")["input/astronaut_32"]

@@ -24,11 +24,11 @@ from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.efficientnet import ARCHITECTURES, build
-from nst.plan import budget, paper
+from nst.plan import budget, paper_costs
 from nst.plan.budget import Numerics, Training
-from nst.plan.hardware import CHIPS, EXAMPLES, GIB, cluster
-from nst.plan.images import KEY, Images, find_images
-from nst.plan.network import measure
+from nst.plan.chips import CHIPS, EXAMPLES, GIB, cluster
+from nst.plan.dataset_size import KEY, Images, find_images
+from nst.plan.layer_costs import measure
 from nst.plan.rates import Measurement, Rates, assumed, read_measurements, view_seconds
 from nst.plan.tables import duration, memory, number, short, size, tables
 from nst.settings.data import DataOptions, Source
@@ -391,9 +391,9 @@ def test_storage_of_predictions_is_what_predictions_take(tmp_path: Path):
 
 
 def test_the_papers_training_of_l2_implies_a_utilisation_of_five_percent():
-    assert paper.implied_utilization() == pytest.approx(0.0483, abs=0.0005)
-    assert [round(ratio.ours, 2) for ratio in paper.time_ratios()] == [0.87, 1.97, 2.63]
-    found = planned(*L2, "model.remat=false", f"plan.utilization={paper.implied_utilization()}")
+    assert paper_costs.implied_utilization() == pytest.approx(0.0483, abs=0.0005)
+    assert [round(ratio.ours, 2) for ratio in paper_costs.time_ratios()] == [0.87, 1.97, 2.63]
+    found = planned(*L2, "model.remat=false", f"plan.utilization={paper_costs.implied_utilization()}")
     student = next(row for row in found["stages"] if (row["generation"], row["stage"]) == (1, "train"))
     assert student["hours"] == pytest.approx(3.5 * 24, rel=1e-4)
     assert found["paper"]["our_days"] == pytest.approx(3.5)

@@ -30,10 +30,10 @@ from nst.errors import NstError
 from nst.evaluation.intervals import paired, unpaired, wilson
 from nst.evaluation.mistakes import write as write_mistakes
 from nst.report import figures, gallery, page
+from nst.report.generation_rows import rows
 from nst.report.paper import published
 from nst.report.records import open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
-from nst.report.rows import rows
 from nst.report.style import inline_svg, save_png, svg_document
 from nst.stages import report
 from nst.written import LIST

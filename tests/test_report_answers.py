@@ -20,8 +20,8 @@ from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.intervals import unpaired
 from nst.report import advice, class_tables, labels_section, page, sections, summary, terminal
+from nst.report.generation_rows import control_row, rows
 from nst.report.records import open_runs
-from nst.report.rows import control_row, rows
 from nst.stages import report
 from nst.training.callbacks import training_note
 from tests.test_report import UNLABELED, make_data, make_generation, make_run, page_of, words

@@ -20,10 +20,10 @@ from nst.evaluation.results import scored, summary
 from nst.report import page, robustness_figures
 from nst.report.figures import series_color
 from nst.report.records import open_runs
-from nst.report.robustness import headline, networks_of
+from nst.report.robustness_files import headline, networks_of
 from nst.report.robustness_section import _claim, _clip, _telling, robustness
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
-from nst.robustness.pictures import COLUMNS
+from nst.robustness.sheets import COLUMNS
 from nst.stages import report
 from tests.test_report import make_run, page_of, words
 

@@ -21,7 +21,6 @@ from nst.data.shared_memory import LoaderOptions
 from nst.data.transforms import CenterView
 from nst.errors import NstError
 from nst.robustness import sets
-from nst.robustness.batches import ImageSetBatches
 from nst.robustness.cifar import cifar_c, cifar_p
 from nst.robustness.classes import (
     CIFAR10,
@@ -33,6 +32,7 @@ from nst.robustness.classes import (
     subset_wnids,
 )
 from nst.robustness.image_sets import ImageSet, stratified
+from nst.robustness.padded import ImageSetBatches
 from nst.robustness.readers import open_array
 from nst.robustness.sets import (
     find_corruptions,

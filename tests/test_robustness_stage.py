@@ -44,16 +44,16 @@ from nst.evaluation.suite import (
 from nst.metrics import RunningSums
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import EfficientNet, build, normalize
-from nst.report.robustness import conditions, measured_rows
+from nst.report.robustness_files import conditions, measured_rows
 from nst.robustness import classes
 from nst.robustness.attacks import Attack, attack
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
-from nst.robustness.batches import ImageSetBatches
 from nst.robustness.classes import CIFAR10, imagenet_wnids, readable_names, subset_positions, subset_wnids
 from nst.robustness.corruptions import Corruptions, corruption_generator
 from nst.robustness.image_sets import ImageSet, shard_images
 from nst.robustness.made import CLEAN, corrupted, whole_images
 from nst.robustness.options import RobustnessOptions
+from nst.robustness.padded import ImageSetBatches
 from nst.robustness.perturbations import Perturbations, perturbation_generator
 from nst.robustness.scores import CorruptionErrors, clip_distances, top_classes
 from nst.robustness.sets import imagenet_p

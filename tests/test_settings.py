@@ -19,9 +19,9 @@ from nst.settings import GROUPS, SECTIONS, TREE
 from nst.settings.fields import Group, defaults_of, kinds_of, made_of, options_of
 from nst.settings.job import LabelJob, ShardJob, TrainJob
 from nst.settings.learning import Recipe, StudentOptions
-from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.network import Noise
 from nst.settings.stages import CommonOptions
+from nst.settings.trainer import TorchOptions, XlaOptions
 
 ROOT = Path(__file__).parent.parent
 BASES = [base for bases in GROUPS.values() for base in bases.values()]

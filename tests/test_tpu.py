@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from nst.cloud import deploy, jobs, remote
-from nst.cloud.cli import main
-from nst.cloud.faults import FAULTS, classify
+from nst.cloud import deploy, jobs, worker_scripts
+from nst.cloud.commands import main
 from nst.cloud.gcloud import Tpu
 from nst.cloud.queue import RUNTIMES
+from nst.cloud.refusals import FAULTS, classify
+from nst.cloud.worker_scripts import STATE
 from nst.cloud.workers import Workers, numbers
 from nst.errors import NstError
 
@@ -108,7 +109,7 @@ class Cloud:
 
     def state(self, worker: int) -> str:
         environment = {"HOME": str(self.home(worker)), "PATH": f"{self.folder}/bin:/usr/bin:/bin", "FAKE_WORKER": "0"}
-        done = subprocess.run(["bash", "-c", remote.STATE], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(["bash", "-c", STATE], env=environment, capture_output=True, text=True, check=True)
         return done.stdout.split()[2]
 
 
@@ -587,7 +588,7 @@ def test_an_offline_computer_does_not_give_up_the_job(ready: Cloud, capsys: pyte
 
 
 def test_a_long_log_is_shown_to_its_end(ready: Cloud, capsys: pytest.CaptureFixture[str], monkeypatch):
-    monkeypatch.setattr(remote, "LOOK_BYTES", 17)
+    monkeypatch.setattr(worker_scripts, "LOOK_BYTES", 17)
     assert main(["run", "pod", "--follow", "--", "train", "trainer=tpu_pod"]) == 0
     assert "attempt 1 on 0\nstep 1\nstep 2\nstep 3\npod: finished" in capsys.readouterr().out
 
@@ -965,7 +966,7 @@ def test_a_worker_without_a_number_in_its_name_asks_the_metadata_server(cloud: C
     executable(cloud.folder / "bin" / "hostname", "#!/bin/sh\necho tpu-vm\n")
     executable(cloud.folder / "bin" / "curl", '#!/bin/sh\ncase "$*" in *agent-worker-number) printf 7 ;; esac\n')
     environment = {"HOME": str(cloud.home(0)), "PATH": f"{cloud.folder}/bin:/usr/bin:/bin"}
-    done = subprocess.run(["bash", "-c", remote.STATE], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", STATE], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("nst-worker 7 new ")
 
 

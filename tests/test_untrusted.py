@@ -45,7 +45,7 @@ from nst.report import paper
 from nst.report.gallery import Picture
 from nst.report.page import Gallery, Page, Section, Table, render
 from nst.report.records import Experiment, Generation
-from nst.report.robustness import suites_of
+from nst.report.robustness_files import suites_of
 from nst.robustness.readers import ClipFiles, open_array
 from nst.runs import Run
 from nst.shown import fenced, in_markdown, kept, printable, short, shown, without_secrets

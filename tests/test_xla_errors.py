@@ -23,7 +23,7 @@ from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.settings.data import Pictures
 from nst.settings.job import TrainJob
-from nst.stages.options import machine_from
+from nst.stages.resolving import machine_from
 from nst.xla import environment
 
 
@@ -113,9 +113,9 @@ def test_a_device_left_in_the_environment_gives_way_to_the_trainers(
 def test_wrong_options_of_the_xla_trainers_name_the_valid_ones(
     tiny: Callable[..., Any], options: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from nst.xla import hardware
+    from nst.xla import trainers
 
-    monkeypatch.setattr(hardware, "configure", lambda *_, **__: None)  # this process needs no runtime of its own
+    monkeypatch.setattr(trainers, "configure", lambda *_, **__: None)  # this process needs no runtime of its own
     text = told(lambda: machine_from(tiny("trainer=xla_cpu", *options)))
     for word in words:
         assert word in text

@@ -50,7 +50,7 @@ def run(entry: dict[str, Any]) -> dict[str, Any]:
     told = {}
     with contextlib.ExitStack() as stack:
         if "groups" in entry:
-            from nst.xla.hardware import XlaHardware
+            from nst.xla.trainers import XlaHardware
 
             stack.enter_context(mock.patch.object(XlaHardware, "groups", entry["groups"]))
             stack.enter_context(mock.patch.object(XlaHardware, "local_groups", entry["groups"]))

@@ -79,7 +79,7 @@ def in_bf16() -> dict[str, list[bool]]:
     from torch import nn
 
     from nst.models.batch_norm import BatchNorm
-    from nst.xla.precision import XlaPrecision
+    from nst.xla.bfloat16 import XlaPrecision
     from nst.xla.remat import rematerialize
 
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def judged_steps(action: str, shapes: list[int], *, reads: int = 0, fallback: bo
     import torch_xla
 
     from nst.errors import NstError
-    from nst.settings.machine import GuardOptions
+    from nst.settings.trainer import GuardOptions
     from nst.xla.guard import Guard
 
     guard = Guard(GuardOptions(action))
@@ -142,7 +142,7 @@ def guarded() -> dict[str, str]:
 
 def judged_reads(transfers: int, runs: int) -> str:
     from nst.errors import NstError
-    from nst.settings.machine import GuardOptions
+    from nst.settings.trainer import GuardOptions
     from nst.xla.guard import Guard, Tally
 
     guard = Guard(GuardOptions("stop"))
@@ -205,17 +205,17 @@ def alone() -> str:
 
 def a_pod_as_a_host() -> list[str]:
     from nst.errors import NstError
-    from nst.xla import hardware
+    from nst.xla import trainers
     from nst.xla.hosts import Hosts
 
     def told(many_hosts: bool) -> str:
         try:
-            hardware.XlaHardware(device="tpu", many_hosts=many_hosts)
+            trainers.XlaHardware(device="tpu", many_hosts=many_hosts)
         except NstError as error:
             return str(error)
         return ""
 
-    with mock.patch.object(hardware, "configure"), mock.patch.object(Hosts, "current", return_value=Hosts(1, 4)):
+    with mock.patch.object(trainers, "configure"), mock.patch.object(Hosts, "current", return_value=Hosts(1, 4)):
         return [told(False), told(True)]
 
 

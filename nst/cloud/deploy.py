@@ -12,9 +12,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.cloud import remote
-from nst.cloud.faults import CloudError
+from nst.cloud import worker_scripts
 from nst.cloud.gcloud import Shell, Tpu
+from nst.cloud.refusals import CloudError
 from nst.cloud.workers import Workers, copy, numbers
 from nst.errors import NstError
 from nst.shown import without_secrets
@@ -87,7 +87,7 @@ def setup(tpu: Tpu, source: Source) -> str:
         f"installing on {workers.count} worker{'s' if workers.count > 1 else ''}: the first time takes minutes"
     )
     answers = workers.all(
-        remote.setup(source.place, source.ref, os.environ.get("NST_TPU_TORCH_INDEX")), assume=f"ready {COMMIT}"
+        worker_scripts.setup(source.place, source.ref, os.environ.get("NST_TPU_TORCH_INDEX")), assume=f"ready {COMMIT}"
     )
     for said, what, next in (
         ("busy", "a job is running: {rest}", f"bin/tpu stop {tpu.name}"),

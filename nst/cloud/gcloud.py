@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nst.cloud.faults import classify
+from nst.cloud.refusals import classify
 from nst.errors import NstError
 
 ATTEMPTS = 4

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nst.cli import COMPUTING, STAGES
-from nst.cloud import remote
+from nst.cloud import worker_scripts
 from nst.cloud.deploy import COMMIT
 from nst.cloud.gcloud import Tpu
 from nst.cloud.queue import node_of, state_of
@@ -96,7 +96,7 @@ def start(tpu: Tpu, workers: Workers, job: Job, commit: str) -> str:
     name = "launch" if tpu.shell.dry_run else f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     if job.variables:
         _send(tpu, job.variables)
-    answers = workers.all(remote.launch(name, commit, job.words, {"PJRT_DEVICE": "TPU"}), assume="started")
+    answers = workers.all(worker_scripts.launch(name, commit, job.words, {"PJRT_DEVICE": "TPU"}), assume="started")
     refused = {number: answer for number, answer in answers.items() if answer != "started"}
     if refused:
         raise NstError(
@@ -110,19 +110,21 @@ def start(tpu: Tpu, workers: Workers, job: Job, commit: str) -> str:
 
 def _send(tpu: Tpu, variables: Mapping[str, str]) -> None:
     """The environment to every worker as a file: in a command, each user of either machine could read its secrets."""
-    tpu.shell.comment(f"{remote.ENVIRONMENT}, for its owner alone: export NAME=value for {', '.join(variables)}")
+    tpu.shell.comment(
+        f"{worker_scripts.ENVIRONMENT}, for its owner alone: export NAME=value for {', '.join(variables)}"
+    )
     with tempfile.TemporaryDirectory(prefix="nst-") as folder:
-        path = Path(remote.ENVIRONMENT) if tpu.shell.dry_run else Path(folder) / remote.ENVIRONMENT
+        path = Path(worker_scripts.ENVIRONMENT) if tpu.shell.dry_run else Path(folder) / worker_scripts.ENVIRONMENT
         if not tpu.shell.dry_run:
             path.touch(mode=0o600)
             lines = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
             path.write_text("".join(lines), encoding="utf-8")
-        copy(tpu, path, remote.ENVIRONMENT)
+        copy(tpu, path, worker_scripts.ENVIRONMENT)
 
 
 def stop(tpu: Tpu, workers: Workers) -> None:
     """Ends what runs on any worker; nothing running is fine."""
-    answers = workers.all(remote.STOP, assume=IDLE)
+    answers = workers.all(worker_scripts.STOP, assume=IDLE)
     left = [number for number, answer in answers.items() if State.parse(answer).name == "running"]
     if left:
         raise NstError(f"{numbers(left)} of {tpu.name}: the job does not end", next=f"bin/tpu status {tpu.name}")
@@ -146,7 +148,7 @@ def status(tpu: Tpu) -> None:
     if node.get("state") != "READY":
         return
     workers = Workers(tpu)
-    answers = workers.ask(remote.STATE, assume=IDLE, attempts=2)
+    answers = workers.ask(worker_scripts.STATE, assume=IDLE, attempts=2)
     said: dict[str, list[int]] = {}
     for number in range(workers.count):
         state = State.parse(answers[number]) if number in answers else None

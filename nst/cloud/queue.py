@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nst.cloud.faults import CloudError, classify
 from nst.cloud.gcloud import ATTEMPTS, Tpu
+from nst.cloud.refusals import CloudError, classify
 from nst.errors import NstError
 
 # software of the machines, by the type's family: what Google names for PyTorch

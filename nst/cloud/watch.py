@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from nst.cloud import queue
 from nst.cloud.deploy import COMMIT, Source, committed, git, setup
-from nst.cloud.faults import CloudError
 from nst.cloud.gcloud import Tpu
 from nst.cloud.jobs import Job, check, start, stop
+from nst.cloud.refusals import CloudError
 from nst.cloud.workers import State, Workers, numbers
 from nst.errors import NstError, UsageError
 

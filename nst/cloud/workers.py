@@ -13,10 +13,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.cloud import remote
-from nst.cloud.faults import SSH_DROPPED, CloudError, classify
+from nst.cloud import worker_scripts
 from nst.cloud.gcloud import ATTEMPTS, Tpu
 from nst.cloud.queue import WAITING, again, ended, state_of
+from nst.cloud.refusals import SSH_DROPPED, CloudError, classify
 from nst.errors import NstError
 
 ANSWER = re.compile(r"^nst-worker (\d+) (.*)$", re.MULTILINE)
@@ -160,7 +160,7 @@ class Workers:
         return answers
 
     def states(self, assume: str) -> dict[int, State]:
-        return {number: State.parse(answer) for number, answer in self.all(remote.STATE, assume).items()}
+        return {number: State.parse(answer) for number, answer in self.all(worker_scripts.STATE, assume).items()}
 
     def look(
         self, worker: int, file: str, *, start: int = 0, lines: int | None = None, assume: str = "idle"
@@ -171,7 +171,7 @@ class Workers:
             CloudError: the worker does not answer.
         """
         mark = f"nst-log-{secrets.token_hex(4)}" if not self.tpu.shell.dry_run else "nst-log"
-        script = remote.look(file, mark, start=start, lines=lines)
+        script = worker_scripts.look(file, mark, start=start, lines=lines)
         try:
             out = self.tpu.call(
                 "tpu-vm", "ssh", self.tpu.name, f"--worker={worker}", *KEEP_ALIVE, f"--command={script}",

@@ -46,7 +46,7 @@ class BatchNorm(BatchNormAct2d):
         compiled = x.device.type == "xla"
         if self.training and self.moves:
             self.num_batches_tracked.add_(1)
-        # on the meta device shapes alone are asked for (nst.plan.network), by one rank or by all
+        # on the meta device shapes alone are asked for (nst.plan.layer_costs), by one rank or by all
         if self.training and (compiled or (ranks() > 1 and not x.is_meta)):
             x = x.float() if compiled else x  # float32 also under autocast
             mean, variance, values = whole_statistics(x)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from nst.errors import UsageError
-from nst.plan.hardware import Cluster
-from nst.plan.network import NetworkCost
+from nst.plan.chips import Cluster
+from nst.plan.layer_costs import NetworkCost
 from nst.settings.learning import Recipe
 from nst.training.optim import build_optimizer
 from nst.training.tensor_rate import prime

@@ -8,7 +8,7 @@ from dataclasses import replace
 from nst.errors import UsageError
 from nst.machine import GIB, MARGIN
 from nst.plan.budget import Numerics, Training, memory
-from nst.plan.hardware import CHIPS, Cluster
+from nst.plan.chips import CHIPS, Cluster
 
 
 def require_room(training: Training, numerics: Numerics, available: float | None, *, devices: int) -> None:

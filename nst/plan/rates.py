@@ -23,9 +23,9 @@ from typing import Any
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.plan.budget import Numerics, Training
-from nst.plan.hardware import Chip
-from nst.plan.images import Images
-from nst.plan.network import NetworkCost
+from nst.plan.chips import Chip
+from nst.plan.dataset_size import Images
+from nst.plan.layer_costs import NetworkCost
 
 MEASURED = Path(__file__).with_name("measured.json")
 WRITTEN_BY = "bin/bench gpu --json <file> writes one"
@@ -40,7 +40,7 @@ class Measurement:
     """A row of the calibration.
 
     Args:
-        chip: as in `nst.plan.hardware.CHIPS`.
+        chip: as in `nst.plan.chips.CHIPS`.
         work: train | label.
         utilization: share of the chip's peak, of work as `NetworkCost` counts it.
     """

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from nst.plan.budget import COMPILE_S_A_BLOCK
-from nst.plan.hardware import GIB
+from nst.plan.chips import GIB
 
 HOUR = 3600
 Result = Mapping[str, Any]

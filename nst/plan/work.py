@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nst.models.networks import AnyArchitecture
 from nst.plan.budget import Training
-from nst.plan.images import Images
-from nst.plan.network import NetworkCost, measure
+from nst.plan.dataset_size import Images
+from nst.plan.layer_costs import NetworkCost, measure
 from nst.plan.rates import step_views_seconds, view_seconds
 from nst.training.phases import Phase
 

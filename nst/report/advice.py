@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from nst.report.generation_rows import Row, certain
 from nst.report.page import Section, number
 from nst.report.records import Document, Experiment
-from nst.report.rows import Row, certain
 from nst.shown import short
 
 NEAR_CHANCE = 1.5  # times the accuracy of guessing

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nst.report.generation_rows import Row, model_name, rows
 from nst.report.page import number
 from nst.report.records import Experiment, Generation, open_runs
-from nst.report.robustness import blocks_of, conditions, measured_rows
-from nst.report.rows import Row, model_name, rows
+from nst.report.robustness_files import blocks_of, conditions, measured_rows
 from nst.report.summary import command, facts
 from nst.shown import fenced, in_markdown, short
 

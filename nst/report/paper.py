@@ -31,8 +31,8 @@ from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
 from nst.recipes import EXHIBITS
 from nst.recipes.published import Exhibit
+from nst.report.generation_rows import model_name
 from nst.report.records import Document
-from nst.report.rows import model_name
 from nst.shown import in_markdown, short
 
 FULL_SIZE = "full size"

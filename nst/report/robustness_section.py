@@ -16,7 +16,8 @@ from nst.report.figures import series_color
 from nst.report.gallery import Picture
 from nst.report.page import Drawing, Gallery, Section, Table, number
 from nst.report.records import Experiment
-from nst.report.robustness import (
+from nst.report.robustness_figures import Panel, StripData, readable
+from nst.report.robustness_files import (
     CORRUPTION_SUITES,
     PERTURBATION_SUITES,
     Answer,
@@ -29,7 +30,6 @@ from nst.report.robustness import (
     suites_of,
     whole_rows,
 )
-from nst.report.robustness_figures import Panel, StripData, readable
 from nst.robustness.baselines import CORRUPTION_GROUPS, CORRUPTIONS
 
 FIGURES = (

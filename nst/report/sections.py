@@ -12,10 +12,10 @@ import numpy as np
 
 from nst.report import figures
 from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confusions
+from nst.report.generation_rows import Row, certain, compared, model_name
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
-from nst.report.rows import Row, certain, compared, model_name
 
 COLUMNS = (  # with spaces and hyphens that do not break
     "run", "model", "params", "labeled", "unlabeled (with copies)", "pseudo-labels right\u00a0%", "top\u20111\u00a0%",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nst.data.shard_set import load_index
 from nst.documents import config_text
+from nst.report.generation_rows import Row, certain, model_name
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
-from nst.report.rows import Row, certain, model_name
 from nst.shown import short
 
 LAYOUTS = ("folder", "tar", "csv")  # of data sets that have no name of their own

@@ -8,8 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from nst.report.generation_rows import model_name
 from nst.report.records import CONTROL
-from nst.report.rows import model_name
 from nst.shown import short
 
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")

@@ -18,15 +18,15 @@ import numpy as np
 from nst.data.operations import Image
 from nst.data.stream import generator
 from nst.errors import NstError, require_choice
-from nst.robustness import geometry, noises
+from nst.robustness import noises, warps
 from nst.robustness.baselines import DIFFICULTIES, EXTRA_PERTURBATIONS, PERTURBATIONS
 from nst.robustness.corruptions import MIN_SIDE, require_picture
 from nst.robustness.draws import Draws
 from nst.robustness.filters import Field, gaussian, motion_blurred, sum_as_bytes
-from nst.robustness.geometry import affine_matrix, moved, tilt_matrix, tilted
 from nst.robustness.hsv import add_value
 from nst.robustness.perturbation_tables import TABLES
 from nst.robustness.severities import table_side
+from nst.robustness.warps import affine_matrix, moved, tilt_matrix, tilted
 from nst.robustness.weather import add_snow, add_water, liquid_layer, snow_flakes, whiten
 
 NAMES = PERTURBATIONS + EXTRA_PERTURBATIONS
@@ -102,16 +102,16 @@ class Perturbations:
             return picture
         short = round(self.side * 256 / 224) if self.table == 224 else self.side
         if width < height:
-            return geometry.resized(picture, short, int(short * height / width))
-        return geometry.resized(picture, int(short * width / height), short)
+            return warps.resized(picture, short, int(short * height / width))
+        return warps.resized(picture, int(short * width / height), short)
 
     def view(self, picture: Image) -> Image:
         """What a network sees of a picture at its base size: (side, side, 3)."""
         height, width = picture.shape[:2]
         if not self._settings.square:
-            return geometry.centre(picture, self.side, self.side)
-        central = geometry.centre(picture, int(width * _CENTRAL_SHARE), int(height * _CENTRAL_SHARE))
-        return geometry.resized(central, self.side, self.side)
+            return warps.centre(picture, self.side, self.side)
+        central = warps.centre(picture, int(width * _CENTRAL_SHARE), int(height * _CENTRAL_SHARE))
+        return warps.resized(central, self.side, self.side)
 
     # ---- blurs and colours ---------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from typing import Any
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.fields import Group, kinds_of, nullable_in
 from nst.settings.learning import StudentOptions, TeacherOptions
-from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, LoggerOptions, RobustnessSettings
 from nst.settings.network import Model, Noise, TimmModel
 from nst.settings.stages import (
@@ -28,6 +27,7 @@ from nst.settings.stages import (
     SelectOptions,
     ShardOptions,
 )
+from nst.settings.trainer import TorchOptions, XlaOptions
 
 # options that every configuration has
 SECTIONS: dict[str, type[Group]] = {

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, get_type_hints
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.fields import Group, made_of
 from nst.settings.learning import StudentOptions, TeacherOptions
-from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions, RobustnessSettings
 from nst.settings.network import Model, Noise, TimmModel
 from nst.settings.stages import (
@@ -28,6 +27,7 @@ from nst.settings.stages import (
     SelectOptions,
     ShardOptions,
 )
+from nst.settings.trainer import TorchOptions, XlaOptions
 
 
 @dataclass(frozen=True, kw_only=True)

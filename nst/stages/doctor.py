@@ -31,17 +31,17 @@ from nst.errors import NstError, require_choice
 from nst.models.checkpoints import read_info
 from nst.models.networks import AnyArchitecture
 from nst.plan import budget
-from nst.plan.hardware import GIB, cluster
-from nst.plan.images import PREDICTION, Images, find_images
-from nst.plan.network import measure
+from nst.plan.chips import GIB, cluster
+from nst.plan.dataset_size import PREDICTION, Images, find_images
+from nst.plan.layer_costs import measure
 from nst.progress import say
 from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
-from nst.stages.options import architecture as architecture_of
 from nst.stages.places import teacher_files
+from nst.stages.resolving import architecture as architecture_of
 from nst.training.phases import phases
 from nst.training.tracking import resolved_mode
 

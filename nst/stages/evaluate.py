@@ -43,9 +43,9 @@ from nst.sharing import is_rank_zero
 from nst.shown import without_secrets
 from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart
-from nst.stages.options import has_test_set, machine, measured, test_set
-from nst.stages.options import tracking as tracking_of
 from nst.stages.places import one_network
+from nst.stages.resolving import has_test_set, machine, measured, test_set
+from nst.stages.resolving import tracking as tracking_of
 from nst.training.callbacks import bad_sample_summary
 from nst.training.counting import count
 from nst.training.gathering import union

@@ -28,7 +28,7 @@ from nst.config import job_from, require_values
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console
-from nst.report.robustness import COLUMNS, headline
+from nst.report.robustness_files import COLUMNS, headline
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, wait_until_seen
@@ -38,8 +38,8 @@ from nst.stages.doctor import advise
 from nst.stages.generations import CONTROL, Places, configurations, control_options, require_teacher, starts_from_a_run
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.networks import Networks
-from nst.stages.options import has_validation_set, machine, test_set
 from nst.stages.places import shards_place
+from nst.stages.resolving import has_validation_set, machine, test_set
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 

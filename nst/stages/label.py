@@ -20,11 +20,11 @@ from nst.machine import require_batch
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import LabelJob
-from nst.settings.machine import TorchOptions
+from nst.settings.trainer import TorchOptions
 from nst.sharing import is_rank_zero
 from nst.stages.apart import keep_apart
-from nst.stages.options import machine, open_shards
 from nst.stages.places import has_validation_set, predictions_folder, teacher_files
+from nst.stages.resolving import machine, open_shards
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.ensemble import Ensemble, view_at
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel

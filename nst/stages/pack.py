@@ -19,7 +19,7 @@ from nst.errors import NstError
 from nst.progress import Bar
 from nst.runs import Run
 from nst.settings.job import ShardJob
-from nst.stages import options
+from nst.stages import resolving
 from nst.training.teachers import pseudo_labels
 
 
@@ -32,10 +32,10 @@ def run(job: ShardJob, output: Path, *, shards_at_once: int = OPEN_SHARDS) -> di
     Raises:
         NstError: no teacher; selection, predictions and shards that do not belong together; or no room.
     """
-    teacher = options.teacher(job.teacher, job.stage)
+    teacher = resolving.teacher(job.teacher, job.stage)
     if teacher is None:
         raise NstError("whose selection is to be packed?", next="teacher.run=<run directory of the teacher>")
-    unlabeled = options.open_shards(job.data, "unlabeled", job.remote)
+    unlabeled = resolving.open_shards(job.data, "unlabeled", job.remote)
     config, samples_per_shard = require_values(job.config), job.shard.samples_per_shard
     labels = pseudo_labels(teacher, unlabeled)
     if not isinstance(labels, PseudoLabels):

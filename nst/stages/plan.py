@@ -21,18 +21,18 @@ from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.plan import budget
 from nst.plan.budget import Numerics, Training
-from nst.plan.hardware import Cluster, cluster
-from nst.plan.images import Images, find_images
-from nst.plan.paper import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
+from nst.plan.chips import Cluster, cluster
+from nst.plan.dataset_size import Images, find_images
+from nst.plan.paper_costs import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
 from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds
 from nst.plan.tables import tables
 from nst.plan.work import Generation, Work, teacher_cost, trainings_of, works_of
 from nst.progress import console, say
 from nst.settings.job import SurveyJob, changed
-from nst.settings.machine import TorchOptions, XlaOptions
+from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
 from nst.stages.generations import CONTROL, configurations, control_options, starts_from_a_run
-from nst.stages.options import architecture as architecture_of
+from nst.stages.resolving import architecture as architecture_of
 from nst.training.phases import phases
 
 HOUR, DAY = 3600, 86400

@@ -40,8 +40,8 @@ from nst.settings.job import PredictJob
 from nst.sharing import is_rank_zero
 from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
-from nst.stages.options import machine
 from nst.stages.places import network_files
+from nst.stages.resolving import machine
 from nst.training.ensemble import Ensemble
 from nst.training.label_engines import LightningEngine, ShardsToLabel
 

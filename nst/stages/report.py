@@ -21,12 +21,12 @@ from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report import advice, labels_section, paper, paper_figures, sections, summary, terminal
+from nst.report.generation_rows import Row, control_row, rows, write_csv
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
 from nst.report.records import Experiment, open_runs
 from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.robustness_section import robustness
-from nst.report.rows import Row, control_row, rows, write_csv
 from nst.report.style import save_png, svg_document
 from nst.settings.job import ReportJob
 from nst.settings.measuring import WandbOptions

@@ -25,12 +25,12 @@ from nst.errors import NstError
 from nst.evaluation import results
 from nst.evaluation.suite import Block, Pass, Subject, Suite
 from nst.progress import Bar, say
-from nst.robustness.batches import ImageSetBatches
 from nst.robustness.classes import readable_names
 from nst.robustness.image_sets import ImageSet, shard_images
 from nst.robustness.options import RobustnessOptions
-from nst.robustness.pictures import Answer, entries, write_sheet
+from nst.robustness.padded import ImageSetBatches
 from nst.robustness.sets import imagenet_folders
+from nst.robustness.sheets import Answer, entries, write_sheet
 from nst.runs import Run
 from nst.sharing import is_rank_zero
 from nst.training.counting import count

@@ -25,18 +25,18 @@ from nst.models.networks import AnyArchitecture, build
 from nst.models.pretrained import Start
 from nst.models.released import weights_digest
 from nst.plan.budget import Numerics, Training
+from nst.plan.layer_costs import measure
 from nst.plan.limits import require_room
-from nst.plan.network import measure
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import SurveyJob, TrainJob
 from nst.settings.learning import Teaching
 from nst.sharing import is_rank_zero, wait_until_seen
-from nst.stages import options
+from nst.stages import resolving
 from nst.stages.apart import keep_apart
 from nst.stages.doctor import advise
-from nst.stages.monitor import monitor_of, require_monitoring
 from nst.stages.places import one_network
+from nst.stages.watching import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
 from nst.training.hardware import Machine
@@ -50,20 +50,20 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
     Raises:
         NstError: inputs that do not fit together, a loss that is not finite, too many bad samples.
     """
-    teacher = options.teacher(job.teacher, job.stage)
+    teacher = resolving.teacher(job.teacher, job.stage)
     if teacher is None:
         job = replace(job, student=replace(job.student, unlabeled_ratio=0))
-    data, machine = options.open_data(job, unlabeled=teacher is not None), options.machine(job.trainer)
+    data, machine = resolving.open_data(job, unlabeled=teacher is not None), resolving.machine(job.trainer)
     monitor = monitor_of(job, data, machine)
     config = require_values(job.config)
     start = _start(job, teacher)
-    with options.tracking(job.logger, directory, config, job.stage) as tracking:
+    with resolving.tracking(job.logger, directory, config, job.stage) as tracking:
         inputs = _inputs(job, data, teacher, start)
         steps = _checked_phases(job, data, machine)
         setup = Setup(
             directory=directory,
             job=job,
-            architecture=options.architecture(job.model),
+            architecture=resolving.architecture(job.model),
             data=data,
             teacher=teacher,
             machine=machine,
@@ -127,7 +127,7 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | N
     finetune = recipe.pop("finetune")
     del recipe["start"]  # told by the weights
     inputs = {
-        "architecture": asdict(options.architecture(job.model)),
+        "architecture": asdict(resolving.architecture(job.model)),
         "recipe": recipe,
         "noise": asdict(job.noise),
         "finetune": finetune if finetune["epochs"] else None,
@@ -139,7 +139,7 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | N
         "max_bad_fraction": job.max_bad_fraction,
     }
     if start and not start.whole:
-        inputs["pretrained"] = pretrained.digest(start.source, options.architecture(job.model))
+        inputs["pretrained"] = pretrained.digest(start.source, resolving.architecture(job.model))
     if job.trainer.accumulate > 1:
         # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
         inputs["accumulate"] = job.trainer.accumulate
@@ -238,10 +238,10 @@ def check(job: TrainJob) -> None:
     Raises:
         NstError: options or labeled data that do not fit together.
     """
-    data, machine = options.open_data(job, unlabeled=False), options.machine(job.trainer)
+    data, machine = resolving.open_data(job, unlabeled=False), resolving.machine(job.trainer)
     require_monitoring(job)
     _check_labeled(data)
-    _facts(options.architecture(job.model), data)  # builds the network, without memory
+    _facts(resolving.architecture(job.model), data)  # builds the network, without memory
     _checked_phases(job, data, machine)
 
 
@@ -251,7 +251,7 @@ def _checked_phases(job: TrainJob, data: Data, machine: Machine) -> list[Phase]:
     Raises:
         UsageError: no schedule, a batch that does not divide, or a step that no device here can hold.
     """
-    architecture, classes = options.architecture(job.model), len(data.labeled.classes)
+    architecture, classes = resolving.architecture(job.model), len(data.labeled.classes)
     steps = phases(architecture, job.student, job.noise, data.labeled.samples)
     require_compilable(machine, job.model.remat)
     for phase in steps:

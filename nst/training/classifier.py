@@ -35,7 +35,7 @@ from nst.training.ema import Ema
 from nst.training.gathering import reduced
 from nst.training.hardware import Hardware, Machine
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
-from nst.training.noise import masks
+from nst.training.noised_sides import masks
 from nst.training.optim import Schedule, build_optimizer, on_device, parameter_groups, set_learning_rate
 
 # what a step adds up on the device; the order of `Classifier.note`, the gradient norm last

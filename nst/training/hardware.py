@@ -20,7 +20,7 @@ from nst.data.shared_memory import LoaderOptions
 from nst.errors import UsageError
 from nst.machine import host_memory, require_loaders
 from nst.replaced import replaced
-from nst.settings.machine import TorchOptions
+from nst.settings.trainer import TorchOptions
 from nst.training import ranks
 from nst.training.gpus import device_count, require_gpus
 

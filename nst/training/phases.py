@@ -40,8 +40,8 @@ from nst.training.callbacks import BadSampleLimit, KeepLast, TrainingBar, requir
 from nst.training.classifier import Classifier
 from nst.training.hardware import Machine
 from nst.training.loggers import TIMING_METRICS, MetricsTable
-from nst.training.monitor import Monitor, Monitoring
 from nst.training.optim import Schedule, schedule_for
+from nst.training.periodic import Monitor, Monitoring
 from nst.training.recipe import Length, finetuning
 from nst.training.teachers import Teacher, pseudo_labels
 from nst.training.tracking import Tracking

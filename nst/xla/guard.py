@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from nst.errors import NstError
 from nst.progress import say
-from nst.settings.machine import GuardOptions
+from nst.settings.trainer import GuardOptions
 from nst.training.classifier import Classifier
 
 EXECUTIONS = ("ExecuteTime", "ExecuteReplicatedTime")

@@ -25,9 +25,9 @@ from nst.training.classifier import Classifier
 from nst.training.optim import set_learning_rate
 from nst.training.phases import new_network
 from nst.training.tensor_rate import prime
-from nst.xla.hardware import XlaHardware
-from nst.xla.precision import XlaPrecision
+from nst.xla.bfloat16 import XlaPrecision
 from nst.xla.program import Program, TrainStep
+from nst.xla.trainers import XlaHardware
 
 if TYPE_CHECKING:
     from nst.data.batches import Batch

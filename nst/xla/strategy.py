@@ -34,9 +34,9 @@ from nst.errors import NstError, Preempted, in_a_line
 from nst.training.optim import on_device
 from nst.training.tensor_rate import prime
 from nst.xla import lifeline
+from nst.xla.bfloat16 import XlaPrecision
 from nst.xla.hosts import Hosts
-from nst.xla.precision import XlaPrecision
-from nst.xla.transfer import module_to_host, send_rows, send_whole, settle, to_host
+from nst.xla.placing import module_to_host, send_rows, send_whole, settle, to_host
 
 
 class PjrtAccelerator(Accelerator):

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import torch_xla.distributed.spmd as xs
 from torch import Tensor
 
+from nst.xla.placing import send_whole
 from nst.xla.replacing import Replacing, pair
-from nst.xla.transfer import send_whole
 
 MOST_ENTRIES = 2**16  # of a channel's matrix: 16 x 16 px in and out; beyond, the zeros cost more than the loops
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from nst.atomic import atomic_path
-from nst.robustness.batches import ImageSetBatches
+from nst.robustness.padded import ImageSetBatches
 
 COLUMNS = 12
 FRAMES_SHOWN = 11

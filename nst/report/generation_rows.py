@@ -14,14 +14,14 @@ from typing import Any
 from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
 from nst.evaluation.intervals import Interval, paired, unpaired, wilson
-from nst.report import robustness
+from nst.report import robustness_files
 from nst.report.records import CONTROL, Experiment, Generation
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
     "unlabeled_with_copies", "pseudo_label_accuracy", "steps", "test_images", "top1", "top1_low", "top1_high",
     "top5", "ece", "loss", "gain", "gain_low", "gain_high",
-    *robustness.COLUMNS,
+    *robustness_files.COLUMNS,
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -88,7 +88,7 @@ def row(generation: Generation) -> Row:
         "top1_low": low,
         "top1_high": high,
         **{name: scores.get(name) for name in ("top5", "ece", "loss")},
-        **robustness.headline(robustness.blocks_of(generation)),
+        **robustness_files.headline(robustness_files.blocks_of(generation)),
     }
 
 

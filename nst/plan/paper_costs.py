@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nst.models.efficientnet import ARCHITECTURES
-from nst.plan.hardware import cluster
-from nst.plan.network import measure
+from nst.plan.chips import cluster
+from nst.plan.layer_costs import measure
 
 CLASSES, LABELED_IMAGES = 1000, 1_281_167
 

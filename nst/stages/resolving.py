@@ -21,9 +21,9 @@ from nst.robustness.options import RobustnessOptions
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.job import TrainJob, trainer_of
 from nst.settings.learning import TeacherOptions
-from nst.settings.machine import TorchOptions, XlaOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
 from nst.settings.network import Model, TimmModel
+from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.places import one_network, predictions_folder, selection_folder, shards_place, teacher_files
 from nst.training.hardware import Hardware, Machine
 from nst.training.phases import Data
@@ -49,7 +49,7 @@ def machine(options: TorchOptions | XlaOptions) -> Machine:
     from nst.xla.environment import require_torch_xla
 
     require_torch_xla()
-    from nst.xla.hardware import XlaHardware
+    from nst.xla.trainers import XlaHardware
 
     return XlaHardware(**vars(options))
 

@@ -17,7 +17,7 @@ from nst.errors import NstError
 from nst.machine import host_memory, require_loaders
 from nst.models.efficientnet import EfficientNet
 from nst.models.timm_network import TimmNetwork
-from nst.settings.machine import XlaOptions
+from nst.settings.trainer import XlaOptions
 from nst.training.hardware import Network, Value, bare_trainer
 from nst.xla.environment import configure
 
@@ -35,7 +35,7 @@ class XlaHardware(XlaOptions):
         require_loaders(self.workers)
         configure(self.device, self.virtual_devices, fast_compile=self.fast_compile)
         # only now may torch_xla be loaded
-        from nst.xla.precision import XlaPrecision
+        from nst.xla.bfloat16 import XlaPrecision
         from nst.xla.strategy import data_mesh
 
         XlaPrecision(self.precision, self.gradient_dtype)
@@ -110,8 +110,8 @@ class XlaHardware(XlaOptions):
     def trainer(
         self, directory: Path, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (), **options: Any
     ) -> pl.Trainer:
+        from nst.xla.bfloat16 import XlaPrecision
         from nst.xla.guard import Guard
-        from nst.xla.precision import XlaPrecision
         from nst.xla.strategy import SpmdStrategy
 
         precision = XlaPrecision(self.precision, self.gradient_dtype, virtual=self.device == "cpu")

@@ -1,4 +1,4 @@
-"""Robustness within a training (`eval.every`): what `nst train` passes to `nst.training.monitor`.
+"""Robustness within a training (`eval.every`): what `nst train` passes to `nst.training.periodic`.
 
     <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
 
@@ -22,9 +22,9 @@ from nst.evaluation.suite import Subject
 from nst.models.networks import framing_at
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
-from nst.stages.options import architecture, measured
+from nst.stages.resolving import architecture, measured
 from nst.training.hardware import Machine
-from nst.training.monitor import Monitor
+from nst.training.periodic import Monitor
 from nst.training.phases import Data
 
 

@@ -23,7 +23,7 @@ from nst.data.datamodule import JointDataModule
 from nst.data.shared_memory import LoaderOptions
 from nst.data.views import training_view
 from nst.plan import budget
-from nst.plan.budget import Numerics, Training
+from nst.plan.budget import Numerics, PhaseCost
 from nst.plan.chips import CHIPS, GIB, Chip
 from nst.plan.layer_costs import measure
 from nst.plan.rates import Measurement
@@ -265,7 +265,7 @@ def _images_that_fit(device: Device, network: str, px: int, remat: bool) -> int:
     if device.memory is None:
         return 8
     cost = measure(train_step.NETWORKS[network], train_step.CLASSES, px)
-    training = Training(1, "train", network, cost, Recipe(), steps=1)
+    training = PhaseCost(1, "train", network, cost, Recipe(), steps=1)
     each = budget.activation_bytes(training, Numerics.of("bf16-mixed"), compiled=False, remat=remat)
     return next((count for count in (128, 64, 32, 16) if count * each < ROOM * device.memory), 8)
 

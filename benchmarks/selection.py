@@ -131,7 +131,7 @@ def compare(predictions: Path, options: argparse.Namespace, about: str) -> None:
 
 def select(options: argparse.Namespace, predictions: Path, output: Path) -> None:
     """The measured part: what `nst select` calls."""
-    from nst.settings.data import DataOptions, RemoteOptions, Source
+    from nst.settings.data import DataOptions, RemoteOptions, SourceOptions
     from nst.settings.job import SelectJob
     from nst.settings.learning import TeacherOptions
     from nst.settings.stages import SelectOptions
@@ -145,7 +145,7 @@ def select(options: argparse.Namespace, predictions: Path, output: Path) -> None
         ),
         teacher=TeacherOptions(predictions=str(predictions)), remote=RemoteOptions(),
         data=DataOptions(name="made", root="none", labeled="none", unlabeled="none", test=None, validation=None,
-                         source=Source(name="folder")),
+                         source=SourceOptions(name="folder")),
     )  # fmt: skip
     run(job, output)
 

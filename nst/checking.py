@@ -15,7 +15,7 @@ from nst.settings.fields import MISSING_VALUE, Group, options_of
 
 
 @dataclass(frozen=True)
-class Mistake:
+class WrongOption:
     """An option whose value is none.
 
     Args:
@@ -67,29 +67,29 @@ def _base(config: Mapping[Any, Any], group: str) -> Mapping[str, Any]:
     return max((base for base in BASES.get(group, ()) if base.keys() <= {*config, "*"}), key=len, default={})
 
 
-def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str, Any], list[Mistake]]:
+def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str, Any], list[WrongOption]]:
     """What in a tree of options is not yet as stages take it, by name, and what is wrong."""
     changed: dict[str, Any] = {}
-    mistakes: list[Mistake] = []
+    mistakes: list[WrongOption] = []
     own = _base(config, group)
     for key, value in config.items():
         name = f"{group}.{key}" if group else str(key)
         node = own.get(key) or _node(name)
         if node is None:
-            mistakes.append(Mistake(name, value, f"there is no option of that name{nearest(name, _names(group))}"))
+            mistakes.append(WrongOption(name, value, f"there is no option of that name{nearest(name, _names(group))}"))
         elif isinstance(node, Kind):
             try:
                 read = value if value == MISSING_VALUE else node.read(value)
                 if type(read) is not type(value) or read != value:
                     changed[name] = read
             except ValueError:
-                mistakes.append(Mistake(name, value, node.words))
+                mistakes.append(WrongOption(name, value, node.words))
         elif isinstance(value, Mapping):
             inner, wrong = read_settings(value, name)
             changed |= inner
             mistakes += wrong
         elif value is not None or re.sub(r"^(eval\.attacks)\.[^.]+$", r"\1.*", name) not in NULLABLE:
-            mistakes.append(Mistake(name, value, f"it is a group of options: {name}.<option>=..."))
+            mistakes.append(WrongOption(name, value, f"it is a group of options: {name}.<option>=..."))
     return changed, mistakes
 
 

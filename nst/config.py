@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nst.checking import Mistake, kind_of, read_settings, takes_more
+from nst.checking import WrongOption, kind_of, read_settings, takes_more
 from nst.errors import UsageError, nearest
 from nst.groups import conf_dir, group_choices, groups
 from nst.recipes.search_path import register
@@ -134,7 +134,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         if not _readable(item):
             name, _, value = item.partition("=")
             if kind := kind_of(name.lstrip("+")):
-                return Mistake(name.lstrip("+"), value, kind.words).error([item])
+                return WrongOption(name.lstrip("+"), value, kind.words).error([item])
             return UsageError(f"'{item[:80]}' cannot be read", valid="option=value; lists as [a, b], text in quotes")
     return UsageError(
         "the options do not fit together", got=text.strip().splitlines()[0], next="nst <stage> --help lists the options"

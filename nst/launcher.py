@@ -38,7 +38,7 @@ from nst.errors import NstError, UsageError
 from nst.progress import console, say
 from nst.refused import OPTIONS
 from nst.sharing import is_rank_zero
-from nst.sweep_table import STOPPED, Job, result_in, summary_table
+from nst.sweep_table import STOPPED, SweepJob, result_in, summary_table
 from nst.typed import quoted, verbatim
 
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
@@ -207,7 +207,7 @@ def _forget(new: Sequence[Path]) -> None:
             path.rmdir()
 
 
-def _noted(records: Path) -> list[Job]:
+def _noted(records: Path) -> list[SweepJob]:
     """The jobs of this sweep in order, as they have noted themselves. The notes, which are of this sweep alone, go."""
     paths = sorted(records.glob("*.json"))
     notes = [read_json(path) for path in paths]
@@ -216,10 +216,10 @@ def _noted(records: Path) -> list[Job]:
     with contextlib.suppress(OSError):  # of another sweep that has its notes there
         records.rmdir()
         records.parent.rmdir()
-    return [Job(Path(note["directory"]), note["exit_code"], Path(note["results"])) for note in notes]
+    return [SweepJob(Path(note["directory"]), note["exit_code"], Path(note["results"])) for note in notes]
 
 
-def _close(jobs: Sequence[Job], fault: Exception | None, *, searched: bool) -> int:
+def _close(jobs: Sequence[SweepJob], fault: Exception | None, *, searched: bool) -> int:
     console.print(summary_table(jobs))
     failed = [job.directory.name for job in jobs if job.exit_code != 0]
     if fault is not None:

@@ -92,7 +92,7 @@ class RunningSums:
         return self._sums
 
 
-class Evaluation(RunningSums):
+class EvaluationSums(RunningSums):
     """Running sums of one evaluation, on the host until they are moved.
 
     Args:
@@ -150,7 +150,7 @@ class Evaluation(RunningSums):
             raise NstError(
                 "this evaluation kept no confusion matrix",
                 got=f"{self.num_classes} classes",
-                valid=f"up to {MAX_CONFUSION_CLASSES} classes, or Evaluation(num_classes, confusion=True)",
+                valid=f"up to {MAX_CONFUSION_CLASSES} classes, or EvaluationSums(num_classes, confusion=True)",
             )
         return self._sums["confusion"]
 

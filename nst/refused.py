@@ -60,11 +60,11 @@ def other_inputs(
         f"{directory} holds {article(started['stage'])} run of other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
-        next=ways_on(written.Contents.of(directory), option),
+        next=ways_on(written.FolderContents.of(directory), option),
     )
 
 
-def not_only_ours(directory: Path, found: written.Contents | None, option: str) -> NstError:
+def not_only_ours(directory: Path, found: written.FolderContents | None, option: str) -> NstError:
     """Overwriting was asked for where there is more than nst is known to have written."""
     return NstError(
         f"overwrite=true deletes nothing in {directory}, which holds more than nst is known to have written",
@@ -73,7 +73,7 @@ def not_only_ours(directory: Path, found: written.Contents | None, option: str) 
     )
 
 
-def ways_on(found: written.Contents | None, option: str) -> str:
+def ways_on(found: written.FolderContents | None, option: str) -> str:
     """Another folder, or overwriting: what that deletes, and what it keeps; and the commands for it."""
     another = f"choose another {option}=..., or"
     if found is None:

@@ -137,7 +137,7 @@ class Run:
         """Leaves nothing of a first start that failed before there was anything to keep or to look at."""
         if self._pulse_thread.is_alive():
             self._pulse_thread.join()
-        found = written.Contents.of(self.directory)
+        found = written.FolderContents.of(self.directory)
         if found is None or not NO_RESULTS.issuperset(found.ours):
             return
         found.delete()
@@ -242,7 +242,7 @@ class Run:
         if started is None or self._is_this(started):
             self._check_mark(started)
             return
-        found = written.Contents.of(self.directory)
+        found = written.FolderContents.of(self.directory)
         if not self._came_to_nothing(started, found):
             if not self.overwrite:
                 raise other_inputs(self.directory, self.stage, started, self.inputs, self.option)
@@ -254,7 +254,7 @@ class Run:
                 take_lock((self.directory / name).parent, "wait for it").close()
         found.delete()
 
-    def _came_to_nothing(self, started: Mapping[str, Any], found: written.Contents | None) -> bool:
+    def _came_to_nothing(self, started: Mapping[str, Any], found: written.FolderContents | None) -> bool:
         """Whether an unfinished run of other inputs has left nothing that this one would take from anybody."""
         if found is None or found.others or self.done_path.exists() or (self.directory / "result.json").exists():
             return False

@@ -16,7 +16,7 @@ SUMMARY_KEYS = ("top1", "top5", "ece", "gain")
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One process of a sweep; `exit_code` None: nobody has seen its end.
 
     Args:
@@ -40,7 +40,7 @@ class Job:
         return result_in(self.results or self.directory)
 
 
-def summary_table(jobs: Sequence[Job]) -> Table:
+def summary_table(jobs: Sequence[SweepJob]) -> Table:
     """One row per job: what distinguishes it, and what came out."""
     table = Table(title="sweep")
     rows = [job.result for job in jobs]

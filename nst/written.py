@@ -173,7 +173,7 @@ def _refuse(paths: Sequence[Path]) -> None:
 
 
 @dataclass
-class Contents:
+class FolderContents:
     """What nst has written in a folder, and all else.
 
     Args:
@@ -188,7 +188,7 @@ class Contents:
     whole: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: Path) -> Contents | None:
+    def of(cls, folder: Path) -> FolderContents | None:
         """None where the folder has no list."""
         if not (folder / LIST).exists():
             return None

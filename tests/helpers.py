@@ -120,13 +120,13 @@ def three_shards(folder: Path, **changes: Any) -> dict[str, tuple[np.ndarray, li
 
 def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", validation=None, seed=0, **options):
     """What `nst select` does with these predictions; `options` are of the group `select`."""
-    from nst.settings.data import DataOptions, RemoteOptions, Source
+    from nst.settings.data import DataOptions, RemoteOptions, SourceOptions
     from nst.settings.job import SelectJob
     from nst.settings.learning import TeacherOptions
     from nst.settings.stages import SelectOptions
     from nst.stages import select
 
-    data = {"name": "made", "root": "nowhere", "test": None, "source": Source(name="folder")}
+    data = {"name": "made", "root": "nowhere", "test": None, "source": SourceOptions(name="folder")}
     job = SelectJob(
         stage="select", name="select", seed=seed, overwrite=False, max_bad_fraction=0.0, config={}, title="select",
         select=SelectOptions(**options), teacher=TeacherOptions(predictions=str(predictions)), remote=RemoteOptions(),

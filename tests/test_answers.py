@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from nst.errors import NstError
-from nst.metrics import Evaluation
+from nst.metrics import EvaluationSums
 from nst.robustness.answers import (
-    Answers,
     RealAccuracy,
+    SetAnswers,
     aurra,
     rms_calibration_error,
 )
@@ -79,7 +79,7 @@ def random_batch(count: int = 500) -> tuple[Tensor, Tensor]:
 
 def test_logits_are_restricted_before_softmax_and_argmax() -> None:
     logits, labels = random_batch()
-    answers = Answers(len(labels), CLASSES)
+    answers = SetAnswers(len(labels), CLASSES)
     answers.update(logits, labels, torch.arange(len(labels)))
     result = answers.compute()
     top1, top5, all_classes, confidence = [], [], [], []
@@ -101,7 +101,7 @@ def test_logits_are_restricted_before_softmax_and_argmax() -> None:
 
 def test_without_restriction_top1_top5_and_ece_are_those_of_the_clean_evaluation() -> None:
     logits, labels = random_batch()
-    answers, evaluation = Answers(len(labels)), Evaluation(15)
+    answers, evaluation = SetAnswers(len(labels)), EvaluationSums(15)
     answers.update(logits, labels, torch.arange(len(labels)))
     evaluation.update(logits, labels)
     ours, clean = answers.compute(), evaluation.compute()
@@ -111,7 +111,7 @@ def test_without_restriction_top1_top5_and_ece_are_those_of_the_clean_evaluation
 
 def test_images_of_other_classes_are_left_out() -> None:
     logits, labels = random_batch()
-    whole, part = Answers(600, CLASSES), Answers(600, CLASSES)
+    whole, part = SetAnswers(600, CLASSES), SetAnswers(600, CLASSES)
     part.update(logits, labels, torch.arange(500))
     whole.update(torch.cat([logits, logits[:100]]), torch.cat([labels, torch.full((100,), 7)]), torch.arange(600))
     assert whole.compute() == part.compute()
@@ -120,9 +120,9 @@ def test_images_of_other_classes_are_left_out() -> None:
 @pytest.mark.parametrize("classes", [None, CLASSES])
 def test_answers_do_not_depend_on_batches_order_padding_or_ranks(classes: list[int] | None) -> None:
     logits, labels = random_batch()
-    whole = Answers(500, classes)
+    whole = SetAnswers(500, classes)
     whole.update(logits, labels, torch.arange(500))
-    ranks = [Answers(500, classes), Answers(500, classes)]
+    ranks = [SetAnswers(500, classes), SetAnswers(500, classes)]
     for number, rows in enumerate(torch.randperm(500, generator=torch.Generator().manual_seed(0)).split(37)):
         padding = torch.full((5, 15), float("nan")), torch.full((5,), -1), torch.full((5,), -1)
         batch = [torch.cat(pair) for pair in zip((logits[rows], labels[rows], rows), padding, strict=True)]
@@ -134,13 +134,13 @@ def test_answers_do_not_depend_on_batches_order_padding_or_ranks(classes: list[i
 
 def test_images_that_were_not_answered_do_not_count() -> None:
     logits, labels = random_batch()
-    some, all_there = Answers(900), Answers(500)
+    some, all_there = SetAnswers(900), SetAnswers(500)
     some.update(logits, labels, torch.arange(300, 800))
     all_there.update(logits, labels, torch.arange(500))
     assert some.compute() == all_there.compute()
     assert "top1_all_classes" not in some.compute()
     with pytest.raises(NstError, match="nothing was evaluated"):
-        Answers(3).compute()
+        SetAnswers(3).compute()
 
 
 # ---- ReaL ------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_updates_read_no_value_back_to_the_host() -> None:
         return values.to("meta")
 
     logits, labels = torch.empty(4, 15, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
-    answers, real = Answers(9, CLASSES).moved(to_meta), RealAccuracy().moved(to_meta)
+    answers, real = SetAnswers(9, CLASSES).moved(to_meta), RealAccuracy().moved(to_meta)
     answers.update(logits, labels, labels, labels > 0)
     real.update(logits, labels.unsqueeze(1), labels > 0)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):

@@ -30,7 +30,7 @@ from nst.runs import Run
 from nst.settings.job import ExportJob
 from nst.stages import export, report
 from nst.training.tracking import forget_run, run_id
-from nst.written import LIST, Contents, begin, note
+from nst.written import LIST, FolderContents, begin, note
 from tests.conftest import TINY
 
 CLASSES = ("cat", "dog", "emu")
@@ -191,7 +191,7 @@ def test_overwriting_refuses_a_run_that_holds_anything_else_before_it_deletes(
         assert f"move {first}" in str(caught.value)
         assert "checkpoints/" in str(caught.value), "what would go"
     # the advice, followed
-    others = Contents.of(directory)
+    others = FolderContents.of(directory)
     assert others
     away = tmp_path / "away"
     away.mkdir()
@@ -283,11 +283,11 @@ def test_real_runs_are_listed_whole(run: Path, digits: Path):
     for command in ("evaluate", "export", "export export.format=onnx", "report"):
         place = f"run_dir={run}" if command == "report" else f"model.checkpoint={run}"
         assert dispatch([*command.split(), *TINY, f"data.root={digits}", place]) == 0
-    found = Contents.of(run)
+    found = FolderContents.of(run)
     assert found
     assert found.others == []
     assert {"metrics.csv", "report.html", "evaluation/result.json", "export/timm/README.md"} <= set(found.ours)
-    assert Contents.of(digits).others == []  # type: ignore[union-attr]
+    assert FolderContents.of(digits).others == []  # type: ignore[union-attr]
 
 
 def test_a_run_is_refused_and_overwritten_by_its_own_options(digits: Path, tmp_path: Path, pictures: Path):
@@ -360,7 +360,7 @@ def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits
     options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}", f"data.root={digits}"]
     options += [f"evaluate.output={output}"]
     assert dispatch(["evaluate", *TINY, *options]) == 0
-    found = Contents.of(output)
+    found = FolderContents.of(output)
     assert found
     assert found.others == []
     assert any(name.startswith("wandb/offline-run-") for name in found.ours)
@@ -583,7 +583,7 @@ def test_a_name_is_listed_before_its_file_appears(tmp_path: Path):
 
     number = 1
     while killed_at(number, "replace", work):
-        found = Contents.of(tmp_path / "run")
+        found = FolderContents.of(tmp_path / "run")
         assert found
         assert found.others == []
         shutil.rmtree(tmp_path / "run")
@@ -643,7 +643,7 @@ def test_a_name_with_any_characters_is_one_name(tmp_path: Path):
             half.write_text("1")
         with atomic_path(tmp_path / name) as half:
             half.write_text("2")
-    found = Contents.of(tmp_path)
+    found = FolderContents.of(tmp_path)
     assert found
     assert found.others == []
     lines = [json.loads(line) for line in (tmp_path / LIST).read_text().split("\n") if line]

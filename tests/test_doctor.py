@@ -19,7 +19,7 @@ from nst.cli import run_stage
 from nst.config import compose_config, group_choices, job_from
 from nst.data.shard_set import ShardInfo, ShardSet, load_index
 from nst.doctor.compare import compare
-from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
+from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, TrainingFacts, network_facts
 from nst.doctor.rules import RULES, SEVERITIES, Finding, examine
 from nst.doctor.told import described
 from nst.errors import NstError
@@ -35,7 +35,7 @@ from nst.stages.resolving import architecture
 from tests.tiny_networks import trained_tiny
 
 B0, B7 = ARCHITECTURES["efficientnet_b0"], ARCHITECTURES["efficientnet_b7"]
-SOUND = Training(
+SOUND = TrainingFacts(
     label="gen1",
     architecture=B7,
     recipe=Recipe(),

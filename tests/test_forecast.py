@@ -7,7 +7,7 @@ import pytest
 from helpers import encode, noise, select_from
 
 from nst.data import forecast
-from nst.data.forecast import Answers, how_right
+from nst.data.forecast import ValidationAnswers, how_right
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata, Predictions, finish_predictions, parquet_name
 from nst.data.shards import write_shards
@@ -24,7 +24,7 @@ def world(count, rng, frequency):
     label = rng.choice(CLASSES, count, p=frequency)
     confidence = rng.uniform(0.3, 1, count).astype(np.float32)
     right = rng.random(count) < PRECISION[label] - 0.5 * (1 - confidence)
-    return Answers(label, confidence, np.where(right, label, (label + 1) % CLASSES))
+    return ValidationAnswers(label, confidence, np.where(right, label, (label + 1) % CLASSES))
 
 
 def test_intervals_hold_what_turns_out_to_be_right():
@@ -42,7 +42,9 @@ def test_intervals_hold_what_turns_out_to_be_right():
 
 
 def test_only_pictures_that_would_be_selected_count():
-    answers = Answers(np.array([0, 0, 1, 1]), np.array([0.9, 0.5, 0.9, 0.6], np.float32), np.array([0, 1, 0, 1]))
+    answers = ValidationAnswers(
+        np.array([0, 0, 1, 1]), np.array([0.9, 0.5, 0.9, 0.6], np.float32), np.array([0, 1, 0, 1])
+    )
     right, per_class = how_right(answers, np.array([0.8, 0.8]), np.array([10, 10]))
     assert right is not None
     assert right.pictures == 2
@@ -52,7 +54,7 @@ def test_only_pictures_that_would_be_selected_count():
 
 
 def test_classes_weigh_as_the_selection_shows_them():
-    answers = Answers(np.repeat([0, 1], 200), np.full(400, 0.9, np.float32), np.repeat([0, 0], 200))
+    answers = ValidationAnswers(np.repeat([0, 1], 200), np.full(400, 0.9, np.float32), np.repeat([0, 0], 200))
     for copies, share in (([100, 0], 1.0), ([0, 100], 0.0), ([50, 50], 0.5)):
         right, _ = how_right(answers, np.array([0.5, 0.5]), np.array(copies))
         assert right is not None
@@ -69,7 +71,7 @@ def told(answers, *, selected=(100, 100, 100, 100), said=(100, 100, 100, 100), l
 
 def test_a_right_and_even_selection_is_not_warned_of():
     label = np.arange(200) % CLASSES
-    found = told(Answers(label, np.full(200, 0.9, np.float32), label))
+    found = told(ValidationAnswers(label, np.full(200, 0.9, np.float32), label))
     assert forecast.warnings(found) == []
     assert "100 % right (95 % interval 9" in forecast.summary(found)
     assert forecast.table(NAMES, found).splitlines()[1].split() == [
@@ -87,9 +89,9 @@ def test_a_right_and_even_selection_is_not_warned_of():
 def test_wrong_uneven_and_missing_are_told_apart():
     label = np.arange(200) % CLASSES
     truth = np.where(np.arange(200) % 10 < 3, (label + 1) % CLASSES, label)
-    wrong = Answers(label, np.full(200, 0.9, np.float32), truth)
+    wrong = ValidationAnswers(label, np.full(200, 0.9, np.float32), truth)
     assert "are too often wrong: 70 % right" in forecast.warnings(told(wrong))[0]
-    few = Answers(label[3:13], wrong.confidence[3:13], truth[3:13])
+    few = ValidationAnswers(label[3:13], wrong.confidence[3:13], truth[3:13])
     assert "may well be too often wrong" in forecast.warnings(told(few))[0]
     uneven = forecast.warnings(told(None, said=(700, 100, 100, 100)))
     assert len(uneven) == 1
@@ -150,7 +152,7 @@ def test_select_reads_the_true_classes_of_the_validation_pictures(tmp_path, shar
     labeled_by(tmp_path / "p" / "validation", validation, answers.label, answers.confidence)
     options = {"images_per_class": 12, "validation": str(tmp_path / "validation")}
     found = select_from(tmp_path / "p", tmp_path / "s", **options)["forecast"]
-    read = Answers.of(Predictions.open(tmp_path / "p" / "validation"), validation)
+    read = ValidationAnswers.of(Predictions.open(tmp_path / "p" / "validation"), validation)
     np.testing.assert_array_equal(read.truth, answers.truth)
     np.testing.assert_array_equal(read.label, answers.label)
     assert found["validation_pictures"] == 120

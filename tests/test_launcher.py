@@ -101,7 +101,7 @@ def test_jobs_that_read_one_run_keep_their_results_apart(here: Path, monkeypatch
 
     commands: list[tuple[str | None, str]] = []
     monkeypatch.setattr(launcher, "run_job", run_job)
-    closed: list[launcher.Job] = []
+    closed: list[launcher.SweepJob] = []
     monkeypatch.setattr(launcher, "_close", lambda jobs, *_, **__: closed.extend(jobs) or 0)
     assert launcher.sweep("evaluate", ["model.checkpoint=a=1", "eval.batch_size=8,16", "name=e"]) == 0
     assert launcher.sweep("evaluate", ["model.checkpoint=a=1,b", "name=e"]) == 0
@@ -116,7 +116,7 @@ def test_the_closing_table_tells_jobs_apart_in_80_columns(tmp_path: Path):
         (tmp_path / name).mkdir()
         scores = {"top1": 91.25, "top5": 99.5, "ece": 10.25, "gain": -10.5}
         write_json(tmp_path / name / "result.json", scores)
-    jobs = [launcher.Job(tmp_path / name, exit_code=1) for name in names]
+    jobs = [launcher.SweepJob(tmp_path / name, exit_code=1) for name in names]
     out = io.StringIO()
     Console(file=out, width=80).print(launcher.summary_table(jobs))
     lines = out.getvalue().splitlines()
@@ -304,7 +304,7 @@ def test_a_job_that_never_came_back_counts_as_failed(here: Path, capfd: pytest.C
     for name in ("seed=0", "seed=1"):
         (here / name).mkdir()
     write_json(here / "seed=0" / "result.json", {"top1": 90.0})
-    jobs = [launcher.Job(here / "seed=0", 0), launcher.Job(here / "seed=1", None)]
+    jobs = [launcher.SweepJob(here / "seed=0", 0), launcher.Job(here / "seed=1", None)]
     assert launcher._close(jobs, RuntimeError("node7 is gone\ntrace"), searched=False) == 1
     out, _ = capfd.readouterr()
     assert "lost" in out
@@ -367,7 +367,7 @@ def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.
     for code, told in ((0, 90.0), (1, None), (None, None)):
         monkeypatch.setattr(launcher, "run_job", lambda *_, code=code, **__: code)
         assert launch(None) == told
-        assert launcher._jobs(here / "records") == [launcher.Job(directory, code)]
+        assert launcher._jobs(here / "records") == [launcher.SweepJob(directory, code)]
 
 
 def plain_settings(number: int) -> SimpleNamespace:

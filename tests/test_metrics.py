@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nst.errors import NstError
 from nst.metrics import (
-    Evaluation,
+    EvaluationSums,
     accuracy_by_class,
     calibration_bins,
     calibration_error,
@@ -58,7 +58,7 @@ def brute_force(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, flo
 @pytest.mark.parametrize("classes", [2, 4, 12])
 def test_evaluation_equals_brute_force(seed: int, classes: int) -> None:
     logits, labels = random_batch(seed, classes=classes)
-    evaluation = Evaluation(classes)
+    evaluation = EvaluationSums(classes)
     for part in torch.arange(200).split(64):
         evaluation.update(logits[part], labels[part])
     assert evaluation.compute() == pytest.approx(brute_force(logits, labels), rel=1e-5)
@@ -69,7 +69,7 @@ def test_padding_counts_for_nothing_whatever_it_contains() -> None:
     padded_logits = torch.cat([logits, torch.full((3, 12), float("nan")), torch.eye(12)[:1]])
     padded_labels = torch.cat([labels, torch.tensor([-1, 99, 0, 0])])
     valid = torch.arange(14) < 10
-    padded, plain = Evaluation(12), Evaluation(12)
+    padded, plain = EvaluationSums(12), EvaluationSums(12)
     padded.update(padded_logits, padded_labels, valid)
     plain.update(logits, labels)
     for name, sums in plain.state().items():
@@ -79,10 +79,10 @@ def test_padding_counts_for_nothing_whatever_it_contains() -> None:
 
 def test_ranks_merge_by_adding_their_sums() -> None:
     logits, labels = random_batch(3)
-    whole, merged = Evaluation(12), Evaluation(12)
+    whole, merged = EvaluationSums(12), EvaluationSums(12)
     whole.update(logits, labels)
     for part in (slice(0, 30), slice(30, 31), slice(31, 200)):
-        rank = Evaluation(12)
+        rank = EvaluationSums(12)
         rank.update(logits[part], labels[part])
         for name, sums in merged.state().items():
             sums += rank.state()[name]
@@ -118,7 +118,7 @@ def test_a_collapsed_network_scores_chance_and_a_diverged_one_zero() -> None:
     one_nan = torch.zeros(10, 10)
     one_nan[:, 9] = float("nan")
     assert not topk_correct(one_nan, labels, 10)[9]
-    evaluation = Evaluation(10)
+    evaluation = EvaluationSums(10)
     evaluation.update(torch.full((10, 10), float("nan")), labels)
     result = evaluation.compute()
     assert (result["top1"], result["top5"]) == (0.0, 0.0)
@@ -167,7 +167,7 @@ def test_a_calibrated_predictor_has_almost_no_error_and_an_overconfident_one_its
 
 def test_confusion_and_accuracy_by_class() -> None:
     predictions, labels = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 0])
-    evaluation = Evaluation(4)
+    evaluation = EvaluationSums(4)
     evaluation.update(torch.eye(4)[predictions], labels)
     assert evaluation.confusion.tolist() == [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
     by_class = accuracy_by_class(evaluation.confusion)
@@ -176,15 +176,15 @@ def test_confusion_and_accuracy_by_class() -> None:
 
 
 def test_the_confusion_matrix_is_left_out_above_1000_classes() -> None:
-    assert "confusion" in Evaluation(1000).state()
-    evaluation = Evaluation(1001)
+    assert "confusion" in EvaluationSums(1000).state()
+    evaluation = EvaluationSums(1001)
     assert "confusion" not in evaluation.state()
     with pytest.raises(NstError, match="kept no confusion"):
         _ = evaluation.confusion
 
 
 def test_updates_read_no_value_back_to_the_host() -> None:
-    evaluation = Evaluation(7).moved(lambda sums: sums.to("meta"))  # a meta tensor has no value: reading one raises
+    evaluation = EvaluationSums(7).moved(lambda sums: sums.to("meta"))  # a meta tensor has no value: reading one raises
     batch = torch.empty(4, 7, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
     evaluation.update(*batch, torch.empty(4, dtype=torch.bool, device="meta"))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
@@ -193,7 +193,7 @@ def test_updates_read_no_value_back_to_the_host() -> None:
 
 def test_bfloat16_logits_give_the_result_of_their_float32_values() -> None:
     logits, labels = random_batch(1)
-    half, full = Evaluation(12), Evaluation(12)
+    half, full = EvaluationSums(12), EvaluationSums(12)
     half.update(logits.bfloat16(), labels)
     full.update(logits.bfloat16().float(), labels)
     assert half.compute() == full.compute()
@@ -201,4 +201,4 @@ def test_bfloat16_logits_give_the_result_of_their_float32_values() -> None:
 
 def test_an_empty_evaluation_is_an_error() -> None:
     with pytest.raises(NstError, match="nothing was evaluated"):
-        Evaluation(3).compute()
+        EvaluationSums(3).compute()

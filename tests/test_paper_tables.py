@@ -63,10 +63,10 @@ def made_cells(where: paper.Exhibit) -> paper.Cells:
     rows = list(where.rows)[-3:] or ["0.0 to 0.4", "0.4 to 0.6", "0.6 to 0.8"]
     names = [*where.metrics, "fgsm_1", "fgsm_16"] if where.name == "figure 3" else list(where.metrics)
 
-    def measured(row: str, column: str, seed: int) -> paper.Measurement:
+    def measured(row: str, column: str, seed: int) -> paper.CellResult:
         place = rows.index(row)
         metrics = {"params_m": 1.0 + place, **dict.fromkeys(names, 50.0 + place + seed)}
-        return paper.Measurement(DIGITS, row, column, seed, "small", metrics, Path())
+        return paper.CellResult(DIGITS, row, column, seed, "small", metrics, Path())
 
     return {
         (row, column): paper.Cell(tuple(measured(row, column, seed) for seed in range(2)))

@@ -25,16 +25,16 @@ from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.models.efficientnet import ARCHITECTURES, build
 from nst.plan import budget, paper_costs
-from nst.plan.budget import Numerics, Training
+from nst.plan.budget import Numerics, PhaseCost
 from nst.plan.chips import CHIPS, EXAMPLES, GIB, cluster
-from nst.plan.dataset_size import KEY, Images, find_images
+from nst.plan.dataset_size import KEY, DatasetSize, find_images
 from nst.plan.layer_costs import measure
 from nst.plan.rates import Measurement, Rates, assumed, read_measurements, view_seconds
 from nst.plan.tables import duration, memory, number, short, size, tables
-from nst.settings.data import DataOptions, Source
+from nst.settings.data import DataOptions, SourceOptions
 from nst.settings.job import SurveyJob
 from nst.settings.learning import OptimizerOptions, Recipe
-from nst.settings.stages import Counts
+from nst.settings.stages import PlanCounts
 from nst.stages import plan
 from nst.training.optim import build_optimizer, parameter_groups
 from nst.training.recipe import Length
@@ -53,11 +53,11 @@ def planned(*overrides: str) -> dict:
     return plan.run(job_from(SurveyJob, config))
 
 
-def training(model: str = "efficientnet_b0", **recipe) -> Training:
+def training(model: str = "efficientnet_b0", **recipe) -> PhaseCost:
     architecture = ARCHITECTURES[model]
     cost = measure(architecture, 1000, architecture.train_size)
     made = Recipe(**recipe)
-    return Training(1, "train", model, cost, made, Length.of(made, 1_281_167).steps)
+    return PhaseCost(1, "train", model, cost, made, Length.of(made, 1_281_167).steps)
 
 
 # ---- the network
@@ -336,24 +336,24 @@ def test_the_slower_of_card_and_loaders_binds_and_the_table_says_which():
 
 def data(name: str, labeled: str, unlabeled: str, **sizes: int) -> DataOptions:
     places = {"root": "nowhere", "labeled": labeled, "unlabeled": unlabeled, "test": None}
-    return DataOptions(name=name, **places, source=Source(name=name), **sizes)
+    return DataOptions(name=name, **places, source=SourceOptions(name=name), **sizes)
 
 
 def test_images_come_from_options_before_shards_before_the_name(digits: Path):
     split = data("imagenet", str(digits / "labeled"), str(digits / "unlabeled"))
     nowhere = data("imagenet", "nowhere", "nowhere")
-    assert find_images(nowhere, Counts(), 130_000).labeled == 1_281_167
-    assert find_images(nowhere, Counts(), 130_000).copies == 130_000_000
-    assert find_images(nowhere, Counts(), 130_000).selected == 81_000_000
-    found = find_images(split, Counts(), None)
+    assert find_images(nowhere, PlanCounts(), 130_000).labeled == 1_281_167
+    assert find_images(nowhere, PlanCounts(), 130_000).copies == 130_000_000
+    assert find_images(nowhere, PlanCounts(), 130_000).selected == 81_000_000
+    found = find_images(split, PlanCounts(), None)
     assert (found.classes, found.labeled, found.unlabeled, found.copies) == (10, 50, 240, 240)
-    asked = find_images(split, Counts(labeled_images=7, unlabeled_images=9, classes=3, selected_images=5), None)
+    asked = find_images(split, PlanCounts(labeled_images=7, unlabeled_images=9, classes=3, selected_images=5), None)
     assert (asked.classes, asked.labeled, asked.unlabeled, asked.selected) == (3, 7, 9, 5)
 
 
 def test_a_data_set_known_by_name_is_divided_as_nst_shard_divides_it(digits: Path):
     split = data("digits", "nowhere", "nowhere", labeled_per_class=5, test_samples=100, unlabeled_samples=240)
-    found = find_images(split, Counts(), None)
+    found = find_images(split, PlanCounts(), None)
     made = [ShardSet.open(digits / name).samples for name in ("labeled", "unlabeled")]
     assert [found.labeled, found.unlabeled] == made
 
@@ -368,7 +368,7 @@ def test_storage_of_shards_is_what_shards_take(digits: Path, name: str):
         sizes += [member.size for member in members if not member.name.endswith(".cls")]
         # zeros up to a multiple of 10 KiB: nothing for real shards, much for these
         ends += shards.path(position).stat().st_size - (members[-1].offset_data + 512)
-    images = Images(10, len(sizes), len(sizes), 1, 1, float(np.mean(sizes)), float(np.mean(sizes)))
+    images = DatasetSize(10, len(sizes), len(sizes), 1, 1, float(np.mean(sizes)), float(np.mean(sizes)))
     taken = sum(shard.bytes for shard in shards.shards) - ends
     assert images.storage()[f"{name} shards"] == pytest.approx(taken, rel=0.2)
 
@@ -382,7 +382,7 @@ def test_storage_of_predictions_is_what_predictions_take(tmp_path: Path):
     path = tmp_path / "unlabeled-000000.parquet"
     probs = probs.astype(np.float32)
     write_predictions(path, index=np.arange(count), keys=keys, probs=probs, metadata=metadata, keep=0.0)
-    images = Images(classes, 1, count, 1, 1, 0, 0)
+    images = DatasetSize(classes, 1, count, 1, 1, 0, 0)
     # which is before compression
     assert 0.7 < path.stat().st_size / images.storage()["predictions"] < 1.01
 
@@ -591,7 +591,7 @@ def train_step(image_size: int = 32, **options) -> TrainStep:
     overrides = ["student=efficientnet_b0", "data=imagenet", f"model.train_size={image_size}",
                  "student.labeled_batch_size=32", "student.unlabeled_ratio=3"]  # fmt: skip
     config = compose_config([*overrides, "stage=plan"])
-    images = find_images(data("imagenet", "nowhere", "nowhere"), Counts(), None)
+    images = find_images(data("imagenet", "nowhere", "nowhere"), PlanCounts(), None)
     last = plan._generation(1, job_from(SurveyJob, config), images)
     base = TrainStep(last.architecture, last.phases[0], images.classes, cores=8)
     return replace(base, **options)
@@ -633,7 +633,7 @@ def test_the_tpu_compiler_confirms_the_plan_of_b0():
     assert kept.aliased > 0.99 * weights, "the state is updated in place"
     assert kept.peak > kept.arguments
     assert remat.temporaries < 0.85 * kept.temporaries
-    planned_training = Training(1, "train", "b0", cost, recipe, 1)
+    planned_training = PhaseCost(1, "train", "b0", cost, recipe, 1)
     for found, choice in ((kept, False), (remat, True)):
         memory = budget.memory(planned_training, cluster("v3:2x2"), Numerics.of("bf16-mixed"), remat=choice)
         assert memory.activations == pytest.approx(found.temporaries, rel=0.4)

@@ -33,11 +33,11 @@ from nst.evaluation.results import headlines, summary, table
 from nst.evaluation.suite import (
     Block,
     Kept,
-    Kind,
     Pass,
     Scorer,
     Subject,
     Suite,
+    SuiteKind,
     block_size,
     image_blocks,
 )
@@ -869,7 +869,7 @@ def test_released_files_go_through_all_suites_without_training(
 # ---- a suite of one's own --------------------------------------------------------------------------------------
 
 
-class Mirrored(Kind):
+class Mirrored(SuiteKind):
     """How far top-1 falls on mirrored digits."""
 
     headlines: ClassVar[Mapping[str, str]] = {"top1": "top-1 % of mirrored digits"}

@@ -561,7 +561,7 @@ def test_workers_with_different_commits_are_not_started(ready: Cloud, capsys: py
 def test_a_setup_between_the_check_and_the_start_is_noticed(ready: Cloud):
     tpu = Tpu("pod")
     with pytest.raises(NstError, match=f"workers 0-1 of pod refused(.|\n)*changed {ready.head()}"):
-        jobs.start(tpu, Workers(tpu), jobs.Job.parse(["train"], []), commit="f" * 40)
+        jobs.start(tpu, Workers(tpu), jobs.CloudJob.parse(["train"], []), commit="f" * 40)
     assert ready.starts(0) == 0
 
 

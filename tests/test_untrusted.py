@@ -489,7 +489,7 @@ def test_names_are_no_markup_for_the_terminal(capsys: pytest.CaptureFixture[str]
 def test_long_and_strange_names_fit_the_table_of_the_paper_at_80_columns():
     where = next(iter(paper.exhibits().values()))
     column, scores, network = where.columns[0], {next(iter(where.metrics)): 1.0}, "[/]|" + "y" * 10_000
-    ours = paper.Measurement("s", "r", column, 0, network, scores, Path("x"))
+    ours = paper.CellResult("s", "r", column, 0, network, scores, Path("x"))
     cells = {("[red]" + "x" * 10_000, column): paper.Cell((ours,))}
     out = io.StringIO()
     Console(file=out, width=80, markup=False).print(paper.terminal_table(where, "[/]" * 5000, cells))

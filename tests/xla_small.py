@@ -143,10 +143,10 @@ def guarded() -> dict[str, str]:
 def judged_reads(transfers: int, runs: int) -> str:
     from nst.errors import NstError
     from nst.settings.trainer import GuardOptions
-    from nst.xla.guard import Guard, Tally
+    from nst.xla.guard import Guard, StepTally
 
     guard = Guard(GuardOptions("stop"))
-    tally = Tally(steps=120, runs=runs)
+    tally = StepTally(steps=120, runs=runs)
     tally.counts["transfers"] = transfers
     try:
         guard._check("train", tally, 10)

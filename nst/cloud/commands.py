@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nst.cloud import jobs, queue, watch
-from nst.cloud.deploy import Source, committed, setup
+from nst.cloud.deploy import CodeSource, committed, setup
 from nst.cloud.gcloud import ROUTES, Shell, Tpu
 from nst.cloud.workers import Workers
 from nst.errors import NstError, require_choice
@@ -113,11 +113,11 @@ def _create(tpu: Tpu, options: argparse.Namespace, flags: list[str]) -> None:
 
 def _setup(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:
     with _folder(tpu) as folder:
-        setup(tpu, Source.repository(options.repo, options.ref) if options.repo else committed(tpu.shell, folder))
+        setup(tpu, CodeSource.repository(options.repo, options.ref) if options.repo else committed(tpu.shell, folder))
 
 
 def _run(tpu: Tpu, options: argparse.Namespace, words: list[str]) -> None:
-    job = jobs.Job.parse(words, options.env)
+    job = jobs.CloudJob.parse(words, options.env)
     with _folder(tpu) as folder:
         watch.run(tpu, job, follows=options.follow, restarts=options.restart, folder=folder)
 

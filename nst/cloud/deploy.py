@@ -24,7 +24,7 @@ COMMIT = "0" * 40  # what a dry run assumes
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeSource:
     """Where the workers fetch from: a bundle that is copied there first, or a URL."""
 
     place: str  # as the worker's shell reads it
@@ -32,7 +32,7 @@ class Source:
     bundle: Path | None = None
 
     @classmethod
-    def repository(cls, url: str, ref: str) -> Source:
+    def repository(cls, url: str, ref: str) -> CodeSource:
         """Raises NstError for a URL with a password: each user of a worker could read it in the list of processes."""
         if without_secrets(url) != url:
             raise NstError(
@@ -60,7 +60,7 @@ def git(shell: Shell, *arguments: str, assume: str = "") -> str:
     return done.out.rstrip()  # a status line may begin with a space
 
 
-def committed(shell: Shell, folder: Path) -> Source:
+def committed(shell: Shell, folder: Path) -> CodeSource:
     """A bundle of HEAD in `folder`; what is not committed is named, and stays here."""
     changed = git(shell, "status", "--porcelain").splitlines()
     if changed:
@@ -70,10 +70,10 @@ def committed(shell: Shell, folder: Path) -> Source:
         raise NstError("a shallow clone cannot be copied", next="git fetch --unshallow, or --repo <url>")
     bundle = folder / "nst.bundle"
     git(shell, "bundle", "create", "--quiet", str(bundle), "HEAD")
-    return Source('"$HOME/nst.bundle"', bundle=bundle)
+    return CodeSource('"$HOME/nst.bundle"', bundle=bundle)
 
 
-def setup(tpu: Tpu, source: Source) -> str:
+def setup(tpu: Tpu, source: CodeSource) -> str:
     """Code and environment on every worker, from `source`; returns the commit.
 
     Raises:

@@ -28,14 +28,14 @@ IDLE = f"idle - {COMMIT} - -"
 
 
 @dataclass(frozen=True)
-class Job:
+class CloudJob:
     """A command of nst, `words`, with environment `variables`, whose values may be secrets."""
 
     words: Sequence[str]
     variables: Mapping[str, str]
 
     @classmethod
-    def parse(cls, words: Sequence[str], variables: Sequence[str]) -> Job:
+    def parse(cls, words: Sequence[str], variables: Sequence[str]) -> CloudJob:
         """Raises NstError for what is no stage, no NAME=value, or a NAME that this computer's environment lacks."""
         if not words:
             raise NstError("there is nothing to run", next="bin/tpu run <name> -- train trainer=tpu_pod ...")
@@ -86,7 +86,7 @@ def check(tpu: Tpu, workers: Workers) -> str:
     return commits.pop()
 
 
-def start(tpu: Tpu, workers: Workers, job: Job, commit: str) -> str:
+def start(tpu: Tpu, workers: Workers, job: CloudJob, commit: str) -> str:
     """The job on all workers, each started once; returns the launch's name.
 
     Raises:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from nst.cloud import queue
-from nst.cloud.deploy import COMMIT, Source, committed, git, setup
+from nst.cloud.deploy import COMMIT, CodeSource, committed, git, setup
 from nst.cloud.gcloud import Tpu
-from nst.cloud.jobs import Job, check, start, stop
+from nst.cloud.jobs import CloudJob, check, start, stop
 from nst.cloud.refusals import CloudError
 from nst.cloud.workers import State, Workers, numbers
 from nst.errors import NstError, UsageError
@@ -47,7 +47,7 @@ def follow(tpu: Tpu, worker: int, lines: int) -> None:
     tpu.shell.say(f"{numbers([worker])}: {state}")
 
 
-def run(tpu: Tpu, job: Job, *, follows: bool, restarts: int, folder: Path) -> None:
+def run(tpu: Tpu, job: CloudJob, *, follows: bool, restarts: int, folder: Path) -> None:
     """Starts a job and, if asked to, stays until it has ended.
 
     Raises:
@@ -68,7 +68,7 @@ def run(tpu: Tpu, job: Job, *, follows: bool, restarts: int, folder: Path) -> No
             tpu.shell.say("if one host fails, the others end too, and are billed until bin/tpu delete (--restart N)")
 
 
-def _same_source(tpu: Tpu, commit: str, folder: Path) -> Source:
+def _same_source(tpu: Tpu, commit: str, folder: Path) -> CodeSource:
     """The code that runs now, to set up new machines with after a preemption."""
     here = git(tpu.shell, "rev-parse", "HEAD", assume=commit)
     if here != commit:
@@ -80,7 +80,7 @@ def _same_source(tpu: Tpu, commit: str, folder: Path) -> Source:
     return committed(tpu.shell, folder)
 
 
-def _stay(tpu: Tpu, job: Job, launch: str, commit: str, source: Source, restarts: int) -> None:
+def _stay(tpu: Tpu, job: CloudJob, launch: str, commit: str, source: CodeSource, restarts: int) -> None:
     """Watches the job, and starts it again up to `restarts` times."""
     tpu.shell.say(f"if it fails it is started again, up to {restarts} times: this computer has to stay on")
     tpu.shell.say(COMPILES)
@@ -107,7 +107,7 @@ def _stay(tpu: Tpu, job: Job, launch: str, commit: str, source: Source, restarts
         queue.delete(tpu, sure=True)
 
 
-def _start_again(tpu: Tpu, job: Job, commit: str) -> str:
+def _start_again(tpu: Tpu, job: CloudJob, commit: str) -> str:
     workers = Workers(tpu)
     stop(tpu, workers)  # peers that still wait for the ones that failed
     return start(tpu, workers, job, commit)
@@ -177,7 +177,7 @@ def _judge(tpu: Tpu, states: dict[int, State], launch: str) -> None:
     tpu.shell.say(f"{tpu.name}: finished on {numbers(states)}")
 
 
-def _anew(tpu: Tpu, source: Source, wish: queue.Wish | None) -> None:
+def _anew(tpu: Tpu, source: CodeSource, wish: queue.Wish | None) -> None:
     """The same TPU again, as it was asked for, with code and environment.
 
     Raises:

@@ -18,7 +18,7 @@ from nst.data.selection import (
     Counts,
     Part,
     Rows,
-    Rule,
+    SelectionRule,
     Wanted,
     at_least,
     boundary,
@@ -54,7 +54,7 @@ class Exact:
     those of one key, or the few that meet by chance.
     """
 
-    def __init__(self, wanted: Wanted, counts: Counts, rule: Rule) -> None:
+    def __init__(self, wanted: Wanted, counts: Counts, rule: SelectionRule) -> None:
         images, quota = wanted.images.sum(axis=1), wanted.quota
         most = rule.options.max_copies
         total = quota if most is None else np.minimum(quota, images * most)

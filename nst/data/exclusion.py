@@ -47,7 +47,7 @@ class Excluded:
     distance: int
 
 
-class Known:
+class KnownImages:
     """The evaluation images, ready to be recognised.
 
     Args:
@@ -105,7 +105,7 @@ def exclude(
 
     Args:
         output: folder of the new index.json: that of the shards, or another one if they cannot be written to.
-        distance: see Known.
+        distance: see KnownImages.
         workers: processes that hash; None: one a core.
 
     Raises:
@@ -114,7 +114,7 @@ def exclude(
     output.mkdir(parents=True, exist_ok=True)
     with take_lock(output, "wait for it, then give the same command again"):
         shards = _as_left(shards, output)
-        known = Known(evaluation, distance, workers)
+        known = KnownImages(evaluation, distance, workers)
         hashed = hash_shards(shards, output / "hashes", workers=workers)
         found: list[Excluded] = []
         left: list[ShardInfo] = []

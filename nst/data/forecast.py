@@ -28,7 +28,7 @@ KINDS = ("labeled", "answers", "selected")  # of shares
 
 
 @dataclass(frozen=True)
-class Answers:
+class ValidationAnswers:
     """The teacher's answers to validation pictures (V,): class, confidence, and the true class."""
 
     label: np.ndarray
@@ -36,7 +36,7 @@ class Answers:
     truth: np.ndarray
 
     @classmethod
-    def of(cls, predictions: Predictions, shards: ShardSet) -> Answers:
+    def of(cls, predictions: Predictions, shards: ShardSet) -> ValidationAnswers:
         """From predictions of labeled shards, which know the true classes."""
         columns: list[list[np.ndarray]] = []
         for number, shard in enumerate(shards.shards):
@@ -58,7 +58,7 @@ class Right:
     pictures: int
 
 
-def how_right(answers: Answers, lowest: np.ndarray, copies: np.ndarray) -> tuple[Right | None, np.ndarray]:
+def how_right(answers: ValidationAnswers, lowest: np.ndarray, copies: np.ndarray) -> tuple[Right | None, np.ndarray]:
     """How right the labels of a selection are, None where no picture tells; and (C, 2) pictures, right and in all.
 
     Args:
@@ -96,7 +96,7 @@ def forecast(
     classes: Sequence[str],
     per_class: Sequence[Mapping[str, Any]],
     labeled: Sequence[int] | None,
-    answers: Answers | None,
+    answers: ValidationAnswers | None,
 ) -> dict[str, Any]:
     """What is to be expected of a selection, JSON-able.
 

@@ -58,7 +58,7 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Listing:
+class NumberedPictures:
     """Pictures by number: their names as they are told, and what reads them.
 
     Args:
@@ -87,7 +87,7 @@ class Listing:
         sizes = [min(self.part, self.samples - start) for start in range(0, self.samples, self.part)]
         return [ShardInfo(f"{number:06d}.tar", size, 0, self.digest) for number, size in enumerate(sizes)]
 
-    def in_batches(self, at_most: int) -> tuple[Listing, int]:
+    def in_batches(self, at_most: int) -> tuple[NumberedPictures, int]:
         """The same in parts of whole batches, and the size of a batch: the last one is hardly padded."""
         batches = -(-self.samples // at_most)
         size = -(-self.samples // batches)
@@ -179,13 +179,13 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
     return found
 
 
-def files_of(paths: Sequence[Path], names: Sequence[str] | None = None) -> Listing:
+def files_of(paths: Sequence[Path], names: Sequence[str] | None = None) -> NumberedPictures:
     """Files one by one; those that are not there fail when they are read."""
     shown = [str(path) for path in paths] if names is None else names
-    return Listing(shown, Files(paths), paths, [_state(path) for path in paths])
+    return NumberedPictures(shown, Files(paths), paths, [_state(path) for path in paths])
 
 
-def _file(path: Path) -> Listing:
+def _file(path: Path) -> NumberedPictures:
     if path.suffix.lower() in (".csv", ".tsv"):
         return files_of(*listed_paths(path))
     if is_image(path.name):
@@ -196,11 +196,11 @@ def _file(path: Path) -> Listing:
         reads = Archived([archive.files[name] for name in names])
         others = sorted(name for name in archive.files if name not in archive.extensions and not is_hidden(name))
         passed = [(f"{path}/{name}", _no_picture(name)) for name in others]
-        return Listing([f"{path}/{name}" for name in names], reads, (), _state(path), passed)
+        return NumberedPictures([f"{path}/{name}" for name in names], reads, (), _state(path), passed)
     return files_of([path])  # whatever it is: decoding says so
 
 
-def _folder(root: Path) -> Listing:
+def _folder(root: Path) -> NumberedPictures:
     passed: list[tuple[str, str]] = []
     names = sorted(_walk(root, passed))
     pictures = [name for name in names if is_image(name) or _is_picture(root / name)]

@@ -29,7 +29,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """A line of the file: the picture's name as it stands there, its class and its split."""
 
     line: int
@@ -47,7 +47,7 @@ class Columns:
     split: str | None = None
 
 
-def read_labels(path: Path, columns: Columns) -> list[Row]:
+def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     """The rows of a file of labels, each picture once.
 
     Raises:
@@ -113,7 +113,7 @@ def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, in
 
 def _rows(
     path: Path, header: Sequence[str], at: Mapping[str, int], table: Iterable[tuple[int, list[str]]]
-) -> Iterator[Row]:
+) -> Iterator[LabelRow]:
     ones = [place for place in range(len(header)) if place not in at.values()] if "label" not in at else []
     for number, line in table:
         cells = [cell.strip() for cell in line]
@@ -128,7 +128,7 @@ def _rows(
         split = cells[at["split"]].lower() if "split" in at else ""
         if split and split not in SPLIT_FOLDERS:
             raise _at(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
-        yield Row(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
+        yield LabelRow(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
 
 
 def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str], ones: Sequence[int]) -> str | None:
@@ -149,9 +149,9 @@ def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str]
     return named[0] if named else None
 
 
-def _once(path: Path, rows: Sequence[Row]) -> list[Row]:
+def _once(path: Path, rows: Sequence[LabelRow]) -> list[LabelRow]:
     """Rows without repetitions of the same; two that contradict each other are refused."""
-    seen: dict[str, Row] = {}
+    seen: dict[str, LabelRow] = {}
     for row in rows:
         before = seen.setdefault(row.file, row)
         if (before.label, before.split) != (row.label, row.split):
@@ -172,7 +172,7 @@ def _at(path: Path, line: int, what: str, got: object, valid: str, next: str | N
 # ---- rows to pictures -----------------------------------------------------------------------------------------------
 
 
-def placed(path: Path, rows: Sequence[Row], names: Sequence[str], pictures: Path, wrap: str = "") -> list[int]:
+def placed(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictures: Path, wrap: str = "") -> list[int]:
     """Position in `names` of every row's picture: by its path below `pictures`, else by its file name, with or without
     suffix, where only one picture has it.
 
@@ -192,7 +192,7 @@ def placed(path: Path, rows: Sequence[Row], names: Sequence[str], pictures: Path
             by_name.setdefault(short, []).append(place)
     exact |= {name.removeprefix(wrap): place for place, name in enumerate(names)}
     found = [_place(path, row, exact, by_name, names, pictures) for row in rows]
-    used: dict[int, Row] = {}
+    used: dict[int, LabelRow] = {}
     for row, place in zip(rows, found, strict=True):
         if (other := used.setdefault(place, row)) is not row:
             raise _at(path, row.line, f"names the picture of line {other.line}", row.file, "each picture once")
@@ -201,7 +201,7 @@ def placed(path: Path, rows: Sequence[Row], names: Sequence[str], pictures: Path
 
 def _place(
     path: Path,
-    row: Row,
+    row: LabelRow,
     exact: Mapping[str, int],
     by_name: Mapping[str, list[int]],
     names: Sequence[str],
@@ -236,7 +236,7 @@ def _ways(name: str, path: Path, pictures: Path) -> Iterator[str]:
             yield whole.relative_to(top).as_posix()
 
 
-def classes_of(rows: Sequence[Row], source: str) -> tuple[str, ...]:
+def classes_of(rows: Sequence[LabelRow], source: str) -> tuple[str, ...]:
     """Names of the classes: numbers by value, other names as text."""
     names = {row.label for row in rows if row.label is not None}
     require_class_names(sorted(names), source, "say it in a column split instead, and name the class in column label")

@@ -119,7 +119,7 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PackedImage:
     """An image to be packed: its files by extension, ready to be written for every copy."""
 
     key: str
@@ -184,7 +184,7 @@ class Packer:
             for entry, into in zip(self._entries(number, rows), shards, strict=True):
                 entry.write(tars, into)
 
-    def _often(self, window: np.ndarray) -> Iterator[tuple[Entry, np.ndarray]]:
+    def _often(self, window: np.ndarray) -> Iterator[tuple[PackedImage, np.ndarray]]:
         """The images with very many copies, some of them in this window, and the packed shards of all."""
         if not self._aside.exists():
             self._set_aside()
@@ -196,7 +196,7 @@ class Packer:
             if np.isin(shards, window).any():
                 key, files = reader.read(position)
                 del files["copies"]
-                yield Entry(key, files), shards
+                yield PackedImage(key, files), shards
         reader.close()
 
     def _set_aside(self) -> None:
@@ -209,7 +209,7 @@ class Packer:
                     tar.add(entry.key, {**entry.files, "copies": str(copies[row]).encode()})
             tar.close(self._aside.name)
 
-    def _entries(self, number: int, rows: Any) -> Iterator[Entry]:
+    def _entries(self, number: int, rows: Any) -> Iterator[PackedImage]:
         """Some of the selected images of a source shard.
 
         Raises:
@@ -233,7 +233,7 @@ class Packer:
             kept = {extension: files[extension], "cls": str(int(images.label[row])).encode()}
             if images.probs is not None:
                 kept["npy"] = array_bytes(images.probs[row])
-            yield Entry(key, kept)
+            yield PackedImage(key, kept)
         reader.close()
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from nst.atomic import atomic_path
 from nst.data.cutoffs import Exact
 from nst.data.predictions import PredictionShard, footer_digest, read_table
-from nst.data.selection import REPORT_BINS, Official, Rows, Rule, thinned
+from nst.data.selection import REPORT_BINS, Official, Rows, SelectionRule, thinned
 from nst.untrusted import require_file_name
 
 SHARDS_PER_FILE = 100
@@ -77,7 +77,7 @@ def file_name(number: int) -> str:
 Group = tuple[int, Sequence[tuple[int, PredictionShard]]]  # number of a file, and its shards, numbered among all
 
 
-def write(output: Path, method: Exact | Official, rule: Rule, group: Group) -> Written:
+def write(output: Path, method: Exact | Official, rule: SelectionRule, group: Group) -> Written:
     """Writes one file of a selection."""
     number_of_file, shards = group
     path = output / file_name(number_of_file)
@@ -94,7 +94,7 @@ def write(output: Path, method: Exact | Official, rule: Rule, group: Group) -> W
         return Written(path.name, footer_digest(temporary), told, tally)
 
 
-def _selected(rows: Rows, method: Exact | Official, rule: Rule, tally: Tally) -> pa.Table:
+def _selected(rows: Rows, method: Exact | Official, rule: SelectionRule, tally: Tally) -> pa.Table:
     """The selected rows of one shard, which are counted too."""
     copies = thinned(method.copies(rows), rows, rule)
     chosen = np.flatnonzero(copies)

@@ -62,7 +62,7 @@ def at_least(confidence: np.ndarray | float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Rule:
+class SelectionRule:
     """A selection as it is asked for.
 
     Args:
@@ -142,7 +142,7 @@ class Counts:
         return cls(np.zeros((3, classes, BINS + 1), np.uint32), np.zeros((classes, 2**LOT_BITS), np.uint32))
 
     @classmethod
-    def of(cls, rule: Rule, part: Part) -> Counts:
+    def of(cls, rule: SelectionRule, part: Part) -> Counts:
         """Of the rows of some files."""
         found = cls.empty(rule.classes)
         limits = Bounds.of(rule.options, np.array([rule.options.min_confidence]))
@@ -182,7 +182,7 @@ class Wanted:
     average: int
 
     @classmethod
-    def of(cls, counts: Counts, rule: Rule) -> Wanted:
+    def of(cls, counts: Counts, rule: SelectionRule) -> Wanted:
         """images_per_class=null: as many as the largest class has; of the labeled shares: as many as there are."""
         options, images = rule.options, counts.images[WITHIN].astype(np.int64)
         totals = images.sum(axis=1)
@@ -221,7 +221,7 @@ class Official:
     stored float32 with a double threshold, so a stored 0.70 lies below 0.70, as in our bins.
     """
 
-    def __init__(self, wanted: Wanted, rule: Rule) -> None:
+    def __init__(self, wanted: Wanted, rule: SelectionRule) -> None:
         images, step = wanted.images, BINS // 100
         hundredths = np.concatenate([images[:, :BINS].reshape(-1, 100, step).sum(axis=2), images[:, BINS:]], axis=1)
         reached = hundredths[:, ::-1].cumsum(axis=1)[:, ::-1]  # images at or over i/100
@@ -242,7 +242,7 @@ class Official:
         return copies + (tickets(rows.key_hash, self.seed) / 2.0**64 < expected - copies)
 
 
-def thinned(copies: np.ndarray, rows: Rows, rule: Rule) -> np.ndarray:
+def thinned(copies: np.ndarray, rows: Rows, rule: SelectionRule) -> np.ndarray:
     """The copies (N,) of a uniform share of the selected images, 0 of the others (table 8).
 
     Smaller shares lie within larger ones. An image's lot is drawn apart from the ticket that has selected it.

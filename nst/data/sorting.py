@@ -102,7 +102,7 @@ def _may_be(place: Path, picture: Sorted) -> bool:
 
 def _forget(folder: Path, places: Mapping[str, Path], root: str) -> None:
     """Deletes our links to pictures of this input that stand elsewhere than they are to be now."""
-    contents = written.Contents.of(folder)
+    contents = written.FolderContents.of(folder)
     for name in contents.ours if contents else []:
         link = folder / name
         target = os.readlink(link) if link.is_symlink() else ""

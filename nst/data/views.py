@@ -14,7 +14,7 @@ from nst.settings.data import Pictures
 from nst.settings.network import Noise
 
 
-class Framing(Protocol):
+class ViewFraming(Protocol):
     """How a network that was trained elsewhere is shown photographs, where that is not the paper's way; `CenterView`
     tells what its options mean."""
 
@@ -26,7 +26,7 @@ class Framing(Protocol):
     def kept(self) -> float: ...
 
 
-def clean_view(image_size: int, pictures: Pictures, framing: Framing | None = None) -> CenterView:
+def clean_view(image_size: int, pictures: Pictures, framing: ViewFraming | None = None) -> CenterView:
     """The centre view (whole image when small) at `image_size` px."""
     if pictures.small:
         return CenterView(image_size, crop="none")
@@ -63,7 +63,7 @@ class SideBySide:
 
 
 def training_view(
-    kind: str, image_size: int, pictures: Pictures, noise: Noise, framing: Framing | None = None
+    kind: str, image_size: int, pictures: Pictures, noise: Noise, framing: ViewFraming | None = None
 ) -> Augment | CenterView:
     """The view of one side: "randaugment", "standard" (crop and flip only), or "none" (clean)."""
     if kind == "none":

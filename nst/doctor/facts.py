@@ -57,7 +57,7 @@ class MemoryFacts:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingFacts:
     """One training: of a generation, or the only one.
 
     Args:
@@ -136,7 +136,7 @@ class Situation:
         replaced: option of the command line → (its value, generation → the value that replaces it there).
     """
 
-    trainings: tuple[Training, ...]
+    trainings: tuple[TrainingFacts, ...]
     selecting: Selecting | None
     sets: Mapping[str, ShardSet] = field(default_factory=dict)
     teacher_classes: tuple[str, ...] | None = None

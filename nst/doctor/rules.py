@@ -14,7 +14,7 @@ from itertools import groupby
 
 from nst.doctor import run_rules as run
 from nst.doctor import training_rules as training
-from nst.doctor.facts import Advice, Situation, Training
+from nst.doctor.facts import Advice, Situation, TrainingFacts
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -35,7 +35,7 @@ class Rule:
     """A rule about one training, or about the run as a whole."""
 
     severity: str
-    of_training: Callable[[Training], Advice | None] | None = None
+    of_training: Callable[[TrainingFacts], Advice | None] | None = None
     of_run: Callable[[Situation], Advice | None] | None = None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nst.data.operations import MAX_TRANSLATION
 from nst.data.randaugment import op_argument, small_image_constants
-from nst.doctor.facts import Advice, Training
+from nst.doctor.facts import Advice, TrainingFacts
 
 TIMM_LARGEST_MAGNITUDE = 10
 LONG_RUN = 10_000  # steps from which ten batches are a poor memory for BatchNorm
@@ -19,7 +19,7 @@ PAPER_OPTIMIZER = "rmsprop"
 PAPER_DECAY = 0.9999  # of the moving average of the weights
 
 
-def randaugment_clipped(training: Training) -> Advice | None:
+def randaugment_clipped(training: TrainingFacts) -> Advice | None:
     """METHOD, Noise: magnitudes are not clipped in the released code; variants differ."""
     noise, strength = training.noise, training.noise.randaugment
     sides = [noise.labeled, noise.unlabeled] if training.recipe.unlabeled_ratio else [noise.labeled]
@@ -46,7 +46,7 @@ def randaugment_clipped(training: Training) -> Advice | None:
     )
 
 
-def batchnorm_momentum(training: Training) -> Advice | None:
+def batchnorm_momentum(training: TrainingFacts) -> Advice | None:
     """METHOD, Optimiser: 0.01 (TensorFlow's 0.99), for runs that are long enough for it."""
     momentum, steps = training.recipe.batchnorm_momentum, training.steps
     if steps is None:
@@ -66,7 +66,7 @@ def batchnorm_momentum(training: Training) -> Advice | None:
     )
 
 
-def ema_horizon(training: Training) -> Advice | None:
+def ema_horizon(training: TrainingFacts) -> Advice | None:
     """METHOD, Optimiser: a run much shorter than 1 / (1 - decay) steps needs a smaller cap."""
     steps, horizon = training.steps, 1 / (1 - training.recipe.ema_decay)
     if steps is None or horizon <= steps:
@@ -78,7 +78,7 @@ def ema_horizon(training: Training) -> Advice | None:
     )
 
 
-def warmup(training: Training) -> Advice | None:
+def warmup(training: TrainingFacts) -> Advice | None:
     """The learning rate must reach its base before the run is over."""
     steps, rising = training.steps, training.warmup_steps
     if steps is None or rising is None or rising < steps:
@@ -89,7 +89,7 @@ def warmup(training: Training) -> Advice | None:
     )
 
 
-def weight_decay(training: Training) -> Advice | None:
+def weight_decay(training: TrainingFacts) -> Advice | None:
     """METHOD, Loss: [C] adds an L2 loss on every variable that is not BatchNorm's, biases included."""
     names = training.undecayed
     if not names:
@@ -102,7 +102,7 @@ def weight_decay(training: Training) -> Advice | None:
     )
 
 
-def learning_rate(training: Training) -> Advice | None:
+def learning_rate(training: TrainingFacts) -> Advice | None:
     """METHOD, Optimiser: 0.016 x labeled batch / 256, with RMSProp."""
     recipe = training.recipe
     rate = recipe.optimizer.rate_per_256
@@ -116,7 +116,7 @@ def learning_rate(training: Training) -> Advice | None:
     )
 
 
-def paper_batch(training: Training) -> Advice | None:
+def paper_batch(training: TrainingFacts) -> Advice | None:
     """METHOD, Optimiser: batches of 512, 1024 and 2048 gave the same result."""
     recipe, (least, most) = training.recipe, PAPER_BATCHES
     if recipe.optimizer.name != PAPER_OPTIMIZER or least <= recipe.labeled_batch_size <= most:
@@ -128,7 +128,7 @@ def paper_batch(training: Training) -> Advice | None:
     )
 
 
-def batch_repeats(training: Training) -> Advice | None:
+def batch_repeats(training: TrainingFacts) -> Advice | None:
     """A batch larger than the set holds the same image more than once."""
     batch, images = training.recipe.labeled_batch_size, training.labeled_images
     if images is None or batch <= images:
@@ -139,7 +139,7 @@ def batch_repeats(training: Training) -> Advice | None:
     )
 
 
-def memory(training: Training) -> Advice | None:
+def memory(training: TrainingFacts) -> Advice | None:
     """A step needs more than a core of plan.hardware has."""
     facts = training.memory
     if facts is None or facts.cure is None:
@@ -150,7 +150,7 @@ def memory(training: Training) -> Advice | None:
     )
 
 
-def student_smaller(training: Training) -> Advice | None:
+def student_smaller(training: TrainingFacts) -> Advice | None:
     """Algorithm 1, step 3: an equal-or-larger student."""
     teacher = training.teacher
     if teacher is None or training.parameters >= teacher.parameters:
@@ -161,7 +161,7 @@ def student_smaller(training: Training) -> Advice | None:
     )
 
 
-def teacher_size(training: Training) -> Advice | None:
+def teacher_size(training: TrainingFacts) -> Advice | None:
     """Algorithm 1, step 2: the teacher labels at its own test resolution."""
     teacher = training.teacher
     if teacher is None or teacher.image_size in (None, teacher.test_size):
@@ -172,7 +172,7 @@ def teacher_size(training: Training) -> Advice | None:
     )
 
 
-def finetune_size(training: Training) -> Advice | None:
+def finetune_size(training: TrainingFacts) -> Advice | None:
     """METHOD, FixRes: fine-tuning is at a larger size than training."""
     finetune, size = training.finetune, training.architecture.train_size
     if not finetune.epochs or (finetune.image_size or 0) > size:

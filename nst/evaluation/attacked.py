@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from nst.evaluation.suite import Block, Kept, Kind, Pass, Row, Scorer, Subject, Suite, framing_facts, image_blocks
+from nst.evaluation.suite import Block, Kept, Pass, Row, Scorer, Subject, Suite, SuiteKind, framing_facts, image_blocks
 from nst.robustness.image_sets import ImageSet
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nst.robustness.attacks import Attack
 
 
-class Attacked(Kind):
+class Attacked(SuiteKind):
     """Top-1 accuracy by epsilon."""
 
     in_words: ClassVar[Sequence[str]] = ("steps", "largest_step", "random_start")

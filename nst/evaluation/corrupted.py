@@ -15,12 +15,12 @@ from nst.evaluation.suite import (
     BLOCK_IMAGES,
     Block,
     Kept,
-    Kind,
     Pass,
     Row,
     Scorer,
     Subject,
     Suite,
+    SuiteKind,
     block_size,
     framing_facts,
     image_blocks,
@@ -44,7 +44,7 @@ SHOWN_SEVERITY = 3
 SHOWN_PER_CORRUPTION = 8
 
 
-class Corrupted(Kind):
+class Corrupted(SuiteKind):
     """Errors by corruption and severity."""
 
     headlines: ClassVar[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nst.evaluation.suite import Block, Kept, Kind, Pass, Scorer, Subject, Suite, framing_facts, shown_images
+from nst.evaluation.suite import Block, Kept, Pass, Scorer, Subject, Suite, SuiteKind, framing_facts, shown_images
 from nst.robustness import sets
 from nst.robustness.classes import SUBSETS, subset_positions
 
@@ -21,7 +21,7 @@ REAL = "imagenet_real"
 WHOLE = "all"  # the one part of a suite that has no others
 
 
-class Answered(Kind):
+class Answered(SuiteKind):
     """Single images with one label each."""
 
     headlines: ClassVar[Mapping[str, str]] = {
@@ -34,7 +34,7 @@ class Answered(Kind):
     }
 
 
-class Real(Kind):
+class Real(SuiteKind):
     """Single images with several labels each."""
 
     headlines: ClassVar[Mapping[str, str]] = {"top1": "top-1 %, any of the labels"}
@@ -76,9 +76,9 @@ class AnswersScorer(Scorer):
     """Counts single images with one label each."""
 
     def __init__(self, images: int, classes: Sequence[int] | None) -> None:
-        from nst.robustness.answers import Answers
+        from nst.robustness.answers import SetAnswers
 
-        self.answers = Answers(images, classes)
+        self.answers = SetAnswers(images, classes)
         super().__init__(answers=self.answers)
 
     def count(self, logits: Tensor, batch: Batch) -> Tensor:

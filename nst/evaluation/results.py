@@ -13,16 +13,16 @@ from typing import Any
 
 from nst.errors import NstError
 from nst.evaluation import attacked, corrupted, photographs, sequences
-from nst.evaluation.suite import Block, Kind, Subject, Suite
+from nst.evaluation.suite import Block, Subject, Suite, SuiteKind
 from nst.robustness.baselines import ALEXNET, PUBLISHED_SAMPLES
 
 ROOMS = (photographs, corrupted, sequences, attacked)  # a new kind of suites is a module of its own, and its name here
-KINDS: dict[str, Kind] = {name: kind for room in ROOMS for name, kind in room.KINDS.items()}
+KINDS: dict[str, SuiteKind] = {name: kind for room in ROOMS for name, kind in room.KINDS.items()}
 COLUMNS = ("suite", "condition", "level", "metric", "value")
 NETWORKS_OWN = ("shown_at", "shown_as")  # conditions in which networks that are compared may differ
 
 
-def kind_of(block: Block) -> Kind:
+def kind_of(block: Block) -> SuiteKind:
     """How a suite's block is read."""
     return KINDS[block["kind"]]
 

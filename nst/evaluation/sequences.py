@@ -9,7 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nst.evaluation.copies import copy_facts, incomplete, require_found, require_side, tell_incomplete
-from nst.evaluation.suite import Block, Kept, Kind, Pass, Row, Scorer, Subject, Suite, framing_facts, pictures_stated
+from nst.evaluation.suite import (
+    Block,
+    Kept,
+    Pass,
+    Row,
+    Scorer,
+    Subject,
+    Suite,
+    SuiteKind,
+    framing_facts,
+    pictures_stated,
+)
 from nst.robustness import cifar, sets
 from nst.robustness.baselines import CIFAR_PERTURBATIONS, PERTURBATIONS, Baseline
 from nst.robustness.benchmark_scores import known_mean, perturbation_scores
@@ -27,7 +38,7 @@ SHOWN_CLIPS = 8
 Clips = dict[str, tuple[str, tuple[int, ...]]]  # perturbation and difficulties of each part
 
 
-class Perturbed(Kind):
+class Perturbed(SuiteKind):
     """Flips by perturbation and difficulty."""
 
     headlines: ClassVar[Mapping[str, str]] = {

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nst.data.transforms import CenterView
-from nst.data.views import Framing, clean_view
+from nst.data.views import ViewFraming, clean_view
 from nst.robustness.image_sets import ImageSet, stratified
 from nst.settings.data import Pictures
 
@@ -60,7 +60,7 @@ class Subject:
     batch_size: int
     options: RobustnessOptions
     clean: ImageSet | None = None
-    framing: Framing | None = None
+    framing: ViewFraming | None = None
 
     @property
     def side(self) -> int:
@@ -167,7 +167,7 @@ class Suite:
         parts: their names, in order.
         open: a part, by its name.
         pictures: that the network sees in all parts, nearly: for the time that is left.
-        measured: what the parts have `kept`, put together: the block before its scores (`Kind.scored`).
+        measured: what the parts have `kept`, put together: the block before its scores (`SuiteKind.scored`).
     """
 
     name: str
@@ -178,7 +178,7 @@ class Suite:
     measured: Callable[[Kept], Block]
 
 
-class Kind:
+class SuiteKind:
     """How the blocks of one kind of suites are read: from what was measured to scores, and their names.
 
     `headlines` are the keys of a block's main numbers, and what a report calls them; those without a title are in

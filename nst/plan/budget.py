@@ -47,7 +47,7 @@ class Numerics:
 
 
 @dataclass(frozen=True)
-class Training:
+class PhaseCost:
     """One training phase of one generation, as far as it costs something.
 
     Args:
@@ -121,7 +121,7 @@ class Step:
     images_per_second_and_host: float
 
 
-def images_per_core(training: Training, cluster: Cluster) -> int:
+def images_per_core(training: PhaseCost, cluster: Cluster) -> int:
     """Images of a step on each core.
 
     Raises:
@@ -140,7 +140,7 @@ def images_per_core(training: Training, cluster: Cluster) -> int:
     return training.batch // replicas
 
 
-def step(training: Training, cluster: Cluster, numerics: Numerics, utilization: float, preparing: float = 0.0) -> Step:
+def step(training: PhaseCost, cluster: Cluster, numerics: Numerics, utilization: float, preparing: float = 0.0) -> Step:
     """A step whose images take the loaders `preparing` s. Raises NstError if the batch does not divide by the cores."""
     computing = seconds(training.flops, cluster, utilization)
     time = max(computing, preparing)
@@ -164,25 +164,25 @@ def seconds(flops: float, cluster: Cluster, utilization: float) -> float:
     return flops / (utilization * cluster.peak)
 
 
-def compile_seconds(training: Training) -> float:
+def compile_seconds(training: PhaseCost) -> float:
     """Until the first step of every start on a TPU, whose compiled programs no later process can use."""
     blocks = sum(part.block for part in training.cost.parts)
     return COMPILE_S.get(training.model, COMPILE_S_A_BLOCK * blocks)
 
 
-def trainable(training: Training) -> int:
+def trainable(training: PhaseCost) -> int:
     """Parameters that learn."""
     return sum(part.parameters for part in training.cost.learning(training.recipe.frozen_blocks))
 
 
-def all_reduce_bytes(training: Training, numerics: Numerics) -> int:
+def all_reduce_bytes(training: PhaseCost, numerics: Numerics) -> int:
     """What every core adds to the others' in a step: gradients, and BatchNorm's sums forward and backward."""
     learning = training.cost.learning(training.recipe.frozen_blocks)
     statistics = sum(part.statistics for part in learning)
     return trainable(training) * numerics.gradient + 2 * statistics * FLOAT32
 
 
-def memory(training: Training, cluster: Cluster, numerics: Numerics, *, remat: bool) -> Memory:
+def memory(training: PhaseCost, cluster: Cluster, numerics: Numerics, *, remat: bool) -> Memory:
     """Of one core; every core holds all weights.
 
     Args:
@@ -204,7 +204,7 @@ def memory(training: Training, cluster: Cluster, numerics: Numerics, *, remat: b
     )
 
 
-def accumulate_that_fits(training: Training, cluster: Cluster, numerics: Numerics, *, remat: bool) -> int | None:
+def accumulate_that_fits(training: PhaseCost, cluster: Cluster, numerics: Numerics, *, remat: bool) -> int | None:
     """The fewest micro-batches with which a step fits into a core's memory, whatever is configured; None: none do."""
     share = training.recipe.labeled_batch_size // cluster.replicas
     for parts in (parts for parts in range(1, share + 1) if share % parts == 0):
@@ -213,13 +213,13 @@ def accumulate_that_fits(training: Training, cluster: Cluster, numerics: Numeric
     return None
 
 
-def fits(training: Training, cluster: Cluster, numerics: Numerics, *, remat: bool) -> bool:
+def fits(training: PhaseCost, cluster: Cluster, numerics: Numerics, *, remat: bool) -> bool:
     """Whether a step's memory is there; a host's own is not counted."""
     has = cluster.chip.memory
     return has is None or memory(training, cluster, numerics, remat=remat).total <= has
 
 
-def cure(training: Training, cluster: Cluster, numerics: Numerics) -> str | None:
+def cure(training: PhaseCost, cluster: Cluster, numerics: Numerics) -> str | None:
     """Options with which a step fits that does not as configured; None: it does."""
     if fits(training, cluster, numerics, remat=training.remat):
         return None
@@ -239,7 +239,7 @@ def optimizer_slots(recipe: Recipe) -> int:
     return sum(value.numel() for name, value in optimizer.state[weight].items() if name != "step")
 
 
-def activation_bytes(training: Training, numerics: Numerics, *, compiled: bool, remat: bool) -> int:
+def activation_bytes(training: PhaseCost, numerics: Numerics, *, compiled: bool, remat: bool) -> int:
     """Of one image, at the moment of the step when most is alive."""
     parts = training.cost.learning(training.recipe.frozen_blocks)
     inner = [part for part in parts if part.block]

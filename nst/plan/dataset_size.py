@@ -14,7 +14,7 @@ from nst.data.sources import IMAGENET_CLASSES, IMAGENET_IMAGES
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.settings.data import DataOptions
-from nst.settings.stages import Counts
+from nst.settings.stages import PlanCounts
 
 TAR_MEMBER = 512 + 256  # bytes of a file in a tar beside its content: header, and padding to 512 on average
 KEY = 24  # bytes of a key, about
@@ -24,7 +24,7 @@ PROBABILITY = 2  # float16
 
 
 @dataclass(frozen=True)
-class Known:
+class PublicDataset:
     """A public data set: images for training with labels and without, images for testing, usual bytes of one."""
 
     classes: int
@@ -37,18 +37,20 @@ class Known:
 PAPERS_UNLABELED = 300_000_000  # [P]: JFT, which is private; any images serve
 # counts: the data sets' own pages; bytes: of ImageNet the mean of its files, of the others as PNG
 KNOWN = {
-    "imagenet": Known(IMAGENET_CLASSES, IMAGENET_IMAGES["train"], PAPERS_UNLABELED, IMAGENET_IMAGES["val"], 110_000),
-    "cifar10": Known(10, 50_000, 0, 10_000, 2_300),
-    "cifar100": Known(100, 50_000, 0, 10_000, 2_300),
-    "svhn": Known(10, 73_257, 531_131, 26_032, 2_300),
-    "stl10": Known(10, 5_000, 100_000, 8_000, 18_000),
-    "digits": Known(10, 1_797, 0, 0, 150),
+    "imagenet": PublicDataset(
+        IMAGENET_CLASSES, IMAGENET_IMAGES["train"], PAPERS_UNLABELED, IMAGENET_IMAGES["val"], 110_000
+    ),
+    "cifar10": PublicDataset(10, 50_000, 0, 10_000, 2_300),
+    "cifar100": PublicDataset(100, 50_000, 0, 10_000, 2_300),
+    "svhn": PublicDataset(10, 73_257, 531_131, 26_032, 2_300),
+    "stl10": PublicDataset(10, 5_000, 100_000, 8_000, 18_000),
+    "digits": PublicDataset(10, 1_797, 0, 0, 150),
 }
 PAPERS_UNIQUE_SHARE = 81 / 130  # [P]: 130M images of a selection were about 81M different ones
 
 
 @dataclass(frozen=True)
-class Images:
+class DatasetSize:
     """What a run learns from.
 
     Args:
@@ -88,7 +90,7 @@ class Images:
         )
 
 
-def find_images(split: DataOptions, options: Counts, images_per_class: int | None) -> Images:
+def find_images(split: DataOptions, options: PlanCounts, images_per_class: int | None) -> DatasetSize:
     """Images of a run, each number from the first source that has it (see the module).
 
     Args:
@@ -107,7 +109,7 @@ def find_images(split: DataOptions, options: Counts, images_per_class: int | Non
     given = None if options.image_kilobytes is None else 1000 * options.image_kilobytes
     copies = extra if images_per_class is None else classes * images_per_class
     selected = options.selected_images
-    return Images(
+    return DatasetSize(
         classes=classes,
         labeled=count,
         unlabeled=extra,

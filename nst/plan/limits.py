@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from nst.errors import UsageError
 from nst.machine import GIB, MARGIN
-from nst.plan.budget import Numerics, Training, memory
+from nst.plan.budget import Numerics, PhaseCost, memory
 from nst.plan.chips import CHIPS, Cluster
 
 
-def require_room(training: Training, numerics: Numerics, available: float | None, *, devices: int) -> None:
+def require_room(training: PhaseCost, numerics: Numerics, available: float | None, *, devices: int) -> None:
     """Holds a training step against a device's memory.
 
     Args:

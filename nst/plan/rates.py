@@ -22,9 +22,9 @@ from typing import Any
 
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
-from nst.plan.budget import Numerics, Training
+from nst.plan.budget import Numerics, PhaseCost
 from nst.plan.chips import Chip
-from nst.plan.dataset_size import Images
+from nst.plan.dataset_size import DatasetSize
 from nst.plan.layer_costs import NetworkCost
 
 MEASURED = Path(__file__).with_name("measured.json")
@@ -130,7 +130,7 @@ def view_seconds(image_size: int, file_bytes: float, augment: str = "none") -> f
     return PER_IMAGE + PER_BYTE * file_bytes + pixel * image_size**2
 
 
-def step_views_seconds(training: Training, images: Images) -> float:
+def step_views_seconds(training: PhaseCost, images: DatasetSize) -> float:
     """Of one core, for the views of a training step; an online teacher looks at clean ones too."""
     size, (labeled, unlabeled) = training.cost.image_size, training.augment
     clean = PER_PIXEL * training.teacher.image_size**2 if training.teacher else 0

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nst.models.networks import AnyArchitecture
-from nst.plan.budget import Training
-from nst.plan.dataset_size import Images
+from nst.plan.budget import PhaseCost
+from nst.plan.dataset_size import DatasetSize
 from nst.plan.layer_costs import NetworkCost, measure
 from nst.plan.rates import step_views_seconds, view_seconds
 from nst.training.phases import Phase
 
 
 @dataclass(frozen=True)
-class Generation:
+class PlannedGeneration:
     """A network that is trained, and how its successor learns from it.
 
     Args:
@@ -38,11 +38,13 @@ class Generation:
         return self.architecture.name or "network"
 
 
-def trainings_of(generation: Generation, generations: Sequence[Generation], images: Images) -> list[Training]:
+def trainings_of(
+    generation: PlannedGeneration, generations: Sequence[PlannedGeneration], images: DatasetSize
+) -> list[PhaseCost]:
     """The phases of a generation, with what each costs."""
     teacher = teacher_cost(generation, generations, images) if generation.online else None
     return [
-        Training(
+        PhaseCost(
             generation=generation.number,
             stage="train" if phase.name == "trained" else "finetune",
             model=generation.name,
@@ -67,7 +69,9 @@ def _augment(phase: Phase) -> tuple[str, str]:
     return labeled.replace("randaugment", "standard"), unlabeled.replace("randaugment", "standard")
 
 
-def teacher_cost(student: Generation, generations: Sequence[Generation], images: Images) -> NetworkCost:
+def teacher_cost(
+    student: PlannedGeneration, generations: Sequence[PlannedGeneration], images: DatasetSize
+) -> NetworkCost:
     """The generation before as it labels: at the size it was last evaluated at, unless the student says another."""
     teacher = generations[student.number - 1]
     size = student.teacher_size or teacher.phases[-1].test_size
@@ -82,7 +86,7 @@ class Work:
         views: s that one core would need to prepare the images.
     """
 
-    generation: Generation
+    generation: PlannedGeneration
     stage: str
     cost: NetworkCost
     steps: int | None
@@ -91,7 +95,9 @@ class Work:
     views: float
 
 
-def works_of(generations: Sequence[Generation], trainings: Sequence[Training], images: Images) -> list[Work]:
+def works_of(
+    generations: Sequence[PlannedGeneration], trainings: Sequence[PhaseCost], images: DatasetSize
+) -> list[Work]:
     """Every stage that computes: training, fine-tuning, and labeling where the next one reads stored labels."""
     works = []
     for generation in generations:

@@ -87,7 +87,7 @@ def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dic
 
 
 @dataclass(frozen=True)
-class Measurement:
+class CellResult:
     """What one run contributes to a place: one network in one cell.
 
     Args:
@@ -109,7 +109,7 @@ class Measurement:
 class Cell:
     """The runs of one cell: mean and sample standard deviation (None of a single one) of a metric over the seeds."""
 
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[CellResult, ...]
 
     @property
     def seeds(self) -> int:
@@ -134,7 +134,7 @@ def collect(where: Exhibit, folders: Sequence[Path]) -> dict[str, Cells]:
     Raises:
         NstError: no run below belongs there, or two have the same cell and seed.
     """
-    found: dict[str, dict[tuple[str, str], dict[int, Measurement]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[str, dict[tuple[str, str], dict[int, CellResult]]] = defaultdict(lambda: defaultdict(dict))
     for measurement in _measurements(where, folders):
         seeds = found[measurement.scale][measurement.row, measurement.column]
         other = seeds.setdefault(measurement.seed, measurement)
@@ -157,7 +157,7 @@ def collect(where: Exhibit, folders: Sequence[Path]) -> dict[str, Cells]:
     }
 
 
-def _measurements(where: Exhibit, folders: Sequence[Path]) -> Iterator[Measurement]:
+def _measurements(where: Exhibit, folders: Sequence[Path]) -> Iterator[CellResult]:
     for path in sorted({path for folder in folders for path in folder.rglob("config.yaml")}):
         if not (path.parent / "result.json").exists():  # of no stage of ours, or of one that goes on
             continue
@@ -172,7 +172,7 @@ def _measurements(where: Exhibit, folders: Sequence[Path]) -> Iterator[Measureme
             if column is not None:
                 network = model_name(row) if "model" in row else ""
                 metrics = measured(row, where.suites.get(column))
-                yield Measurement(scale, paper["row"], column, config["seed"], network, metrics, path.parent)
+                yield CellResult(scale, paper["row"], column, config["seed"], network, metrics, path.parent)
 
 
 def measured(result: Document, suite: str | None = None) -> dict[str, float]:

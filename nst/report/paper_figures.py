@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from nst.report.paper import FULL_SIZE, Cell, Cells, Exhibit, Measurement, twin_note
+from nst.report.paper import FULL_SIZE, Cell, CellResult, Cells, Exhibit, twin_note
 from nst.report.style import BLUE, GREEN, MARKER, MUTED, ORANGE, VERMILLION, panels, styled
 
 COLORS = (MUTED, BLUE, VERMILLION, GREEN, ORANGE)
@@ -179,7 +179,7 @@ def against_confidence(where: Exhibit, scale: str, cells: Cells) -> Figure:
 def published_cells(where: Exhibit, rows: list[str]) -> Cells:
     """The paper's numbers in the form of ours."""
     return {
-        (row, column): Cell((Measurement(FULL_SIZE, row, column, 0, "", dict(metrics), Path()),))
+        (row, column): Cell((CellResult(FULL_SIZE, row, column, 0, "", dict(metrics), Path()),))
         for row in rows
         for column, metrics in where.rows[row].items()
     }

@@ -63,7 +63,7 @@ def _by_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarra
 # ---- running -----------------------------------------------------------------------------------------------
 
 
-class Answers(RunningSums):
+class SetAnswers(RunningSums):
     """Answers to the images of one set.
 
     Args:

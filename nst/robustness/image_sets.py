@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nst.data.batches import Images
 
 
-class Sample(NamedTuple):
+class SetSample(NamedTuple):
     """One image, or one clip: key, pixels uint8 (H, W, 3) or (T, H, W, 3), and label: int or (M,), -1 is none."""
 
     key: str
@@ -59,7 +59,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> SetSample:
         """Sample `number`.
 
         Raises:
@@ -70,7 +70,7 @@ class ImageSet:
             image = self.pixels(number)
         except BadImage as error:
             raise BadImage(f"{self.name}/{self.keys[number]}: {error}") from error
-        return Sample(self.keys[number], image, label if label.ndim else int(label))
+        return SetSample(self.keys[number], image, label if label.ndim else int(label))
 
     def pixels(self, number: int) -> np.ndarray:
         """What `read` gives for sample `number`.
@@ -80,7 +80,7 @@ class ImageSet:
         """
         return self.read(number if self.rows is None else self.rows[number])
 
-    def samples(self, bad: list[str]) -> Iterator[Sample]:
+    def samples(self, bad: list[str]) -> Iterator[SetSample]:
         """All samples that can be read, in order; the others are told in `bad`."""
         for number in range(len(self)):
             try:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from nst.data.batches import Batch, View, blank_seen, seen_bytes
 from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage
-from nst.robustness.image_sets import ImageSet, Sample
+from nst.robustness.image_sets import ImageSet, SetSample
 
 
 class ImageSetBatches(Dataset):
@@ -41,7 +41,7 @@ class ImageSetBatches(Dataset):
         return self.batch_size * (self.images.frames * seen_bytes(self.view) + 25)
 
     def __getitem__(self, number: int) -> Batch:
-        rows: list[tuple[int, Sample]] = []
+        rows: list[tuple[int, SetSample]] = []
         bad: list[str] = []
         start = number * self.batch_size
         for index in range(start, min(start + self.batch_size, len(self.images))):
@@ -59,7 +59,7 @@ class ImageSetBatches(Dataset):
         """
         return np.stack([self._seen(frame) for frame in _frames(self.images[index].image)])
 
-    def _padded(self, rows: list[tuple[int, Sample]], bad: list[str]) -> Batch:
+    def _padded(self, rows: list[tuple[int, SetSample]], bad: list[str]) -> Batch:
         missing = self.batch_size - len(rows)
         shown = [self._seen(frame) for _, sample in rows for frame in _frames(sample.image)]
         blank = np.zeros_like(shown[0]) if shown else blank_seen(self.view)

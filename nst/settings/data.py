@@ -11,7 +11,7 @@ from nst.settings.fields import Group, option, part
 
 
 @dataclass(frozen=True)
-class Source(Group, at="data.source"):
+class SourceOptions(Group, at="data.source"):
     """Where `nst shard` finds the images."""
 
     name: str = option(text(100), help="digits | cifar10 | folder | tar | ...: docs/data.md lists them")
@@ -85,7 +85,7 @@ class DataOptions(Sizes, at="data"):
     validation: str | None = option(
         PLACE, follows="${.root}/validation", help="compared on the way, so that the test set is not; need not be there"
     )
-    source: Source = option(Source, help="where the images come from")
+    source: SourceOptions = option(SourceOptions, help="where the images come from")
     pictures: Pictures = part(Pictures)
 
 

@@ -197,7 +197,7 @@ class ExportOptions(Group, at="export"):
 
 
 @dataclass(frozen=True)
-class Counts(Group, at="plan"):
+class PlanCounts(Group, at="plan"):
     """Numbers of images for a plan; None: to be found out."""
 
     classes: int | None = option(
@@ -216,7 +216,7 @@ class Counts(Group, at="plan"):
 
 
 @dataclass(frozen=True)
-class PlanOptions(Counts, at="plan"):
+class PlanOptions(PlanCounts, at="plan"):
     hardware: str | None = option(
         null(text(100)), None,
         "v3:32x32, v5e:16x16, h100:8, ...: chips as a mesh or a number; null: by the trainer",

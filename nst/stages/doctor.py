@@ -24,7 +24,7 @@ from nst.data.shard_set import ShardSet, load_index
 from nst.data.transfer import is_remote
 from nst.data.views import training_view
 from nst.doctor.compare import compare
-from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, Training, network_facts
+from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, TrainingFacts, network_facts
 from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice
@@ -32,7 +32,7 @@ from nst.models.checkpoints import read_info
 from nst.models.networks import AnyArchitecture
 from nst.plan import budget
 from nst.plan.chips import GIB, cluster
-from nst.plan.dataset_size import PREDICTION, Images, find_images
+from nst.plan.dataset_size import PREDICTION, DatasetSize, find_images
 from nst.plan.layer_costs import measure
 from nst.progress import say
 from nst.settings.job import SurveyJob
@@ -65,7 +65,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     each = [job] if single else [job_from(SurveyJob, one) for one in configurations(job)]
     sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(job, name))}
     images = _images(job)
-    trainings: list[Training] = []
+    trainings: list[TrainingFacts] = []
     mistakes: list[Finding] = []
     given = not single and starts_from_a_run(job)
     teacher, classes = None, None
@@ -105,7 +105,7 @@ def _shards(job: SurveyJob, name: str) -> ShardSet | None:
     return load_index(Path(folder), Remote(**vars(job.remote)))
 
 
-def _images(job: SurveyJob) -> Images | None:
+def _images(job: SurveyJob) -> DatasetSize | None:
     try:
         return find_images(job.data, job.plan, job.select.images_per_class)
     except NstError:  # nowhere to be found yet; rules that need the numbers say nothing
@@ -113,8 +113,8 @@ def _images(job: SurveyJob) -> Images | None:
 
 
 def _training(
-    job: SurveyJob, label: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: Images | None
-) -> Training:
+    job: SurveyJob, label: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: DatasetSize | None
+) -> TrainingFacts:
     """Raises NstError for what a training would refuse at its start."""
     student, noise, pictures = job.student, job.noise, job.data.pictures
     if teacher is None:
@@ -129,18 +129,18 @@ def _training(
     parameters, undecayed = network_facts(architecture, student.weight_decay)
     memory = _memory(job, architecture, student, images) if images else None
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
-    return Training(
+    return TrainingFacts(
         label, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
     )  # fmt: skip
 
 
-def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, images: Images) -> MemoryFacts | None:
+def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, images: DatasetSize) -> MemoryFacts | None:
     """What a step takes of plan.hardware, without an online teacher; None without one, and on a CPU, whose memory is
     not told."""
     hardware = cluster(job.plan.hardware) if job.plan.hardware is not None else None
     if hardware is None or hardware.chip.memory is None:
         return None
-    training = budget.Training(
+    training = budget.PhaseCost(
         generation=0,
         stage="train",
         model=architecture.name,
@@ -156,7 +156,7 @@ def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, image
     return MemoryFacts(hardware.name, needed / GIB, hardware.chip.memory / GIB, cure)
 
 
-def _as_teacher(job: SurveyJob, training: Training, students: Sequence[SurveyJob]) -> TeacherFacts | None:
+def _as_teacher(job: SurveyJob, training: TrainingFacts, students: Sequence[SurveyJob]) -> TeacherFacts | None:
     """A generation as the next one sees it."""
     if not students:
         return None
@@ -206,7 +206,7 @@ def _comparison(sets: dict[str, ShardSet], most: int) -> Comparison | None:
     return compare(sets["unlabeled"], sets["test"], most)
 
 
-def _selecting(job: SurveyJob, images: Images | None) -> Selecting:
+def _selecting(job: SurveyJob, images: DatasetSize | None) -> Selecting:
     return Selecting(
         keep=job.label.keep,
         min_confidence=job.select.min_confidence,
@@ -218,7 +218,7 @@ def _selecting(job: SurveyJob, images: Images | None) -> Selecting:
     )
 
 
-def _needed(each: Sequence[SurveyJob], single: bool, images: Images | None) -> float | None:
+def _needed(each: Sequence[SurveyJob], single: bool, images: DatasetSize | None) -> float | None:
     """Bytes of the predictions and selections that are still to be written."""
     if images is None:
         return None

@@ -28,7 +28,7 @@ from nst.evaluation.mistakes import write as write_mistakes
 from nst.evaluation.results import headlines, summary, table
 from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
-from nst.metrics import MAX_CONFUSION_CLASSES, Evaluation, accuracy_by_class
+from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
 from nst.models.precision import full_precision
@@ -55,7 +55,7 @@ from nst.training.tracking import Tracking
 MISTAKES_KEPT = 48  # in the result; all are in a table beside it
 
 
-class CleanScores(Evaluation):
+class CleanScores(EvaluationSums):
     """Scores a network on labeled images, in the precision of float32."""
 
     @full_precision()
@@ -180,7 +180,7 @@ def _clean_scores(
 
 
 def _result(
-    scores: Evaluation, test: ShardSet, options: EvalOptions, bad: Sequence[str], mistakes: Sequence[Any]
+    scores: EvaluationSums, test: ShardSet, options: EvalOptions, bad: Sequence[str], mistakes: Sequence[Any]
 ) -> dict[str, Any]:
     result: dict[str, Any] = {
         "test": without_secrets(str(test.folder)),

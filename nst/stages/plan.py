@@ -20,13 +20,13 @@ from nst.config import job_from
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.plan import budget
-from nst.plan.budget import Numerics, Training
+from nst.plan.budget import Numerics, PhaseCost
 from nst.plan.chips import Cluster, cluster
-from nst.plan.dataset_size import Images, find_images
+from nst.plan.dataset_size import DatasetSize, find_images
 from nst.plan.paper_costs import DAYS, POD, TIME_RATIOS, implied_utilization, l2_flops, time_ratios
 from nst.plan.rates import TPU, Rates, read_measurements, step_views_seconds
 from nst.plan.tables import tables
-from nst.plan.work import Generation, Work, teacher_cost, trainings_of, works_of
+from nst.plan.work import PlannedGeneration, Work, teacher_cost, trainings_of, works_of
 from nst.progress import console, say
 from nst.settings.job import SurveyJob, changed
 from nst.settings.trainer import TorchOptions, XlaOptions
@@ -86,7 +86,7 @@ def run(job: SurveyJob) -> dict[str, Any]:
     }
 
 
-def _control(jobs: Sequence[SurveyJob], images: Images) -> tuple[list[Work], list[Training]]:
+def _control(jobs: Sequence[SurveyJob], images: DatasetSize) -> tuple[list[Work], list[PhaseCost]]:
     """What the control of the last student would do: a training behind the last generation, without a teacher."""
     alone = _generation(len(jobs), changed(jobs[-1], control_options(jobs[-1])), images)
     trainings = trainings_of(replace(alone, online=False), [], images)
@@ -115,7 +115,7 @@ def _row(work: Work, hardware: Cluster, numerics: Numerics, rates: Rates) -> dic
     }
 
 
-def _compiling(trainings: Sequence[Training], main: Training) -> dict[str, Any]:
+def _compiling(trainings: Sequence[PhaseCost], main: PhaseCost) -> dict[str, Any]:
     """Compiling each phase once, and at every further start of the main one; none where nothing is compiled."""
     return {
         "hours": sum(map(budget.compile_seconds, trainings)) / HOUR,
@@ -129,13 +129,13 @@ def _cluster(hardware: Cluster) -> dict[str, Any]:
     return {**{name: getattr(hardware, name) for name in names}, "memory_per_core": hardware.chip.memory}
 
 
-def _network(training: Training) -> dict[str, Any]:
+def _network(training: PhaseCost) -> dict[str, Any]:
     names = ("generation", "model", "remat")
     counted = {name: getattr(training.cost, name) for name in ("image_size", "parameters", "macs")}
     return {**{name: getattr(training, name) for name in names}, **counted}
 
 
-def _memory(training: Training, hardware: Cluster, numerics: Numerics) -> dict[str, Any]:
+def _memory(training: PhaseCost, hardware: Cluster, numerics: Numerics) -> dict[str, Any]:
     """Of both choices, and the fewest micro-batches with which each fits."""
     found: dict[str, Any] = {"chosen": "remat" if training.remat else "kept"}
     for name, remat in (("kept", False), ("remat", True)):
@@ -145,17 +145,17 @@ def _memory(training: Training, hardware: Cluster, numerics: Numerics) -> dict[s
     return {**found, "accumulate": training.accumulate, "cure": budget.cure(training, hardware, numerics)}
 
 
-def _bytes_per_step(training: Training, images: Images) -> float:
+def _bytes_per_step(training: PhaseCost, images: DatasetSize) -> float:
     return images.bytes_read(training.recipe.labeled_batch_size, training.unlabeled)
 
 
-def _storage(images: Images) -> dict[str, Any]:
+def _storage(images: DatasetSize) -> dict[str, Any]:
     counts = {"labeled shards": images.labeled, "selection": images.selected, "packed selection": images.copies}
     sizes = images.storage()
     return {name: {"images": counts.get(name, images.unlabeled), "bytes": size} for name, size in sizes.items()}
 
 
-def _of_the_paper(generations: Sequence[Generation]) -> bool:
+def _of_the_paper(generations: Sequence[PlannedGeneration]) -> bool:
     compared = {model for model, base, _ in TIME_RATIOS} | {base for _, base, _ in TIME_RATIOS}
     return any(generation.name in compared for generation in generations)
 
@@ -207,10 +207,10 @@ def _require_plan(path: Path) -> None:
         )
 
 
-def _generation(number: int, job: SurveyJob, images: Images, *, trained: bool = True) -> Generation:
+def _generation(number: int, job: SurveyJob, images: DatasetSize, *, trained: bool = True) -> PlannedGeneration:
     student = job.student if number else replace(job.student, unlabeled_ratio=0)
     architecture = architecture_of(job.model)
-    return Generation(
+    return PlannedGeneration(
         number=number,
         architecture=architecture,
         phases=phases(architecture, student, job.noise, images.labeled),
@@ -234,7 +234,7 @@ def default_hardware(trainer: TorchOptions | XlaOptions) -> str:
 
 
 def compiled(
-    generations: Sequence[Generation], images: Images, hardware: Cluster, trainer: TorchOptions | XlaOptions
+    generations: Sequence[PlannedGeneration], images: DatasetSize, hardware: Cluster, trainer: TorchOptions | XlaOptions
 ) -> dict[str, Any]:
     """What the TPU compiler says of the last generation's train step.
 

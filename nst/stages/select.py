@@ -25,7 +25,7 @@ from nst.data.cutoffs import Exact
 from nst.data.predictions import FORMAT, Predictions
 from nst.data.remote import Remote
 from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
-from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, Rule, Wanted
+from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, SelectionRule, Wanted
 from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
 from nst.progress import say
@@ -55,7 +55,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
     folder = Path(shards_place(job.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
     opened.require(shards=load_index(folder) if (folder / "index.json").exists() else None)
     truth = folder / "truth.parquet" if (folder / "truth.parquet").exists() else None
-    rule = Rule(options, job.seed, _shares(job, opened.classes), opened.keep)
+    rule = SelectionRule(options, job.seed, _shares(job, opened.classes), opened.keep)
     watched = _validation(job, opened)
     asked = {name: value for name, value in asdict(options).items() if name not in NOT_INPUTS}
     asked["seed"] = job.seed
@@ -82,7 +82,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
                 document["accuracy"] = accuracy(database, opened.folder, output, truth, opened.classes)
         labeled = _labeled(job, opened.classes)
         counts = None if labeled is None else labeled.label_counts
-        answers = forecast.Answers.of(watched, _validation_shards(job)) if watched else None
+        answers = forecast.ValidationAnswers.of(watched, _validation_shards(job)) if watched else None
         document["forecast"] = forecast.forecast(opened.classes, document["per_class"], counts, answers)
         write_json(output / "selection.json", document)
         shown = [name for name in ("totals", "relaxed", "forecast", "accuracy", "classes") if name in document]
@@ -92,7 +92,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
 Each = Callable[..., Iterator[Any]]  # calls a function with each of some arguments; results come in order
 
 
-def selected(predictions: Predictions, rule: Rule, output: Path, each: Each, parts: int) -> dict[str, Any]:
+def selected(predictions: Predictions, rule: SelectionRule, output: Path, each: Each, parts: int) -> dict[str, Any]:
     """Selects and writes; returns what selection.json tells besides the options."""
     shards = list(enumerate(predictions.shards.values()))
     files = [(number, shard.path) for number, shard in shards]

@@ -24,7 +24,7 @@ from nst.models.checkpoints import read_info
 from nst.models.networks import AnyArchitecture, build
 from nst.models.pretrained import Start
 from nst.models.released import weights_digest
-from nst.plan.budget import Numerics, Training
+from nst.plan.budget import Numerics, PhaseCost
 from nst.plan.layer_costs import measure
 from nst.plan.limits import require_room
 from nst.progress import say
@@ -260,7 +260,7 @@ def _checked_phases(job: TrainJob, data: Data, machine: Machine) -> list[Phase]:
         require_divisible(batch, machine.devices_in_all, accumulate=accumulate, lanes=data.lanes)
     for phase in steps:
         cost = measure(architecture, classes, phase.image_size)
-        planned = Training(
+        planned = PhaseCost(
             0,
             phase.name,
             architecture.name,

@@ -20,7 +20,7 @@ from nst.training.gathering import reduced, union
 from nst.training.hardware import Machine
 
 
-class Counts(Protocol):
+class PassSums(Protocol):
     """Sums of a pass over batches."""
 
     def moved(self, send: Callable[[Tensor], Tensor]) -> Any: ...
@@ -42,7 +42,7 @@ class Counting(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        counts: Counts,
+        counts: PassSums,
         advance: Callable[[int], None],
         note: Callable[[Tensor, Batch], None] | None,
     ) -> None:
@@ -68,7 +68,7 @@ class Counting(pl.LightningModule):
 
 def count(
     network: nn.Module,
-    counts: Counts,
+    counts: PassSums,
     batches: Batches,
     hardware: Machine,
     folder: Path,

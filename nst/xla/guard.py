@@ -43,7 +43,7 @@ def counters() -> Counter[str]:
 
 
 @dataclass
-class Tally:
+class StepTally:
     """What one kind of step has cost."""
 
     steps: int = 0
@@ -64,7 +64,7 @@ class Guard(Callback):
 
     def __init__(self, options: GuardOptions) -> None:
         self.options = options
-        self.tallies = {kind: Tally() for kind in STEP_KINDS}
+        self.tallies = {kind: StepTally() for kind in STEP_KINDS}
         self._mark = counters()
         self._kind: str | None = None
         self._told: set[str] = set()
@@ -88,7 +88,7 @@ class Guard(Callback):
         self._check(kind, tally, log_every)
         tally.steps += 1
 
-    def _check(self, kind: str, tally: Tally, log_every: int | None) -> None:
+    def _check(self, kind: str, tally: StepTally, log_every: int | None) -> None:
         """Judges the steps that are over, before the next begins."""
         reads = tally.steps + EVALUATION_READS * tally.runs
         if log_every is not None:

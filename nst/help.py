@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from nst.errors import UsageError, nearest
 from nst.groups import group_choices, groups, has_file, summary_line
 from nst.settings import GROUPS
-from nst.settings.help import group_options, stage_options
+from nst.settings.option_lines import group_options, stage_options
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
 NAME_COLUMNS = 26  # a longer name has its text below it

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,22 @@ def test_imports_point_one_way(path: Path):
         return
     packages = {name.split(".")[1] for name in imported(path) if name.startswith("nst.")}
     assert packages & set(ALLOWED) <= ALLOWED[package]
+
+
+def twice(names: Iterable[str]) -> set[str]:
+    """Names that stand more than once."""
+    return {name for name, count in Counter(names).items() if count > 1}
+
+
+def test_a_file_name_stands_once():
+    """What two rooms call alike is taken for each other; a package's `__init__.py` says nothing by its name."""
+    assert not twice(path.name for path in MODULES if path.name != "__init__.py")
+
+
+def test_a_class_name_stands_once():
+    """Wherever in a file the class is."""
+    nodes = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text()))]
+    assert not twice(node.name for node in nodes if isinstance(node, ast.ClassDef))
 
 
 def test_no_stage_leads_back_to_itself():

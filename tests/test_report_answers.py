@@ -19,7 +19,7 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.intervals import unpaired
-from nst.report import advice, class_tables, labels_section, page, sections, summary, terminal
+from nst.report import class_tables, labels_section, next_steps, page, sections, summary, terminal
 from nst.report.generation_rows import control_row, rows
 from nst.report.records import open_runs
 from nst.stages import report
@@ -286,7 +286,7 @@ def advised(directory: Path, **last: Any) -> str:
     experiment = open_runs(directory)[0]
     entries = rows(experiment)
     entries[-1].update(last)
-    return " ".join(advice.section(experiment, entries, control_row(experiment, entries)).points)
+    return " ".join(next_steps.section(experiment, entries, control_row(experiment, entries)).points)
 
 
 def test_advice_follows_from_what_was_measured(run: Path, tmp_path: Path):
@@ -318,7 +318,9 @@ def test_a_teacher_that_guesses_is_told(tmp_path: Path):
     experiment = open_runs(directory)[0]
     entries = rows(experiment)
     entries[0]["top1"] = 40.0
-    assert "hardly better than guessing (40.0 % of 3 classes)" in advice.section(experiment, entries, None).points[0]
+    assert (
+        "hardly better than guessing (40.0 % of 3 classes)" in next_steps.section(experiment, entries, None).points[0]
+    )
 
 
 # ---- the command line, the terminal, files -----------------------------------------------------------------------

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from nst.errors import NstError, UsageError
 from nst.models.batch_norm import BatchNorm, still_statistics
 from nst.models.noise import Dropout, Noised, NoiseSwitch, StochasticDepth
-from nst.recipes.networks import NETWORKS
+from nst.recipes.network_table import NETWORKS
 
 # B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
 STAGES = (

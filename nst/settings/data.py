@@ -65,7 +65,7 @@ class Sizes(Group, at="data"):
     )  # fmt: skip
     unlabeled_samples: int | None = option(null(whole(0)), None, "at most so many unlabeled images; null: all")
     validation_samples: int = option(
-        whole(0), 0, "of every class, held out to compare on the way; 0: a source's own val part alone"
+        whole(0), 0, "of every class, held out to compare on the way, where the source has no val part for it"
     )
 
 

@@ -367,7 +367,7 @@ def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.
     for code, told in ((0, 90.0), (1, None), (None, None)):
         monkeypatch.setattr(launcher, "run_job", lambda *_, code=code, **__: code)
         assert launch(None) == told
-        assert launcher._noted(here / "records") == [launcher.SweepJob(directory, code)]
+        assert launcher._noted(here / "records") == [launcher.SweepJob(directory, code, directory)]
 
 
 def plain_settings(number: int) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""The weights that a finished run stands for, compared with what its training has noted of them."""
+"""The final weights of a finished run, compared with the hash that its training noted."""
 
 from __future__ import annotations
 

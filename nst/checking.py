@@ -1,4 +1,4 @@
-"""Options held against `nst.settings`: values as stages take them, and a sentence for each that is none."""
+"""Holds options against `nst.settings`: values as stages take them, and a sentence for each that does not fit."""
 
 from __future__ import annotations
 

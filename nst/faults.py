@@ -1,4 +1,4 @@
-"""What torch says when a machine fails it, in words to act on.
+"""Turns torch's words for a machine's failure into words to act on.
 
 Torch raises a RuntimeError wherever the work happens to be, and much of it (NCCL, the driver, a loader process) has no
 class of its own: so its text decides. Nothing here imports torch.

@@ -1,4 +1,4 @@
-"""The weights that a finished run stands for, compared with what its training has noted of them."""
+"""The final weights of a finished run, compared with the hash that its training noted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def final_weights(run: Path | str) -> Path:
         return run
     if not run.is_dir():
         raise NstError(
-            f"there is no run or weights file at {run}",
+            f"there is no network at {run}: no run, no file",
             got=_neighbours(run),
             next="nst train run_dir=... makes one",
         )

@@ -1,4 +1,4 @@
-"""What `--help` prints: options with their defaults, groups with their choices, within the columns of a terminal."""
+"""The text of `--help`: options with their defaults, groups with their choices, within the columns of a terminal."""
 
 from __future__ import annotations
 

@@ -99,6 +99,11 @@ def path() -> Kind:
     return replace(typed, read=lambda value: os.path.expanduser(typed.read(value)))
 
 
+def network() -> Kind:
+    """A trained network where it lies, as `nst.models.released.locate` finds it."""
+    return replace(path(), words="a network (its run, its file, or a name of timm's)")
+
+
 def listed(kind: Kind, *, least: int = 0) -> Kind:
     """A list of `least` or more of a kind; one of them stands for a list of one."""
 

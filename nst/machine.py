@@ -1,4 +1,4 @@
-"""What this machine's memory holds of pictures and processes; what is far above it is refused in words."""
+"""Memory of this machine for pictures and processes; far more than that is refused in words."""
 
 from __future__ import annotations
 

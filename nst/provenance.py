@@ -1,4 +1,4 @@
-"""What is needed to repeat a run: code revision, package versions, machine."""
+"""The facts that repeat a run: code revision, package versions, machine."""
 
 from __future__ import annotations
 

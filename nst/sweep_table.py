@@ -1,4 +1,4 @@
-"""The table that closes a sweep: a row per job, with what distinguishes it and what came out."""
+"""The table that closes a sweep: a row per job, with its own options and its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file may name: another file beside it or below, and nothing else.
+"""Lets a file name another one beside it or below, and nothing else.
 
 Indexes, predictions, results and archives come from strangers. A name is judged by its text before anything is opened,
 so that no file system and no link can make it mean another place.

@@ -165,7 +165,7 @@ NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "'student"
         (["train", "experiment=digits"], ["there is no experiment named 'digits'", "digits_demo"]),
         (["train", "student.steps=["], ["student.steps cannot be '['", "a whole number"]),
         (["train", "data.root=/nowhere"], ["no such shard folder: /nowhere/labeled", "next:  make one: nst shard"]),
-        (["label", "data=folder", "teacher.run=/nowhere"], ["there is no run or weights file at /nowhere"]),
+        (["label", "data=folder", "teacher.run=/nowhere"], ["there is no network at /nowhere: no run, no file"]),
         (["select"], ["where are the teacher's predictions?", "nst select teacher.run="]),
         (["label", "teacher.predictions=x"], ["nst label needs a teacher", "teacher.run="]),
         (["evaluate"], ["nothing to evaluate", "model.checkpoint="]),

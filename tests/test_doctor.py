@@ -354,7 +354,7 @@ def test_a_students_teacher_is_read_and_one_that_is_missing_is_an_error(digits: 
     options = ["experiment=digits_demo", f"data.root={digits}", f"teacher.run={tmp_path / 'nowhere'}"]
     (finding,) = doctor.run(config(*options)).findings
     assert (finding.severity, finding.where) == ("error", ("teacher",))
-    assert "no run or weights file" in finding.message
+    assert "there is no network at" in finding.message
 
     classes = tuple(reversed(load_index(digits / "labeled").classes))
     path = tmp_path / "teacher.safetensors"

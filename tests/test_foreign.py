@@ -226,5 +226,5 @@ def test_the_hub_is_asked_for_what_was_not_downloaded(monkeypatch: pytest.Monkey
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(NstError, match=r"did you mean 'resnet10t\.c3_in1k'"):
         open_any("resnet10t.c3_in", CLASSES)
-    with pytest.raises(NstError, match="there is no run or weights file"):
+    with pytest.raises(NstError, match="there is no network at"):
         open_any("entirely_elsewhere", CLASSES)

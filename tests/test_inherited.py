@@ -72,7 +72,7 @@ def test_weights_without_a_run_never_stand_for_the_digits(teacher, tmp_path):
     for stage, option in (("label", "teacher.checkpoint"), ("evaluate", "model.checkpoint")):
         with pytest.raises(UsageError, match="which pictures"):
             cli.run_stage(stage, [f"{option}={alone}", f"run_dir={tmp_path / 'r'}"])
-    with pytest.raises(NstError, match="there is no run or weights file at"):
+    with pytest.raises(NstError, match="there is no network at"):
         cli.run_stage("evaluate", ["model.checkpoint=runs/typo"])
     assert not (tmp_path / "r").exists()
 

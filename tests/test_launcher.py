@@ -304,7 +304,7 @@ def test_a_job_that_never_came_back_counts_as_failed(here: Path, capfd: pytest.C
     for name in ("seed=0", "seed=1"):
         (here / name).mkdir()
     write_json(here / "seed=0" / "result.json", {"top1": 90.0})
-    jobs = [launcher.SweepJob(here / "seed=0", 0), launcher.Job(here / "seed=1", None)]
+    jobs = [launcher.SweepJob(here / "seed=0", 0), launcher.SweepJob(here / "seed=1", None)]
     assert launcher._close(jobs, RuntimeError("node7 is gone\ntrace"), searched=False) == 1
     out, _ = capfd.readouterr()
     assert "lost" in out
@@ -367,7 +367,7 @@ def test_what_a_failed_job_left_is_no_objective(here: Path, monkeypatch: pytest.
     for code, told in ((0, 90.0), (1, None), (None, None)):
         monkeypatch.setattr(launcher, "run_job", lambda *_, code=code, **__: code)
         assert launch(None) == told
-        assert launcher._jobs(here / "records") == [launcher.SweepJob(directory, code)]
+        assert launcher._noted(here / "records") == [launcher.SweepJob(directory, code, directory)]
 
 
 def plain_settings(number: int) -> SimpleNamespace:

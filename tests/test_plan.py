@@ -335,7 +335,7 @@ def test_the_slower_of_card_and_loaders_binds_and_the_table_says_which():
 
 
 def data(name: str, labeled: str, unlabeled: str, **sizes: int) -> DataOptions:
-    places = {"root": "nowhere", "labeled": labeled, "unlabeled": unlabeled, "test": None}
+    places = {"root": "nowhere", "labeled": labeled, "unlabeled": unlabeled, "test": None, "validation": None}
     return DataOptions(name=name, **places, source=SourceOptions(name=name), **sizes)
 
 

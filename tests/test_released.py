@@ -148,5 +148,5 @@ def test_open_network_takes_timms_name(monkeypatch):
 def test_open_network_explains_what_is_neither(tmp_path):
     with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
         open_network("tf_efficientnet_b7.ns_jft_in1", CLASSES)
-    with pytest.raises(NstError, match="there is no run or weights file"):
+    with pytest.raises(NstError, match="there is no network at"):
         open_network(tmp_path / "nowhere", CLASSES)

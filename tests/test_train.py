@@ -502,5 +502,5 @@ def test_missing_shards_and_missing_teacher_name_the_next_command(tiny: Compose,
     with pytest.raises(NstError, match="no such shard folder") as caught:
         train.from_cfg(tiny("data.root=/nowhere"))
     assert "nst shard" in str(caught.value)
-    with pytest.raises(NstError, match="there is no run or weights file"):
+    with pytest.raises(NstError, match="there is no network at"):
         train.from_cfg(tiny("teacher.run=/nowhere/gen0"))

@@ -1,4 +1,4 @@
-"""What gcloud's messages mean: a table from patterns in its stderr to a sentence and the next command.
+"""gcloud's messages in our words: a table from patterns in its stderr to a sentence and the next command.
 
 Only a fault of kind `connection` is worth trying again. Everything else in the table needs a person, and saying so at
 once is kinder than five tries.

@@ -1,4 +1,4 @@
-"""What a network said of pictures, as tables for people: predictions.csv and .parquet, unsure.csv, unreadable.csv.
+"""A network's answers to pictures as tables for people: predictions.csv and .parquet, unsure.csv, unreadable.csv.
 
 They are made of the files that labeling writes, a part after the other, so no number of pictures fills the memory.
 """

@@ -1,4 +1,4 @@
-"""What the arrangement of folders says about the images in it: their classes and splits.
+"""Classes and splits of images, read from the arrangement of their folders.
 
 An arrangement is read where it says one thing, and refused with the ways to say which where it could mean two: a
 folder or picture beside train/ and test/, pictures beside class folders, splits inside another folder, an empty class.

@@ -1,4 +1,4 @@
-"""Every picture of a source looked at once, before anything is decided: which cannot be used, and what is odd."""
+"""Looks at every picture of a source before anything is decided: which cannot be used, and which are odd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation images leave the unlabeled set, found by their pixels and by how they look.
+"""Takes evaluation images out of the unlabeled set: their pixels give them away, or their looks.
 
 No shard is copied. The positions of what is excluded go into index.json, readers pass over them, and the digest of the
 set changes with them, so predictions made before are seen to be of other data. A set of 300 million images is pruned

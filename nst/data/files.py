@@ -1,4 +1,4 @@
-"""The pictures in a folder, found once each, and what they hold.
+"""Finds the pictures in a folder, each once, and knows each by its content.
 
 Links are followed. A folder that a link leads back to, or that is read already under its own name, is passed over, so
 that no picture comes twice. A file is a picture by its suffix, or by its first bytes where its suffix is none that says

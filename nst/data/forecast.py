@@ -1,4 +1,4 @@
-"""Whether a selection will help, told before a student trains on it: how right its labels are, and of which classes.
+"""Tells before a student trains whether a selection will help: how right its labels are, and in which classes.
 
 How right: the teacher has labeled the validation pictures too, whose classes are known and which it never learned from.
 Those that the selection would have taken (same answer, confidence at or over the lowest selected of its class) say how

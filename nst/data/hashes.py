@@ -1,4 +1,4 @@
-"""What an image is known by: a hash of its pixels, and one of how it looks.
+"""Two hashes know an image again: one of its pixels, one of its looks.
 
 The hash of the looks is the classical perceptual hash: the image in grey at 32 x 32, its lowest 8 x 8 frequencies, and
 for each whether it is above their median. Another size, file format, quality or brightness changes few of its 64 bits;

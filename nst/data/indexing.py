@@ -1,4 +1,4 @@
-"""Tars that other tools wrote (img2dataset's, for one), used where they lie: `index_tars` only adds the index.json.
+"""Makes a shard set of tars from other tools (img2dataset, for one): they stay where they are, index.json is added.
 
 It refuses what would fail later, in training: tars that were cut short, keys used twice, samples without an image. Two
 downloads that count their keys alike are one set all the same: each key then begins with the name of its tar.

@@ -1,4 +1,4 @@
-"""What file names say: which are pictures, the split whose folder they lie in, and the key of each.
+"""Reads file names: which are pictures, whose split a folder is, and the key of each picture.
 
 A key is the path itself, made safe for WebDataset (`train/airplane/0000.jpg` becomes `train-airplane-0000`), so a
 person finds the image again. Where that loses something (odd characters, great length, two files with one key) a short

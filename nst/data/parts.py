@@ -1,4 +1,4 @@
-"""Which part of the data and of its results a process has: the hardware's answers, for whatever is given a Trainer.
+"""The part of the data and of its results that a process has: the hardware's answers, for whatever is given a Trainer.
 
 `Parts` answers for torch's own strategies, which know of ranks. A strategy that runs one program over many processes
 (SPMD) hides them from Lightning: it is a `PartedStrategy`, and brings answers of its own.

@@ -1,4 +1,4 @@
-"""What the student learns from unlabeled images: a selection joined with predictions, shard by shard.
+"""The student's view of unlabeled images: a selection joined with predictions, shard by shard.
 
 Paper section 2.1 (soft and hard pseudo-labels) and 3.1 (filtering and balancing).
 

@@ -1,4 +1,4 @@
-"""Shard sets: WebDataset tars with an index.json that says what is in them.
+"""A shard set: WebDataset tars, and an index.json that lists them.
 
     <prefix>-000000.tar   <key>.jpg|png + <key>.cls (labeled; the class number as text)
     index.json            shards with samples, bytes and sha256; classes, source, seed, what was skipped

@@ -1,4 +1,4 @@
-"""The state of health of a shard set; the front door of everything about shards."""
+"""The health of a shard set; the front door of everything about shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where images come from: data sets, folders and archives, all as one list of entries and a way to read each.
+"""Every source of images: data sets, folders and archives, each a list of entries and a way to read one.
 
 Files are passed on byte for byte and only arrays are encoded (as PNG, lossless), so a shard holds exactly the pixels
 that its source holds. Listing is lazy and apart from the `digest` of names and contents, which knows files again that

@@ -1,4 +1,4 @@
-"""Who is labeled, unlabeled or test: an exact, stratified, seeded split of a source's entries.
+"""An exact, stratified, seeded split of a source's entries into labeled, unlabeled, validation and test.
 
 Everything random is a hash of (seed, key). So a split does not depend on how the source is read, the labeled set of 5
 images a class is part of that of 10, and the test set is the same for any number of labels.

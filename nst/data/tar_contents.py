@@ -1,4 +1,4 @@
-"""Keys and labels of the samples in tars, and keys that several samples have."""
+"""Reads keys and labels of the samples in tars, and finds keys that stand twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules look at: trainings, shard sets, disk and logging, as plain values.
+"""The facts that rules look at: trainings, shard sets, disk and logging, as plain values.
 
 What is not known is None, and a rule that needs it says nothing. A configuration can so be judged before there is a
 shard, a weight or a machine.

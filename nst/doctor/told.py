@@ -1,4 +1,4 @@
-"""What `nst doctor` has found, as the terminal shows it."""
+"""The findings of `nst doctor`, as the terminal shows them."""
 
 from __future__ import annotations
 

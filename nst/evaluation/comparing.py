@@ -1,4 +1,4 @@
-"""Whether one network is better than another: differences with 95 % intervals, and the words for them.
+"""Compares two networks: differences with 95 % intervals, and the words for them.
 
 Where the answers of both to the same pictures are known, these are compared in pairs, else the two accuracies as
 independent ones (`nst.evaluation.intervals`). Nothing is drawn, so the same files say the same. An interval covers the

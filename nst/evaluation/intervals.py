@@ -1,4 +1,4 @@
-"""How much of an accuracy, or of a difference of two, the number of test images can tell: 95 % intervals.
+"""95 % intervals of an accuracy and of a difference of two, from the number of test images.
 
 They are of the test images alone: another seed, split or order of the images is a chance of its own.
 """

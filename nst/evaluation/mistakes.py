@@ -1,4 +1,4 @@
-"""All test images that a network gets wrong, surest first, as a table for people: evaluation/mistakes.csv."""
+"""All mistakes of a network on the test images, surest first, as a table for people: evaluation/mistakes.csv."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation of robustness consists of: suites, whose parts are opened, counted and kept in turn.
+"""An evaluation of robustness: suites, whose parts are opened, counted and kept in turn.
 
     imagenet_a, ..._val, imagenet_real      one part: the set
     imagenet_c, imagenet_c_299, cifar_c     a part per corruption, its severities together

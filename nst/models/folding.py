@@ -1,4 +1,4 @@
-"""A network made ready to label: BatchNorm folded into the convolutions before it, the trunk in bf16 if wanted.
+"""Makes a network ready to label: BatchNorm folded into the convolutions before it, the trunk in bf16 if wanted.
 
 In eval mode BatchNorm is a scale and a shift per channel. A convolution can do both by itself, so a pass over every
 feature map is saved: a fifth of the time on a CPU. Only the trunk is ever in bf16. Pooling and classifier stay in

@@ -1,4 +1,4 @@
-"""Names of classes that come with weights of others: they are read where they are told, and never assumed."""
+"""Reads the names of classes that come with others' weights; where none are told, none are assumed."""
 
 from __future__ import annotations
 

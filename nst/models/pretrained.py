@@ -161,8 +161,9 @@ def _place(source: Source, architecture: AnyArchitecture) -> Path | str:
         return _packaged(name)
     if timm.is_model_pretrained(name):
         return name
+    known = timm.list_models(pretrained=True)
     raise NstError(
-        f"{name} is neither a file nor weights of timm's{nearest(name, timm.list_models(pretrained=True))}",
+        f"there is no network {name}: no run, no file, none of timm's{nearest(name, known)}",
         valid=f"true, a file, a hub folder, a run, a name of timm's, or a package: {', '.join(PACKAGES)}",
         next="model.pretrained=true takes timm's weights of the network itself",
     )

@@ -117,7 +117,7 @@ def require_released(name: str) -> str:
     if name in released:
         return name
     raise NstError(
-        f"{name} is neither a file nor a released network{nearest(name, released)}",
+        f"there is no network {name}: no run, no file, no released one{nearest(name, released)}",
         valid=", ".join(known for known in released if ".ns_jft" in known),
     )
 

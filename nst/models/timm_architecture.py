@@ -1,4 +1,4 @@
-"""A network of timm's by its name, and how its weights were shown pictures: what is kept with files of it."""
+"""A timm network by its name, and how its weights were shown pictures: files of the network keep both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many images a run has and what they take on disk, before any of them is there.
+"""Counts a run's images and their bytes on disk, before any of them is there.
 
 Counts come from options, else from shard sets that exist, else from what is known of a data set by its name. The one
 decision worth knowing: a file's overhead in a tar counts too; at 300 million images it is hundreds of gigabytes.

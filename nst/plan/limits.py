@@ -1,4 +1,4 @@
-"""A training step that no device here can hold, told from the plan's numbers before it is tried."""
+"""Refuses a training step that no device here can hold: the plan's numbers tell before it is tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages of a run have to do: images, steps, FLOP, and seconds of preparing."""
+"""The work of a run's stages: images, steps, FLOP, and seconds of preparing."""
 
 from __future__ import annotations
 

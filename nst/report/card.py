@@ -1,4 +1,4 @@
-"""A model card: what a network is, what it learned from, how well it does and how it was made, from its run's files.
+"""A model card from a run's files: the network, the data it learned from, its scores, and how it was made.
 
 Nothing is said that the files do not say. What was not measured is listed as such, and licence and intended use are
 left to whoever publishes the network.

@@ -1,4 +1,4 @@
-"""Sample pictures for the page: what the teacher is sure of, what it barely keeps, what it rejects, what goes wrong.
+"""Sample pictures for the page: labels that the teacher is sure of, barely keeps, rejects, and mistakes.
 
 The choice is by confidence alone, never by looks.
 """

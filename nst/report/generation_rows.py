@@ -1,4 +1,4 @@
-"""One row per network: what it is, what it learned from, how well it does. The table of the page and report.csv.
+"""One row per network: its size, its data and its scores. The table of the page and report.csv.
 
 Every top-1 carries its 95 % interval (Wilson) from the number of test images alone, and every gain an interval of its
 own, so that a small test set cannot pass noise off as a gain.

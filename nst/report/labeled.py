@@ -1,4 +1,4 @@
-"""What a network says of the unlabeled images, image by image: its label, how often it was selected, and the truth.
+"""The unlabeled images one by one: a network's label, how often it was selected, and the truth.
 
 Only the first shards are read, up to SCANNED_ROWS predictions, so a report of 300M images takes no longer than one of
 300k.

@@ -1,4 +1,4 @@
-"""What to try next: plain rules on what a finished run has shown. A rule that misses a fact says nothing.
+"""Suggestions: plain rules on the facts of a finished run. A rule that misses a fact says nothing.
 
 `nst doctor` judges options before a training, these rules judge what came of it.
 """

@@ -1,4 +1,4 @@
-"""The sections of the page: which table, figure and gallery stand where, and what is said when one is missing."""
+"""The sections of the page: their tables, figures and galleries, and a sentence in place of one that is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the published benchmarks consist of, and the AlexNet that normalises them (paper tables 4 and 5).
+"""The contents of the published benchmarks, and the AlexNet that normalises them (paper tables 4 and 5).
 
 A baseline carries its source, because the numbers differ in how sure they are.
 AlexNet's errors on ImageNet-C are exact to 1e-5. Its flip probabilities on ImageNet-P are known to two

@@ -1,4 +1,4 @@
-"""Which logit is which class: from the names that a released set uses to positions in a network's class list.
+"""Finds the logit of each class: from the names that a released set uses to positions in a network's class list.
 
 A class is found by its name, never by the place of its folder, so a partial copy
 keeps its labels, and so does a network whose classes stand in another order. ImageNet's 1,000 names are WordNet

@@ -1,4 +1,4 @@
-"""What a robustness evaluation measures: the options of the `eval` group beyond the clean scores.
+"""Options of a robustness evaluation: those of the `eval` group beyond the clean scores.
 
 What is not asked for is not measured, and everything that moves a number is here, so that a result can state its
 conditions by repeating them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nst.kinds import either, listed, null, number, path, text, whole
+from nst.kinds import either, listed, network, null, number, path, text, whole
 
 SIZE = whole(8, 8192)  # px
 COUNT = whole()
@@ -13,5 +13,6 @@ RATE = number(0, 1, below=True)
 SOME = number(0, 1, above=True)
 POSITIVE = number(0, 1e9, above=True)
 PLACE = null(path())
-PLACES = null(either(path(), listed(path(), least=1)))
+NETWORK = null(network())
+NETWORKS = null(either(network(), listed(network(), least=1)))
 NAME = text(200, r"(?!.*(^|/)\.{0,2}(/|$)).*", "a name, as a folder may have it")

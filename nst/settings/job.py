@@ -1,4 +1,4 @@
-"""What a stage is asked to do: a frozen dataclass of the groups that it reads. The configuration ends here.
+"""Jobs of stages: a frozen dataclass of the groups that a stage reads. The configuration ends here.
 
 A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(job, directory)` does the work.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nst.kinds import choice, either, flag, listed, null, number, text, whole
-from nst.settings.common import BATCH, COUNT, PLACE, PLACES, POSITIVE, RATE, SIZE, SOME
+from nst.settings.common import BATCH, COUNT, NETWORK, NETWORKS, PLACE, POSITIVE, RATE, SIZE, SOME
 from nst.settings.fields import Group, option, part
 
 
@@ -32,10 +32,10 @@ class TeacherOptions(Teaching, at="teacher"):
     """The teacher, and where its predictions lie."""
 
     run: str | Sequence[str] | None = option(
-        PLACES, None,
+        NETWORKS, None,
         "run directory of the teacher; a list: the mean of their probabilities; null trains on labels alone",
     )  # fmt: skip
-    checkpoint: str | None = option(PLACE, None, "its weights; null: the final ones of teacher.run")
+    checkpoint: str | None = option(NETWORK, None, "its weights; null: the final ones of teacher.run")
     predictions: str | None = option(PLACE, None, "folder of nst label; null: predictions/ in teacher.run")
     selection: str | None = option(PLACE, None, "folder of nst select; null: selection/ in teacher.run")
     student: str | None = option(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nst.kinds import choice, either, flag, null, number, path, text, whole
-from nst.settings.common import PLACES, RATE, SIZE, SOME
+from nst.kinds import choice, either, flag, network, null, number, text, whole
+from nst.settings.common import NETWORKS, RATE, SIZE, SOME
 from nst.settings.fields import Group, option, part
 
 
@@ -16,12 +16,12 @@ class Weights(Group, at="model"):
 
     dropout: float = option(RATE, 0.2, "rate before the classifier; noise.dropout is what a training uses")
     checkpoint: str | Sequence[str] | None = option(
-        PLACES,
+        NETWORKS,
         None,
         "a whole network, to evaluate, export or train on: run, file, timm's name; a list for predict",
     )
     pretrained: bool | str = option(
-        either(flag(), path()), False,
+        either(flag(), network()), False,
         "weights to start from, for any classes; true: timm's of the name; or a file, hub folder, run or package",
     )  # fmt: skip
     remat: bool = option(

@@ -1,4 +1,4 @@
-"""Folders that a stage writes to are kept apart from those it reads: said before anything is written.
+"""Refuses folders that are both read and written by a stage, before anything is written.
 
     run_dir=pictures              is refused where data.source.root=pictures, pictures/cats or their parent
     run_dir=runs/a teacher.run=runs/a    would replace the teacher by its student

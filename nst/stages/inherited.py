@@ -1,4 +1,4 @@
-"""What a command need not say, because the run that it names knows it: data and kind of pictures.
+"""Takes from a named run what the command leaves out: data and kind of pictures.
 
     nst label teacher.run=runs/mine          labels the unlabeled pictures that runs/mine was trained with
     nst evaluate model.checkpoint=runs/mine  reads its test pictures, and shows them as it was trained

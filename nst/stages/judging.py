@@ -1,4 +1,4 @@
-"""What `nst iterate` says about its networks on the way, and which one it keeps as `best`.
+"""Compares the networks of `nst iterate` on the way, and links the one to keep as `best`.
 
     runs/<name>/comparisons.json    every student against its teacher, and the last one against its control
     runs/<name>/best                a link to the generation that is best on the validation images

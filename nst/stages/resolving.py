@@ -1,4 +1,4 @@
-"""What the options of a job stand for: machines, shards, teachers and loggers."""
+"""From a job's options to machines, shards, teachers and loggers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nst shard: images in, labeled, unlabeled, test and validation shard sets out.
+"""`nst shard`: images in; labeled, unlabeled, test and validation shard sets out.
 
 Every image is decoded once before anything is decided or written, so the split is exact over images that are whole,
 and a source with too many bad ones leaves nothing half-written. Unlabeled shards hold no labels; where the source

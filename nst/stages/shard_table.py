@@ -1,4 +1,4 @@
-"""What `nst shard` has made, for people: the classes with their numbers, and everything that was passed over."""
+"""The table that closes `nst shard`: the classes with their numbers, and everything that was passed over."""
 
 from __future__ import annotations
 

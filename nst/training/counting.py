@@ -1,4 +1,4 @@
-"""One way of a network over a loader that all evaluations take: answers are counted on the device, and put together.
+"""One pass of a network over a loader, the same for all evaluations: the device counts, the ranks' counts are added.
 
 Counted is by whatever is passed in: the clean scores of `nst evaluate`, or a suite of `nst.evaluation`.
 """

@@ -1,4 +1,4 @@
-"""What the ranks of an evaluation have counted and met, put together."""
+"""Puts together the counts and names that the ranks of an evaluation have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the GPUs that a training asks for are there."""
+"""Checks that the GPUs a training asks for are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training or prediction runs on: the `trainer` group as a dataclass, and the Lightning Trainer for it."""
+"""The machine of a training or prediction: the `trainer` group as a dataclass, and the Lightning Trainer for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A W&B run written offline again: whole, whatever was killed and continued in between.
+"""Writes an offline W&B run again as a whole, after kills and continuations.
 
 Nothing can be added to a run on disk, and of two with one id `wandb sync` shows the later. So whoever opens the run of
 a directory again first writes what its files tell, metrics.csv before all, and then takes away what is superseded.

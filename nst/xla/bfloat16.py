@@ -1,4 +1,4 @@
-"""Which numbers a step on XLA computes in: float32, or bfloat16 where it is safe.
+"""Chooses the numbers of a step on XLA: float32, or bfloat16 where it is safe.
 
 bf16-mixed is autocast: convolutions and the classifier in bfloat16; BatchNorm, activations, losses, weights and the
 optimiser in float32. Autocast would also make the weights' *gradients* bfloat16 before they are summed over the

@@ -1,4 +1,4 @@
-"""What must stand in the environment before torch_xla is loaded, and what to say when it cannot work.
+"""The environment that torch_xla needs before it is loaded, and the words where it cannot work.
 
 Nothing here imports torch_xla at the top, because it reads its settings once, when it is first imported, and keeps
 them for the life of the process.

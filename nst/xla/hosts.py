@@ -1,4 +1,4 @@
-"""What the processes of a pod, one per host, tell each other outside the compiled program.
+"""Messages between the processes of a pod, one per host, outside the compiled program.
 
 The compiled program reduces gradients and statistics over all devices by itself. What is left are small matters
 between hosts: waiting for each other, agreeing to stop, collecting names. They go through a gloo process group. What

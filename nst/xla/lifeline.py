@@ -1,4 +1,4 @@
-"""What ends a pod's other hosts when one of them fails: without it they would wait for it in a collective for ever.
+"""Ends a pod's other hosts when one of them fails: they would wait for it in a collective for ever.
 
 Every host has a small process beside it, its watcher. The watchers are connected to host 0's, which passes on what one
 of them has to tell: that its host has failed, and why, or is gone. They then give their own hosts GRACE seconds to end

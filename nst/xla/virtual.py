@@ -1,4 +1,4 @@
-"""What a CPU's virtual devices need to compute as a TPU's cores do, in sensible time.
+"""Makes a CPU's virtual devices compute as a TPU's cores do, in sensible time.
 
 XLA's CPU backend runs a convolution of many groups as plain loops. Where pictures have few pixels it takes a tenth to a
 fortieth of the time as a product with the matrix that it stands for, zeros included.

@@ -19,12 +19,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nst.models.batch_norm import BatchNorm
-from nst.models.efficientnet import Architecture, build
+from nst.models.efficientnet import Architecture
+from nst.models.networks import AnyArchitecture, build
+from nst.models.timm_architecture import timm_architecture
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
 from nst.training.optim import Schedule
+from tests.tiny_networks import LEVIT
 
 RANKS = 2
 Found = dict[str, Tensor]
@@ -47,6 +50,14 @@ LAYERS: dict[str, Callable[[], list[Tensor]]] = {
     "far from zero": lambda: layer_case((4, 4), 5, mean=1000.0),
     "bfloat16": lambda: layer_case((4, 4), 5, torch.bfloat16),
     "channels first": lambda: [part.contiguous() for part in layer_case((4, 4), 5)],
+    "of features": lambda: [part[:, :, 0, 0].contiguous() for part in layer_case((6, 3), 1)],
+    "of tokens": lambda: [part[:, :, 0].contiguous() for part in layer_case((4, 4), 7)],
+}
+OURS = Architecture(0.25, 0.25)
+OTHERS = {  # networks of timm's
+    "test_resnet": timm_architecture("test_resnet", train_size=32),
+    "test_vit": timm_architecture("test_vit", train_size=32),
+    "levit": timm_architecture("levit_128s", train_size=32, arguments=LEVIT),
 }
 
 
@@ -60,7 +71,7 @@ def layer_step(x: Tensor, share: int, offset: int, total: int) -> Found:
     assert result.dtype == x.dtype
     assert result.stride() == x.stride()
     # every image with a weight of its own, or the gradients of a normalised batch would be zero
-    weights = torch.linspace(1, 3, total)[offset : offset + share].view(-1, 1, 1, 1)
+    weights = torch.linspace(1, 3, total)[offset : offset + share].view(-1, *[1] * (x.ndim - 1))
     (result.float().cos() * weights).sum().backward()
     assert x.grad is not None
     tensors = {"result": result.detach(), "to images": x.grad, **norm.state_dict()}
@@ -83,9 +94,8 @@ class Step(nn.Module):
         return self.classifier.training_step(batch, 0)
 
 
-def classifier(remat: bool, accumulate: int, compile: bool = False) -> Classifier:
+def classifier(remat: bool, accumulate: int, compile: bool = False, shape: AnyArchitecture = OURS) -> Classifier:
     torch.manual_seed(0)
-    shape = Architecture(0.25, 0.25)
     student, teacher = (build(shape, 5, dropout=0.0, stochastic_depth=0.0) for _ in range(2))
     student.set_grad_checkpointing(remat)
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,7 +107,12 @@ def classifier(remat: bool, accumulate: int, compile: bool = False) -> Classifie
 
 
 def network_step(
-    rank: int | None, remat: bool, accumulate: int = 1, still: bool = False, compile: bool = False
+    rank: int | None,
+    remat: bool,
+    accumulate: int = 1,
+    still: bool = False,
+    compile: bool = False,
+    shape: AnyArchitecture = OURS,
 ) -> Found:
     """A step over a rank's half of the batch, or over all: loss, averaged gradients, and all that the network holds.
 
@@ -113,7 +128,7 @@ def network_step(
     if rank is not None:
         batch = {name: value.chunk(RANKS)[rank] for name, value in batch.items()}
     batch["images"] = torch.cat([batch.pop("labeled"), batch.pop("unlabeled")])
-    module = classifier(remat, accumulate, compile)
+    module = classifier(remat, accumulate, compile, shape)
     for norm in module.network.modules():
         if isinstance(norm, BatchNorm) and still:
             norm.eval()
@@ -150,7 +165,7 @@ def apart(ours: Found, theirs: Found) -> dict[str, float]:
 def part_of(rank: int, shares: Sequence[int], found: Found) -> Found:
     """Of what one process found, what belongs to a rank's images."""
     return {
-        name: value.split(list(shares))[rank] if value.dim() == 4 and len(value) == sum(shares) else value
+        name: value.split(list(shares))[rank] if value.dim() > 1 and len(value) == sum(shares) else value
         for name, value in found.items()
     }
 
@@ -170,6 +185,7 @@ def compare(rank: int, place: str) -> list[dict[str, dict[str, float]]]:
     whole = {name: layer_step(torch.cat(x), sum(map(len, x)), 0, sum(map(len, x))) for name, x in layers.items()}
     networks = {remat: network_step(None, remat) for remat in (False, True)}
     still = network_step(None, False, still=True)
+    others = {name: network_step(None, False, shape=shape) for name, shape in OTHERS.items()}
     dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=RANKS)
     told = {}
     for name, x in layers.items():
@@ -179,8 +195,14 @@ def compare(rank: int, place: str) -> list[dict[str, dict[str, float]]]:
     for remat, theirs in networks.items():
         told[f"remat={remat}"] = apart(network_step(rank, remat), theirs)
         told[f"micro-batches, remat={remat}"] = apart(network_step(rank, remat, accumulate=4, still=True), still)
+    for name, theirs in others.items():
+        told[name] = apart(network_step(rank, False, shape=OTHERS[name]), theirs)
+        told[f"{name}, remat"] = apart(network_step(rank, True, shape=OTHERS[name]), theirs)
     torch.compile = partial(torch.compile, backend="aot_eager")  # inductor takes minutes
     told["compiled"] = apart(network_step(rank, False, compile=True), network_step(rank, False))
+    for name in ("test_resnet", "test_vit"):
+        eager = network_step(rank, False, shape=OTHERS[name])
+        told[f"{name}, compiled"] = apart(network_step(rank, False, compile=True, shape=OTHERS[name]), eager)
     told["breaks of the graph"] = dict(torch._dynamo.utils.counters["graph_break"])
     told["remat itself"] = apart(networks[True], networks[False])
     every: list[Any] = [None] * RANKS

@@ -104,6 +104,8 @@ def two_ranks() -> list[dict[str, dict[str, float]]]:
         ("channels first", 2e-6),
         ("far from zero", 3e-4),
         ("bfloat16", 1e-2),
+        ("of features", 2e-6),
+        ("of tokens", 2e-6),
     ],
 )
 def test_two_ranks_normalise_as_one_process_with_the_whole_batch(two_ranks: Any, case: str, tolerance: float):
@@ -130,6 +132,19 @@ def test_micro_batches_on_two_ranks_make_the_step_of_one_batch(two_ranks: Any, r
         found = told[f"micro-batches, remat={remat}"]
         assert sum(name.startswith("to ") for name in found) > 80
         assert max(found.values()) < 1e-6, {name: value for name, value in found.items() if value > 1e-6}
+
+
+@pytest.mark.parametrize("how", ["", ", remat", ", compiled"])
+@pytest.mark.parametrize("network", ["test_resnet", "test_vit", "levit"])
+def test_two_ranks_take_the_step_of_one_process_with_networks_of_timms(two_ranks: Any, network: str, how: str):
+    """With and without BatchNorm, and with that of features, which have no height and width."""
+    if (network, how) == ("levit", ", compiled"):
+        return
+    for told in two_ranks:
+        found = told[network + how]
+        assert sum(name.startswith("to ") for name in found) > 20
+        assert any(name.endswith("running_var") for name in found) == (network != "test_vit")
+        assert max(found.values()) < 1e-5, {name: value for name, value in found.items() if value > 1e-5}
 
 
 def test_compiled_ranks_take_the_step_of_eager_ones_in_one_graph(two_ranks: Any):

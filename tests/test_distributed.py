@@ -133,9 +133,11 @@ def test_two_ranks_measure_robustness_within_a_training(digits: Path, tmp_path: 
 def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: Path):
     tiny = [option for option in TINY if not option.startswith("trainer.")]
     generations = "iterate.generations=[['model.width=0.25'],['model.width=0.25']]"
-    done = nst("iterate", *tiny, *TWO_RANKS, "select.min_confidence=0.999", f"data.root={digits}",
+    done = nst("iterate", *tiny, *TWO_RANKS, "select.max_confidence=0.2", f"data.root={digits}",
                f"run_dir={tmp_path / 'run'}", generations)  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
+    assert "select.max_confidence" in done.stderr
+    assert (tmp_path / "run/gen0/predictions/DONE").exists(), "it was made in the middle of the run"
     assert "Traceback" not in done.stderr
     until = time.monotonic() + 200  # the other looks for a result for two minutes, then ends by itself
     while left := subprocess.run(["pgrep", "-f", tmp_path / "run"], capture_output=True, check=False).stdout:

@@ -25,6 +25,7 @@ from nst.doctor.told import described
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture
+from nst.models.timm_architecture import timm_architecture
 from nst.settings.data import Pictures
 from nst.settings.job import SurveyJob
 from nst.settings.learning import Finetune, OptimizerOptions, Recipe
@@ -92,6 +93,7 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_000), "", ""),
     ("batchnorm_momentum", recipe(steps=200), "13% of its statistics are still the initial", "=0.1"),
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=20), "12% of its statistics", "more student.steps"),
+    ("batchnorm_momentum", {**recipe(steps=200), "batch_norms": False}, "", ""),
     ("batchnorm_momentum", recipe(steps=300), "", ""),  # 0.99 ** 300 = 4.9 %
     ("ema_horizon", recipe(steps=350), "spans 10,000 steps, the run has 350", "student.ema_decay=0.9714"),
     ("ema_horizon", recipe(steps=350, ema_decay=0.98), "", ""),
@@ -213,9 +215,11 @@ def test_what_is_accepted_becomes_a_note_and_errors_come_first():
 
 
 def test_the_real_parameter_groups_leave_nothing_undecayed_and_without_decay_everything():
-    count, undecayed = network_facts(B0, 1e-5)
+    count, undecayed, norms = network_facts(B0, 1e-5)
+    assert norms
+    assert not network_facts(timm_architecture("test_vit"), 1e-5)[2]
     assert undecayed == ()
-    again, all_of_them = network_facts(B0, 0.0)
+    again, all_of_them, _ = network_facts(B0, 0.0)
     assert count == again == 5_288_548 - 998 * 1281  # two classes instead of 1000
     assert {"conv_stem.weight", "classifier.bias", "blocks.0.0.se.conv_reduce.bias"} <= set(all_of_them)
     assert not [name for name in all_of_them if "bn" in name]

@@ -293,6 +293,17 @@ def test_an_attack_finds_the_gradient_of_images(family: Family):
     assert images.grad.abs().sum() > 0
 
 
+def test_blocks_of_a_network_of_branches_take_a_list_with_rematerialised_blocks_too():
+    found = timm_architecture("crossvit_9_240", arguments={"embed_dim": (16, 32), "num_heads": (1, 1)})
+    torch.manual_seed(0)
+    network = build(found, 2, dropout=0.0, stochastic_depth=0.0)
+    images = random_images(240, batch=1)
+    expected = network(images)
+    network.set_grad_checkpointing(True)
+    assert torch.equal(network(images), expected)
+    assert all(part.inputs > 0 for part in measure(found, 2, 240).parts if part.block)
+
+
 def test_a_network_of_one_size_says_so_and_others_take_any():
     with pytest.raises(UsageError, match="built for one image size"):
         timm_architecture("test_vit", train_size=64, test_size=96)

@@ -209,3 +209,24 @@ def test_files_of_ours_keep_what_a_network_was_shown(tmp_path: Path):
     framing = open_any(tmp_path / "n.safetensors", ["a", "b"])[1].framing
     assert framing is not None
     assert (framing.crop, framing.resize, framing.kept) == ("center", "bilinear", 0.5)
+
+
+def test_a_network_whose_blocks_see_parts_of_images_is_refused_at_the_start(small: Compose, tmp_path: Path):
+    options = ["model.name=mobilevit_xxs", "model.train_size=64", "model.test_size=64"]
+    with pytest.raises(UsageError, match=r"mobilevit_xxs image by image(.|\n)*next:.*noise\.stochastic_depth=0"):
+        train.from_cfg(small(*options, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    result = train.from_cfg(
+        small(*options, "noise.stochastic_depth=0", "student.steps=2", "trainer.accumulate=2", run_dir=tmp_path / "run")
+    )
+    assert result["steps"] == 2
+
+
+@pytest.mark.parametrize(("name", "told"), [("test_efficientnet", True), ("test_resnet", False)])
+def test_a_network_without_a_branch_to_drop_says_so(
+    small: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: bool
+):
+    """timm's smallest EfficientNet has four layers of stochastic depth, all of them in blocks without a skip."""
+    assert build(timm_architecture(name, train_size=32), 10).paths
+    train.from_cfg(small(f"model.name={name}", "student.steps=2", run_dir=tmp_path / "run"))
+    assert (f"{name} has nothing that stochastic depth could drop" in capsys.readouterr().out) == told

@@ -27,8 +27,8 @@ from nst.data.shards import write_shards
 from nst.data.source import Sample
 from nst.documents import read_json
 from nst.errors import NstError
-from nst.evaluation.intervals import paired, unpaired, wilson
 from nst.evaluation.mistakes import write as write_mistakes
+from nst.intervals import paired, unpaired, wilson
 from nst.report import figures, gallery, page
 from nst.report.generation_rows import rows
 from nst.report.paper import published

@@ -18,7 +18,7 @@ from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation import mistakes
-from nst.evaluation.intervals import unpaired
+from nst.intervals import unpaired
 from nst.report import class_tables, labels_section, next_steps, page, sections, summary, terminal
 from nst.report.generation_rows import control_row, rows
 from nst.report.records import open_runs

@@ -13,6 +13,9 @@ from nst.models.efficientnet import Architecture, EfficientNet, build
 
 TINY = Architecture(0.35, 0.5, train_size=16, test_size=16, dropout=0.1, small_images=True, name="tiny")
 
+# arguments that make timm's levit_128s small: its BatchNorm is of features
+LEVIT = {"embed_dim": (16, 24, 32), "key_dim": 8, "num_heads": (1, 2, 2), "depth": (1, 1, 1)}
+
 
 @functools.cache
 def _trained_tiny(seed: int) -> EfficientNet:

@@ -18,11 +18,11 @@ import numpy as np
 
 from nst.data.predictions import Predictions, read_table
 from nst.data.shard_set import ShardSet
+from nst.intervals import of_share
 
 TOO_WRONG = 0.85  # labels right: with 95 % students gained 6 points, with 73 to 79 % they gained none or lost 3 to 6
 TOO_FAR = 0.2  # of a selection's entries that are of other classes than the teacher's answers
 PRIOR = 1.0  # pictures that all classes' precision counts for in that of one class: some have few pictures
-Z_95 = 1.959963984540054
 SHOWN_CLASSES = 20
 KINDS = ("labeled", "answers", "selected")  # of shares
 
@@ -81,15 +81,8 @@ def how_right(answers: ValidationAnswers, lowest: np.ndarray, copies: np.ndarray
     variance = float((weight**2) @ (spread * (1 - spread) / (pictures + PRIOR)))
     middle = (share * total + 0.5) / (total + 1)
     equal = min(middle * (1 - middle) / variance, total)
-    return Right(share, *wilson(share, equal), total), per_class
-
-
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share of `count` pictures (Wilson 1927)."""
-    weight = Z_95**2 / count
-    centre = (share + weight / 2) / (1 + weight)
-    half = Z_95 * np.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    low, high = of_share(share, float(equal))
+    return Right(share, low, high, total), per_class
 
 
 def forecast(

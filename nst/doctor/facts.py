@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from nst.data.shard_set import ShardSet
+from nst.models.batch_norm import BatchNorm
 from nst.models.networks import AnyArchitecture, build
 from nst.settings.data import Pictures
 from nst.settings.learning import Finetune, Recipe
@@ -65,6 +66,7 @@ class TrainingFacts:
         labeled_images: None where there are no shards and the data set is not known by its name.
         parameters: of its network.
         undecayed: names of parameters that are of no normalising layer and that no weight decay reaches.
+        batch_norms: whether its network has BatchNorm.
         teacher: None: it learns from labels alone.
         memory: of a step on plan.hardware; None where that is not given.
     """
@@ -80,6 +82,7 @@ class TrainingFacts:
     undecayed: tuple[str, ...]
     teacher: TeacherFacts | None = None
     memory: MemoryFacts | None = None
+    batch_norms: bool = True
 
     @property
     def steps(self) -> int | None:
@@ -149,8 +152,8 @@ class Situation:
     replaced: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
 
 
-def network_facts(architecture: AnyArchitecture, weight_decay: float) -> tuple[int, tuple[str, ...]]:
-    """(number of parameters, names out of reach of weight decay, but for normalising layers'); without memory."""
+def network_facts(architecture: AnyArchitecture, weight_decay: float) -> tuple[int, tuple[str, ...], bool]:
+    """(parameters, names out of reach of weight decay but for normalising layers', BatchNorm?); without memory."""
     with torch.device("meta"):
         network = build(architecture, 2)
     decayed = {
@@ -166,4 +169,5 @@ def network_facts(architecture: AnyArchitecture, weight_decay: float) -> tuple[i
         for name, parameter in module.named_parameters(recurse=False)
         if id(parameter) not in decayed
     ]
-    return sum(parameter.numel() for parameter in network.parameters()), tuple(undecayed)
+    batch_norms = any(isinstance(module, BatchNorm) for module in network.modules())
+    return sum(parameter.numel() for parameter in network.parameters()), tuple(undecayed), batch_norms

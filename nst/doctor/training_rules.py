@@ -49,7 +49,7 @@ def randaugment_clipped(training: TrainingFacts) -> Advice | None:
 def batchnorm_momentum(training: TrainingFacts) -> Advice | None:
     """METHOD, Optimiser: 0.01 (TensorFlow's 0.99), for runs that are long enough for it."""
     momentum, steps = training.recipe.batchnorm_momentum, training.steps
-    if steps is None:
+    if steps is None or not training.batch_norms:
         return None
     if momentum >= SHORT_MEMORY and steps > LONG_RUN:
         return Advice(

@@ -1,7 +1,7 @@
 """Compares two networks: differences with 95 % intervals, and the words for them.
 
 Where the answers of both to the same pictures are known, these are compared in pairs, else the two accuracies as
-independent ones (`nst.evaluation.intervals`). Nothing is drawn, so the same files say the same. An interval covers the
+independent ones (`nst.intervals`). Nothing is drawn, so the same files say the same. An interval covers the
 choice of pictures, not the seed of a training.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nst.evaluation.intervals import paired, unpaired, wilson
+from nst.intervals import paired, unpaired, wilson
 
 FEW_ANSWERS = 0.8  # a network that gives one answer to this share of all pictures has hardly learned another
 

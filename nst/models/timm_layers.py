@@ -20,6 +20,7 @@ from nst.models.noise import NoiseSwitch, StochasticDepth
 from nst.models.timm_architecture import TimmArchitecture
 
 UNCALLED = (nn.ModuleList, nn.ModuleDict)  # whose parts are called instead
+EXCHANGED = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 OPTIONAL = ("drop_path_rate", "drop_rate")  # arguments that a family may not have
 
 
@@ -85,7 +86,8 @@ class Again:
         plain = Plain(self.block, more, options)
         learnt = any(isinstance(value, Tensor) and value.requires_grad for value in (*more, *options.values()))
         # what a block shares with others may get its gradient through them: such a block keeps what it computes
-        if not torch.is_grad_enabled() or not self.network.grad_checkpointing or learnt:
+        whole = learnt or not isinstance(x, Tensor)  # of branches: a list of tensors
+        if not torch.is_grad_enabled() or not self.network.grad_checkpointing or whole:
             return plain(x)
         return self.network.checkpoint(plain, x)
 
@@ -125,7 +127,7 @@ def exchange_batch_norm(body: nn.Module) -> None:
     """Puts our BatchNorm in the place of timm's and torch's, with the same parameters and activation."""
     for module in list(body.modules()):
         for name, norm in list(module.named_children()):
-            if not isinstance(norm, nn.BatchNorm2d) or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+            if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or type(norm) not in EXCHANGED:
                 continue
             if norm.affine and norm.track_running_stats:
                 ours = BatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum or 0.1, apply_act=False)

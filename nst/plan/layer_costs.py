@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nst.models.networks import AnyArchitecture, Network, build, require_size
+from nst.models.noise import StochasticDepth
 
 IMAGES = 2  # that run: what belongs to images is told from what belongs to channels by its first dimension
 
@@ -43,11 +44,18 @@ class Part:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """The parts of a network in order, at one image size."""
+    """The parts of a network in order, at one image size.
+
+    Args:
+        dropping: residual branches that stochastic depth reaches; layers of it that nothing calls do not count.
+        folds: some of them get parts of images in the place of images.
+    """
 
     image_size: int
     num_classes: int
     parts: tuple[Part, ...]
+    dropping: int = 0
+    folds: bool = False
 
     @property
     def parameters(self) -> int:
@@ -96,7 +104,7 @@ def measure(architecture: AnyArchitecture, num_classes: int, image_size: int) ->
         network(images)
     for hook in hooks:
         hook.remove()
-    return NetworkCost(image_size, num_classes, tuple(part for part, _ in parts))
+    return NetworkCost(image_size, num_classes, tuple(part for part, _ in parts), counter.dropping, counter.folds)
 
 
 def _modules(network: Network) -> list[tuple[Part, list[nn.Module]]]:
@@ -116,6 +124,8 @@ class _Counter:
     parts: list[tuple[Part, list[nn.Module]]]
     seen: set[int]  # storages already counted, and the parameters', which are no activations
     part: Part = field(init=False)
+    dropping: int = 0
+    folds: bool = False
 
     def __post_init__(self) -> None:
         self.part = self.parts[0][0]
@@ -124,7 +134,8 @@ class _Counter:
     def enter(self, part: Part) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.part = part
-            part.inputs = inputs[0].numel() // IMAGES if inputs else 0
+            tensors = inputs[0] if inputs and isinstance(inputs[0], list) else inputs[:1]  # of branches: a list
+            part.inputs = sum(tensor.numel() for tensor in tensors) // IMAGES
 
         return hook
 
@@ -135,6 +146,9 @@ class _Counter:
         elif isinstance(module, nn.Linear):
             self.part.macs += output.numel() // IMAGES * module.in_features
             self.part.outputs += output.numel() // IMAGES if output.ndim > 2 else 0  # of tokens, as of pixels
+        elif isinstance(module, StochasticDepth) and module.rate:
+            self.dropping += 1
+            self.folds |= len(inputs[0]) != IMAGES
 
     def save(self, tensor: Tensor) -> Tensor:
         if _storage(tensor) not in self.seen and tensor.ndim > 1 and len(tensor) % IMAGES == 0:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
-from nst.evaluation.intervals import Interval, paired, unpaired, wilson
+from nst.intervals import Interval, paired, unpaired, wilson
 from nst.report import robustness_files
 from nst.report.records import CONTROL, Experiment, Generation
 

@@ -126,11 +126,11 @@ def _training(
     if labeled is not None:
         for phase in phases(architecture, student, noise, labeled):
             _ = phase.schedule  # raises where there is none
-    parameters, undecayed = network_facts(architecture, student.weight_decay)
+    parameters, undecayed, norms = network_facts(architecture, student.weight_decay)
     memory = _memory(job, architecture, student, images) if images else None
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
     return TrainingFacts(
-        label, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory
+        label, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory, norms
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | No
     except NstError as error:
         mistakes.append(_mistake(error, "teacher"))
         return None, None
-    parameters, _ = network_facts(info.architecture, 0.0)
+    parameters, *_ = network_facts(info.architecture, 0.0)
     name = info.architecture.name or "network"
     return TeacherFacts(name, parameters, info.image_size, job.teacher.image_size), tuple(info.classes)
 

@@ -38,8 +38,8 @@ from nst.stages.doctor import advise
 from nst.stages.generations import CONTROL, Places, configurations, control_options, require_teacher, starts_from_a_run
 from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
-from nst.stages.places import shards_place
-from nst.stages.resolving import has_validation_set, machine, test_set
+from nst.stages.places import has_validation_set, shards_place
+from nst.stages.resolving import machine, test_set
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 

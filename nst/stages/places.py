@@ -26,9 +26,11 @@ def shards_place(data: DataOptions, part: str) -> str:
 
 
 def has_validation_set(data: DataOptions) -> bool:
-    """Whether data.validation names shards on this machine."""
+    """Whether there is one. At an address none is looked for: there it has to be named."""
     folder = data.validation
-    return folder is not None and not is_remote(folder) and (Path(folder) / "index.json").exists()
+    if folder is None or not is_remote(folder):
+        return folder is not None and (Path(folder) / "index.json").exists()
+    return folder != f"{data.root}/validation"
 
 
 def teacher_files(teacher: TeacherOptions, stage: str) -> list[Path]:

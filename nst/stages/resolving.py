@@ -24,7 +24,14 @@ from nst.settings.learning import TeacherOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
 from nst.settings.network import Model, TimmModel
 from nst.settings.trainer import TorchOptions, XlaOptions
-from nst.stages.places import one_network, predictions_folder, selection_folder, shards_place, teacher_files
+from nst.stages.places import (
+    has_validation_set,
+    one_network,
+    predictions_folder,
+    selection_folder,
+    shards_place,
+    teacher_files,
+)
 from nst.training.hardware import Hardware, Machine
 from nst.training.phases import Data
 from nst.training.teachers import Teacher
@@ -94,14 +101,6 @@ def validation_shards(data: DataOptions, remote: RemoteOptions) -> ShardSet | No
     if has_validation_set(data):
         return open_shards(data, "validation", remote)
     return open_shards(data, "test", remote) if has_test_set(data) else None
-
-
-def has_validation_set(data: DataOptions) -> bool:
-    """Whether there is one. At an address none is looked for: there it has to be named."""
-    folder = data.validation
-    if folder is None or not is_remote(folder):
-        return folder is not None and (Path(folder) / "index.json").exists()
-    return folder != f"{data.root}/validation"
 
 
 def has_test_set(data: DataOptions) -> bool:

@@ -35,6 +35,7 @@ from nst.sharing import is_rank_zero, wait_until_seen
 from nst.stages import resolving
 from nst.stages.apart import keep_apart
 from nst.stages.doctor import advise
+from nst.stages.noise_reach import require_noise_by_image, tell_of_noise
 from nst.stages.places import one_network
 from nst.stages.watching import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
@@ -85,6 +86,7 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
 def _fit_all(setup: Setup, steps: Sequence[Phase], start: Start | None) -> dict[str, Any]:
     """All phases one after the other, as far as they are not over; the run's result."""
     bad: set[str] = set()
+    tell_of_noise(setup, steps[0])
     result: dict[str, Any] = {
         "model": setup.architecture.name or "network",
         **_facts(setup.architecture, setup.data),
@@ -270,6 +272,7 @@ def _checked_phases(job: TrainJob, data: Data, machine: Machine) -> list[Phase]:
             remat=job.model.remat,
             accumulate=machine.accumulate,
         )
+        require_noise_by_image(phase, cost, architecture)
         require_room(planned, Numerics.of(machine.precision), machine.memory, devices=machine.memories)
     return steps
 

@@ -29,7 +29,6 @@ from nst.models.checkpoints import NetworkInfo, copy_weights, save_network
 from nst.models.networks import AnyArchitecture, Network, build, framing_at, require_size
 from nst.models.pretrained import Start
 from nst.models.released import open_network
-from nst.models.timm_network import TimmNetwork
 from nst.progress import say
 from nst.settings.data import Pictures
 from nst.settings.job import TrainJob
@@ -206,8 +205,6 @@ def classifier(setup: Setup, phase: Phase, start: Start | None) -> Classifier:
     elif start is not None:
         found = pretrained.read(start.source, setup.architecture)
         _tell(setup, pretrained.take(network, found, classes))
-    if phase.noise.stochastic_depth and isinstance(network, TimmNetwork) and not network.paths:
-        _tell(setup, f"{network.architecture.name} has no stochastic depth: noise.stochastic_depth does nothing in it")
     online = teacher is not None and teacher.mode == "online" and phase.recipe.unlabeled_ratio > 0
     return Classifier(
         machine.place(network),

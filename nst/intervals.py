@@ -8,15 +8,21 @@ from __future__ import annotations
 import math
 
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
-Interval = tuple[float, float]  # percent, or percentage points
+Interval = tuple[float, float]  # percent, or percentage points; of `of_share` shares
 
 
 def wilson(percent: float, samples: int) -> Interval:
     """Of an accuracy in percent measured on `samples` images (Wilson 1927)."""
-    share, weight = percent / 100, Z_95**2 / samples
+    low, high = of_share(percent / 100, samples)
+    return 100 * low, 100 * high
+
+
+def of_share(share: float, count: float) -> Interval:
+    """Of a share from 0 to 1 of so many pictures, as a share (Wilson 1927)."""
+    weight = Z_95**2 / count
     centre = (share + weight / 2) / (1 + weight)
-    half = Z_95 * math.sqrt(share * (1 - share) / samples + weight / (4 * samples)) / (1 + weight)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    half = Z_95 * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def paired(gained: int, lost: int, samples: int) -> Interval:

@@ -164,7 +164,7 @@ def _place(source: Source, architecture: AnyArchitecture) -> Path | str:
     raise NstError(
         f"{name} is neither a file nor weights of timm's{nearest(name, timm.list_models(pretrained=True))}",
         valid=f"true, a file, a hub folder, a run, a name of timm's, or a package: {', '.join(PACKAGES)}",
-        next="model.pretrained=true takes timm's weights of the network itself",
+        next="model.pretrained=<one of these>, or model.pretrained=false, which begins with fresh weights",
     )
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _command: list[str] = []  # the stage and options that this process was given
 _stages: set[str] = set()
-OF_ONE_STAGE = ("run_dir", "name")  # another stage's directory is another one
+OF_ONE_STAGE = ("run_dir", "name", "input")  # another stage's directory is another one, and it reads something else
 
 
 def note_command(arguments: Sequence[str], stages: Iterable[str] = ()) -> None:
@@ -45,7 +45,19 @@ def _with_options(match: re.Match[str]) -> str:
     anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
     if stage != _command[0]:
         anew.update(OF_ONE_STAGE)
-    given = [item for item in _command[1:] if item.lstrip("+").partition("=")[0] not in anew]
-    if stage != _command[0]:
-        given = [item for item in given if not item.startswith("-")]
-    return " ".join([match[0], *map(shlex.quote, given)])
+    return " ".join([match[0], *map(shlex.quote, _given(anew, flags=stage == _command[0]))])
+
+
+def _given(anew: set[str], *, flags: bool) -> Iterator[str]:
+    """The command's options but for those that are given anew.
+
+    Args:
+        flags: its flags too, with what is behind them, and options of its stage alone (`select.min_confidence`).
+    """
+    keep = True
+    for item in _command[1:]:
+        if "=" in item or item.startswith("-"):  # else it belongs to the flag before it
+            name = item.lstrip("+").partition("=")[0]
+            keep = name not in anew and (flags or not name.startswith(("-", f"{_command[0]}.")))
+        if keep:
+            yield item

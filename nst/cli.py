@@ -280,6 +280,8 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
 
 
 def _names_an_option(item: str) -> bool:
-    """Whether an argument is `option=value`, and no path with a `=` in it."""
+    """Whether an argument is `option=value` or Hydra's `~option`, and no path with a `=` in it or of a home folder."""
     name, equals, _ = item.partition("=")
-    return bool(equals) and ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)
+    if not equals:
+        return item.startswith("~") and "/" not in item
+    return ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)

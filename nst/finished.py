@@ -11,12 +11,13 @@ from nst.untrusted import below
 
 
 def final_weights(run: Path | str) -> Path:
-    """The weights that a run stands for: of a run directory its final network, of a file the file itself.
+    """The weights that a run stands for: of a run directory its final network, of a file the file itself; of a
+    directory of `nst iterate` those of one generation (`generation_of`).
 
     Raises:
         NstError: there is nothing there, the run has not finished, or the weights are damaged.
     """
-    run = Path(run)
+    run = generation_of(Path(run))
     if run.is_file():
         require_undamaged(run)
         return run
@@ -24,7 +25,7 @@ def final_weights(run: Path | str) -> Path:
         raise NstError(
             f"there is no network at {run}: no run, no file",
             got=_neighbours(run),
-            next="nst train run_dir=... makes one",
+            next="name one that is there; `nst train` makes them in run_dir",
         )
     if not (run / "DONE").exists():
         raise NstError(f"the training in {run} has not finished", next="start it again: it continues")
@@ -34,6 +35,18 @@ def final_weights(run: Path | str) -> Path:
     weights = below(run, result["weights"], run / "result.json")
     require_undamaged(weights, result["weights_sha256"])
     return weights
+
+
+def generation_of(directory: Path) -> Path:
+    """The generation that a finished directory of `nst iterate` stands for: its best by the validation images, else
+    the last student. Any other path is itself."""
+    if (directory / "DONE").exists() or not (directory / "result.json").is_file():
+        return directory
+    result = read_json(directory / "result.json")
+    if result.get("stage") != "iterate":
+        return directory
+    best = directory / "best"
+    return best if best.exists() else directory / f"gen{result['generations'][-1]['generation']}"
 
 
 def require_undamaged(weights: Path, sha256: str | None = None) -> None:
@@ -62,6 +75,6 @@ def require_undamaged(weights: Path, sha256: str | None = None) -> None:
 
 
 def _neighbours(path: Path) -> str:
-    folder = path.parent
+    folder = path.absolute().parent
     names = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
     return f"{folder} holds {', '.join(names)}" if names else f"{folder} is empty or missing"

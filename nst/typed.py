@@ -1,7 +1,8 @@
 """The command line as a person types it, in words that Hydra's grammar takes for the same.
 
 A path with `=`, spaces, brackets, commas, quotes or letters of any script is a path, and a folder called 2024 is no
-number: what an option is (`nst.settings`) decides, not what its value looks like. A comma is part of a path where a
+number: what an option is (`nst.settings`) decides, not what its value looks like. Options within an option, as in
+`iterate.generations=[[model.width=0.5],[model.width=1]]`, need no quotes either. A comma is part of a path where a
 file of the whole name is there; else it stands between the entries of a list, or the values of a sweep.
 """
 
@@ -17,7 +18,11 @@ from nst.kinds import Kind
 QUOTED = re.compile(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"")
 # what Hydra computes values of a sweep from
 FUNCTIONS = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|int|float|str|bool|json_str|extend_list)\(.*\)")
-_PIECE = re.compile(rf"\s*(?:{QUOTED.pattern}|\[[^\[\]]*\])\s*(?=,|$)|[^,]*")
+_LIST = r"\[[^\[\]]*\]"
+for _ in range(4):  # lists in lists, as deep as those of iterate.generations may lie
+    _LIST = rf"\[(?>{QUOTED.pattern}|{_LIST}|[^\[\]'\"])*\]"
+# text in quotes or a list, also as the value of an option (a.b=[c, d]); else what stands before the next comma
+_PIECE = re.compile(rf"\s*(?:\[[^\[\]]*\]|(?:[\w./]+=)?(?:{_LIST}|{QUOTED.pattern}))\s*(?=,|$)|[^,]*")
 
 
 def verbatim(overrides: Iterable[str], *, sweep: bool = False) -> list[str]:

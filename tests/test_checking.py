@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY
@@ -62,6 +63,27 @@ def test_what_hydra_reads_itself_stays():
     assert verbatim(["teacher.run=a,b", "teacher.run=glob(x*)", "run_dir=a=b"], sweep=True) == [
         "teacher.run='a','b'", "teacher.run=glob(x*)", "run_dir='a=b'"]  # fmt: skip
     assert compose_config(["report.runs=[a, 'b c']"]).report.runs == ["a", "b c"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("[[model.width=0.25],[model.width=0.3]]", [["model.width=0.25"], ["model.width=0.3"]]),
+        ("[null, [model=timm, model.name='x, y']]", [None, ["model=timm", "model.name='x, y'"]]),
+        ("[['a=[x, y]', data.source.ignore=[a, b]], []]", [["a=[x, y]", "data.source.ignore=[a, b]"], []]),
+        ("[[[a=1], 'b=2']]", [[["a=1"], "b=2"]]),
+        ("[['a=1'],[\"b='c'\"]]", [["a=1"], ["b='c'"]]),
+        ("null", None),
+    ],
+)
+def test_options_of_generations_need_no_quotes(typed: str, read: Any):
+    assert compose_config([f"iterate.generations={typed}"]).iterate.generations == read
+
+
+def test_generations_of_a_sweep_need_no_quotes():
+    assert verbatim(["iterate.generations=[[a=1,b=2]],[[a=1],['b=2,3']]"], sweep=True) == [
+        "iterate.generations=[['a=1','b=2']],[['a=1'],['b=2,3']]"
+    ]
 
 
 @pytest.mark.parametrize("option", ["report.runs", "data.source.root"])

@@ -235,10 +235,10 @@ def test_nearest_suggests_only_what_is_near():
 
 
 def test_missing_value_is_named():
-    with pytest.raises(NstError, match=r"option 'data.source.root' needs a value"):
+    with pytest.raises(NstError, match=r"option 'model.name' needs a value"):
         from nst.config import plain
 
-        plain(compose_config(["data=folder"]).data)
+        plain(compose_config(["model=timm"]).model)
 
 
 def test_full_disk_is_told_in_words(digits: Path, tmp_path: Path):

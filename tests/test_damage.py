@@ -352,6 +352,15 @@ def test_damaged_weights_are_not_a_run_s(whole: Finished, place: float | str):
             final_weights(source)
 
 
+def test_a_directory_of_iterate_stands_for_its_best_generation_else_for_its_last(whole: Finished):
+    assert final_weights(whole.run) == whole.run / "gen1" / "checkpoints" / "trained.safetensors"
+    (whole.run / "best").symlink_to("gen0")
+    assert final_weights(whole.run) == whole.run / "best" / "checkpoints" / "trained.safetensors"
+    (whole.run / "result.json").unlink()
+    with pytest.raises(NstError, match="has not finished"):
+        final_weights(whole.run)
+
+
 @pytest.mark.parametrize(
     "stage", ["iterate", "evaluate", "evaluate the file", "export", "train", "start", "online", "doctor"]
 )

@@ -496,7 +496,7 @@ def test_exclude_alone_takes_the_test_set_out_of_the_unlabeled_set(
     assert not [key for key in left if key.startswith("again")]
     assert "3 of 83 images excluded" in capsys.readouterr().out
     assert dispatch(["shard", "--verify", *options]) == 0
-    assert "80 images in 1 shards, all as the index says, 3 excluded ones left out" in capsys.readouterr().out
+    assert "80 images in 1 shard, as index.json lists them, 3 excluded ones left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
 from nst import config as nst_config
+from nst import groups as nst_groups
 from nst.config import compose_config, hydra_started, job_from, plain
 from nst.groups import conf_dir, group_choices, groups, summary_line
 from nst.models.efficientnet import ARCHITECTURES
@@ -270,7 +271,8 @@ def test_hydra_knows_the_choices_that_we_list(group: str):
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that is in force."""
     shutil.copytree(conf_dir(), tmp_path / "conf")
-    monkeypatch.setattr(nst_config, "conf_dir", lambda: tmp_path / "conf")
+    for module in (nst_config, nst_groups):
+        monkeypatch.setattr(module, "conf_dir", lambda: tmp_path / "conf")
     return tmp_path / "conf"
 
 

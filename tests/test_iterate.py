@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from nst.atomic import write_json
@@ -17,7 +19,7 @@ from nst.cli import dispatch
 from nst.config import compose_config, job_from
 from nst.errors import NstError
 from nst.report.terminal import table
-from nst.settings.job import EvaluateJob, GenerationsJob, changed
+from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, changed
 from nst.stages import generations, iterate
 from nst.training.loggers import TIMING_METRICS, read_rows
 from tests import forked
@@ -200,6 +202,42 @@ def test_a_loop_without_a_place_for_unlabeled_images_is_refused_in_words(tmp_pat
         dispatch(["iterate", *options])
     dispatch(["plan", *options])  # says what it would need
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("labeled", "unlabeled", "says", "cure"),
+    [(3, 0, "there are no unlabeled images", "data.labeled_per_class=1"), (0, 3, "there are no labeled images", None),
+     (1, 0, "there are no unlabeled images", None)],
+)  # fmt: skip
+def test_pictures_that_make_no_loop_leave_nothing_that_refuses_the_cure(
+    labeled: int, unlabeled: int, says: str, cure: str | None, tmp_path: Path
+):
+    for number in range(labeled + 1):
+        for name in ("a", "b"):
+            split = "train" if number < labeled else "test"
+            put_picture(tmp_path / "p" / split / name / f"{number}.png", number)
+    if not labeled:
+        shutil.rmtree(tmp_path / "p" / "test")
+    for number in range(unlabeled):
+        put_picture(tmp_path / "p" / "unlabeled" / f"{number}.png", 50 + number)
+    options = [*TINY, "data=folder", f"data.source.root={tmp_path / 'p'}", f"data.root={tmp_path / 'shards'}",
+               "data.test_samples=null", "data.labeled_per_class=null", "data.unlabeled_samples=null"]  # fmt: skip
+    with pytest.raises(NstError, match=says) as caught:
+        iterate.make_shards(job_from(IterateJob, compose_config([*options, "stage=iterate"])))
+    assert not (tmp_path / "shards").exists()
+    assert ("data.labeled_per_class" in caught.value.next) == (cure is not None)
+    if cure:
+        assert cure in caught.value.next
+        iterate.make_shards(job_from(IterateJob, compose_config([*options, cure, "stage=iterate"])))
+        # and from then on nobody has to say of what the shards are
+        again = [option for option in options if not option.startswith("data.source.root")]
+        iterate.make_shards(job_from(IterateJob, compose_config([*again, "stage=iterate"])))
+        assert (tmp_path / "shards" / "unlabeled" / "index.json").exists()
+
+
+def put_picture(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), (9 * number, 9, 200)).save(path)
 
 
 def test_runs_share_a_teacher_and_select_for_themselves(

@@ -165,4 +165,4 @@ def test_shards_are_made_of_a_file_of_labels(tmp_path: Path, capsys: pytest.Capt
                                f"data.root='{tmp_path / 'out'}'", "data.labeled_per_class=1"]))  # fmt: skip
     told = capsys.readouterr().out
     assert "2 labeled, 2 test images of 2 classes" in told
-    assert f"1 pictures in {tmp_path / 'p'} are not named in labels.csv" in told
+    assert f"pictures in {tmp_path / 'p'} that labels.csv does not name: 1" in told

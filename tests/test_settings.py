@@ -17,11 +17,12 @@ from nst.errors import UsageError
 from nst.kinds import Kind
 from nst.settings import GROUPS, SECTIONS, TREE
 from nst.settings.fields import Group, defaults_of, kinds_of, made_of, options_of
-from nst.settings.job import LabelJob, ShardJob, TrainJob
+from nst.settings.job import EvaluateJob, IterateJob, LabelJob, ShardJob, SurveyJob, TrainJob
 from nst.settings.learning import Recipe, StudentOptions
 from nst.settings.network import Noise
 from nst.settings.stages import CommonOptions
 from nst.settings.trainer import TorchOptions, XlaOptions
+from nst.stages import shard
 
 ROOT = Path(__file__).parent.parent
 BASES = [base for bases in GROUPS.values() for base in bases.values()]
@@ -83,16 +84,21 @@ def _listed(value: Any) -> Any:
 
 
 def test_a_missing_value_is_asked_for_by_the_stage_that_needs_it():
-    cfg = compose_config(["data=folder", "stage=shard"])
-    for kind in (TrainJob, LabelJob, ShardJob):
-        job = job_from(kind, cfg)
-        assert job.data.source.root is None
-        with pytest.raises(
-            UsageError, match=r"option 'data\.source\.root' needs a value\n  next:  data\.source\.root="
-        ):
-            require_values(job.config)
+    cfg = compose_config(["model=timm", "stage=label"])
+    job = job_from(LabelJob, cfg)
+    with pytest.raises(UsageError, match=r"option 'model\.name' needs a value\n  next:  model\.name="):
+        require_values(job.config)
     with pytest.raises(UsageError, match=r"option 'student\.finetune\.image_size' needs a value"):
         made_of(StudentOptions, {"finetune": {"image_size": "???", "labeled_batch_size": 1}})
+
+
+@pytest.mark.parametrize("data", ["folder", "tar", "csv"])
+def test_where_the_images_come_from_is_asked_by_shard_alone(data: str, tmp_path: Path):
+    cfg = compose_config([f"data={data}", "stage=shard", f"data.root={tmp_path}"])
+    for kind in (TrainJob, LabelJob, EvaluateJob, SurveyJob, IterateJob):
+        require_values(job_from(kind, cfg).config)
+    with pytest.raises(UsageError, match=r"option 'data\.source\.root' needs a value\n  next:  data\.source\.root="):
+        shard.make(job_from(ShardJob, cfg))
 
 
 def test_the_table_is_that_of_the_classes():

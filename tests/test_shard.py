@@ -159,7 +159,8 @@ def test_shares_sum_up_stay_in_bounds_and_within_one_of_the_exact_part(counts: l
             r"validation_samples=3[\s\S]*emu has 2[\s\S]*next:  data\.validation_samples=2",
         ),
         (entries(), {"test_samples": 0, "validation_samples": 10}, r"emu has 10[\s\S]*0 to 9"),
-        (entries((20, 1, 0)), {"test_samples": 0}, "dog has 1, emu has 0"),
+        (entries((20, 1, 0)), {}, "dog has 1, emu has 0"),
+        (entries((20, 1, 0)), {"test_samples": 0}, "got:   emu has 0\n"),
         (entries(of="test"), {}, "no labeled training images"),
         (entries((), hidden=5), {"labeled_per_class": 1}, "no labeled training images"),
     ],
@@ -330,14 +331,26 @@ def test_what_was_done_to_pictures_and_passed_over_is_told(tmp_path: Path) -> No
     (root / "dog" / "notes.txt").write_text("a text")
     result = shard.run(open_source("folder", root=root), tmp_path / "out", labeled_per_class=4, unlabeled_samples=3)
     told = "\n".join(result["notes"])
-    for words in ("1 passed over, no picture (.txt): dog/notes.txt", "1 pictures are turned upright",
-                  "1 pictures are transparent: shown on white", "1 pictures have 16 bits of which only the lower 12",
+    for words in ("1 passed over, no picture (.txt): dog/notes.txt", "1 picture is turned upright",
+                  "1 picture is transparent: shown on white", "1 picture has 16 bits of which only the lower 12",
                   "pictures are in none of the sets"):  # fmt: skip
         assert words in told
     assert (
         shard.run(open_source("folder", root=root), tmp_path / "out", labeled_per_class=4, unlabeled_samples=3)
         == result
     )
+
+
+def test_a_class_with_one_picture_is_refused_with_what_to_do_where_a_test_picture_is_needed(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    (root / "emu" / "more").mkdir()
+    for each in sorted((root / "emu").glob("*.jpg"))[1:]:
+        each.unlink()
+    source = open_source("folder", root=root, ignore=["more"])
+    with pytest.raises(NstError, match=r"emu has 1[\s\S]*next:  add pictures of these classes, or leave"):
+        shard.run(source, tmp_path / "out")
+    result = shard.run(source, tmp_path / "out", test_samples=0)
+    assert result["sets"]["labeled"]["label_counts"][2] == 1
 
 
 def test_the_table_of_classes_keeps_within_80_columns() -> None:
@@ -347,9 +360,11 @@ def test_the_table_of_classes_keeps_within_80_columns() -> None:
         "sets": dict.fromkeys(("labeled", "test", "validation", "unlabeled"), found),
     }  # fmt: skip
     told = list(shard_table.lines(result))
-    assert len(told) == 42
+    assert len(told) == 43
     assert max(map(len, told)) <= 80
-    assert told[-1] == "and 20 more classes"
+    assert told[-2] == "and 20 more classes"
+    assert told[-1].split() == ["(no", "class)", "9"]
+    assert len(told[-1]) == told[0].index("unlabeled") + len("unlabeled")
 
 
 def test_pictures_replaced_under_the_same_names_and_sizes_are_noticed(tmp_path: Path) -> None:
@@ -409,12 +424,13 @@ def test_main_shards_verifies_and_indexes_as_the_configuration_says(
     shard.main(compose_config(options))
     told = capsys.readouterr().out
     assert "9 labeled, 15 unlabeled, 6 test images of 3 classes" in told
-    assert [line.split() for line in told.splitlines()[-5:-1]] == [
-        ["class", "labeled", "test"], ["cat", "3", "2"], ["dog", "3", "2"], ["emu", "3", "2"],
+    assert [line.split() for line in told.splitlines()[-6:-1]] == [
+        ["class", "labeled", "unlabeled", "test"], ["cat", "3", "2"], ["dog", "3", "2"], ["emu", "3", "2"],
+        ["(no", "class)", "15"],
     ]  # fmt: skip
     assert (tmp_path / "out" / "config.yaml").exists()
     shard.main(compose_config([*options, "shard.verify=true"]))
-    assert capsys.readouterr().out.count("all as the index says") == 3
+    assert capsys.readouterr().out.count("as index.json lists them") == 3
     folder = tmp_path / "out" / "labeled"
     (folder / "index.json").unlink()
     shard.main(compose_config([*options, f"shard.index='{folder}'"]))

@@ -472,7 +472,7 @@ def test_imagenet_must_be_whole_and_is_read_by_wnid(tmp_path: Path, monkeypatch:
     ("name", "options", "message"),
     [
         ("cifar", {}, "did you mean 'cifar10'"),
-        ("folder", {}, r"needs root[\s\S]*data\.source\.root="),
+        ("folder", {}, r"option 'data\.source\.root' needs a value[\s\S]*data\.source\.root=<"),
         ("folder", {"root": "/no/such/folder"}, "no such folder"),
         ("tar", {"root": "/no/such.tar"}, "cannot read"),
         ("digits", {"root": "x"}, "no option root"),

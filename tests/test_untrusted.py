@@ -150,7 +150,7 @@ def test_nst_shard_says_how_to_read_what_it_has_excluded_from_a_command(
     advice = re.search(r"remote\.shards_at='.*'", out)
     assert advice, out
     assert dispatch(["shard", "--verify", f"shard.output={tmp_path}/pruned/unlabeled", cache, advice[0]]) == 0
-    assert "3 images in 1 shards, all as the index says" in capsys.readouterr().out
+    assert "3 images in 1 shard, as index.json lists them" in capsys.readouterr().out
     # and once more, from where it was
     assert dispatch(["shard", f"shard.exclude={tmp_path}/test", "shard.exclude_distance=null", *where]) == 0
 

@@ -54,7 +54,14 @@ MEASURES = {
 }
 # whose default is another value, and of which the help says what null means
 NULL_TOO = {
-    *("data.unlabeled", "data.test", "select.images_per_class", "shard.exclude_distance"),
+    *(
+        "data.source.root",
+        "student.finetune.image_size",
+        "data.unlabeled",
+        "data.test",
+        "select.images_per_class",
+        "shard.exclude_distance",
+    ),
     *("eval.corruptions", "eval.perturbations", "eval.jpeg_quality", "logger.wandb.group"),
 }
 # whose default is true or false, and that may be a path too

@@ -77,11 +77,12 @@ def _splits(names: Sequence[str], labeled: bool | None, source: str) -> list[str
         return [split if split == "unlabeled" else None for split in splits]
     strangers = sorted({name.partition("/")[0] for name, split in zip(names, splits, strict=True) if split is None})
     tops = sorted({name.partition("/")[0] for name, split in zip(names, splits, strict=True) if split is not None})
+    rename = f"; or if {tops[0]}/ is a class, rename that folder" if len(tops) == 1 else ""
     raise NstError(
         f"source {source}: what lies beside {_told(f'{top}/' for top in tops)} is of none of these parts",
         got=_told(strangers),
         valid="train/, val/, test/ and unlabeled/, and no other pictures beside them",
-        next=f"move it into one of them, or leave it out: {_ignored(strangers)}",
+        next=f"move it into one of them, or leave it out: {_ignored(strangers)}{rename}",
     )
 
 

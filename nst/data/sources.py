@@ -190,7 +190,7 @@ def labels_in_csv(
             for key, name, row in zip(unique_keys(chosen, chosen), chosen, rows, strict=True)
         ]
         unnamed = len(names) - len(set(at))
-        notes = [f"{unnamed} pictures in {place} are not named in {path.name}"] if unnamed else []
+        notes = [f"pictures in {place} that {path.name} does not name: {unnamed}"] if unnamed else []
 
         def read(position: int) -> bytes:
             return archive.files[chosen[position]](-1) if archive else read_file(place / chosen[position])
@@ -249,7 +249,8 @@ def open_source(name: str, **options: Any) -> Source:
         )
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
     if missing:
-        raise UsageError(f"source {name} needs {missing[0]}", next=f"data.source.{missing[0]}=<folder or file>")
+        option = f"data.source.{missing[0]}"
+        raise UsageError(f"option '{option}' needs a value", next=f"{option}=<folder or file>")
     return SOURCES[name](**given)
 
 

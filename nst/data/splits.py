@@ -41,7 +41,8 @@ def split(
         _refuse_labels(sizes, bool(classes))
         return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": [], "validation": []}
     own_test, own_validation = _own_parts(entries, positions)
-    _check_classes(entries, pool, classes, at_least=1 if own_test and sizes.labeled_per_class is None else 2)
+    needs_no_test = own_test or sizes.test_samples == 0
+    _check_classes(entries, pool, classes, at_least=1 if needs_no_test and sizes.labeled_per_class is None else 2)
     if sizes.test_samples is not None:
         test = _take_test(entries, own_test or pool, classes, sizes.test_samples)
     else:
@@ -118,7 +119,10 @@ def _check_classes(entries: Sequence[Entry], pool: Positions, classes: Sequence[
     counts = {name: len(group) for name, group in zip(classes, _by_class(entries, pool, len(classes)), strict=True)}
     small = {name: count for name, count in counts.items() if count < at_least}
     if small:
-        raise NstError("classes with too few images", got=_listed(small), valid=f"{at_least} or more in each class")
+        raise NstError(
+            "classes with too few images", got=_listed(small), valid=f"{at_least} or more in each class",
+            next="add pictures of these classes, or leave these classes out",
+        )  # fmt: skip
     if len(classes) < 2:
         raise NstError("one class only", got=", ".join(classes), valid="two classes or more")
 
@@ -129,6 +133,7 @@ def _take_test(entries: Sequence[Entry], pool: Positions, classes: Sequence[str]
             "more test images asked for than there are",
             got=f"data.test_samples={samples}",
             valid=f"0 to {len(pool)}",
+            next="data.test_samples=null holds out a tenth of every class, or takes the source's own test part",
         )
     groups = _by_class(entries, pool, len(classes))
     parts = shares([len(group) for group in groups], samples)
@@ -148,7 +153,10 @@ def _take_labeled(entries: Sequence[Entry], rest: Positions, classes: Sequence[s
         raise NstError(
             f"data.labeled_per_class={per_class} is more than some classes have beside the test set",
             got=_listed(few),
-            valid=f"1 to {min(few.values())}",
+            valid=f"1 to {min(few.values())}" if min(few.values()) else "more pictures of these classes",
+            next=f"data.labeled_per_class={min(few.values())}"
+            if min(few.values())
+            else "add pictures of these classes",
         )
     return [position for group in groups for position in group[:per_class]]
 

@@ -135,7 +135,7 @@ def batch_repeats(training: TrainingFacts) -> Advice | None:
         return None
     return Advice(
         f"A step takes {batch:,} labeled images, and there are {images:,}.",
-        f"student.labeled_batch_size={images} or less",
+        f"{'student=small, or ' if batch >= PAPER_BATCHES[0] else ''}student.labeled_batch_size={images} or less",
     )
 
 

@@ -165,7 +165,7 @@ def _place(source: Source, architecture: AnyArchitecture) -> Path | str:
     raise NstError(
         f"there is no network {name}: no run, no file, none of timm's{nearest(name, known)}",
         valid=f"true, a file, a hub folder, a run, a name of timm's, or a package: {', '.join(PACKAGES)}",
-        next="model.pretrained=true takes timm's weights of the network itself",
+        next="model.pretrained=<one of these>, or model.pretrained=false, which begins with fresh weights",
     )
 
 

@@ -16,7 +16,10 @@ class SourceOptions(Group, at="data.source"):
 
     name: str = option(text(100), help="digits | cifar10 | folder | tar | ...: docs/data.md lists them")
     root: str | Sequence[str] | None = option(
-        either(path(), listed(path(), least=1)), None, "folder or file of the images", listed=False
+        null(either(path(), listed(path(), least=1))),
+        None,
+        "folder or file of the images; null: its shards are there already",
+        listed=False,
     )
     labeled: bool | None = option(null(flag()), None, "false takes all images without labels", listed=False)
     pictures: str | None = option(

@@ -107,9 +107,11 @@ def _generations(value: Any) -> Any:
 
 
 GENERATIONS = Kind(
-    "a list of lists of options, [['model.width=0.35'], ['model.width=0.5']]; or null; null for the first takes"
+    "a list of lists of options, [[model.width=0.35], [model.width=0.5]]; or null; null for the first takes"
     " iterate.teacher as it is",
     _generations,
+    verbatim=True,
+    lists=True,
 )
 
 

@@ -294,4 +294,5 @@ def advise(job: SurveyJob) -> None:
         where = f" ({', '.join(finding.where)})" if finding.where else ""
         say("\n".join(wrapped(f"doctor: {finding.rule}{where}: {finding.message}", "", "  ")))
     if found:
-        say(f"doctor: warnings in all: {len(found)}; nst doctor with the same options says what helps")
+        count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
+        say(f"doctor: {count}; nst doctor with the same options says what helps")

@@ -25,9 +25,9 @@ from omegaconf import DictConfig
 
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
-from nst.errors import NstError
+from nst.data.transfer import is_remote
 from nst.leftovers import sweep
-from nst.progress import console
+from nst.progress import console, say
 from nst.report.robustness_files import COLUMNS, headline
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, ShardJob, SurveyJob, changed, job_of
@@ -191,22 +191,22 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
 
 
 def make_shards(job: IterateJob) -> None:
-    """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there."""
+    """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there, or that it has
+    made and nobody says of what."""
     output = job.shard.output
+    source = job.config["data"]["source"]
+    if "root" in source and source["root"] is None and (Path(output) / "DONE").exists():
+        say(f"{output}: the shards as they are; without data.source.root nobody looks at the pictures they are made of")
+        return
     ours = (Path(output) / LIST).exists()  # whole: skipped; killed: continued
-    folders = [Path(shards_place(job.data, part)) for part in ("labeled", "unlabeled")]
-    there = all((folder / "index.json").exists() for folder in folders)
-    agreed = machine(job.trainer).agreed
-    if agreed(not ours and there):
+    places = {part: shards_place(job.data, part) for part in ("labeled", "unlabeled")}
+    folders = {part: Path(place) for part, place in places.items() if not is_remote(place)}
+    there = all((folder / "index.json").exists() for folder in folders.values())
+    if machine(job.trainer).agreed(not ours and there):
         return
     from nst.stages import shard
 
-    shard.tell(shard.make(job_of(ShardJob, job.config, title=job.title)), output)
-    if agreed(not (folders[1] / "index.json").exists()):
-        raise NstError(
-            f"there are no unlabeled images in {output}",
-            got="all images became labeled ones",
-            next="add a folder unlabeled/ beside the class folders, or set data.labeled_per_class=10",
-        )
-    for folder in folders:
-        wait_until_seen(folder / "index.json")
+    needed = [part for part, folder in folders.items() if folder == Path(output) / part]
+    shard.tell(shard.make(job_of(ShardJob, job.config, title=job.title), needed), output)
+    for part in needed:
+        wait_until_seen(folders[part] / "index.json")

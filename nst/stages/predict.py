@@ -32,6 +32,7 @@ from nst.data.sorting import Sorted, sort_into
 from nst.data.transfer import is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError
+from nst.finished import generation_of
 from nst.machine import require_batch
 from nst.progress import say
 from nst.provenance import provenance
@@ -188,7 +189,7 @@ def output_folder(job: PredictJob) -> Path:
     networks = job.model.checkpoint
     place = shown_place(job).rstrip("/")
     name = re.sub(r"[^\w.-]", "_", place.rsplit("/", 1)[-1] if is_remote(place) else Path(place).absolute().name)
-    in_a_run = isinstance(networks, str) and (Path(networks) / "DONE").exists()
+    in_a_run = isinstance(networks, str) and (generation_of(Path(networks)) / "DONE").exists()
     return Path(f"{networks}/predict" if in_a_run else job.run_dir) / (name or "pictures")
 
 

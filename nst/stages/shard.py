@@ -7,7 +7,8 @@ knows them they go to truth.parquet, which no training stage reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,7 @@ def run(
     max_bad_fraction: float = 0.01,
     workers: int = 4,
     overwrite: bool = False,
+    needed: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def run(
         check_images: decode every image first and leave out those that fail.
         max_bad_fraction: a larger part of bad images stops the run.
         workers: threads that read and decode.
+        needed: sets that may not be empty; where one would be, nothing is written.
         config: kept as config.yaml.
 
     Raises:
@@ -91,12 +94,17 @@ def run(
     indexes = [f"{name}/index.json" for name in SETS]
     with Run(output, "shard", inputs, config=config, overwrite=overwrite, files=indexes) as this:
         if this.done:
-            return _reopened(output, this.result())
+            result = _reopened(output, this.result())
+            counts = result["sets"].get("labeled", {}).get("label_counts", ())
+            _require_sets(needed, result["sets"], counts, f" data.root=<another folder than {output}>")
+            return result
         with ThreadPoolExecutor(workers) as pool:
             seen = examine(source, pool, progress) if check_images else Examined()
             named = report_bad(source, seen, max_bad_fraction)
             good = [position for position in range(len(source)) if position not in seen.bad]
             parts = split(source.entries, good, source.classes, sizes, seed)
+            labels = Counter(source.entries[position].label for position in parts["labeled"])
+            _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
             skipped = [source.entries[position].key for position in seen.bad]
             sets = {
                 name: _summary(
@@ -135,19 +143,44 @@ def run(
 def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], left_out: int) -> list[str]:
     """Everything about the source that its owner should know: passed over, odd, used otherwise than named."""
     notes = list(source.notes)
-    notes += [f"{count} pictures are {what}" if what != DARK else f"{count} pictures have {what}"
+    notes += [f"{_pictures(count, ('has', 'have') if what == DARK else ('is', 'are'))} {what}"
               for what, count in sorted(seen.notes.items())]  # fmt: skip
     if any(source.entries[position].split == "val" for position in parts["test"][:1]):
         notes.append("val/ serves as the test set, since there is no other")
     if left_out:
-        notes.append(f"{left_out} pictures are in none of the sets, as the sizes asked for say")
+        notes.append(f"{_pictures(left_out, ('is', 'are'))} in none of the sets, as the sizes asked for say")
     for name in ("test", "validation"):
         found = {source.entries[position].label for position in parts[name]}
         missing = [known for label, known in enumerate(source.classes) if label not in found]
         if found and missing:
-            notes.append(f"{name} has no picture of {len(missing)} classes: {', '.join(missing[:5])}"
+            some = f"{len(missing)} classes" if len(missing) > 1 else "1 class"
+            notes.append(f"{name} has no picture of {some}: {', '.join(missing[:5])}"
                          + (", ..." if len(missing) > 5 else ""))  # fmt: skip
     return notes
+
+
+def _pictures(count: int, verbs: tuple[str, str]) -> str:
+    return f"1 picture {verbs[0]}" if count == 1 else f"{count:,} pictures {verbs[1]}"
+
+
+def _require_sets(needed: Sequence[str], there: Iterable[str], label_counts: Sequence[int], more: str = "") -> None:
+    """Raises NstError where a set is empty that may not be, with a number of labels that leaves some unlabeled."""
+    missing = [name for name in needed if name not in there]
+    if missing == ["unlabeled"]:
+        fewer = min(label_counts) // 2
+        raise NstError(
+            "there are no unlabeled images",
+            got="all images became labeled ones",
+            next="add a folder unlabeled/ beside the class folders"
+            + (f", or take some for unlabeled ones: data.labeled_per_class={fewer}{more}" if fewer else ""),
+        )
+    if missing:
+        raise NstError(
+            f"there are no {missing[0]} images",
+            valid="class folders, or train/<class>/x.jpg",
+            next="sort some pictures into class folders, or give a file of labels: data=csv "
+            "data.source.root=<labels.csv> data.source.pictures=<folder>",
+        )
 
 
 def _summary(shards: ShardSet) -> dict[str, Any]:
@@ -210,12 +243,13 @@ def main(cfg: DictConfig) -> None:
         for folder in shard_sets(options.output):
             report = verify(folder, remote=remote)
             left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
-            say(f"{folder}: {report['samples']} images in {report['shards']} shards, all as the index says{left_out}")
+            counted = f"{report['shards']} shard{'s' if report['shards'] != 1 else ''}"
+            say(f"{folder}: {report['samples']} images in {counted}, as index.json lists them{left_out}")
     if options.index is None and not options.exclude and not options.verify:
         tell(make(job), options.output)
 
 
-def make(job: ShardJob) -> dict[str, Any]:
+def make(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
     """`run` on the source that a job names."""
     config, data = require_values(job.config), job.data
     return run(
@@ -230,6 +264,7 @@ def make(job: ShardJob) -> dict[str, Any]:
         check_images=job.shard.check_images,
         max_bad_fraction=job.max_bad_fraction,
         overwrite=job.overwrite,
+        needed=needed,
         config=config,
         progress=track,
     )

@@ -9,7 +9,8 @@ from nst.shown import short
 
 SHOWN_CLASSES = 40
 NAME_LENGTH = 32  # letters, so that the table keeps within 80 columns
-LABELED = ("labeled", "validation", "test")
+SETS = ("labeled", "unlabeled", "validation", "test")
+NO_CLASS = "(no class)"
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -20,16 +21,21 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(result: Mapping[str, Any]) -> Iterator[str]:
-    """Per class, the pictures of every set with labels; for unlabeled ones a total, since they show no class."""
-    sets = [name for name in LABELED if name in result["sets"]]
+    """Per class, the pictures of every set with labels; the unlabeled ones, which show no class, in a last row."""
+    sets = [name for name in SETS if name in result["sets"]]
     classes = [short(name, NAME_LENGTH) for name in result["classes"]]
-    width = max(map(len, [*classes[:SHOWN_CLASSES], "unlabeled"]))
+    width = max(map(len, [*classes[:SHOWN_CLASSES], NO_CLASS]))
     yield f"{'class':<{width}}" + "".join(f"{name:>12}" for name in sets)
-    counts = [result["sets"][name]["label_counts"] for name in sets]
+    counts = {name: result["sets"][name]["label_counts"] for name in sets if name != "unlabeled"}
     for label, name in enumerate(classes[:SHOWN_CLASSES]):
-        yield f"{name:<{width}}" + "".join(f"{found[label]:>12,}" for found in counts)
+        cells = (f"{counts[column][label]:,}" if column in counts else "" for column in sets)
+        yield f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
     if len(classes) > SHOWN_CLASSES:
         yield f"and {len(classes) - SHOWN_CLASSES:,} more classes"
+    if "unlabeled" in sets:
+        total = f"{result['sets']['unlabeled']['samples']:,}"
+        cells = (total if column == "unlabeled" else "" for column in sets)
+        yield (f"{NO_CLASS:<{width}}" + "".join(f"{cell:>12}" for cell in cells)).rstrip()
 
 
 def summary_line(result: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ STAGES = {
 }
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
-WITHOUT_TORCH = ("shard", "select", "report")
+WITHOUT_TORCH = ("shard", "select", "report", "doctor")
 FLAGS = ("--help", "--cfg", "--multirun", "-m", "-h")  # of every stage
 COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
 

@@ -24,7 +24,7 @@ from nst.settings.learning import Recipe
 from nst.settings.network import Noise
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
-from nst.training.optim import Schedule
+from nst.training.schedule import Schedule
 
 RANKS = 2
 Found = dict[str, Tensor]

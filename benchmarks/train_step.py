@@ -46,7 +46,8 @@ from nst.settings.network import Noise
 from nst.training.classifier import Classifier
 from nst.training.ema import decay_at
 from nst.training.loggers import MetricsTable
-from nst.training.optim import Schedule, parameter_groups
+from nst.training.optim import parameter_groups
+from nst.training.schedule import Schedule
 
 SMALL = Architecture(1.0, 1.0, train_size=32, test_size=32, small_images=True, name="small")
 NETWORKS = {"small": SMALL, **ARCHITECTURES}

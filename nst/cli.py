@@ -20,6 +20,7 @@ from typing import Any
 from nst.advice import note_command, whole
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
 from nst.faults import in_words
+from nst.loading import nothing_thrown_away
 from nst.sharing import is_rank_zero
 from nst.shown import shown
 
@@ -38,7 +39,7 @@ STAGES = {
 }
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
-WITHOUT_TORCH = ("shard", "select", "report")
+WITHOUT_TORCH = ("shard", "select", "report", "doctor")
 FLAGS = ("--help", "--cfg", "--multirun", "-m", "-h")  # of every stage
 COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
 
@@ -99,9 +100,13 @@ def before_torch() -> None:
 
 def module_of(stage: str) -> Any:
     """The stage's module, with what it needs and no more."""
-    if stage not in WITHOUT_TORCH:
-        importlib.import_module("nst.lean")
-    return importlib.import_module(f"nst.stages.{stage}")
+    name = f"nst.stages.{stage}"
+    if name in sys.modules:
+        return sys.modules[name]
+    with nothing_thrown_away():
+        if stage not in WITHOUT_TORCH:
+            importlib.import_module("nst.lean")
+        return importlib.import_module(name)
 
 
 def _outcome(arguments: list[str]) -> tuple[int, str]:

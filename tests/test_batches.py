@@ -32,7 +32,7 @@ from nst.data.views import clean_view, training_view
 from nst.errors import NstError
 from nst.settings.data import Pictures
 from nst.settings.network import Noise, RandAugmentOptions
-from nst.training.phases import validation_batch_size
+from nst.training.fitting import validation_batch_size
 
 PICTURES = Pictures(small=True, flip=False, pad=2)
 

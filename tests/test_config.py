@@ -15,7 +15,7 @@ from nst.config import compose_config, group_choices, groups, job_from, made, op
 from nst.data.shard_set import ShardSet
 from nst.data.views import clean_view, training_view
 from nst.errors import NstError, UsageError
-from nst.models.efficientnet import ARCHITECTURES, block_counts
+from nst.models.architectures import ARCHITECTURES, block_counts
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
 from nst.settings.job import TrainJob, evaluation_of
 from nst.settings.learning import Recipe

@@ -24,8 +24,8 @@ from nst.data.shard_set import ShardSet
 from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions
 from nst.stages.generations import configurations
-from nst.training.optim import schedule_for
 from nst.training.recipe import Length
+from nst.training.schedule import schedule_for
 from tests import forked
 from tests.conftest import TINY
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import wandb
 from safetensors.torch import save_file
 
@@ -31,8 +32,8 @@ from nst.settings.job import SurveyJob
 from nst.settings.learning import Finetune, OptimizerOptions, Recipe
 from nst.settings.network import Noise, RandAugmentOptions, Side
 from nst.stages import doctor, train
+from nst.stages.chosen_network import architecture
 from nst.stages.generations import starts_from_a_run
-from nst.stages.resolving import architecture
 from tests.tiny_networks import trained_tiny
 
 B0, B7 = ARCHITECTURES["efficientnet_b0"], ARCHITECTURES["efficientnet_b7"]
@@ -224,6 +225,15 @@ def test_the_real_parameter_groups_leave_nothing_undecayed_and_without_decay_eve
     assert count == again == 5_288_548 - 998 * 1281  # two classes instead of 1000
     assert {"conv_stem.weight", "classifier.bias", "blocks.0.0.se.conv_reduce.bias"} <= set(all_of_them)
     assert not [name for name in all_of_them if "bn" in name]
+
+
+def test_of_a_network_of_timms_the_same_is_known():
+    resnet = timm_architecture("test_resnet")
+    built = timm.create_model("test_resnet", num_classes=2)
+    count, undecayed = network_facts(resnet, 1e-5)
+    assert (count, undecayed) == (sum(each.numel() for each in built.parameters()), ())
+    _, all_of_them = network_facts(resnet, 0.0)
+    assert {"fc.weight", "fc.bias"} <= {name.removeprefix("body.") for name in all_of_them}
 
 
 # ---- comparing images ------------------------------------------------------------------------------------

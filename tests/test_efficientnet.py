@@ -13,22 +13,26 @@ import pytest
 import timm
 import torch
 from helpers import golden_arrays, golden_rows
+from timm.models._efficientnet_builder import round_channels
 from tiny_networks import TINY, random_images
 from torch import Tensor, nn
 
 from nst.errors import NstError
-from nst.models.batch_norm import BatchNorm
-from nst.models.efficientnet import (
+from nst.models.architectures import (
     ARCHITECTURES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    HEAD_CHANNELS,
+    STAGES,
+    STEM_CHANNELS,
     Architecture,
-    EfficientNet,
+    Parameter,
     block_counts,
-    build,
-    normalize,
+    parameters,
 )
+from nst.models.batch_norm import BatchNorm
+from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD, EfficientNet, build, normalize
 from nst.models.noise import StochasticDepth
+from nst.recipes.network_table import NETWORKS
+from nst.training.optim import NORMS
 
 
 @functools.cache
@@ -154,6 +158,32 @@ def test_names_and_shapes_are_timms(name):
 def test_block_counts_agree_with_the_network():
     assert block_counts(ARCHITECTURES["efficientnet_b4"]) == [2, 4, 4, 6, 6, 8, 2]
     assert block_counts(TINY) == [len(stage) for stage in build(TINY, 10).blocks]
+
+
+@pytest.mark.parametrize("small_images", [False, True])
+@pytest.mark.parametrize(
+    ("width", "depth"), [*((row.width, row.depth) for row in NETWORKS), (0.25, 0.25), (0.3, 0.1), (1.93, 2.01)]
+)
+def test_parameters_are_known_without_the_network(width: float, depth: float, small_images: bool):
+    """Names, sizes and whose they are, in the order of the modules."""
+    architecture = Architecture(width, depth, small_images=small_images)
+    with torch.device("meta"):
+        network = build(architecture, 17)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in network.named_modules()
+        if isinstance(module, NORMS)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    built = [Parameter(name, each.numel(), name in norms) for name, each in network.named_parameters()]
+    assert list(parameters(architecture, 17)) == built
+
+
+def test_channels_are_rounded_as_timm_does():
+    bases = (STEM_CHANNELS, HEAD_CHANNELS, *(stage.channels for stage in STAGES))
+    for width in map(float, np.linspace(0.02, 8, 600)):
+        found = [Architecture(width, 1.0).channels(base) for base in bases]
+        assert found == [round_channels(base, width) for base in bases], width
 
 
 def test_tiny_network_runs_at_16_px():

@@ -236,7 +236,7 @@ def test_the_network_is_timms_and_is_recognized_by_its_weights():
     from nst.models.efficientnet import ARCHITECTURES, build
     from nst.models.formats import timm_name
     from nst.settings.network import Model
-    from nst.stages.resolving import architecture as architecture_of
+    from nst.stages.chosen_network import architecture as architecture_of
 
     architecture = architecture_of(made(Model, compose_config(["model=efficientnet_b8"]).model))
     assert architecture == ARCHITECTURES["efficientnet_b8"]

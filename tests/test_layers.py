@@ -1,6 +1,7 @@
 """Imports point one way, and nothing but nst/xla knows of torch_xla."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from nst.models.checkpoints import save_network
+from nst.models.efficientnet import Architecture, build
+from nst.models.network_info import NetworkInfo
 from tests.forked import run
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "nst").rglob("*.py"))
+
+TINY_NETWORK = Architecture(0.25, 0.25, train_size=16, test_size=16, name="tiny")
+NAMED = NetworkInfo(TINY_NETWORK, tuple(map(str, range(10))), 16, 16)
 
 # a package may import those named after it, and what lies directly under nst/
 ALLOWED = {
@@ -151,3 +158,33 @@ import matplotlib, scipy, wandb  # whoever needs them gets them
 def test_training_loads_nothing_that_only_extras_of_lightning_and_timm_use():
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+ASKED = """
+import sys
+from nst.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {"torch", "timm", "torchvision", "lightning", "wandb"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_doctor_loads_no_torch_for_an_efficientnet(digits: Path, tmp_path: Path):
+    """With shards and a teacher that are there: neither its file nor the networks' table needs torch."""
+    told = [f"data.root={digits}", f"run_dir={tmp_path / 'run'}"]
+    save_network(tmp_path / "gen0.safetensors", build(TINY_NETWORK, 10).state_dict(), NAMED)
+    options = (
+        ["experiment=digits_demo", *told],
+        ["experiment=digits_demo", f"teacher.checkpoint={tmp_path / 'gen0.safetensors'}", *told],
+        ["student=efficientnet_l2", "data=imagenet", f"run_dir={tmp_path / 'run'}"],
+    )
+    for each in options:
+        done = subprocess.run(
+            [sys.executable, "-c", ASKED, "doctor", *each], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "rules" in done.stdout

@@ -16,17 +16,9 @@ from torch import Tensor, nn
 from nst.config import compose_config
 from nst.errors import NstError
 from nst.settings.learning import Recipe, ScheduleOptions
-from nst.training.optim import (
-    Schedule,
-    build_optimizer,
-    decay_epochs_for_final_rate,
-    on_device,
-    parameter_groups,
-    scaled_rate,
-    schedule_for,
-    set_learning_rate,
-)
+from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
 from nst.training.recipe import Length
+from nst.training.schedule import Schedule, decay_epochs_for_final_rate, scaled_rate, schedule_for
 from nst.training.tensor_rate import prime
 
 CONFIGS = {row["config"]: row for row in golden_rows("schedule_configs.csv")}

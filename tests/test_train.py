@@ -22,7 +22,7 @@ from nst.models.checkpoints import load_network, read_info
 from nst.settings.learning import StudentOptions
 from nst.settings.network import Model, Noise
 from nst.stages import label, select, train
-from nst.stages.resolving import architecture
+from nst.stages.chosen_network import architecture
 from nst.training import phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier

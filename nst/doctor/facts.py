@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from nst.data.shard_set import ShardSet
-from nst.models.batch_norm import BatchNorm
-from nst.models.networks import AnyArchitecture, build
+from nst.models.architectures import AnyArchitecture, Architecture, parameters
+from nst.models.timm_architecture import TimmArchitecture
 from nst.settings.data import Pictures
 from nst.settings.learning import Finetune, Recipe
 from nst.settings.network import Noise
-from nst.training.optim import NORMS, parameter_groups
 from nst.training.recipe import Length
 
 
@@ -153,7 +150,22 @@ class Situation:
 
 
 def network_facts(architecture: AnyArchitecture, weight_decay: float) -> tuple[int, tuple[str, ...], bool]:
-    """(parameters, names out of reach of weight decay but for normalising layers', BatchNorm?); without memory."""
+    """(parameters at two classes, names out of reach of weight decay, but for normalising layers', BatchNorm?)."""
+    if isinstance(architecture, Architecture):
+        known = list(parameters(architecture, 2))
+        undecayed = () if weight_decay else tuple(each.name for each in known if not each.normalising)
+        return sum(each.size for each in known), undecayed, True
+    return _facts_of_timms(architecture, weight_decay)
+
+
+def _facts_of_timms(architecture: TimmArchitecture, weight_decay: float) -> tuple[int, tuple[str, ...], bool]:
+    """The same of a network that has to be built for it, without memory."""
+    import torch  # here: no other network needs it for this
+
+    from nst.models.batch_norm import BatchNorm
+    from nst.models.networks import build
+    from nst.training.optim import NORMS, parameter_groups
+
     with torch.device("meta"):
         network = build(architecture, 2)
     decayed = {

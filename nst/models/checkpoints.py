@@ -8,13 +8,10 @@ its predictions go.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -23,54 +20,20 @@ from torch import Tensor
 
 from nst.atomic import atomic_path, known_sha256
 from nst.errors import NstError
-from nst.models.efficientnet import (
+from nst.models.architectures import (
     ARCHITECTURES,
     HEAD_CHANNELS,
     STEM_CHANNELS,
     Architecture,
-    EfficientNet,
     block_counts,
 )
-from nst.models.networks import AnyArchitecture, Network, architecture_from, build
+from nst.models.efficientnet import EfficientNet
+from nst.models.network_info import METADATA_KEY, NetworkInfo, existing_file, read_info, unreadable
+from nst.models.networks import Network, build
 
-FORMAT = 1
-METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # weights in training states; averages go first
 WRAPPERS = ("module.", "_orig_mod.")
 COUNTER = "num_batches_tracked"  # a BatchNorm counter that released files may lack; nothing reads it
-
-
-@dataclass(frozen=True)
-class NetworkInfo:
-    """What a network file says about its network: enough to rebuild it, and facts about it.
-
-    Args:
-        architecture: how to rebuild it.
-        classes: names in the order of the logits.
-        image_size: px at which it is evaluated and labels.
-        train_size: px at which it was trained.
-        extra: anything else worth keeping, JSON-able.
-    """
-
-    architecture: AnyArchitecture
-    classes: tuple[str, ...]
-    image_size: int
-    train_size: int
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Canonical: equal infos, equal text."""
-        record = {"format": FORMAT, "num_classes": len(self.classes), **asdict(self)}
-        return json.dumps(record, sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> NetworkInfo:
-        record = json.loads(text)
-        if record.pop("format") != FORMAT:
-            raise ValueError("format")
-        record.pop("num_classes")
-        architecture = architecture_from(record.pop("architecture"))
-        return cls(architecture=architecture, classes=tuple(record.pop("classes")), **record)
 
 
 def save_network(path: Path | str, state_dict: Mapping[str, Tensor], info: NetworkInfo) -> str:
@@ -89,48 +52,6 @@ def save_network(path: Path | str, state_dict: Mapping[str, Tensor], info: Netwo
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from error  # what atomic_path explains: no room, no permission
     return known_sha256(path)
-
-
-def read_info(path: Path | str) -> NetworkInfo:
-    """What `save_network` recorded, without reading the weights.
-
-    Raises:
-        NstError: no such file, not a whole safetensors file, or not one of ours.
-    """
-    path = existing_file(path)
-    text = _description(path)
-    if text is None:
-        raise NstError(
-            f"{path} holds weights but does not say of which network",
-            valid="a file written by `nst train`",
-            next="nst evaluate model.checkpoint=<it> reads released weights in timm's layout",
-        )
-    try:
-        return NetworkInfo.from_json(text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise NstError(
-            f"{path} describes its network in a way this version does not know",
-            got=text[:200],
-            valid=f"format {FORMAT}",
-            next="read it with the version of nst that wrote it",
-        ) from error
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file says of itself which network it holds, as those of `save_network` do.
-
-    Raises:
-        NstError: a .safetensors file that is not whole.
-    """
-    return path.suffix == ".safetensors" and _description(path) is not None
-
-
-def _description(path: Path) -> str | None:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get(METADATA_KEY)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
 
 
 def load_network(path: Path | str) -> tuple[Network, NetworkInfo]:
@@ -218,30 +139,6 @@ def _require_match(network: Network, state: Mapping[str, Tensor], source: str) -
     )
 
 
-def existing_file(path: Path | str) -> Path:
-    """`path`, if there is a file; NstError, which names the network files nearby, if there is none."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    folder = path if path.is_dir() else path.parent
-    near = sorted(str(file) for file in folder.glob("*.safetensors"))
-    raise NstError(
-        f"{path} is {'a folder' if path.is_dir() else 'not there'}",
-        valid=f"a network file; nearby: {', '.join(near[:8]) or 'none'}",
-        next="give the path of the file that `nst train` reported",
-    )
-
-
-def _unreadable(path: Path, error: Exception) -> NstError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return NstError(
-        f"{path} is not a whole network file",
-        got=f"{path.stat().st_size} bytes; {reason}",
-        valid="a complete .safetensors file, or a .pth file of tensors",
-        next="copy or download it again",
-    )
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or .pth file by name, on the CPU; nothing in a .pth is executed.
 
@@ -253,11 +150,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts keep along
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if isinstance(state, dict):
         state = next((state[name] for name in WRAPPED if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _unreadable(path, TypeError("it holds something else than named tensors"))
+        raise unreadable(path, TypeError("it holds something else than named tensors"))
     return {_bare(name): value for name, value in state.items()}
 
 

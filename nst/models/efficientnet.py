@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -22,22 +21,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nst.errors import NstError, UsageError
+from nst.models.architectures import (
+    ARCHITECTURES,
+    HEAD_CHANNELS,
+    SQUEEZE_RATIO,
+    STAGES,
+    STEM_CHANNELS,
+    Architecture,
+    strides,
+)
 from nst.models.batch_norm import BatchNorm, still_statistics
 from nst.models.noise import Dropout, Noised, NoiseSwitch, StochasticDepth
-from nst.recipes.network_table import NETWORKS
-
-# B0 before scaling, one stage a line: block type, repeats, kernel, stride, expansion, channels, squeeze ratio
-STAGES = (
-    "ds_r1_k3_s1_e1_c16_se0.25",
-    "ir_r2_k3_s2_e6_c24_se0.25",
-    "ir_r2_k5_s2_e6_c40_se0.25",
-    "ir_r3_k3_s2_e6_c80_se0.25",
-    "ir_r3_k5_s1_e6_c112_se0.25",
-    "ir_r4_k5_s2_e6_c192_se0.25",
-    "ir_r1_k3_s1_e6_c320_se0.25",
-)
-SMALL_IMAGE_STAGES = (2, 3)  # [C]: with 32 px images these keep their resolution, the stem still halves it
-STEM_CHANNELS, HEAD_CHANNELS = 32, 1280  # before scaling by width
 
 ACTIVATION = "swish"
 BATCH_NORM_MOMENTUM = 0.01  # [C]: 0.99 of the old statistics stay; timm would leave PyTorch's 0.1
@@ -45,29 +39,6 @@ BATCH_NORM_EPS = 1e-3
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What defines a network up to its number of classes; the sizes (px) and dropout rate it is used with."""
-
-    width: float
-    depth: float
-    train_size: int = 224
-    test_size: int = 224
-    dropout: float = 0.2
-    small_images: bool = False
-    name: str = ""
-
-    def channels(self, base: int) -> int:
-        """`base` channels scaled by width, to a multiple of 8."""
-        return int(round_channels(base, self.width))
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    row.name: Architecture(row.width, row.depth, row.train_size, row.test_size, row.dropout, name=row.name)
-    for row in NETWORKS
-}
 
 
 class EfficientNet(Noised, timm_efficientnet.EfficientNet):
@@ -205,17 +176,14 @@ def _recompute_contexts(block: nn.Module) -> tuple[Any, Any]:
 
 
 def _stages(architecture: Architecture) -> list[list[str]]:
-    """timm's definition of the stages; the small-image variant has no stride in `SMALL_IMAGE_STAGES`."""
-    keep_size = SMALL_IMAGE_STAGES if architecture.small_images else ()
+    """timm's definition of the stages: block type, repeats, kernel, stride, expansion, channels, squeeze ratio."""
     return [
-        [stage.replace("_s2_", "_s1_") if number in keep_size else stage]
-        for number, stage in enumerate(STAGES, start=1)
+        [
+            f"{'ds' if stage.expansion == 1 else 'ir'}_r{stage.repeats}_k{stage.kernel}_s{stride}_e{stage.expansion}"
+            f"_c{stage.channels}_se{SQUEEZE_RATIO}"
+        ]
+        for stage, stride in zip(STAGES, strides(architecture), strict=True)
     ]
-
-
-def block_counts(architecture: Architecture) -> list[int]:
-    """Number of residual blocks of each stage."""
-    return [len(blocks) for blocks in decode_arch_def(_stages(architecture), architecture.depth)]
 
 
 def build(

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from nst.documents import fingerprint
 from nst.errors import NstError, nearest
 from nst.models import released
-from nst.models.checkpoints import is_ours, read_weights, recognize
+from nst.models.architectures import framing_at
+from nst.models.checkpoints import read_weights, recognize
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
 from nst.models.labels import label_names, order_of, reordered
-from nst.models.networks import framing_at
-from nst.models.released import HUB_FILES, WEIGHT_SUFFIXES, open_network
+from nst.models.located import HUB_FILES
+from nst.models.network_info import is_ours
+from nst.models.released import WEIGHT_SUFFIXES, open_network
 from nst.models.timm_architecture import Framing, framing_of
 from nst.models.timm_layers import classifier_names
 

@@ -20,13 +20,10 @@ from torch import Tensor, nn
 
 from nst.atomic import atomic_path
 from nst.errors import NstError, require_choice
-from nst.models.checkpoints import NetworkInfo
-from nst.models.efficientnet import (
-    ARCHITECTURES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-)
-from nst.models.networks import AnyArchitecture, Network
+from nst.models.architectures import ARCHITECTURES, AnyArchitecture
+from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
+from nst.models.network_info import NetworkInfo
+from nst.models.networks import Network
 from nst.models.timm_architecture import TimmArchitecture
 from nst.models.timm_network import LEVELS, TimmNetwork
 

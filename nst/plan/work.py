@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nst.models.networks import AnyArchitecture
+from nst.models.architectures import AnyArchitecture
 from nst.plan.budget import PhaseCost
 from nst.plan.dataset_size import DatasetSize
 from nst.plan.layer_costs import NetworkCost, measure

@@ -59,7 +59,7 @@ class OptimizerOptions(Group, at="student.optimizer"):
 
 @dataclass(frozen=True)
 class ScheduleOptions(Group, at="student.schedule"):
-    """The learning rate over a training; see `nst.training.optim.Schedule`."""
+    """The learning rate over a training; see `nst.training.schedule.Schedule`."""
 
     kind: str = option(choice("exponential", "cosine", "constant"), "exponential")
     warmup_epochs: float = option(number(0, 1e9), 5, "linear warm-up")

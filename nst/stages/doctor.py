@@ -28,22 +28,20 @@ from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, Teac
 from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice
-from nst.models.checkpoints import read_info
-from nst.models.networks import AnyArchitecture
-from nst.plan import budget
+from nst.models.architectures import AnyArchitecture
+from nst.models.network_info import read_info
 from nst.plan.chips import GIB, cluster
 from nst.plan.dataset_size import PREDICTION, DatasetSize, find_images
-from nst.plan.layer_costs import measure
 from nst.progress import say
 from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
+from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.places import teacher_files
-from nst.stages.resolving import architecture as architecture_of
 from nst.training.phases import phases
-from nst.training.tracking import resolved_mode
+from nst.training.wandb_mode import resolved_mode
 
 TOLD_BEFORE_TRAINING = 3  # findings
 COMPARED_BEFORE_TRAINING = 2000  # images: a second
@@ -140,6 +138,9 @@ def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, image
     hardware = cluster(job.plan.hardware) if job.plan.hardware is not None else None
     if hardware is None or hardware.chip.memory is None:
         return None
+    from nst.plan import budget  # here: they bring torch, which the rest of a look needs not
+    from nst.plan.layer_costs import measure
+
     training = budget.PhaseCost(
         generation=0,
         stage="train",

@@ -24,10 +24,12 @@ from nst.data.shard_set import load_index
 from nst.errors import NstError
 from nst.finished import final_weights
 from nst.leftovers import sweep
-from nst.models.checkpoints import NetworkInfo, is_ours, load_network, save_network
+from nst.models.checkpoints import load_network, save_network
 from nst.models.formats import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
+from nst.models.located import locate
+from nst.models.network_info import NetworkInfo, is_ours
 from nst.models.networks import Network
-from nst.models.released import locate, open_network, weights_digest
+from nst.models.released import open_network, weights_digest
 from nst.models.timm_architecture import TimmArchitecture
 from nst.progress import say
 from nst.report.card import model_card

@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from nst.config import plain
 from nst.documents import read_config
 from nst.errors import NstError, UsageError
+from nst.models.located import locate, locate_ours
+from nst.models.network_info import read_info
 from nst.stages.apart import PARTS
 
 # stage → options that name a run, the first that is given counts
@@ -71,8 +73,6 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
 
 
 def _no_pictures(stage: str, source: str) -> UsageError:
-    from nst.models.released import locate  # here: it brings torch
-
     locate(source)  # which says so, if there is nothing
     return UsageError(
         f"which pictures? {source} is no run that says so",
@@ -121,9 +121,7 @@ def _put(target: dict[str, Any], path: Sequence[str], source: Mapping[str, Any])
 
 def _take_pictures(cfg: DictConfig, source: str) -> str:
     """Shows pictures as the network was trained; a line that says so, where that is another way than the data's."""
-    from nst.models.checkpoints import read_info  # here: it brings torch
-    from nst.models.released import locate_ours
-    from nst.training.ensemble import pictures_of
+    from nst.training.ensemble import pictures_of  # here: it brings torch
 
     try:
         weights = locate_ours(source)

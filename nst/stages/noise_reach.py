@@ -8,7 +8,8 @@ from nst.models.timm_architecture import TimmArchitecture
 from nst.plan.layer_costs import NetworkCost, measure
 from nst.progress import say
 from nst.sharing import is_rank_zero
-from nst.training.phases import Phase, Setup
+from nst.training.fitting import Setup
+from nst.training.phases import Phase
 
 
 def require_noise_by_image(phase: Phase, cost: NetworkCost, architecture: AnyArchitecture) -> None:

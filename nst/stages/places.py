@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
+from nst.models.located import locate_ours
 from nst.settings.data import DataOptions
 from nst.settings.learning import TeacherOptions
 
@@ -42,8 +43,6 @@ def teacher_files(teacher: TeacherOptions, stage: str) -> list[Path]:
     source = teacher.checkpoint or teacher.run
     if source is None:
         raise NstError(f"nst {stage} needs a teacher", next=f"nst {stage} teacher.run=<its run directory>")
-    from nst.models.released import locate_ours  # here: it brings torch, which a selection does without
-
     return [locate_ours(each) for each in ([source] if isinstance(source, str) else source)]
 
 
@@ -73,8 +72,6 @@ def network_files(checkpoint: str | Sequence[str] | None, stage: str) -> list[Pa
     """
     if not checkpoint:
         raise NstError(f"nst {stage} needs a network", next=f"nst {stage} model.checkpoint=<run directory or weights>")
-    from nst.models.released import locate_ours
-
     return [locate_ours(source) for source in ([checkpoint] if isinstance(checkpoint, str) else checkpoint)]
 
 

@@ -31,8 +31,8 @@ from nst.progress import console, say
 from nst.settings.job import SurveyJob, changed
 from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
+from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import CONTROL, configurations, control_options, starts_from_a_run
-from nst.stages.resolving import architecture as architecture_of
 from nst.training.phases import phases
 
 HOUR, DAY = 3600, 86400

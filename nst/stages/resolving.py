@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,21 @@ from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.errors import NstError
-from nst.models.efficientnet import Architecture
-from nst.models.networks import AnyArchitecture
-from nst.models.pretrained import shown_to
-from nst.models.timm_architecture import timm_architecture
 from nst.robustness.options import RobustnessOptions
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.job import TrainJob, trainer_of
 from nst.settings.learning import TeacherOptions
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
-from nst.settings.network import Model, TimmModel
 from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.places import (
     has_validation_set,
-    one_network,
     predictions_folder,
     selection_folder,
     shards_place,
     teacher_files,
 )
+from nst.training.fitting import Data
 from nst.training.hardware import Hardware, Machine
-from nst.training.phases import Data
 from nst.training.teachers import Teacher
 from nst.training.tracking import Tracking
 
@@ -59,24 +52,6 @@ def machine(options: TorchOptions | XlaOptions) -> Machine:
     from nst.xla.trainers import XlaHardware
 
     return XlaHardware(**vars(options))
-
-
-def architecture(model: Model | TimmModel) -> AnyArchitecture:
-    """What the network is; where its weights come from and how it is trained is no part of it.
-
-    Raises:
-        NstError: timm knows no such network, or there are no weights where they should be.
-    """
-    if isinstance(model, TimmModel):
-        return timm_architecture(
-            model.name,
-            train_size=model.train_size,
-            test_size=model.test_size,
-            dropout=model.dropout,
-            config=shown_to(one_network(model.checkpoint, "train") or model.pretrained),
-        )
-    known = {entry.name for entry in fields(Architecture)}
-    return Architecture(**{name: value for name, value in vars(model).items() if name in known})
 
 
 def open_shards(data: DataOptions, part: str, remote: RemoteOptions) -> ShardSet:

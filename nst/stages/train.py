@@ -20,8 +20,9 @@ from nst.documents import fingerprint, read_json
 from nst.errors import NstError, UsageError
 from nst.finished import final_weights, require_undamaged
 from nst.models import pretrained
-from nst.models.checkpoints import read_info
-from nst.models.networks import AnyArchitecture, build
+from nst.models.architectures import AnyArchitecture
+from nst.models.network_info import read_info
+from nst.models.networks import build
 from nst.models.pretrained import Start
 from nst.models.released import weights_digest
 from nst.plan.budget import Numerics, PhaseCost
@@ -34,14 +35,16 @@ from nst.settings.learning import Teaching
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.stages import resolving
 from nst.stages.apart import keep_apart
+from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.doctor import advise
 from nst.stages.noise_reach import require_noise_by_image, tell_of_noise
 from nst.stages.places import one_network
 from nst.stages.watching import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
+from nst.training.fitting import Data, Setup, fit
 from nst.training.hardware import Machine
-from nst.training.phases import Data, Phase, Setup, fit, phases
+from nst.training.phases import Phase, phases
 from nst.training.teachers import Teacher, pseudo_labels
 
 
@@ -64,7 +67,7 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
         setup = Setup(
             directory=directory,
             job=job,
-            architecture=resolving.architecture(job.model),
+            architecture=architecture_of(job.model),
             data=data,
             teacher=teacher,
             machine=machine,
@@ -129,7 +132,7 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | N
     finetune = recipe.pop("finetune")
     del recipe["start"]  # told by the weights
     inputs = {
-        "architecture": asdict(resolving.architecture(job.model)),
+        "architecture": asdict(architecture_of(job.model)),
         "recipe": recipe,
         "noise": asdict(job.noise),
         "finetune": finetune if finetune["epochs"] else None,
@@ -141,7 +144,7 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | N
         "max_bad_fraction": job.max_bad_fraction,
     }
     if start and not start.whole:
-        inputs["pretrained"] = pretrained.digest(start.source, resolving.architecture(job.model))
+        inputs["pretrained"] = pretrained.digest(start.source, architecture_of(job.model))
     if job.trainer.accumulate > 1:
         # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
         inputs["accumulate"] = job.trainer.accumulate
@@ -243,7 +246,7 @@ def check(job: TrainJob) -> None:
     data, machine = resolving.open_data(job, unlabeled=False), resolving.machine(job.trainer)
     require_monitoring(job)
     _check_labeled(data)
-    _facts(resolving.architecture(job.model), data)  # builds the network, without memory
+    _facts(architecture_of(job.model), data)  # builds the network, without memory
     _checked_phases(job, data, machine)
 
 
@@ -253,7 +256,7 @@ def _checked_phases(job: TrainJob, data: Data, machine: Machine) -> list[Phase]:
     Raises:
         UsageError: no schedule, a batch that does not divide, or a step that no device here can hold.
     """
-    architecture, classes = resolving.architecture(job.model), len(data.labeled.classes)
+    architecture, classes = architecture_of(job.model), len(data.labeled.classes)
     steps = phases(architecture, job.student, job.noise, data.labeled.samples)
     require_compilable(machine, job.model.remat)
     for phase in steps:

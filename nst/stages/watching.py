@@ -19,13 +19,14 @@ from torch import nn
 from nst.errors import NstError
 from nst.evaluation.results import summary
 from nst.evaluation.suite import Subject
-from nst.models.networks import framing_at
+from nst.models.architectures import framing_at
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
-from nst.stages.resolving import architecture, measured
+from nst.stages.chosen_network import architecture
+from nst.stages.resolving import measured
+from nst.training.fitting import Data
 from nst.training.hardware import Machine
 from nst.training.periodic import Monitor
-from nst.training.phases import Data
 
 
 def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:

@@ -36,7 +36,8 @@ from nst.training.gathering import reduced
 from nst.training.hardware import Hardware, Machine
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
 from nst.training.noised_sides import masks
-from nst.training.optim import Schedule, build_optimizer, on_device, parameter_groups, set_learning_rate
+from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
+from nst.training.schedule import Schedule
 
 # what a step adds up on the device; the order of `Classifier.note`, the gradient norm last
 TRAIN_METRICS = ("loss", "labeled_loss", "unlabeled_loss", "labeled_top1", "gradient_norm")

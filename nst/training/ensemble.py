@@ -19,8 +19,9 @@ from nst.data.transforms import CenterView
 from nst.data.views import SideBySide, clean_view
 from nst.documents import read_config
 from nst.errors import NstError
-from nst.models.checkpoints import NetworkInfo, load_network, read_info
-from nst.models.networks import framing_at, require_size
+from nst.models.architectures import framing_at, require_size
+from nst.models.checkpoints import load_network
+from nst.models.network_info import NetworkInfo, read_info
 from nst.settings.data import Pictures
 from nst.settings.fields import made_of
 

@@ -22,7 +22,7 @@ from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage, decode
 from nst.data.inputs import Inputs, open_inputs
 from nst.errors import NstError
-from nst.models.released import locate_ours
+from nst.models.located import locate_ours
 from nst.training.ensemble import Ensemble
 from nst.training.hardware import Hardware
 from nst.training.label_engines import labeler_of, torch_labeler

@@ -15,7 +15,7 @@ from nst.data.packed import PackedLabels, packed_from
 from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
-from nst.models.checkpoints import read_info
+from nst.models.network_info import read_info
 from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
 from nst.training.ensemble import Ensemble, view_at

@@ -31,6 +31,7 @@ from nst.sharing import is_rank_zero
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
 from nst.training.offline import as_table, plain_values, remove_superseded, write_again
+from nst.training.wandb_mode import resolved_mode
 from nst.written import FOLDER, LINK, note, unlink
 
 ID_FILE = "wandb_id"
@@ -172,15 +173,6 @@ class Tracking:
         for run in self._runs():
             run.finish(exit_code=0 if kind is None else 1)
         self._loggers = None
-
-
-def resolved_mode(mode: str) -> str:
-    """W&B's mode; auto is online for who is logged in, else offline."""
-    if mode != "auto":
-        return mode
-    import wandb  # as everywhere here where it is needed: a training without W&B does not wait for it
-
-    return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
 
 
 def run_id(directory: Path) -> str:

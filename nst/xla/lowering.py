@@ -22,8 +22,8 @@ from torch import Tensor
 from nst.models.networks import build
 from nst.settings.learning import Teaching
 from nst.training.classifier import Classifier
+from nst.training.fitting import new_network
 from nst.training.optim import set_learning_rate
-from nst.training.phases import new_network
 from nst.training.tensor_rate import prime
 from nst.xla.bfloat16 import XlaPrecision
 from nst.xla.program import Program, TrainStep

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.models.networks import AnyArchitecture
+from nst.models.architectures import AnyArchitecture
 from nst.training.phases import Phase
 
 

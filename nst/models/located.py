@@ -1,0 +1,51 @@
+"""The file that an option's network stands for: of a run, ours, or released; found without reading its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nst.errors import NstError
+from nst.finished import final_weights
+from nst.models.network_info import existing_file, is_ours
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def locate(source: str | Path) -> Path | str:
+    """The file that `source` stands for, or timm's name.
+
+    Raises:
+        NstError: there is nothing of that name, or the run has not finished.
+    """
+    path = Path(source)
+    if path.is_dir() and any((path / name).is_file() for name in HUB_FILES):
+        return file_in(path)
+    if path.exists() or not str(source).startswith("tf_efficientnet"):
+        return final_weights(path)
+    from nst.models.released import require_released  # here: it brings torch
+
+    return require_released(str(source))
+
+
+def locate_ours(source: str | Path) -> Path:
+    """The file that says of itself which network it holds and which classes it knows: of a run, or one of ours.
+
+    Raises:
+        NstError: as `locate`, or it is of released weights, which name no classes.
+    """
+    place = locate(source)
+    if isinstance(place, Path) and is_ours(place):
+        return place
+    raise NstError(
+        "released weights do not say which classes they know",
+        got=source,
+        valid="a run directory, or weights written by nst",
+        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data=<labeled data>,"
+        " then teacher.run=runs/released",
+    )
+
+
+def file_in(path: Path) -> Path:
+    """The file itself, or the one in a folder as the hub lays it out."""
+    inside = [path / name for name in HUB_FILES]
+    return next((file for file in inside if file.is_file()), None) or existing_file(path)

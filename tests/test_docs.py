@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -192,11 +193,12 @@ def test_no_page_names_a_path_of_somebodys_machine(page: Path):
     assert not found
 
 
-def test_readme_is_short_and_starts_with_the_demo():
+def test_readme_is_short_and_starts_with_own_pictures_and_the_demo():
     lines = README.splitlines()
     assert len(lines) <= 120
     picture = "docs/images/digits_generations.png"
-    parts = (picture, "<!-- demo table -->", "<!-- /demo table -->", "bin/demo", "bin/test", "## What it does")
+    demo = ("bin/demo", "bin/test", picture, "<!-- demo table -->", "<!-- /demo table -->")
+    parts = ("git clone", "experiment=photos", "nst predict", "EUROSAT_TABLE", *demo, "## What it does")
     places = [README.index(part) for part in parts]
     assert places == sorted(places)
 
@@ -216,22 +218,85 @@ def test_paths_of_the_repository_named_in_the_text_exist():
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
-def test_own_pictures_are_split_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The page's first two commands, run on the folders that it draws."""
-    for number in range(12):
-        for folder in ("train/daisy", "train/rose", "test/daisy", "test/rose", "unlabeled/any", "unlabeled"):
-            file = tmp_path / "placeholder" / folder / f"{number}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (24, 20), (20 * number, 90, len(folder))).save(file)
+OWN_DATA = ROOT / "docs" / "own_data.md"
+# appended to the commands of docs/own_data.md: what makes them a matter of seconds, and needs no weights
+SECONDS = [
+    *("model.name=test_resnet", "model.pretrained=false", "model.train_size=32", "model.test_size=32"),
+    *("student.steps=2", "student.labeled_batch_size=4", "student.unlabeled_ratio=1", "trainer.workers=0"),
+    "iterate.generations=[[],[],[]]",
+]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders that docs/own_data.md draws, in the working directory."""
+    rng = np.random.default_rng(0)
+    for folder in ("train/daisy", "train/rose", "test/daisy", "test/rose", "unlabeled/any", "unlabeled"):
+        file = tmp_path / "placeholder" / folder / "0.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for number in range(12):
+            pixels = rng.integers(0, 256, (40, 48, 3), np.uint8)
+            pixels[..., 0] //= 4 if "rose" in folder else 1
+            Image.fromarray(pixels).save(file.with_name(f"{number}.png"))
     monkeypatch.chdir(tmp_path)
-    shown = [shlex.split(command)[1:] for command in commands(ROOT / "docs" / "own_data.md") if " shard " in command]
-    make, verify, *_ = (words for words in shown if "data=folder" in words)
-    assert dispatch(make) == 0
-    assert dispatch(verify) == 0
-    sets = {name: ShardSet.open(f"datasets/mine/{name}") for name in ("labeled", "unlabeled", "test")}
-    assert {name: shards.samples for name, shards in sets.items()} == {"labeled": 24, "unlabeled": 24, "test": 24}
+    return tmp_path / "placeholder"
+
+
+def test_every_command_for_own_pictures_runs(photographs: Path, capsys: pytest.CaptureFixture[str]):
+    """From the folders that the page draws to predictions that are corrected and given back."""
+    ran = []
+    for command in commands(OWN_DATA):
+        words = shlex.split(command)[1:]
+        if any(word.startswith("experiment=eurosat") for word in words):
+            continue  # a download
+        words = ["trainer=cpu" if word == "trainer=gpu" else word for word in words]
+        if "data=csv" in words:
+            correct(Path("runs/mine/best/predict/unlabeled/predictions.csv"))
+        known = SECONDS if words[0] == "iterate" else []
+        assert dispatch([*words, *known]) == 0, command
+        ran.append((words[0], capsys.readouterr().out))
+    assert [stage for stage, _ in ran] == ["shard", "iterate", "iterate", "predict", "iterate", "iterate"]
+    assert re.search(r"datasets/mine: 14 labeled, 24 unlabeled, 24 test, 10 validation images of 2 classes", ran[0][1])
+    for said in ("selected labels: ", " the control", "best: gen", "ctrl", "report: runs/mine/report.html"):
+        assert said in ran[1][1]
+    sets = {name: ShardSet.open(f"datasets/mine/{name}") for name in ("labeled", "unlabeled", "test", "validation")}
+    counts = {"labeled": 14, "unlabeled": 24, "test": 24, "validation": 10}
+    assert {name: shards.samples for name, shards in sets.items()} == counts
     assert sets["labeled"].classes == ("daisy", "rose")
     assert not sets["unlabeled"].labeled
+    again = ShardSet.open("datasets/again/labeled").samples, ShardSet.open("datasets/again/unlabeled").samples
+    assert again == (20 - 2 - 10, 4), "20 with a class, of which the test and validation pictures"
+    assert Path("runs/again/report.html").is_file()
+
+
+def correct(table: Path) -> None:
+    """As a person would: ten pictures of each class, and four of which nothing can be said."""
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    for number, cells in enumerate(lines[1:]):
+        cells[1] = "" if number < 4 else ("daisy", "rose")[number % 2]
+    table.write_text("\n".join(map(",".join, lines)))
+
+
+def test_the_hints_for_own_pictures_are_taken(photographs: Path, capsys: pytest.CaptureFixture[str]):
+    """--exclude and --verify after the command that makes shards; fewer pictures to compare with."""
+    make = next(shlex.split(command)[1:] for command in commands(OWN_DATA))
+    assert dispatch([*make, "data.validation_samples=2"]) == 0
+    for more in ("--exclude", "--verify"):
+        assert dispatch([*make, more]) == 0
+    assert "all as the index says" in capsys.readouterr().out
+
+
+def test_doctor_has_nothing_against_the_recipe_for_photographs(photographs: Path, capsys: pytest.CaptureFixture[str]):
+    """With 40 labels of a class and pictures of usual size."""
+    for name in ("daisy", "rose"):
+        for number in range(12, 45):
+            pixels = np.full((240, 320, 3), (number, 2 * number, len(name)), np.uint8)
+            Image.fromarray(pixels).save(photographs / "train" / name / f"{number}.jpg")
+    options = ["experiment=photos", "name=mine", f"data.source.root={photographs}"]
+    assert dispatch(["shard", *options]) == 0
+    capsys.readouterr()
+    assert dispatch(["doctor", *options]) == 0
+    assert capsys.readouterr().out.startswith("nothing found")
 
 
 def smallest(words: list[str]) -> list[str]:

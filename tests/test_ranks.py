@@ -177,7 +177,9 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_tasks_of_a_slurm_job_are_ranks_of_one_training(finished: Path):
     directory = finished / "seed=0"
-    assert read_json(finished / "records/000000.json") == {"directory": str(directory), "exit_code": 0}
+    assert read_json(finished / "records/000000.json") == {
+        "directory": str(directory), "results": str(directory), "exit_code": 0,
+    }  # fmt: skip
     rows = read_rows(directory / "metrics.csv")
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
     assert (directory / "DONE").exists()

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from nst.atomic import atomic_path
 from nst.data.inputs import Inputs, written_name
+from nst.data.parquet_files import read_table
 from nst.data.prediction_files import PredictionFiles
-from nst.data.predictions import parquet_name, read_table
+from nst.data.predictions import parquet_name
 
 TABLES = ("predictions.csv", "predictions.parquet", "unsure.csv", "unreadable.csv")
 

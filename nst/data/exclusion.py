@@ -22,8 +22,9 @@ import numpy as np
 
 from nst.atomic import write_json
 from nst.data.hashes import Hashes, hash_shards
+from nst.data.index_files import read_index
 from nst.data.lookalikes import Lookalikes
-from nst.data.shard_set import EXCLUDE_AGAIN, ShardInfo, ShardSet, emptied_shards, in_index, load_index, read_index
+from nst.data.shard_set import EXCLUDE_AGAIN, ShardInfo, ShardSet, emptied_shards, in_index, load_index
 from nst.data.transfer import is_remote
 from nst.documents import read_json
 from nst.errors import NstError

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from nst.data.predictions import Predictions, read_table
+from nst.data.parquet_files import read_table
+from nst.data.predictions import Predictions
 from nst.data.shard_set import ShardSet
 from nst.intervals import of_share
 

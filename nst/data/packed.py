@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from nst.data.index_files import read_index
 from nst.data.predictions import Predictions
 from nst.data.pseudo_labels import TARGETS, PseudoLabelShard, joined, kept_probs, renormalized
-from nst.data.shard_set import ShardSet, read_index
+from nst.data.shard_set import ShardSet
 from nst.errors import NstError, require_choice
 
 SOURCE = "selection"  # what index.json names as the source of packed shards

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from nst.atomic import write_json
+from nst.data.parquet_files import raw_footer, read_table
 from nst.documents import damaged, fingerprint, read_json, way_on
 from nst.errors import NstError, nearest
 from nst.untrusted import require_file_name
@@ -190,24 +191,6 @@ def _read_footers(files: Sequence[Path]) -> list[PredictionShard]:
                 for shard in pool.map(read_footer, files)]  # fmt: skip
 
 
-def footer_digest(path: Path) -> str:
-    """sha256 of a Parquet file's footer. The whole one, not a fixed tail: a long class list would push the rest out."""
-    return hashlib.sha256(_footer(path)[:-8]).hexdigest()
-
-
-def _footer(path: Path) -> bytes:
-    """A Parquet file's footer, its length and the mark at the end."""
-    with open(path, "rb", buffering=0) as file:
-        end = file.seek(0, 2)
-        file.seek(max(end - 2**16, 0))
-        tail = file.read()
-        length = int.from_bytes(tail[-8:-4], "little") + 8
-        if length > len(tail):
-            file.seek(-length, 2)
-            tail = file.read()
-    return tail[-length:]
-
-
 def read_footer(path: Path) -> PredictionShard:
     """What a file says of itself.
 
@@ -215,7 +198,7 @@ def read_footer(path: Path) -> PredictionShard:
         NstError: it is no whole file of predictions.
     """
     try:
-        footer_bytes = _footer(path)
+        footer_bytes = raw_footer(path)
         metadata = pq.read_metadata(pa.BufferReader(footer_bytes))
         footer = json.loads((metadata.metadata or {})[b"nst"])
         if footer["format"] != FORMAT:
@@ -275,31 +258,3 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
         return f"{len(found)} classes instead of {len(expected)}"
     at = next(i for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)) if ours != theirs)
     return f"class {at} is {found[at]!r} instead of {expected[at]!r}"
-
-
-def read_table(
-    path: Path, columns: list[str] | None = None, *, footer: str | None = None, row_group: int | None = None
-) -> pa.Table:
-    """Rows of one Parquet file of predictions or of a selection; its pages are compared with their checksums.
-
-    Args:
-        footer: digest of its footer, as noted when it was written.
-        row_group: number of the one to be read; None: all.
-
-    Raises:
-        NstError: it cannot be read, or is not what was written.
-    """
-    try:
-        if footer is not None and footer_digest(path) != footer:
-            raise damaged(path, "its footer is not what was written")
-        # not pq.read_table: it takes a folder named noise=full for a partition and adds a column
-        # few columns of a small file are read sooner by this thread than by others that it waits for
-        # opened here: pq takes a seventh of the time of a small file to find out what kind of path it is
-        with (
-            pa.OSFile(str(path)) as source,
-            pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as file,
-        ):
-            groups = [*range(file.num_row_groups)] if row_group is None else [row_group]
-            return file.read_row_groups(groups, columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise damaged(path, error) from error

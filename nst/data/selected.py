@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from nst.atomic import atomic_path
 from nst.data.cutoffs import Exact
-from nst.data.predictions import PredictionShard, footer_digest, read_table
+from nst.data.parquet_files import footer_digest, read_table
+from nst.data.predictions import PredictionShard
 from nst.data.selection import REPORT_BINS, Official, Rows, SelectionRule, thinned
 from nst.untrusted import require_file_name
 

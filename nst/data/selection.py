@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from nst.data.predictions import read_table
+from nst.data.parquet_files import read_table
 from nst.settings.stages import SelectOptions
 
 BINS = 1000  # of confidence: they refine [C]'s 0.01 grid and the report's 0.05 bins; float32 x 1000 is exact in double

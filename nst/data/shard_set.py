@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nst.data.index_files import made_again, read_index
 from nst.data.remote import Remote
 from nst.data.tars import TarReader
 from nst.data.transfer import HARMLESS, PIPE, is_remote, join, runs_nothing
-from nst.documents import damaged, fingerprint, parse_json, read_json
+from nst.documents import damaged, fingerprint, read_json
 from nst.errors import NstError
 from nst.shown import HIDDEN, without_secrets
 from nst.untrusted import is_inside, require_file_name
@@ -189,44 +189,11 @@ def load_index(folder: Path | str, remote: Remote | None = None) -> ShardSet:
     try:
         found = _parse_index(read_index(folder, remote), folder, remote)
     except (ValueError, KeyError, TypeError) as error:
-        again = "copy it there again" if is_remote(folder) else _made_again(Path(folder))
+        again = "copy it there again" if is_remote(folder) else made_again(Path(folder))
         raise damaged(path, repr(error), again) from error
     if found.samples == 0:
         raise NstError(f"{folder} is an empty shard set", next="make it again: nst shard")
     return found
-
-
-def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
-    """The content of index.json.
-
-    Raises:
-        NstError: there is none, or it is damaged.
-    """
-    if is_remote(folder):
-        address = join(folder, "index.json")
-        return parse_json(remote.read(address), address, sealed=False, next="copy it there again")
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise NstError(f"no such shard folder: {folder}", next="make one: nst shard")
-    if not (folder / "index.json").exists():
-        tars = len(list(folder.glob("*.tar")))
-        raise NstError(
-            f"{folder} has no index.json",
-            got=f"{tars} tars" if tars else "no tars",
-            valid="a folder that nst shard has written to its end",
-            next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
-        )
-    return read_json(folder / "index.json", sealed=False, next=_made_again(folder))
-
-
-def _made_again(folder: Path) -> str:
-    """How a local folder gets a whole index.json."""
-    index, excluded = folder / "index.json", (folder / "excluded.json").exists()
-    # of `nst shard` each set is a folder of the run, packed shards are the run's own folder
-    run = next((place for place in (folder, folder.parent) if (place / "started.json").exists()), None)
-    made = "the same nst shard as before" if run else shlex.join(["nst", "shard", f"shard.index={folder}"])
-    marks = [str(run / "DONE")] if run and (run / "DONE").exists() else []
-    return f"{shlex.join(['rm', str(index), *marks])}, then {made}" + (", and nst shard --exclude" if excluded else "")
 
 
 def _parse_index(index: dict[str, Any], folder: Path | str, remote: Remote) -> ShardSet:

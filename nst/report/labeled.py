@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nst.data import selected
-from nst.data.predictions import noted_footers, parquet_name, read_footer, read_table
+from nst.data.parquet_files import read_table
+from nst.data.predictions import noted_footers, parquet_name, read_footer
 from nst.documents import damaged, read_json
 
 SCANNED_ROWS = 200_000

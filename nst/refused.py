@@ -1,4 +1,4 @@
-"""Words for a directory that holds a run of other inputs: what differs, as it is typed, and the ways on."""
+"""Words for a directory that holds a run with other inputs: what differs, as it is typed, and the ways on."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ SHOWN = 4
 def other_inputs(
     directory: Path, stage: str, started: Mapping[str, Any], inputs: Mapping[str, Any], option: str
 ) -> NstError:
-    """The directory holds a run of other inputs, and nobody has said that it may go."""
+    """The directory holds a run with other inputs, and nobody has said that it may go."""
     if started["stage"] == stage:
         changed = sorted(f"{typed(stage, name)}: {change}" for name, change in differences(started["inputs"], inputs))
     else:
         changed = [f"nst {started['stage']} before, nst {stage} now"]
     return NstError(
-        f"{directory} holds {article(started['stage'])} run of other inputs",
+        f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
         next=ways_on(written.FolderContents.of(directory), option),

@@ -52,7 +52,7 @@ class Run:
         stage: name of the stage, for messages.
         inputs: everything the result depends on, JSON-able; its fingerprint identifies the run.
         config: the composed configuration, kept as config.yaml for people.
-        overwrite: delete a run of other inputs instead of refusing it; of what is there only what nst has written.
+        overwrite: delete a run with other inputs instead of refusing it; of what is there only what nst has written.
         files: names of what the stage will write besides, as far as they are known: none may be there of others.
         option: by which the command line names the directory; None: the stage's own.
         collective: all processes of a distributed job do this stage together; otherwise rank 0 does it and the
@@ -60,7 +60,7 @@ class Run:
         patience: seconds that the others wait without a sign of life from rank 0, whose pulse is the file .pulse.
 
     Raises:
-        NstError: the directory holds a run of other inputs, or files in the way that are not nst's; another process
+        NstError: the directory holds a run with other inputs, or files in the way that are not nst's; another process
             works in it, or rank 0 is gone.
     """
 
@@ -255,7 +255,7 @@ class Run:
         found.delete()
 
     def _came_to_nothing(self, started: Mapping[str, Any], found: written.FolderContents | None) -> bool:
-        """Whether an unfinished run of other inputs has left nothing that this one would take from anybody."""
+        """Whether an unfinished run with other inputs has left nothing that this one would take from anybody."""
         if found is None or found.others or self.done_path.exists() or (self.directory / "result.json").exists():
             return False
         left = [name for name in found.ours if name not in NO_RESULTS and not WORTHLESS.fullmatch(name)]
@@ -283,7 +283,7 @@ class Run:
         if started is not None:
             raise damaged(self.done_path, "another fingerprint than in started.json")
         raise NstError(
-            f"{self.directory} holds a finished run of other inputs, whose started.json is missing",
+            f"{self.directory} holds a finished run with other inputs, whose started.json is missing",
             next=f"the command that made it; or {shlex.join(['rm', str(self.done_path)])}, if that was this one",
         )
 

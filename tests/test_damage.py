@@ -275,7 +275,7 @@ def test_a_finished_run_without_started_json_takes_no_other_options(whole: Finis
     (whole.run / "gen0" / "started.json").unlink()
     code, words = _outcome([*whole.command, "student.steps=6"])
     assert code == 1
-    assert "finished run of other inputs, whose started.json is missing" in words
+    assert "finished run with other inputs, whose started.json is missing" in words
 
 
 # ---- files of a run that goes on -------------------------------------------------------------------------

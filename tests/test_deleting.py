@@ -564,7 +564,7 @@ def test_overwriting_killed_at_any_moment_is_still_seen_as_the_old_run(tmp_path:
         elif "started.json" in gone:
             assert gone >= {name for name in before if name not in (LIST, ".lock", ".pulse")}
         elif now.keys() - {".lock", LIST, "started.json", "config.yaml", ".pulse"}:  # else nothing of it is left
-            with pytest.raises(NstError, match="run of other inputs"):
+            with pytest.raises(NstError, match="run with other inputs"):
                 Run(directory, "train", {"seed": 1}).__enter__()
         with Run(directory, "train", {"seed": 1}, overwrite=True):
             assert contents(directory).keys() <= {".lock", LIST, "started.json"}

@@ -38,7 +38,7 @@ from tests.tiny_networks import trained_tiny
 
 B0, B7 = ARCHITECTURES["efficientnet_b0"], ARCHITECTURES["efficientnet_b7"]
 SOUND = TrainingFacts(
-    label="gen1",
+    generation="gen1",
     architecture=B7,
     recipe=Recipe(),
     finetune=Finetune(image_size=600, labeled_batch_size=2048),
@@ -200,7 +200,7 @@ def test_the_papers_own_setting_is_sound_and_every_rule_was_seen_to_speak():
 
 
 def test_the_same_words_about_several_trainings_are_one_finding():
-    trainings = tuple(replace(SOUND, label=f"gen{number}", **recipe(steps=350)) for number in range(3))
+    trainings = tuple(replace(SOUND, generation=f"gen{number}", **recipe(steps=350)) for number in range(3))
     (finding,) = found("ema_horizon", Situation(trainings, SELECTING))
     assert finding.where == ("gen0", "gen1", "gen2")
 
@@ -313,7 +313,7 @@ def test_a_given_generation_0_is_read_and_one_that_is_missing_is_an_error(digits
         cfg = config("experiment=digits_demo", f"data.root={digits}", f"iterate.teacher={teacher}", *options,
                      "iterate.generations=[null,['model.width=0.5'],['model.width=0.65']]")  # fmt: skip
         examination = doctor.run(cfg)
-        assert [training.label for training in examination.situation.trainings] == ["gen1", "gen2"]
+        assert [training.generation for training in examination.situation.trainings] == ["gen1", "gen2"]
         return {finding.rule: finding for finding in examination.findings}
 
     assert findings(tmp_path / "same").keys() == {"student_smaller"}

@@ -162,6 +162,6 @@ def test_best_replaces_no_file_of_a_user(tmp_path: Path):
     assert os.readlink(tmp_path / "best") == "gen2"
     (tmp_path / "best").unlink()
     (tmp_path / "best").mkdir()
-    with pytest.raises(NstError, match="is no link of nst's"):
+    with pytest.raises(NstError, match="is not a link that nst made"):
         link_best(tmp_path, 1)
     assert (tmp_path / "best").is_dir()

@@ -109,8 +109,8 @@ def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"which column names the pictures[\s\S]*an empty file"),
-        ("x,y\n1,2\n", r"which column names the pictures[\s\S]*got:   x, y[\s\S]*data\.source\.file_column="),
+        ("", r"no column is known to name the pictures[\s\S]*an empty file"),
+        ("x,y\n1,2\n", r"no column is known to name the pictures[\s\S]*got:   x, y[\s\S]*data\.source\.file_column="),
         ("file,label\n", "names no pictures"),
         ("file,file\n1,2\n", "two columns of one name"),
         ("file,label\na/1.png,rose\n\na/2.png\n", r"line 4 has 1 columns[\s\S]*2: file, label"),

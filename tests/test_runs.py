@@ -60,7 +60,7 @@ def test_what_can_be_continued_is_kept(tmp_path: Path, stage: str, files: tuple[
     failing(tmp_path / "a", stage=stage)  # of the same inputs: continues, and keeps it again
     assert (tmp_path / "a" / files[0]).exists()
     if refused:
-        with pytest.raises(NstError, match=f"holds a {stage} run of other inputs"):
+        with pytest.raises(NstError, match=f"holds a {stage} run with other inputs"):
             Run(tmp_path / "a", stage, {"seed": 1}).__enter__()
         assert (tmp_path / "a" / files[0]).exists()
     else:  # it would begin again anyway

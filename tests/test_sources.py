@@ -125,9 +125,9 @@ PLAIN = ["cat/1.png", "dog/1.png"]
     ("names", "message"),
     [
         ([*TREE, "backup/cat/9.png"], r"beside test/, train/, unlabeled/[\s\S]*ignore=backup$"),
-        ([*TREE, "overview.png"], r"of none of these parts[\s\S]*ignore=overview\.png$"),
+        ([*TREE, "overview.png"], r"belong to no part[\s\S]*ignore=overview\.png$"),
         ([*TREE, "a b/1.png", "c/1.png"], r"ignore='\[a b,c\]'$"),
-        ([*PLAIN, "test/cat/2.png"], r"beside test/ is of none[\s\S]*got:   cat, dog"),
+        ([*PLAIN, "test/cat/2.png"], r"beside test/ belong to no part[\s\S]*got:   cat, dog"),
         (
             [*PLAIN, "3.png"],
             r"1 pictures lie beside the folders cat/, dog/[\s\S]*ignore=3\.png; or data\.source\.labeled",
@@ -142,7 +142,7 @@ PLAIN = ["cat/1.png", "dog/1.png"]
             r"cat/test/, cat/train/, dog/train/ would lie inside",
         ),
         (["dev/1.png", "cat/1.png"], r"a class would be called dev"),
-        (["train/cat/1.png", "train/dog/1.png", "val/emu/1.png"], r"only the val split knows[\s\S]*ignore='\*/emu'"),
+        (["train/cat/1.png", "train/dog/1.png", "val/emu/1.png"], r"only in the val split[\s\S]*ignore='\*/emu'"),
     ],
 )
 def test_an_arrangement_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, names: list[str], message: str) -> None:

@@ -197,7 +197,7 @@ def test_the_network_that_is_kept_is_the_moving_average(tiny: Compose, tmp_path:
 
 def test_another_configuration_in_the_same_directory_is_refused_and_overwrite_starts_again(tiny: Compose):
     train.from_cfg(tiny())
-    with pytest.raises(NstError, match="holds a train run of other inputs") as caught:
+    with pytest.raises(NstError, match="holds a train run with other inputs") as caught:
         train.from_cfg(tiny("student.weight_decay=0.01"))
     assert "student.weight_decay: 0.0001 before, 0.01 now" in str(caught.value)
     assert train.from_cfg(tiny("student.weight_decay=0.01", "overwrite=true"))["steps"] == 12

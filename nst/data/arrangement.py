@@ -79,7 +79,7 @@ def _splits(names: Sequence[str], labeled: bool | None, source: str) -> list[str
     tops = sorted({name.partition("/")[0] for name, split in zip(names, splits, strict=True) if split is not None})
     rename = f"; or if {tops[0]}/ is a class, rename that folder" if len(tops) == 1 else ""
     raise NstError(
-        f"source {source}: what lies beside {_told(f'{top}/' for top in tops)} is of none of these parts",
+        f"source {source}: pictures beside {_told(f'{top}/' for top in tops)} belong to no part",
         got=_told(strangers),
         valid="train/, val/, test/ and unlabeled/, and no other pictures beside them",
         next=f"move it into one of them, or leave it out: {_ignored(strangers)}{rename}",
@@ -112,7 +112,7 @@ def _folders_are_classes(names: Sequence[str], split: str | None, labeled: bool 
 
 def _outside(source: str, outside: Sequence[str], way: str) -> NstError:
     return NstError(
-        f"source {source}: an image lies outside the class folders",
+        f"source {source}: a picture lies outside the class folders",
         got=_told(outside),
         valid="<class>/x.jpg, or train/<class>/x.jpg",
         next=f"move it, or take all images without labels: {way}",
@@ -174,7 +174,7 @@ def _classes(folders: Iterable[str | None], splits: Iterable[str | None], source
     if trained and strangers:
         where = sorted({SPLIT_NAMES[split] for name in strangers for split in seen[name]})
         raise NstError(
-            f"source {source}: classes that only {' and '.join(where)} knows",
+            f"source {source}: classes that are only in {' and '.join(where)}",
             got=_told(strangers),
             valid=_told(sorted(trained)),
             next=f"add pictures of them for training, or leave them out: {_ignored([f'*/{one}' for one in strangers])}",

@@ -89,12 +89,12 @@ def report_bad(source: Source, seen: Examined, max_bad_fraction: float) -> list[
         enough = math.ceil(100 * len(bad) / len(source)) / 100
         remedies = "; ".join(f"{count}: {remedy}" for remedy, count in seen.remedies.most_common())
         raise NstError(
-            f"too many images of {source.name} cannot be decoded: {len(bad)} of {len(source)}",
+            f"too many pictures of {source.name} cannot be read: {len(bad)} of {len(source)}",
             got="\n         ".join(named[:10]),
             valid=f"at most {max_bad_fraction:g} of them (max_bad_fraction)",
             next=f"{remedies}; or go on without them: {again(f'max_bad_fraction={enough:g}')}",
         )
     if bad:
         listed = shown("\n  ".join(named))
-        log.warning("%d of %d images cannot be decoded and are left out:\n  %s", len(bad), len(source), listed)
+        log.warning("%d of %d pictures cannot be read and are left out:\n  %s", len(bad), len(source), listed)
     return named

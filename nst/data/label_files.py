@@ -103,7 +103,7 @@ def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, in
             found[kind] = place
     if "file" not in found:
         raise NstError(
-            f"{path}: which column names the pictures?",
+            f"{path}: no column is known to name the pictures",
             got=", ".join(header) or "an empty file",
             valid=f"a first line with names of columns, one of them {', '.join(FILE_NAMES[:6])}, ...",
             next="data.source.file_column=<name of the column>",

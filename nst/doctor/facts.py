@@ -59,7 +59,7 @@ class TrainingFacts:
     """One training: of a generation, or the only one.
 
     Args:
-        label: `gen1`, or empty.
+        generation: `gen1`, or empty.
         labeled_images: None where there are no shards and the data set is not known by its name.
         parameters: of its network.
         undecayed: names of parameters that are of no normalising layer and that no weight decay reaches.
@@ -68,7 +68,7 @@ class TrainingFacts:
         memory: of a step on plan.hardware; None where that is not given.
     """
 
-    label: str
+    generation: str
     architecture: AnyArchitecture
     recipe: Recipe
     finetune: Finetune

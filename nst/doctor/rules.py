@@ -81,7 +81,7 @@ def _advice(rule: Rule, situation: Situation) -> Iterator[tuple[Advice, tuple[st
         yield advice, ()
     if rule.of_training is None:
         return
-    each = [(advice, one.label) for one in situation.trainings if (advice := rule.of_training(one))]
+    each = [(advice, one.generation) for one in situation.trainings if (advice := rule.of_training(one))]
     each.sort(key=lambda pair: (pair[0].message, pair[0].next))
     for advice, group in groupby(each, key=lambda pair: pair[0]):
-        yield advice, tuple(label for _, label in group if label)
+        yield advice, tuple(generation for _, generation in group if generation)

@@ -130,7 +130,7 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
     lacking = [name for name in own if name not in (taken.keys() | head) and not name.endswith(COUNTER)]
     if lacking:
         raise NstError(
-            f"{pretrained.source}: weights of another network",
+            f"{pretrained.source} holds weights of another network",
             got=f"{len(lacking)} of {len(own)} tensors are not there or have another shape: {_some(lacking)}",
             valid=f"weights of {network.architecture.name or 'the network'}",
             next="model=timm model.name=<the network they were made for>, or another model.pretrained",

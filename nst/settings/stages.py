@@ -267,7 +267,7 @@ class CommonOptions(Group):
     )  # fmt: skip
     overwrite: bool = option(
         flag(), False,
-        "true deletes what nst wrote of a run of other inputs instead of refusing it; never another file",
+        "true deletes what nst wrote of a run with other inputs instead of refusing it; never another file",
     )  # fmt: skip
     max_bad_fraction: float = option(SHARE, 0.01, "share of undecodable images at which a stage stops")
     overrides: Sequence[str] = option(listed(text(10**6)), (), "what the command line asked for; filled in")

@@ -74,12 +74,12 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     for number, one in enumerate(each):
         if given and number == 0:
             continue  # it is not trained
-        label = "" if single else f"gen{number}"
+        generation = "" if single else f"gen{number}"
         try:
-            trainings.append(_training(one, label, teacher, sets, images))
+            trainings.append(_training(one, generation, teacher, sets, images))
             teacher = None if single else _as_teacher(one, trainings[-1], each[number + 1 :])
         except NstError as error:
-            mistakes.append(_mistake(error, label))
+            mistakes.append(_mistake(error, generation))
     most = job.doctor.compare_images if most_compared is None else most_compared
     situation = Situation(
         trainings=tuple(trainings),
@@ -111,7 +111,7 @@ def _images(job: SurveyJob) -> DatasetSize | None:
 
 
 def _training(
-    job: SurveyJob, label: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: DatasetSize | None
+    job: SurveyJob, generation: str, teacher: TeacherFacts | None, sets: dict[str, ShardSet], images: DatasetSize | None
 ) -> TrainingFacts:
     """Raises NstError for what a training would refuse at its start."""
     student, noise, pictures = job.student, job.noise, job.data.pictures
@@ -128,7 +128,8 @@ def _training(
     memory = _memory(job, architecture, student, images) if images else None
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
     return TrainingFacts(
-        label, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory, norms
+        generation, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory,
+        norms,
     )  # fmt: skip
 
 
@@ -194,11 +195,13 @@ def _given_teacher(
     return _teacher(replace(student, teacher=named), mistakes)
 
 
-def _mistake(error: NstError, label: str) -> Finding:
+def _mistake(error: NstError, generation: str) -> Finding:
     """What a stage would stop with, as a finding."""
     parts = {"got": error.got, "valid": error.valid}
     message = "; ".join([error.what, *(f"{name}: {part}" for name, part in parts.items() if part is not None)])
-    return Finding("options", "error", " ".join(f"{message}.".split()), error.next or "", (label,) if label else ())
+    return Finding(
+        "options", "error", " ".join(f"{message}.".split()), error.next or "", (generation,) if generation else ()
+    )
 
 
 def _comparison(sets: dict[str, ShardSet], most: int) -> Comparison | None:

@@ -75,7 +75,7 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
 def _no_pictures(stage: str, source: str) -> UsageError:
     locate(source)  # which says so, if there is nothing
     return UsageError(
-        f"which pictures? {source} is no run that says so",
+        f"{source} does not say which pictures it learned from",
         valid="data=<data set>, and data.root=<folder with labeled/, unlabeled/ and test/>",
         next=f"nst {stage} ... data=folder data.root=<folder of nst shard>",
     )

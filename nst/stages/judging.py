@@ -90,7 +90,7 @@ def link_best(directory: Path, number: int) -> None:
     """
     link, target = directory / BEST, f"gen{number}"
     if os.path.lexists(link) and not (link.is_symlink() and GENERATION.fullmatch(os.readlink(link))):
-        raise NstError(f"{link} is there, and is no link of nst's", next="rename it; then the same command again")
+        raise NstError(f"{link} is not a link that nst made", next="rename it; then the same command again")
     new = temporary(link)
     os.symlink(target, new, target_is_directory=True)
     os.replace(new, link)

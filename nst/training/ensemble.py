@@ -191,7 +191,7 @@ def _pictures(source: Path, values: dict[str, object]) -> Pictures:
         return made_of(Pictures, values)
     except (NstError, TypeError, AttributeError) as error:
         raise NstError(
-            f"{source} says of its pictures what this version does not know",
+            f"{source} describes its pictures in words that this version does not know",
             got=str(values)[:200],
             next="read it with the version of nst that wrote it",
         ) from error

@@ -29,7 +29,7 @@ from nst.models.released import open_network
 from nst.settings.job import ExportJob
 from nst.settings.learning import TeacherOptions
 from nst.stages import export
-from nst.stages.places import teacher_weights
+from nst.stages.places import teacher_files
 from tests.conftest import TINY
 from tests.tiny_networks import random_images, timm_b0, trained_tiny
 
@@ -113,7 +113,9 @@ def test_timms_evaluation_resizes_to_our_crop(size: int):
 
 def test_whole_small_pictures_are_squashed_and_not_cropped():
     info = NetworkInfo(B0, CLASSES, 64, 64)
-    config = hub_config("tf_efficientnet_b0", info, whole_image=True)["pretrained_cfg"]
+    with torch.device("meta"):
+        network = build(B0, len(CLASSES))
+    config = hub_config("tf_efficientnet_b0", network, info, whole_image=True)["pretrained_cfg"]
     assert (config["crop_pct"], config["crop_mode"], config["pool_size"]) == (1.0, "squash", [2, 2])
 
 
@@ -260,7 +262,7 @@ def test_released_weights_become_a_run_that_teaches(digits: Path, tmp_path: Path
                f"data.root={digits}"]  # fmt: skip
     assert run_stage("export", options) == 0
     cfg = compose_config([f"teacher.run={run}", "stage=label"])
-    weights = teacher_weights(cfg.teacher, cfg.stage)
+    (weights,) = teacher_files(cfg.teacher, cfg.stage)
     network, info = load_network(weights)
     assert info.classes == load_index(digits / "labeled").classes
     assert torch.equal(network(random_images(64)), theirs(random_images(64)))
@@ -275,6 +277,6 @@ def test_a_teacher_of_released_weights_is_told_how_to_become_one(tmp_path: Path)
     for source in ("tf_efficientnet_b7.ns_jft_in1k", tmp_path / "b0.safetensors"):
         cfg = compose_config([f"teacher.checkpoint={source}", "stage=label"])
         with pytest.raises(NstError, match=r"do not say which classes(.|\n)*export\.format=nst(.|\n)*teacher\.run="):
-            teacher_weights(cfg.teacher, cfg.stage)
+            teacher_files(cfg.teacher, cfg.stage)
     with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
-        teacher_weights(made(TeacherOptions, {"checkpoint": "tf_efficientnet_b7.ns_jft_in1"}), "label")
+        teacher_files(made(TeacherOptions, {"checkpoint": "tf_efficientnet_b7.ns_jft_in1"}), "label")

@@ -303,7 +303,9 @@ def test_finished_shards_are_skipped_on_a_rerun(tmp_path, teacher, digits, monke
 
 
 def test_a_full_disk_stops_labeling_and_leaves_no_half_file(tmp_path, teacher, digits, monkeypatch):
-    monkeypatch.setattr(pq, "write_table", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        pq.ParquetWriter, "write_table", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     begun = time.monotonic()
     with pytest.raises(NstError, match="No space left"):
         labeled(tmp_path / "p", teacher, digits)

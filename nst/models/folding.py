@@ -62,16 +62,16 @@ def folded(network: Network) -> Network:
     copied.set_grad_checkpointing(False)
     if isinstance(copied, EfficientNet):
         for block in [copied, *copied.residual_blocks]:
-            _fold_block(block)
+            fold_block(block)
         left = [name for name, module in copied.named_modules() if isinstance(module, _BatchNorm)]
         assert not left, f"BatchNorm without its convolution: {left}"
     elif isinstance(copied.body, FOLDED):
         for module in copied.body.modules():
-            _fold_block(module)
+            fold_block(module)
     return copied.requires_grad_(False)
 
 
-def _fold_block(block: nn.Module) -> None:
+def fold_block(block: nn.Module) -> None:
     """Folds a module's own BatchNorms; these families register each right after its convolution."""
     convolution: nn.Conv2d | None = None
     for name, module in list(block.named_children()):

@@ -113,6 +113,24 @@ def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teac
 
 
 def test_predict_refuses_options_that_it_does_not_read(teacher):
-    for option in ("data=cifar10", "data.root=x", "student.steps=3", "teacher.run=x", "noise=none"):
+    for option in ("data=cifar10", "data.root=x", "student.steps=3", "teacher.run=x", "noise=none",
+                   "max_bad_fraction=0.5"):  # fmt: skip
         with pytest.raises(UsageError, match="changes nothing: nst predict does not read it"):
             cli.run_stage("predict", [f"model.checkpoint={teacher}", "predict.input=x", option])
+
+
+def test_another_size_than_the_networks_is_refused_where_the_network_says_it(teacher, tmp_path, capsys):
+    alone = shutil.copy(teacher / "checkpoints" / "trained.safetensors", tmp_path / "alone.safetensors")
+    for stage in ("evaluate", "predict"):
+        for network in (teacher, alone, f"[{alone}]" if stage == "predict" else alone):
+            with pytest.raises(UsageError, match=r"model\.test_size=24 changes nothing here: .* is asked at 12 px"):
+                cli.run_stage(stage, [f"model.checkpoint={network}", "model.test_size=24"])
+    with pytest.raises(UsageError, match=r"resnet18 is asked at its own size"):
+        cli.run_stage("evaluate", ["model.checkpoint=resnet18", "model.test_size=24"])
+    with pytest.raises(UsageError) as caught:
+        cli.run_stage("evaluate", [f"model.checkpoint={teacher}", "model.test_size=24"])
+    stage, *options = caught.value.next.removeprefix("nst ").split()
+    cli.run_stage(stage, [*options, f"evaluate.output={tmp_path / 'e'}", *CPU])
+    assert read_json(tmp_path / "e" / "result.json")["image_size"] == 24
+    capsys.readouterr()
+    assert shown(capsys, "evaluate", f"model.checkpoint={teacher}", "model.test_size=12")

@@ -9,6 +9,7 @@ already, is refused instead of being recorded as if it had been used.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,11 @@ WHOLE = ("data", "experiment", "scale")  # choices that say which data
 # steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
 TAKEN = {"train": {"select": "selection", "label": "predictions"}, "select": {"label": "predictions"}}
 # groups that a stage does not read
-UNREAD = {"predict": ("data", "teacher", "student", "noise", "select", "label", "eval")}
+UNREAD = {"predict": ("data", "teacher", "student", "noise", "select", "label", "eval", "max_bad_fraction")}
+# why, where it is not that the network's file and input= say it
+INSTEAD = {"max_bad_fraction": "any number of unreadable pictures, all of them in unreadable.csv with the reason"}
+# stages that ask a whole network at the size its file says
+ASKS_A_NETWORK = ("evaluate", "predict")
 
 
 def silent(_: str) -> None:
@@ -52,6 +57,8 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
         UsageError: no data is named at all, or an option that changes nothing.
     """
     _refuse_unread(cfg, stage)
+    if stage in ASKS_A_NETWORK and "model.test_size" in _typed(cfg.overrides):
+        _refuse_another_size(cfg, stage)
     source = next((value for name in NAMED.get(stage, ()) if (value := OmegaConf.select(cfg, name))), None)
     if source is None:
         return cfg
@@ -142,9 +149,31 @@ def _refuse_unread(cfg: DictConfig, stage: str) -> None:
             raise UsageError(
                 f"{item.partition('=')[0]} changes nothing: nst {stage} does not read it",
                 got=item,
-                valid="the network's file says how it is shown pictures, input= which ones",
+                valid=INSTEAD.get(group, "the network's file says how it is shown pictures, input= which ones"),
                 next="leave it out",
             )
+
+
+def _refuse_another_size(cfg: DictConfig, stage: str) -> None:
+    """Raises UsageError where model.test_size is another one than that of the networks in model.checkpoint."""
+    given, asked = cfg.model.checkpoint, cfg.model.test_size
+    for source in [given] if isinstance(given, str) else given or ():
+        try:
+            known = read_info(locate_ours(source)).image_size
+        except NstError:
+            if run_of(Path(source)) is not None:
+                continue  # a run without a network, for which the stage has words
+            known = None  # released weights have a size of their own, too
+        if known == asked:
+            continue
+        own = "its own size" if known is None else f"{known} px"
+        another = shlex.join(["nst", "evaluate", f"model.checkpoint={source}", f"eval.image_size={asked}"])
+        raise UsageError(
+            f"model.test_size={asked} changes nothing here: {source} is asked at {own}",
+            got=f"model.test_size={asked}",
+            valid="the network's file says its size",
+            next=another if stage == "evaluate" else "leave it out",
+        )
 
 
 def _refuse_taken(cfg: DictConfig, stage: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from nst.runs import Run
 from nst.training.loggers import read_rows
 from tests import forked
 from tests.conftest import TINY
@@ -161,10 +162,12 @@ def test_two_ranks_measure_robustness_within_a_training(digits: Path, tmp_path: 
 def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: Path):
     tiny = [option for option in TINY if not option.startswith("trainer.")]
     generations = "iterate.generations=[['model.width=0.25'],['model.width=0.25']]"
-    done = nst("iterate", *tiny, *TWO_RANKS, "select.max_confidence=0.2", f"data.root={digits}",
+    with Run(tmp_path / "run/gen0/selection", "select", {"seed": 9}) as other:
+        other.finish({})  # rank 0 alone selects, and so alone finds that this is another selection
+    done = nst("iterate", *tiny, *TWO_RANKS, f"data.root={digits}",
                f"run_dir={tmp_path / 'run'}", generations)  # fmt: skip
-    assert done.returncode == 2
-    assert "select.max_confidence" in done.stderr
+    assert done.returncode == 1
+    assert "selection holds a select run with other inputs" in done.stderr
     assert (tmp_path / "run/gen0/predictions/DONE").exists(), "it was made in the middle of the run"
     assert "Traceback" not in done.stderr
     until = time.monotonic() + 200  # the other looks for a result for two minutes, then ends by itself

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from rich.console import Console
 from nst.atomic import write_json
 from nst.cli import dispatch
 from nst.config import compose_config, job_from
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.report.terminal import table
-from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, changed
-from nst.stages import generations, iterate
+from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, SelectJob, changed
+from nst.stages import generations, iterate, select
 from nst.training.loggers import TIMING_METRICS, read_rows
 from tests import forked
 from tests.conftest import TINY
@@ -191,6 +192,28 @@ def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digit
     with pytest.raises(NstError, match="a cosine schedule must end after its warm-up"):
         iterate.main(cfg)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("selection", "says"),
+    [(["select.max_confidence=0.2"], "max_confidence is a probability above min_confidence"),
+     (["select.method=official", "select.min_confidence=0.333"], "works on a 0.01 grid")],
+)  # fmt: skip
+def test_rules_of_a_selection_are_told_before_the_teacher_trains(
+    selection: list[str], says: str, digits: Path, tmp_path: Path
+):
+    whole = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}"]
+    for options in ([*whole, *selection], [*whole, f"iterate.generations=[[],[{','.join(selection)}]]"]):
+        with pytest.raises(UsageError, match=says):
+            dispatch(["iterate", *options])
+        assert not (tmp_path / "run").exists()
+
+
+def test_proportions_of_labeled_images_that_are_elsewhere_are_asked_for_before_the_teacher_trains(digits: Path):
+    job = job_from(SelectJob, compose_config([*TINY, "stage=select", "select.prior=labeled", f"data.root={digits}"]))
+    select.check(job)
+    with pytest.raises(NstError, match=r"select\.prior=labeled needs[\s\S]*data\.labeled=s3://bucket/labeled"):
+        select.check(replace(job, data=replace(job.data, labeled="s3://bucket/labeled")))
 
 
 # ---- kill -9

@@ -30,7 +30,7 @@ from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.robustness_files import COLUMNS, headline
 from nst.report.terminal import table
-from nst.settings.job import GenerationJob, IterateJob, ReportJob, ShardJob, SurveyJob, changed, job_of
+from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
@@ -181,11 +181,13 @@ def _written(cfg: DictConfig) -> Iterator[tuple[str, Result]]:
 
 def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
-    from nst.stages import train
+    from nst.stages import select, train
 
     test_set(job.data, job.remote, job.stage)
     for generation in generations:
         train.check(generation)
+    for student in generations[1:]:
+        select.check(job_of(SelectJob, student.config, title=job.title))
     if job.iterate.control:
         train.check(changed(generations[-1], control_options(generations[-1])))
 

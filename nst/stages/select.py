@@ -31,7 +31,6 @@ from nst.errors import NstError, UsageError
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import SelectJob
-from nst.settings.stages import SelectOptions
 from nst.stages.apart import keep_apart
 from nst.stages.places import has_validation_set, predictions_folder, selection_folder, shards_place
 
@@ -50,7 +49,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
         NstError: options or predictions are invalid, or memory or disk do not suffice.
     """
     options = job.select
-    _check(options)
+    check(job)
     opened = Predictions.open(predictions_folder(job.teacher, job.stage))
     folder = Path(shards_place(job.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
     opened.require(shards=load_index(folder) if (folder / "index.json").exists() else None)
@@ -177,14 +176,18 @@ def _shares(job: SelectJob, classes: Sequence[str]) -> np.ndarray:
         return np.ones(len(classes))
     labeled = _labeled(job, classes)
     if labeled is None:
-        raise NstError(
-            "select.prior=labeled needs the labeled images of the teacher's classes",
-            got=f"data.labeled={job.data.labeled}",
-            valid=f"shards of {len(classes)} classes, of which {', '.join(classes[:3])}",
-            next="data.labeled=<the shards that the teacher has learned from>, or select.prior=equal",
-        )
+        raise _no_proportions(job, f"shards of {len(classes)} classes, of which {', '.join(classes[:3])}")
     counts = np.array(labeled.label_counts, float)
     return len(classes) * counts / counts.sum()
+
+
+def _no_proportions(job: SelectJob, valid: str) -> NstError:
+    return NstError(
+        "select.prior=labeled needs the labeled images of the teacher's classes",
+        got=f"data.labeled={job.data.labeled}",
+        valid=valid,
+        next="data.labeled=<the shards that the teacher has learned from>, or select.prior=equal",
+    )
 
 
 def _labeled(job: SelectJob, classes: Sequence[str]) -> ShardSet | None:
@@ -208,7 +211,13 @@ def _validation_shards(job: SelectJob) -> ShardSet:
     return ShardSet.open(shards_place(job.data, "validation"), Remote(**vars(job.remote)))
 
 
-def _check(options: SelectOptions) -> None:
+def check(job: SelectJob) -> None:
+    """Tells now what a selection by these options would refuse, whatever the teacher says.
+
+    Raises:
+        NstError: the options do not fit together, or no labeled images are on this machine that prior=labeled needs.
+    """
+    options = job.select
     low, high = options.min_confidence, options.max_confidence
     if high is not None and high <= low:
         raise UsageError(
@@ -222,6 +231,8 @@ def _check(options: SelectOptions) -> None:
             valid="multiples of 0.01",
             next="select.method=exact takes any minimum",
         )
+    if options.prior == "labeled" and not (Path(job.data.labeled) / "index.json").exists():
+        raise _no_proportions(job, "a folder of shards on this machine")
 
 
 def main(cfg: DictConfig) -> dict[str, Any]:

@@ -117,6 +117,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
             return UsageError(
                 f"{key} has no entry '{entry[1]}'{nearest(f'{key}.{entry[1]}', known)}", got=given, next=adds
             )
+        if elsewhere := _of_another_choice(key, given, overrides):
+            return elsewhere
         return UsageError(
             f"unknown option '{key}'{nearest(key, known)}", got=given, next="nst <stage> --help lists the options"
         )
@@ -151,15 +153,45 @@ def _readable(override: str) -> bool:
     return True
 
 
+def _of_another_choice(key: str, given: str, overrides: Sequence[str]) -> UsageError | None:
+    """The mistake of an option that only other choices of its group have; None where no choice has it."""
+    group = key.partition(".")[0]
+    config = _of_choices(overrides)
+    choices = config.hydra.runtime.choices
+    if kind_of(key) is None or takes_more(key.rpartition(".")[0]) or not (choice := choices.get(group)):
+        return None
+    listed, experiment = _texts(plain(config.iterate.generations)), choices.get("experiment")
+    typed = any(item.startswith("iterate.generations=") and given in item for item in overrides)
+    origin, way = "", f"leave {key} out, or choose another {group}"
+    if typed:
+        origin = ", of iterate.generations"
+    elif given in listed:
+        origin = f", of the iterate.generations of experiment={experiment}"
+        way = f"leave {group}={choice} out, or say what the generations are: iterate.generations=[[],[]]"
+    return UsageError(f"{group}={choice} has no option '{key}'", got=f"{given}{origin}", next=way)
+
+
+def _texts(node: Any) -> list[str]:
+    """The texts in lists of lists."""
+    return [text for each in node for text in _texts(each)] if isinstance(node, list) else [node]
+
+
 def option_names(overrides: Sequence[str] = ()) -> list[str]:
     """Dotted names of all options, with the group choices of `overrides` or the default ones; and the groups."""
+    tree = OmegaConf.to_container(_of_choices(overrides), resolve=False)
+    assert isinstance(tree, dict)
+    del tree["hydra"]
+    return [*groups(), *_leaves(tree)]
+
+
+def _of_choices(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of the group choices of `overrides`, or of the default ones; with Hydra's own part."""
     chosen = [item for item in overrides if item.partition("=")[0] in groups()]
     with hydra_started():
         try:
-            config = compose("config", overrides=chosen)
+            return compose("config", overrides=chosen, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException):  # one of these is the mistake
-            config = compose("config")
-    return [*groups(), *_leaves(OmegaConf.to_container(config, resolve=False))]
+            return compose("config", return_hydra_config=True)
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[str]:

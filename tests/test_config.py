@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
 from nst.data.shard_set import ShardSet
@@ -17,10 +17,11 @@ from nst.data.views import clean_view, training_view
 from nst.errors import NstError, UsageError
 from nst.models.architectures import ARCHITECTURES, block_counts
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
-from nst.settings.job import TrainJob, evaluation_of
+from nst.settings.job import IterateJob, TrainJob, evaluation_of
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise, RandAugmentOptions
 from nst.stages import resolving
+from nst.stages.generations import configurations
 from nst.stages.resolving import measured
 from nst.training.recipe import Length
 
@@ -83,6 +84,30 @@ def test_a_whole_number_serves_where_a_number_is_asked_for_and_lists_where_seque
     assert recipe("student.epochs=2", "student.gradient_clip=1").epochs == 2
     with pytest.raises(NstError, match=r"unknown option 'data\.pictures\.smal', did you mean 'data\.pictures\.small'"):
         compose_config(["data.pictures.smal=true"])
+
+
+def test_an_option_that_the_chosen_network_does_not_have_is_told_with_the_choice_and_with_where_it_stands():
+    with pytest.raises(UsageError, match=r"model=timm has no option 'model\.width'\n  got:   model\.width=0\.5\n"):
+        compose_config(["model=timm", "model.name=resnet18", "model.width=0.5"])
+    with pytest.raises(UsageError, match=r"model=timm has no option 'model\.depth'"):
+        compose_config(["experiment=photos", "model.depth=1"])
+    demo = ["model=timm", "model.name=test_resnet", "experiment=digits_demo"]
+    job = job_from(IterateJob, composed([*demo, "stage=iterate"]))
+    with pytest.raises(UsageError, match=r"model=timm has no option 'model\.width'") as caught:
+        configurations(job)
+    assert caught.value.got == "model.width=0.35, of the iterate.generations of experiment=digits_demo"
+    cure = caught.value.next.partition(": ")[2]
+    assert len(configurations(job_from(IterateJob, composed([*demo, "stage=iterate", cure])))) == 2
+    wrong = "iterate.generations=[[],[model.width=2]]"
+    with pytest.raises(UsageError, match=r"has no option 'model\.width'\n  got:   model\.width=2, of iterate"):
+        configurations(job_from(IterateJob, composed(["model=timm", "model.name=test_resnet", wrong, "stage=iterate"])))
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration as a stage gets it, which knows what was typed."""
+    cfg = compose_config(overrides)
+    cfg.overrides = overrides
+    return cfg
 
 
 # ---- validations and checkpoints

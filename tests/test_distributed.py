@@ -132,6 +132,7 @@ def test_two_ranks_measure_robustness_as_one_does_and_begin_anew_together(run: P
         output = f"evaluate.output={tmp_path / name}"
         done = nst("evaluate", *common, *SUITES, *ranks, output, "eval.seed=1")
         assert done.returncode == 0, done.stderr
+        assert "evaluate: 100/100 " in done.stdout, "with shards of 80 and 20 images, of which each rank gets one"
         # other conditions over what is there: all ranks measure all parts, not those alone that rank 0 has deleted
         done = nst("evaluate", *common, *SUITES, *ranks, output, "overwrite=true")
         assert done.returncode == 0, done.stderr

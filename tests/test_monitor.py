@@ -20,7 +20,7 @@ from nst.settings.job import TrainJob
 from nst.stages import evaluate, robustness, train
 from nst.stages.watching import state_digest
 from nst.training.classifier import Classifier
-from nst.training.counting import Counting
+from nst.training.counting import Counting, SeenByAll
 from nst.training.hardware import Hardware
 from nst.training.loggers import TIMING_METRICS, read_rows
 from nst.training.periodic import Monitor, Monitoring
@@ -276,3 +276,11 @@ def test_options_of_an_evaluation_alone_measure_nothing_in_a_training(tiny: Comp
     train.from_cfg(tiny(*SUITES))
     assert robust(tmp_path / "run") == []
     assert not (tmp_path / "run" / "robustness").exists()
+
+
+def test_a_rank_of_several_tells_of_no_more_samples_than_there_are():
+    told: list[int] = []
+    seen = SeenByAll(told.append, samples=100, ranks=2)
+    for own in (30, 30, 20):
+        seen(own)
+    assert told == [60, 40, 0]

@@ -171,7 +171,7 @@ def _clean_scores(
     with Bar(job.title, test.samples, quiet=not is_rank_zero()) as bar:
         trainer, bad = count(
             network, scores, batches, hardware, output, advance=lambda samples: bar.update(bar.step + samples),
-            note=mistakes, images=test.samples, max_bad_fraction=job.max_bad_fraction,
+            note=mistakes, samples=test.samples, images=test.samples, max_bad_fraction=job.max_bad_fraction,
         )  # fmt: skip
     every = union(mistakes.kept, trainer)[::-1]
     if is_rank_zero():

@@ -164,7 +164,8 @@ def evaluate_pass(
     trainer, bad = count(
         network, scorer, batches, hardware, path.parent,
         advance=lambda samples: bar.update(bar.step + samples * images.frames),
-        note=shown if pass_.shown else None, images=len(set(images.keys)), max_bad_fraction=max_bad_fraction,
+        note=shown if pass_.shown else None, samples=len(images), images=len(set(images.keys)),
+        max_bad_fraction=max_bad_fraction,
     )  # fmt: skip
     answers = union(shown.kept, trainer)
     if not trainer.is_global_zero:

@@ -66,6 +66,24 @@ class Counting(pl.LightningModule):
         self.advance(len(batch["keys"]))
 
 
+class SeenByAll:
+    """Tells how many samples all ranks have seen by what this one has: they are about as far, but one of them may get
+    more than the others, and no more are told than there are.
+
+    Args:
+        advance: told how many more.
+        samples: of all ranks together.
+    """
+
+    def __init__(self, advance: Callable[[int], None], samples: int, ranks: int) -> None:
+        self.advance, self.left, self.ranks = advance, samples, ranks
+
+    def __call__(self, own: int) -> None:
+        more = min(own * self.ranks, self.left)
+        self.left -= more
+        self.advance(more)
+
+
 def count(
     network: nn.Module,
     counts: PassSums,
@@ -75,6 +93,7 @@ def count(
     *,
     advance: Callable[[int], None],
     note: Callable[[Tensor, Batch], None] | None = None,
+    samples: int,
     images: int,
     max_bad_fraction: float,
 ) -> tuple[pl.Trainer, list[str]]:
@@ -83,6 +102,7 @@ def count(
     Args:
         folder: for what the trainer writes.
         advance: told how many samples all ranks have seen, nearly.
+        samples: of the loaders of all ranks.
         images: of the whole set, of which at most `max_bad_fraction` may be bad.
 
     Raises:
@@ -90,7 +110,7 @@ def count(
     """
     trainer = hardware.trainer(folder, callbacks=[StopWhenTold()])
     rank, world_size = parts_of(trainer).place()
-    module = Counting(network, counts, lambda samples: advance(samples * world_size), note)
+    module = Counting(network, counts, SeenByAll(advance, samples, world_size), note)
     loader = evaluation_loader(
         batches, hardware.loader, rank=rank, world_size=world_size, pin_memory=hardware.pin_memory
     )

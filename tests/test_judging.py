@@ -12,10 +12,11 @@ from nst.config import compose_config, job_from
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 from nst.evaluation import mistakes
+from nst.evaluation.comparing import Scores
 from nst.models.checkpoints import load_network
 from nst.settings.job import GenerationJob
 from nst.stages.generations import control_options
-from nst.stages.judging import link_best
+from nst.stages.judging import VALIDATION, Judging, link_best
 from nst.training.recipe import Length
 from tests.conftest import TINY
 
@@ -165,3 +166,18 @@ def test_best_replaces_no_file_of_a_user(tmp_path: Path):
     with pytest.raises(NstError, match="is not a link that nst made"):
         link_best(tmp_path, 1)
     assert (tmp_path / "best").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("tops", "words"),
+    [((60.0, 61.0, 60.0), "gen1, 61.00 % of 100 validation images (cannot be told from gen0, gen2);"),
+     ((20.0, 61.0, 60.0), "gen1, 61.00 % of 100 validation images (cannot be told from gen2);"),
+     ((20.0, 30.0, 90.0), "gen2, 90.00 % of 100 validation images;"),
+     ((60.0,), "gen0, 60.00 % of 100 validation images;")],
+)  # fmt: skip
+def test_the_best_is_told_with_those_that_it_cannot_be_told_from(
+    tops: tuple[float, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    networks = [Scores(f"gen{number}", VALIDATION, 100, top1, 10.0, "a", 10.0) for number, top1 in enumerate(tops)]
+    Judging(VALIDATION, networks).keep(tmp_path)
+    assert f"best: {words} stages take it as" in " ".join(capsys.readouterr().out.split())

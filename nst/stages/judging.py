@@ -70,10 +70,16 @@ class Judging:
         chosen = self.networks[number]
         link_best(directory, number)
         _tell(
-            f"best: {chosen.name}, {chosen.top1:.2f} % of {chosen.images} validation images; stages take it as"
-            f" {directory / BEST}"
+            f"best: {chosen.name}, {chosen.top1:.2f} % of {chosen.images} validation images"
+            f"{self.no_better(number)}; stages take it as {directory / BEST}"
         )
         return {"best": {"generation": number, "validation_images": chosen.images, "validation_top1": chosen.top1}}
+
+    def no_better(self, number: int) -> str:
+        """Which of the others a generation is not surely better than, in brackets; nothing where there are none."""
+        chosen, others = self.networks[number], [*self.networks[:number], *self.networks[number + 1 :]]
+        alike = [each.name for each in others if difference(chosen, each).verdict == "undecided"]
+        return f" (cannot be told from {', '.join(alike)})" if alike else ""
 
 
 def read_scores(name: str, pictures: str, result: dict[str, Any], folder: Path) -> Scores:

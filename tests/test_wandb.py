@@ -20,8 +20,9 @@ from nst.errors import NstError
 from nst.report import workspace
 from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
-from nst.training.classifier import TRAIN_METRICS, Classifier
+from nst.training.classifier import Classifier
 from nst.training.loggers import read_rows
+from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tracking import Tracking, resolved_mode, run_id
 
 Compose = Callable[..., Any]

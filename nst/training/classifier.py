@@ -10,7 +10,6 @@ device but every `log_every` steps. A resumed run needs no generator state and r
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -24,7 +23,6 @@ from nst.data.batches import Batch
 from nst.data.joint import micro_batch, part_of, take_apart
 from nst.data.parts import parts_of
 from nst.data.stream import generator
-from nst.errors import NstError
 from nst.metrics import EvaluationSums, topk_correct
 from nst.models.efficientnet import normalize
 from nst.models.networks import Network
@@ -38,10 +36,7 @@ from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets,
 from nst.training.noised_sides import masks
 from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
 from nst.training.schedule import Schedule
-
-# what a step adds up on the device; the order of `Classifier.note`, the gradient norm last
-TRAIN_METRICS = ("loss", "labeled_loss", "unlabeled_loss", "labeled_top1", "gradient_norm")
-NOTHING_SUMMED: Mapping[str, Any] = {"sums": [0.0] * len(TRAIN_METRICS), "steps": 0, "images": 0, "seconds": 0.0}
+from nst.training.step_sums import NOTHING_SUMMED, TRAIN_METRICS, means_of
 
 
 class Classifier(pl.LightningModule):
@@ -229,15 +224,9 @@ class Classifier(pl.LightningModule):
         Raises:
             NstError: the loss is not finite.
         """
-        sums = self._summed().tolist()
-        means = {name: value / self.summed_steps for name, value in zip(TRAIN_METRICS, sums, strict=True)}
-        step, elapsed = self.trainer.global_step, time.perf_counter() - self.since
-        if not math.isfinite(means["loss"]):
-            raise NstError(
-                f"the loss is {means['loss']}",
-                got=f"it appeared between steps {step - self.summed_steps} and {step}",
-                next="lower student.optimizer.rate_per_256, or set student.gradient_clip=1",
-            )
+        sums, step = self._summed().tolist(), self.trainer.global_step
+        elapsed = time.perf_counter() - self.since
+        means = means_of(sums, steps=self.summed_steps, until=step)
         rates = {
             "images_per_second": self.images_seen / elapsed,
             "step_time_ms": 1000 * elapsed / self.summed_steps,

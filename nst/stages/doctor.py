@@ -1,9 +1,8 @@
 """`nst doctor`: what is wrong or unwise with the options of an `nst train` or `nst iterate`, before hours are spent.
 
 With teacher.run or teacher.checkpoint the options are one student's, as `nst train` takes them, else those of
-`nst iterate`, and every generation that is trained is looked at. Nothing has to be there but the configuration; what is
-there, such as shards or a teacher, is looked at too. Training does the same by itself and tells what is worse than a
-note.
+`nst iterate`, for every generation. Shards and a teacher need not be there; those that are, are looked at too. Training
+does the same by itself and tells what is worse than a note.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ from nst.stages.places import teacher_files
 from nst.training.phases import phases
 from nst.training.wandb_mode import resolved_mode
 
-TOLD_BEFORE_TRAINING = 3  # findings
-COMPARED_BEFORE_TRAINING = 2000  # images: a second
+TOLD_BEFORE_TRAINING, COMPARED_BEFORE_TRAINING = 3, 2000  # findings; images, a second
 
 
 def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:

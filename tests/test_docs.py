@@ -283,7 +283,7 @@ def test_the_hints_for_own_pictures_are_taken(photographs: Path, capsys: pytest.
     assert dispatch([*make, "data.validation_samples=2"]) == 0
     for more in ("--exclude", "--verify"):
         assert dispatch([*make, more]) == 0
-    assert "all as the index says" in capsys.readouterr().out
+    assert "as index.json lists them" in capsys.readouterr().out
 
 
 def test_doctor_has_nothing_against_the_recipe_for_photographs(photographs: Path, capsys: pytest.CaptureFixture[str]):

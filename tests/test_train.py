@@ -23,7 +23,7 @@ from nst.settings.learning import StudentOptions
 from nst.settings.network import Model, Noise
 from nst.stages import label, select, train
 from nst.stages.chosen_network import architecture
-from nst.training import phases
+from nst.training import fitting, phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
 from nst.training.loggers import TIMING_METRICS, read_rows
@@ -134,7 +134,7 @@ def test_dying_between_checkpoint_and_export_changes_nothing(
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(phases, "_export", dies)
+        patch.setattr(fitting, "_export", dies)
         train.from_cfg(tiny(run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(run_dir=tmp_path / "killed"))
     assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
@@ -162,7 +162,7 @@ def test_resuming_starts_at_the_checkpoint_and_not_at_the_beginning(
 
 def test_a_finished_run_is_skipped(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = train.from_cfg(tiny())
-    monkeypatch.setattr(phases, "classifier", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fitting, "classifier", lambda *_: pytest.fail("trained again"))
     assert train.from_cfg(tiny()) == first
 
 
@@ -300,7 +300,7 @@ def test_noise_can_be_taken_from_the_unlabeled_images_alone(tiny: Compose, teach
 def _module(cfg: Any, directory: Path) -> Classifier:
     """The module that `nst train` would fit."""
     captured: list[Classifier] = []
-    original = phases.classifier
+    original = fitting.classifier
 
     class Stop(Exception):
         pass
@@ -310,7 +310,7 @@ def _module(cfg: Any, directory: Path) -> Classifier:
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(phases, "classifier", capture)
+        patch.setattr(fitting, "classifier", capture)
         cfg.run_dir = str(directory / "captured")
         train.from_cfg(cfg)
     return captured[0]

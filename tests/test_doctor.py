@@ -230,9 +230,10 @@ def test_the_real_parameter_groups_leave_nothing_undecayed_and_without_decay_eve
 def test_of_a_network_of_timms_the_same_is_known():
     resnet = timm_architecture("test_resnet")
     built = timm.create_model("test_resnet", num_classes=2)
-    count, undecayed = network_facts(resnet, 1e-5)
-    assert (count, undecayed) == (sum(each.numel() for each in built.parameters()), ())
-    _, all_of_them = network_facts(resnet, 0.0)
+    expected = (sum(each.numel() for each in built.parameters()), (), True)
+    assert network_facts(resnet, 1e-5) == expected
+    assert not network_facts(timm_architecture("test_vit"), 1e-5)[2], "it has no BatchNorm"
+    _, all_of_them, _ = network_facts(resnet, 0.0)
     assert {"fc.weight", "fc.bias"} <= {name.removeprefix("body.") for name in all_of_them}
 
 

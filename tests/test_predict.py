@@ -376,7 +376,7 @@ def test_a_table_that_a_person_has_changed_is_not_written_over(network, photos, 
 def test_another_picture_in_the_folder_is_another_input(network, photos, tmp_path):
     ask(network, photos, tmp_path / "out")
     (photos / "new.png").write_bytes(encode(picture(90), "PNG"))
-    with pytest.raises(NstError, match="of other inputs"):
+    with pytest.raises(NstError, match="with other inputs"):
         ask(network, photos, tmp_path / "out")
     assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
 

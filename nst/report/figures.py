@@ -38,7 +38,7 @@ PANELS = {
     "train/labeled_loss": "Loss on labeled images (nats)",
     "train/unlabeled_loss": "Loss on pseudo-labeled images (nats)",
     "train/labeled_top1": "Top-1 on noised labeled batches (%)",
-    "validation/top1": "Top-1 on test images, no noise (%)",
+    "validation/top1": "Top-1 on held-out images, no noise (%)",
 }
 MOST_COUNTED_CLASSES = 12  # more counts do not fit into the cells of a confusion matrix
 

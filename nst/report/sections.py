@@ -19,7 +19,7 @@ from nst.report.records import Experiment
 
 COLUMNS = (  # with spaces and hyphens that do not break
     "run", "model", "params", "labeled", "unlabeled (with copies)", "pseudo-labels right\u00a0%", "top\u20111\u00a0%",
-    "±", "top\u20115\u00a0%", "ECE\u00a0%", "loss", "gain",
+    "±", "gain", "top\u20115\u00a0%", "ECE\u00a0%", "loss",
 )  # fmt: skip
 ROBUSTNESS = {"corruption_error": "corruption error %", "flip_rate": "flip rate %"}  # of a row → heading
 INTERVAL_NOTE = (
@@ -109,7 +109,7 @@ def _cells(entry: Row, *, first: bool) -> list[str]:
     return [
         entry["label"], model_name(entry), size, number(entry["labeled"]), unlabeled + copies,
         number(entry["pseudo_label_accuracy"], ".1f"), number(entry["top1"], ".2f"), number(half, ".1f"),
-        number(entry["top5"], ".2f"), number(entry["ece"], ".2f"), number(entry["loss"], ".3f"), gain,
+        gain, number(entry["top5"], ".2f"), number(entry["ece"], ".2f"), number(entry["loss"], ".3f"),
     ]  # fmt: skip
 
 
@@ -167,7 +167,10 @@ def learning(experiment: Experiment) -> Section:
     if not any(metric in run for run in curves.values() for metric in figures.PANELS):
         section.missing.append("No training kept a table of its metrics (logger=none, or metrics.csv was removed).")
         return section
-    caption = "Training metrics are of noised batches; test metrics of the averaged network without noise."
+    caption = (
+        "Training metrics are of noised batches; held-out images (validation's where there are some, else the test's)"
+    )
+    caption += " are seen by the averaged network, without noise."
     section.blocks.append(Drawing("learning_curves", figures.learning_curves(curves), caption))
     return section
 

@@ -81,7 +81,7 @@ def _training() -> ws.Section:
     return _section(
         "Training",
         [
-            _lines("top-1 on test images, %", "validation/top1"),
+            _lines("top-1 on held-out images, %", "validation/top1"),
             _lines("loss on labeled images", "train/labeled_loss"),
             _lines("loss on pseudo-labeled images", "train/unlabeled_loss"),
             _lines("learning rate", "train/learning_rate"),

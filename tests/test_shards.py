@@ -376,7 +376,11 @@ def img2dataset(path: Path, start: int, count: int = 3) -> None:
             add_file(archive, f"{i:09d}.json", b"{}")
 
 
-def test_two_downloads_that_count_alike_are_one_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_downloads_that_count_alike_are_one_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Hydra's own logging disables the loggers that it finds, if a test before this one has used it
+    monkeypatch.setattr(logging.getLogger("nst.data.indexing"), "disabled", False)
     img2dataset(tmp_path / "cc3m-00000.tar", 0)
     img2dataset(tmp_path / "cc12m-00000.tar", 100)
     img2dataset(tmp_path / "cc12m-00001.tar", 200, 2)

@@ -240,16 +240,21 @@ def main() -> None:
     os._exit(0 if arguments is None else _run(arguments))
 
 
-def _run(arguments: Sequence[str]) -> int:
-    """Runs a command and all that is due at a process's end: other threads, what is registered, buffers."""
-    code = 0
+def exit_code(arguments: Sequence[str]) -> int:
+    """Runs a command in this process, and gives the code with which a process of its own would end."""
     try:
         cli.main(arguments)
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        code = 1
+        return 1
+    return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Runs a command and all that is due at a process's end: other threads, what is registered, buffers."""
+    code = exit_code(arguments)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -6,6 +6,7 @@ They are of the test images alone: another seed, split or order of the images is
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 Interval = tuple[float, float]  # percent, or percentage points; of `of_share` shares
@@ -41,3 +42,16 @@ def unpaired(before: float, after: float, samples: int, samples_after: int) -> I
     (low, high), (low_after, high_after) = wilson(before, samples), wilson(after, samples_after)
     gain = after - before
     return gain - math.hypot(after - low_after, high - before), gain + math.hypot(high_after - after, before - low)
+
+
+def of_gain(
+    before: float, after: float, samples: int, samples_after: int, wrong: tuple[Set[str], Set[str]] | None
+) -> Interval:
+    """Of `after - before` in percent; in pairs where it is known which images each gets wrong.
+
+    Args:
+        wrong: keys of the mistakes before and after, of the same images; None: not known, or of other images.
+    """
+    if wrong is None:
+        return unpaired(before, after, samples, samples_after)
+    return paired(len(wrong[0] - wrong[1]), len(wrong[1] - wrong[0]), samples)

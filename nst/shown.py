@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 HIDDEN = "***"
@@ -64,6 +65,11 @@ def short(name: object, limit: int = 60) -> str:
     """A name on one line of at most `limit` letters; what is cut off is counted."""
     text = " ".join(printable(str(name)).split())
     return text if len(text) <= limit else f"{text[: limit - 12]}… (+{len(text) - limit + 12})"
+
+
+def some(names: Sequence[str], limit: int = 4) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def kept(value: Any) -> Any:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nst.errors import NstError
+from nst.shown import some
 
 LIST = ".nst_files"
 STARTED = "started.json"
@@ -265,7 +266,7 @@ def _turn(name: str) -> tuple[int, int]:
 
 def told(names: Sequence[str]) -> str:
     """`DONE, config.yaml, figures/a.png`: names, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return some(names, SHOWN)
 
 
 def counted(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nst import cli
+from nst.forkserver import exit_code
 from tests import composing
 
 LIMIT_S = 20
@@ -22,7 +22,7 @@ LIMIT_S = 20
 
 def outcome(arguments: list[str], folder: str) -> tuple[int, str]:
     """Exit code and merged output of a command, as of a process of its own."""
-    before, code = dict(os.environ), 0
+    before = dict(os.environ)
     os.chdir(folder)
     sys.argv = ["nst", *arguments]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
@@ -30,13 +30,7 @@ def outcome(arguments: list[str], folder: str) -> tuple[int, str]:
         for number in (1, 2):
             os.dup2(said.fileno(), number)
         signal.alarm(LIMIT_S)
-        try:
-            cli.main(arguments)
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-            code = 1
+        code = exit_code(arguments)
         signal.alarm(0)
         sys.stdout.flush()
         sys.stderr.flush()

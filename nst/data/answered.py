@@ -68,10 +68,8 @@ def read_answers(files: PredictionFiles, inputs: Inputs, top: int) -> Iterator[A
 def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Path and reason of every file without an answer."""
     for number, shard in enumerate(inputs.shards):
-        for line in files.bad_samples(shard):
-            index, _, reason = line.partition(": ")
-            key, _, why = reason.partition(": ") if not hasattr(inputs, "listed") else ("", "", reason)
-            yield inputs.names(number, np.array([int(index)]), [key])[0], why
+        for told in files.bad_samples(shard):
+            yield inputs.unreadable(number, told)
     yield from inputs.passed
 
 

@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from nst.data.arrangement import label_by_folder
-from nst.data.images import extension_of
+from nst.data.images import HEAD, extension_of
 from nst.data.layout import Contents, Passed, extension_by_name, is_hidden, split_of, strip_common_folder
 from nst.data.tars import LONGEST_END, is_end
 from nst.errors import NstError
 from nst.untrusted import is_inside
 
 MEMORY_BYTES = 1 << 30  # of unpacked archives; more goes to the disk
-HEAD = 32  # bytes that tell a picture's kind
 Read = Callable[[int], bytes]  # at most so many bytes of a file; -1: all of it
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nst.data.layout import SPLIT_FOLDERS, Entry, extension_by_name, split_of, unique_keys
 from nst.errors import NstError
+from nst.shown import some
 
 WITH_CLASSES = ("train", "val", "test")  # splits whose folders are classes
 NO_CLASSES = {*SPLIT_FOLDERS, "dev", "eval", "holdout"}  # a folder of such a name is hardly a class
@@ -234,8 +235,7 @@ def _refuse_empty(
 
 
 def _told(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
+    return some(sorted(names), SHOWN)
 
 
 def _ignored(names: Sequence[str]) -> str:

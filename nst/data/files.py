@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 from nst.atomic import atomic_path
-from nst.data.images import extension_of, is_heif
+from nst.data.images import HEAD, extension_of, is_heif
 from nst.data.layout import Passed, extension_by_name, is_hidden
 from nst.errors import NstError
 from nst.progress import track
 
-HEAD = 32  # bytes that tell a picture's kind
 KEPT_BYTES = 64 << 20  # hashes of fewer bytes are made anew each time, which is as quick
 SETTLED_NS = 2_000_000_000  # a file changed less than this before it was hashed may change again unseen
 NO_PICTURES = (".txt", ".json", ".csv", ".xml", ".md", ".html", ".parquet")  # not even looked into

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nst.data.archives import HEAD, Read, open_archive
+from nst.data.archives import Read, open_archive
 from nst.data.batches import Images
 from nst.data.image_list import listed_paths
-from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, extension_of, image_extension
+from nst.data.images import HEAD, IMAGE_EXTENSIONS, BadImage, decode, extension_of, image_extension
 from nst.data.layout import is_hidden, is_image
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet
@@ -55,6 +55,7 @@ class Inputs(Protocol):
     def data(self, shard: int, index: int) -> bytes: ...
     def in_batches(self, at_most: int) -> tuple[Inputs, int]: ...
     def file(self, shard: int, index: int) -> Path | None: ...
+    def unreadable(self, shard: int, told: str) -> tuple[str, str]: ...  # path and reason, of a BadImage of `read`
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class NumberedPictures:
     def file(self, shard: int, index: int) -> Path | None:
         return self.files[shard * self.part + index] if self.files else None
 
+    def unreadable(self, shard: int, told: str) -> tuple[str, str]:
+        index, _, reason = told.partition(": ")
+        return self.names(shard, np.array([int(index)]), [""])[0], reason
+
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
         """Its name, pixels (H, W, 3) uint8 and no label; raises BadImage, which begins with the number in the part."""
         try:
@@ -150,6 +155,11 @@ class ShardPictures:
 
     def file(self, shard: int, index: int) -> Path | None:
         return None
+
+    def unreadable(self, shard: int, told: str) -> tuple[str, str]:
+        index, _, rest = told.partition(": ")
+        key, _, reason = rest.partition(": ")
+        return self.names(shard, np.array([int(index)]), [key])[0], reason
 
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nst.intervals import paired, unpaired, wilson
+from nst.intervals import of_gain, wilson
 
 FEW_ANSWERS = 0.8  # a network that gives one answer to this share of all pictures has hardly learned another
 
@@ -70,10 +70,10 @@ def scores_of(name: str, pictures: str, result: Mapping[str, Any], wrong: frozen
 
 def difference(new: Scores, old: Scores) -> Difference:
     """How much better `new` is, in points; in pairs where all answers of both to the same pictures are known."""
-    if new.wrong is not None and old.wrong is not None and (new.pictures, new.images) == (old.pictures, old.images):
-        low, high = paired(len(old.wrong - new.wrong), len(new.wrong - old.wrong), new.images)
-        return Difference(new.top1 - old.top1, low, high, paired=True)
-    return Difference(new.top1 - old.top1, *unpaired(old.top1, new.top1, old.images, new.images), paired=False)
+    same = (new.pictures, new.images) == (old.pictures, old.images)
+    wrong = (old.wrong, new.wrong) if same and old.wrong is not None and new.wrong is not None else None
+    low, high = of_gain(old.top1, new.top1, old.images, new.images, wrong)
+    return Difference(new.top1 - old.top1, low, high, paired=wrong is not None)
 
 
 def about(scores: Scores) -> str | None:

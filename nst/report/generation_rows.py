@@ -13,7 +13,7 @@ from typing import Any
 
 from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
-from nst.intervals import Interval, paired, unpaired, wilson
+from nst.intervals import Interval, of_gain, wilson
 from nst.report import robustness_files
 from nst.report.records import CONTROL, Experiment, Generation
 
@@ -118,10 +118,10 @@ def compared(before: Row, after: Row, first: Generation, second: Generation) -> 
     if before["top1"] is None or after["top1"] is None or not samples or not samples_after:
         return None
     same = first.tested_on is not None and first.tested_on == second.tested_on and samples == samples_after
+    wrong = None
     if same and first.mistakes is not None and second.mistakes is not None:
-        wrong, wrong_after = ({mistake.key for mistake in each} for each in (first.mistakes, second.mistakes))
-        return paired(len(wrong - wrong_after), len(wrong_after - wrong), samples)
-    return unpaired(before["top1"], after["top1"], samples, samples_after)
+        wrong = ({mistake.key for mistake in first.mistakes}, {mistake.key for mistake in second.mistakes})
+    return of_gain(before["top1"], after["top1"], samples, samples_after, wrong)
 
 
 def certain(low: float | None, high: float | None) -> bool | None:

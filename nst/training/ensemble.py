@@ -24,6 +24,7 @@ from nst.models.checkpoints import load_network
 from nst.models.network_info import NetworkInfo, read_info
 from nst.settings.data import Pictures
 from nst.settings.fields import made_of
+from nst.shown import some
 
 Order = tuple[int, ...] | None  # places of the first network's classes
 Window = tuple[int, int] | None  # left and size in px
@@ -144,16 +145,12 @@ def _order(first: Sequence[str], classes: Sequence[str], one: Path, other: Path)
         only = [sorted(set(mine) - set(yours)) for mine, yours in ((first, classes), (classes, first))]
         raise NstError(
             "networks over other classes cannot answer together",
-            got=f"{_some(only[0]) or 'nothing'} only in {one}; {_some(only[1]) or 'nothing'} only in {other}",
+            got=f"{some(only[0]) or 'nothing'} only in {one}; {some(only[1]) or 'nothing'} only in {other}",
             valid="networks that were trained on the same classes",
             next="ask each by itself",
         )
     places = {name: place for place, name in enumerate(classes)}
     return tuple(places[name] for name in first)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def own_view(weights: Path, info: NetworkInfo, *, image_size: int | None = None) -> CenterView:

@@ -29,7 +29,7 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation.mistakes import write as write_mistakes
 from nst.intervals import paired, unpaired, wilson
-from nst.report import figures, gallery, page
+from nst.report import figures, gallery, page, sections
 from nst.report.generation_rows import rows
 from nst.report.paper import published
 from nst.report.records import open_runs
@@ -328,6 +328,13 @@ def test_published_figures_stand_beside_ours(tmp_path):
     assert "published: ImageNet table 2, Noisy Student (L2) 87.40 98.20" in text
     assert "full size" in text
     assert published(None) == ("", [])
+    [experiment] = open_runs(directory)
+    table = next(block for block in sections.generations(experiment, rows(experiment), None).blocks
+                 if isinstance(block, page.Table))  # fmt: skip
+    cells = dict(zip(table.columns, table.rows[-1], strict=True))
+    told = {heading.replace("\u00a0", " ").replace("\u2011", "-"): cell for heading, cell in cells.items() if cell}
+    assert {"top-1 %": "87.40", "top-5 %": "98.20"}.items() <= told.items()
+    assert set(told) == {"run", "model", "top-1 %", "top-5 %"}
 
 
 def test_runs_are_compared_and_the_best_is_shown(tmp_path):

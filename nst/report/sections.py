@@ -17,10 +17,11 @@ from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
 
-COLUMNS = (  # with spaces and hyphens that do not break
-    "run", "model", "params", "labeled", "unlabeled (with copies)", "pseudo-labels right\u00a0%", "top\u20111\u00a0%",
-    "±", "gain", "top\u20115\u00a0%", "ECE\u00a0%", "loss",
-)  # fmt: skip
+COLUMNS = {  # of a cell → heading, with spaces and hyphens that do not break
+    "run": "run", "model": "model", "params": "params", "labeled": "labeled", "unlabeled": "unlabeled (with copies)",
+    "right": "pseudo-labels right\u00a0%", "top1": "top\u20111\u00a0%", "half": "±", "gain": "gain",
+    "top5": "top\u20115\u00a0%", "ece": "ECE\u00a0%", "loss": "loss",
+}  # fmt: skip
 ROBUSTNESS = {"corruption_error": "corruption error %", "flip_rate": "flip rate %"}  # of a row → heading
 INTERVAL_NOTE = (
     "± is half the 95 % interval that follows from the number of test images alone (Wilson). ECE: expected calibration "
@@ -80,37 +81,47 @@ def _verdict(name: str, other: str, gain: float, low: float | None, high: float 
 
 
 def _table(entries: Sequence[Row], control: Row | None, paper: Mapping[str, Any] | None) -> Table:
-    rows = [_cells(entry, first=place == 0) for place, entry in enumerate(entries)]
-    kinds = [""] * len(rows)
+    lines = [_cells(entry, first=place == 0) for place, entry in enumerate(entries)]
+    kinds = [""] * len(lines)
     if control is not None:
-        rows.append(_cells(control, first=False))
+        lines.append(_cells(control, first=False))
         kinds.append("control")
     where, values = published(paper)
     for name, scores in values:
-        cells = [f"published: {name}", where, *[""] * 4, number(scores.get("top1"), ".2f", ""), "",
-                 number(scores.get("top5"), ".2f", ""), *[""] * 3]  # fmt: skip
-        rows.append(cells)
+        known = {metric: number(scores.get(metric), ".2f", "") for metric in ("top1", "top5")}
+        lines.append({"run": f"published: {name}", "model": where, **known})
         kinds.append("published")
     note = INTERVAL_NOTE
     if control is not None:
         note += " The control is a network as the last student's that learned from the labels alone."
     if values:
         note += " Published rows are the paper's, at full size: other data and networks than a scaled-down run's."
-    return Table(COLUMNS, rows, kinds=kinds, note=note)
+    rows = [[line.get(column, "") for column in COLUMNS] for line in lines]
+    return Table(list(COLUMNS.values()), rows, kinds=kinds, note=note)
 
 
-def _cells(entry: Row, *, first: bool) -> list[str]:
+def _cells(entry: Row, *, first: bool) -> dict[str, str]:
+    """What a table says of a network, by the names of COLUMNS."""
     half = (entry["top1_high"] - entry["top1_low"]) / 2 if entry["top1_low"] is not None else None
     size = f"{entry['parameters'] / 1e6:.2f}M" if entry["parameters"] else "–"
     unlabeled = number(entry["unlabeled"]) if entry["unlabeled"] != 0 else "–"
     copies = f" ({number(entry['unlabeled_with_copies'])})" if entry["unlabeled_with_copies"] else ""
     around = "" if entry["gain_low"] is None else f"\u00a0±\u00a0{(entry['gain_high'] - entry['gain_low']) / 2:.1f}"
     gain = "" if first else number(entry["gain"], "+.2f") + around
-    return [
-        entry["label"], model_name(entry), size, number(entry["labeled"]), unlabeled + copies,
-        number(entry["pseudo_label_accuracy"], ".1f"), number(entry["top1"], ".2f"), number(half, ".1f"),
-        gain, number(entry["top5"], ".2f"), number(entry["ece"], ".2f"), number(entry["loss"], ".3f"),
-    ]  # fmt: skip
+    return {
+        "run": entry["label"],
+        "model": model_name(entry),
+        "params": size,
+        "labeled": number(entry["labeled"]),
+        "unlabeled": unlabeled + copies,
+        "right": number(entry["pseudo_label_accuracy"], ".1f"),
+        "top1": number(entry["top1"], ".2f"),
+        "half": number(half, ".1f"),
+        "gain": gain,
+        "top5": number(entry["top5"], ".2f"),
+        "ece": number(entry["ece"], ".2f"),
+        "loss": number(entry["loss"], ".3f"),
+    }
 
 
 def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row]], focus: Experiment) -> Section:
@@ -128,8 +139,9 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
             continue
         end, start = entries[-1], entries[0]["top1"] if len(entries) > 1 else None
         cells = _cells(end, first=len(entries) == 1)
-        rows.append([experiment.name, cells[1], str(len(entries)), number(start, ".2f"), *cells[6:8], cells[11] or "–",
-                     cells[9], *(number(end.get(name), ".2f") for name in robust)])  # fmt: skip
+        told = [cells["model"], str(len(entries)), number(start, ".2f"), cells["top1"], cells["half"],
+                cells["gain"] or "–", cells["ece"]]  # fmt: skip
+        rows.append([experiment.name, *told, *(number(end.get(name), ".2f") for name in robust)])
         names.append(experiment.name)
         first.append(start)
         last.append(end["top1"])

@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, device: str = "auto") -> Predictor:
+def load(
+    run: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, device: str = "auto", views: str = "one"
+) -> Predictor:
     """A trained network, ready to be asked: `nst.load("runs/mine").predict("photos")`.
 
     Args:
         run: run directory or network file; several answer together, with the mean of their probabilities.
         device: `cpu`, `cuda`, `cuda:1`; auto: a GPU if there is one.
+        views: `one`, or `all`: the mean over a picture mirrored and turned, as the network was trained to see it.
 
     Raises:
         nst.errors.NstError: there is no such run, it has not finished, or the networks know other classes.
     """
     from nst.training.predictor import Predictor  # here: it brings torch, and the command line's --help needs none
 
-    return Predictor.load(run, device=device)
+    return Predictor.load(run, device=device, views=views)

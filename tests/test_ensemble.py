@@ -12,17 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import nst
 from nst.atomic import known_sha256
 from nst.config import job_from
+from nst.data.inputs import open_inputs
 from nst.data.predictions import Predictions
+from nst.data.views import clean_view
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
-from nst.models.efficientnet import Architecture, build
+from nst.models.efficientnet import Architecture, build, normalize
 from nst.settings.data import Pictures
 from nst.settings.job import LabelJob
 from nst.stages import label, select, train
-from nst.training.ensemble import Ensemble, MeanNetwork
+from nst.training.ensemble import Ensemble, MeanNetwork, Question
 from nst.training.teachers import Teacher
 
 SMALL = Architecture(0.25, 0.25, train_size=12, test_size=12, small_images=True, name="small")
@@ -52,7 +55,7 @@ def test_a_network_of_networks_has_the_logarithm_of_the_mean_as_logits(teachers)
     with torch.no_grad():
         one, other = first(images[:, :, :12, :12]).softmax(1), second(images[:, :, :, 12:]).softmax(1).flip(1)
         torch.testing.assert_close(network(images).softmax(1), (one + other) / 2, atol=1e-5, rtol=1e-4)
-    certain = MeanNetwork([Sure()], [None], [None])(images)
+    certain = MeanNetwork([Sure()], [Question()])(images)
     assert torch.isfinite(certain).all(), "a probability of 0 is no infinite loss"
     torch.testing.assert_close(certain.softmax(1)[0], torch.tensor([1.0, 0.0]))
 
@@ -79,6 +82,48 @@ def test_several_teachers_label_with_their_mean_and_are_named_by_hash(teachers, 
     footer = json.loads(pq.read_metadata(file).metadata[b"nst"])
     assert footer["teacher"] == both["teacher"]
     assert tuple(footer["classes"]) == DIGITS
+
+
+def test_a_teacher_that_looks_at_all_views_labels_with_their_mean(teachers, tiny, tmp_path):
+    pictures = Pictures(small=True, turn=True)
+    options = ("teacher.views=all", "data.pictures.flip=true", "data.pictures.turn=true")
+    folder = tmp_path / "views"
+    cfg = tiny(f"teacher.run={teachers[0]}", f"teacher.predictions={folder}", "label.precision=32-true", "stage=label",
+               *options)  # fmt: skip
+    label.run(job_from(LabelJob, cfg), folder)
+    network, view = load_network(teachers[0])[0], clean_view(12, pictures)
+    predictions, inputs = Predictions.open(folder), open_inputs(cfg.data.unlabeled)
+    shard = inputs.shards[0]
+    name = shard.name
+    seen = np.stack([view(inputs.read(0, index)[1]) for index in range(shard.samples)])
+    ways = [np.rot90(seen[:, :, ::-1] if mirrored else seen, quarters, (1, 2))
+            for quarters in range(4) for mirrored in (False, True)]  # fmt: skip
+    with torch.no_grad():
+        each = [network(normalize(torch.from_numpy(way.copy()).permute(0, 3, 1, 2))).softmax(1) for way in ways]
+    np.testing.assert_allclose(predictions.read(name)["probs"], torch.stack(each).mean(0).numpy(), atol=1e-4)
+    assert (each[0] - torch.stack(each).mean(0)).abs().max() > 5e-4, "the views do not agree"
+    again = tiny(f"teacher.run={teachers[0]}", f"teacher.predictions={folder}", "stage=label", *options[1:])
+    with pytest.raises(NstError, match="turns"):
+        label.run(job_from(LabelJob, again), folder)
+
+
+def test_an_online_teacher_and_a_loaded_network_look_at_all_views_too(teachers, tiny, tmp_path):
+    pictures = Pictures(small=True, turn=True)
+    images = torch.randn(6, 3, 12, 12)
+    network = load_network(teachers[0])[0]
+    with torch.no_grad():
+        ways = [(images.flip(3) if mirrored else images).rot90(quarters, (2, 3))
+                for quarters in range(4) for mirrored in (False, True)]  # fmt: skip
+        expected = torch.stack([network(way).softmax(1) for way in ways]).mean(0)
+        asked = Teacher(weights=teachers[0], mode="online", views="all").asked(pictures).network()
+        torch.testing.assert_close(asked(images).softmax(1), expected, atol=1e-5, rtol=1e-4)
+        both = Teacher(weights=teachers[0], others=(teachers[1],), mode="online", views="all").asked(pictures)
+        assert both.network()(torch.randn(2, 3, 16, 28)).shape == (2, 10)
+    cfg = tiny("teacher=online", "teacher.views=all", f"teacher.run={teachers[0]}", "stage=train", "student.steps=4",
+               "data.pictures.turn=true", run_dir=tmp_path / "student")  # fmt: skip
+    assert train.from_cfg(cfg)["steps"] == 4
+    with pytest.raises(NstError, match="one, all"):
+        nst.load(teachers[0], views="eight")
 
 
 def test_several_teachers_need_a_folder_for_what_they_say(teachers, tiny):

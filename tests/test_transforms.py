@@ -24,7 +24,9 @@ from nst.data.transforms import (
     random_crop_box,
     reflect_pad_crop,
 )
+from nst.data.views import Turn, turns
 from nst.errors import NstError
+from nst.settings.data import Pictures
 
 GOLDEN = golden_arrays("preprocess.npz")
 PHOTO = GOLDEN["input/astronaut_400x300"]
@@ -233,6 +235,28 @@ def test_digits_are_never_flipped() -> None:
     image, generator = noise(8, 8), rng(7)
     augment = Augment(8, crop="none", flip=False)
     assert all(np.array_equal(augment(image, generator), image) for _ in range(100))
+
+
+@pytest.mark.parametrize("crop", ["none", "random_resized"])
+def test_turned_pictures_come_in_eight_ways_equally_often(crop: str) -> None:
+    image = noise(8, 8)
+    augment, generator = Augment(8, crop=crop, min_area=1.0, turn=True), rng(7)
+    views = [augment(image, generator) for _ in range(1600)]
+    ways = [np.rot90(each, quarters) for quarters in range(4) for each in (image, image[:, ::-1])]
+    if crop == "none":
+        seen = [sum(np.array_equal(view, way) for view in views) for way in ways]
+        assert sum(seen) == 1600
+        assert max(abs(count - 200) for count in seen) < 55  # four standard deviations
+    assert all(view.flags.c_contiguous and view.shape == (8, 8, 3) for view in views)
+    assert all(np.array_equal(Augment(8, crop="none", flip=False)(image, rng(seed)), image) for seed in range(20))
+
+
+def test_the_turns_of_pictures_are_those_that_show_the_same_class() -> None:
+    assert turns(Pictures(flip=False)) == (Turn(),)
+    assert turns(Pictures()) == (Turn(), Turn(0, True))
+    every = turns(Pictures(turn=True))
+    assert (every[0], len(every), len(set(every))) == (Turn(), 8, 8)
+    assert {turn.mirrored for turn in turns(Pictures(flip=False, turn=True))} == {False}
 
 
 def test_digits_of_8_px_become_views_of_16() -> None:

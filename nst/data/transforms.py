@@ -130,6 +130,7 @@ class Augment:
     Args:
         min_area: smallest random-resized crop, fraction of the picture.
         flip: mirror half of the images; False for digits.
+        turn: turn each by 0 to 3 quarters, drawn uniformly.
         cutout: full width in pixels of the fixed cutout of small images (16 of 32 in [C]), 0 is off.
         pad: reflected pixels per side.
         resize, sampler: of `random_resized` alone; `official` for each is [C]'s.
@@ -142,6 +143,7 @@ class Augment:
     crop: str = "random_resized"
     min_area: float = 0.08
     flip: bool = True
+    turn: bool = False
     randaugment: RandAugment | None = None
     cutout: int = 0
     pad: int = 4
@@ -171,7 +173,7 @@ class Augment:
         height, width = image.shape[:2]
         box = random_crop_box(height, width, rng, self.min_area, sampler=self.sampler)
         image = _resized(_cropped(image, box), self.image_size, self.resize)
-        image = self._maybe_flip(image, rng)
+        image = self._flipped_and_turned(image, rng)
         return self._colour_and_cut(image, rng)
 
     def _small(self, image: Image, rng: np.random.Generator) -> Image:
@@ -179,17 +181,17 @@ class Augment:
         image = self._colour_and_cut(image, rng)
         if self.crop == "pad":
             image = reflect_pad_crop(image, rng, self.pad)
-        return self._maybe_flip(image, rng)
+        return self._flipped_and_turned(image, rng)
 
     def _colour_and_cut(self, image: Image, rng: np.random.Generator) -> Image:
         if self.randaugment is not None:
             image = self.randaugment(image, rng)
         return cutout(image, rng, self.cutout // 2) if self.cutout else image
 
-    def _maybe_flip(self, image: Image, rng: np.random.Generator) -> Image:
+    def _flipped_and_turned(self, image: Image, rng: np.random.Generator) -> Image:
         if self.flip and rng.random() < 0.5:
-            return np.asarray(cv2.flip(image, 1), np.uint8)
-        return image
+            image = np.asarray(cv2.flip(image, 1), np.uint8)
+        return np.ascontiguousarray(np.rot90(image, int(rng.integers(4)))) if self.turn else image
 
 
 @dataclass(frozen=True)

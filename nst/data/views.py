@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +33,19 @@ def clean_view(image_size: int, pictures: Pictures, framing: ViewFraming | None 
     if framing is not None:
         return CenterView(image_size, crop=framing.crop, resize=framing.resize, kept=framing.kept)
     return CenterView(image_size, crop="center", resize=pictures.resize)
+
+
+class Turn(NamedTuple):
+    """A square picture, mirrored left to right or not, then turned counter-clockwise."""
+
+    quarters: int = 0
+    mirrored: bool = False
+
+
+def turns(pictures: Pictures) -> tuple[Turn, ...]:
+    """Every turn in which such a picture shows the same class, as it is first: 1, 2, 4 or 8."""
+    mirrored = (False, True) if pictures.flip else (False,)
+    return tuple(Turn(quarters, each) for quarters in range(4 if pictures.turn else 1) for each in mirrored)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ def training_view(
         crop="pad" if pictures.small else "random_resized",
         min_area=noise.min_area,
         flip=pictures.flip,
+        turn=pictures.turn,
         randaugment=randaugment,
         # [C] cuts out as part of the strong pipeline only; crop and flip stay the standard ones
         cutout=pictures.cutout if randaugment else 0,

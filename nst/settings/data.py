@@ -48,6 +48,9 @@ class Pictures(Group, at="data.pictures"):
         flag(), False, "the small-image pipeline [C] (whole image, RandAugment, cutout, reflect-pad crop)"
     )
     flip: bool = option(flag(), True, "whether a mirrored image shows the same class; not so for digits")
+    turn: bool = option(
+        flag(), False, "whether a picture turned by a quarter shows the same class: satellites, microscopes"
+    )
     cutout: int = option(whole(0, 8192), 0, "px, width of the small-image pipeline's fixed cutout; 0 is off")
     pad: int = option(whole(0, 4096), 4, "px by which a small image is padded before its random crop")
     # small ones are resized alike for learning and evaluation

@@ -22,6 +22,10 @@ class Teaching(Group, at="teacher"):
     targets: str = option(choice("soft", "hard"), "soft", "the full distribution, or the most probable class only")
     temperature: float = option(POSITIVE, 1.0, "softens (above 1) or sharpens (below 1) the distribution")
     image_size: int | None = option(null(SIZE), None, "px of the clean view; null: the teacher's own test size")
+    views: str = option(
+        choice("one", "all"), "one",
+        "all: the mean over a picture mirrored and turned, as data.pictures.flip and .turn allow",
+    )  # fmt: skip
     reassign: bool = option(
         flag(), False, "true keeps another teacher's selection and gives its images this teacher's labels [C]"
     )

@@ -149,6 +149,10 @@ class PredictOptions(Group, at="predict"):
     sort_into: str | None = option(
         PLACE, None, "--sort-into <folder>: a folder per class with a link to each of its pictures"
     )
+    views: str = option(
+        choice("one", "all"), "one",
+        "--views all: the mean over a picture mirrored and turned, as the network was trained to see it",
+    )  # fmt: skip
     sheet: int = option(whole(0, 10**5), 400, "pictures on the contact sheet, the classes taking turns; 0: no sheet")
     batch_size: int = option(BATCH, 256, "images per forward")
     precision: str = option(

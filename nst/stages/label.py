@@ -26,7 +26,7 @@ from nst.stages.apart import keep_apart
 from nst.stages.places import has_validation_set, predictions_folder, teacher_files
 from nst.stages.resolving import machine, open_shards
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
-from nst.training.ensemble import Ensemble, view_at
+from nst.training.ensemble import Ensemble, turns_for, view_at
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
 
 
@@ -51,6 +51,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
     teacher = Ensemble.of(
         teacher_files(job.teacher, job.stage),
         lambda _, info: view_at(info, job.teacher.image_size, pictures),
+        turns_for(job.teacher.views, pictures),
     )
     unlabeled = open_shards(job.data, part, job.remote)
     config = require_values(job.config)
@@ -62,6 +63,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
         "unlabeled": unlabeled.digest,
         "image_size": size,
         "pictures": pictures,
+        "turns": len(teacher.turns),
         "batch_size": options.batch_size,
         "keep": options.keep,
         "precision": resolved,

@@ -43,7 +43,7 @@ from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
 from nst.stages.places import network_files
 from nst.stages.resolving import machine
-from nst.training.ensemble import Ensemble
+from nst.training.ensemble import ensemble_asked
 from nst.training.label_engines import LightningEngine, ShardsToLabel
 
 SHEET = "sheet.html"
@@ -57,14 +57,14 @@ def run(job: PredictJob, directory: Path) -> Result:
         NstError: no such network or input, no picture that can be read, or a table that a person has changed.
     """
     options, engine = job.predict, LightningEngine(machine(job.trainer))
-    network = Ensemble.of(network_files(job.model.checkpoint, job.stage))
+    network = ensemble_asked(network_files(job.model.checkpoint, job.stage), options.views)
     require_batch("predict.batch_size", options.batch_size, network.image_size)
     inputs, batch = open_inputs(_place(job), Remote(**vars(job.remote))).in_batches(options.batch_size)
     batch = engine.batch_size(batch)
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {
-        "network": network.digest, "pictures": inputs.digest, "views": views, "batch_size": batch,
-        "precision": precision,
+        "network": network.digest, "pictures": inputs.digest, "views": views, "turns": len(network.turns),
+        "batch_size": batch, "precision": precision,
     }  # fmt: skip
     metadata = PredictionMetadata(
         network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(known)}

@@ -1,5 +1,7 @@
 """One network or several that answer together: what each must be shown, and the mean of their probabilities.
 
+Each may be asked several times, about the picture mirrored and turned.
+
 Every network gets the picture as it was tested itself. Classes are told apart by name, so networks may have learned
 them in another order.
 """
@@ -10,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nst.atomic import known_sha256
 from nst.data.transforms import CenterView
-from nst.data.views import SideBySide, clean_view
+from nst.data.views import SideBySide, Turn, clean_view, turns
 from nst.documents import read_config
-from nst.errors import NstError
+from nst.errors import NstError, require_choice
 from nst.models.architectures import framing_at, require_size
 from nst.models.checkpoints import load_network
 from nst.models.network_info import NetworkInfo, read_info
@@ -28,7 +31,10 @@ from nst.shown import some
 
 Order = tuple[int, ...] | None  # places of the first network's classes
 Window = tuple[int, int] | None  # left and size in px
+ONCE = (Turn(),)
 ViewOf = Callable[[Path, NetworkInfo], CenterView]
+One = TypeVar("One", bound=nn.Module)
+Several = TypeVar("Several", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -44,20 +50,38 @@ class Member:
     order: Order = None
 
 
+class Question(NamedTuple):
+    """What one answer of several is asked for: which part of the images, and how it is turned.
+
+    Args:
+        order: as a `Member`'s.
+    """
+
+    window: Window = None
+    turn: Turn = Turn()
+    order: Order = None
+
+
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks over the same classes, and what names them: the sha256 of each, joined by `+`."""
+    """Networks over the same classes, and what names them: the sha256 of each, joined by `+`.
+
+    Args:
+        turns: in which each network is shown a picture, one after the other.
+    """
 
     members: tuple[Member, ...]
     classes: tuple[str, ...]
     digest: str
+    turns: tuple[Turn, ...] = ONCE
 
     @classmethod
-    def of(cls, weights: Sequence[Path], view_of: ViewOf | None = None) -> Ensemble:
+    def of(cls, weights: Sequence[Path], view_of: ViewOf | None = None, turns: tuple[Turn, ...] = ONCE) -> Ensemble:
         """The networks of these files of ours.
 
         Args:
             view_of: how a network is shown a picture; None: as its file says.
+            turns: see `turns_for`.
 
         Raises:
             NstError: a file that is none of ours, or networks over other classes.
@@ -68,7 +92,7 @@ class Ensemble:
             Member(path, (view_of or own_view)(path, info), _order(first, info.classes, weights[0], path))
             for path, info in zip(weights, infos, strict=True)
         ]
-        return cls(tuple(members), first, "+".join(map(known_sha256, weights)))
+        return cls(tuple(members), first, "+".join(map(known_sha256, weights)), turns)
 
     @cached_property
     def view(self) -> CenterView | SideBySide:
@@ -86,13 +110,17 @@ class Ensemble:
 
     def network(self) -> nn.Module:
         """The network, or several as one, on the CPU in eval mode: normalised images, seen by `view`, to logits."""
-        networks = [load_network(member.weights)[0] for member in self.members]
-        return networks[0] if len(networks) == 1 else MeanNetwork(networks, self.windows, self.orders).eval()
+        return self.asking(lambda weights: load_network(weights)[0], MeanNetwork).eval()
 
-    @property
-    def orders(self) -> list[Order]:
-        """See `Member`."""
-        return [member.order for member in self.members]
+    def asking(
+        self, one: Callable[[Path], One], several: Callable[[Sequence[One], Sequence[Question]], Several]
+    ) -> One | Several:
+        """What `one` makes of a network file; where there is more than one answer, what `several` makes of them all."""
+        asked, questions = [], []
+        for member, window in zip(self.members, self.windows, strict=True):
+            asked += [one(member.weights)] * len(self.turns)
+            questions += [Question(window, turn, member.order) for turn in self.turns]
+        return asked[0] if len(asked) == 1 else several(asked, questions)
 
     @property
     def image_size(self) -> int:
@@ -104,19 +132,38 @@ class Ensemble:
         return replace(self, members=tuple(replace(one, weights=one.weights.absolute()) for one in self.members))
 
 
-def seen_by(images: Tensor, window: Window) -> Tensor:
-    """The part of images (B, 3, H, W) that a network is shown."""
-    if window is None:
+def ensemble_asked(weights: Sequence[Path], views: str) -> Ensemble:
+    """The networks of these files, each shown pictures as it was tested itself; `views` as `predict.views`.
+
+    Raises:
+        UsageError: there is no such choice of views.
+    """
+    require_choice("views", views, ("one", "all"))
+    return Ensemble.of(weights, turns=turns_for(views, pictures_of(weights[0], read_info(weights[0]))))
+
+
+def turns_for(views: str, pictures: Pictures) -> tuple[Turn, ...]:
+    """`teacher.views` and `predict.views`: as it is, or all in which such a picture shows the same class."""
+    return turns(pictures) if views == "all" else ONCE
+
+
+def seen_by(images: Tensor, window: Window, turn: Turn = ONCE[0]) -> Tensor:
+    """The part of images (B, 3, H, W) that a network is shown, mirrored and turned."""
+    if window is None and turn == ONCE[0]:
         return images
-    left, size = window
-    return images[:, :, :size, left : left + size].contiguous(memory_format=torch.channels_last)
+    if window is not None:
+        left, size = window
+        images = images[:, :, :size, left : left + size]
+    if turn.mirrored:
+        images = images.flip(3)
+    return images.rot90(turn.quarters, (2, 3)).contiguous(memory_format=torch.channels_last)
 
 
-def mean_of(probabilities: Sequence[Tensor], orders: Sequence[Order]) -> Tensor:
+def mean_of(probabilities: Sequence[Tensor], questions: Sequence[Question]) -> Tensor:
     """The mean (B, C) of what several networks say, each (B, C), over the classes of the first."""
     total = probabilities[0]
-    for probs, order in zip(probabilities[1:], orders[1:], strict=True):
-        total = total + (probs if order is None else probs[:, list(order)])
+    for probs, asked in zip(probabilities[1:], questions[1:], strict=True):
+        total = total + (probs if asked.order is None else probs[:, list(asked.order)])
     return total / len(probabilities)
 
 
@@ -126,16 +173,15 @@ class MeanNetwork(nn.Module):
     Their softmax is the mean of the networks' probabilities.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], windows: Sequence[Window], orders: Sequence[Order]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], questions: Sequence[Question]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.windows, self.orders = windows, orders
+        self.networks, self.questions = nn.ModuleList(networks), questions
 
     def forward(self, images: Tensor) -> Tensor:
-        shown = zip(self.networks, self.windows, strict=True)
-        answers = [network(seen_by(images, window)).float().softmax(dim=1) for network, window in shown]
+        asked = zip(self.networks, self.questions, strict=True)
+        answers = [network(seen_by(images, one.window, one.turn)).float().softmax(dim=1) for network, one in asked]
         # a probability that has become 0 must stay finite: 0 times -inf is no loss
-        return mean_of(answers, self.orders).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return mean_of(answers, self.questions).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def _order(first: Sequence[str], classes: Sequence[str], one: Path, other: Path) -> Order:

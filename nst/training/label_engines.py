@@ -117,10 +117,7 @@ def labeler_of(teacher: Ensemble, one: Callable[[Path], Labeler]) -> Labeler | M
     Args:
         one: makes a network file ready to label.
     """
-    labelers = [one(member.weights) for member in teacher.members]
-    if len(labelers) == 1:
-        return labelers[0]
-    return MeanLabeler(labelers, teacher.windows, teacher.orders)
+    return teacher.asking(one, MeanLabeler)
 
 
 @dataclass(frozen=True)

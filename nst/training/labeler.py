@@ -28,7 +28,7 @@ from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.efficientnet import normalize
 from nst.models.precision import full_precision
-from nst.training.ensemble import Order, Window, mean_of, seen_by
+from nst.training.ensemble import Question, mean_of, seen_by
 
 # of one whole shard: index (N,), keys, probs (N, C), names of bad samples
 WriteShard = Callable[[ShardInfo, np.ndarray, list[str], np.ndarray, list[str]], None]
@@ -69,26 +69,24 @@ class Labeler(pl.LightningModule):
 
 
 class MeanLabeler(pl.LightningModule):
-    """Several labelers as one: the mean of their probabilities, over the classes in the order of the first.
+    """Several answers as one: the mean of the probabilities, over the classes in the order of the first.
 
     Args:
-        windows, orders: what part of an image each is shown, and the order of its classes, as in
-            `nst.training.ensemble`.
+        labelers: one for each of the questions; one may be asked several.
     """
 
-    def __init__(self, labelers: Sequence[Labeler], windows: Sequence[Window], orders: Sequence[Order]) -> None:
+    def __init__(self, labelers: Sequence[Labeler], questions: Sequence[Question]) -> None:
         super().__init__()
-        self.labelers = nn.ModuleList(labelers)
-        self.windows, self.orders = tuple(windows), tuple(orders)
+        self.labelers, self.questions = nn.ModuleList(labelers), questions
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities (B, C) float32."""
         answers = [
-            labeler.predict_step({**batch, "images": seen_by(batch["images"], window)}, batch_idx)  # type: ignore[operator]
-            for labeler, window in zip(self.labelers, self.windows, strict=True)
+            labeler.predict_step({**batch, "images": seen_by(batch["images"], one.window, one.turn)}, batch_idx)  # type: ignore[operator]
+            for labeler, one in zip(self.labelers, self.questions, strict=True)
         ]
-        return mean_of(answers, self.orders)
+        return mean_of(answers, self.questions)
 
 
 def doubted(logits: Tensor, valid: Tensor) -> Tensor:

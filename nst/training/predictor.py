@@ -23,7 +23,7 @@ from nst.data.images import BadImage, decode
 from nst.data.inputs import Inputs, open_inputs
 from nst.errors import NstError
 from nst.models.located import locate_ours
-from nst.training.ensemble import Ensemble
+from nst.training.ensemble import Ensemble, ensemble_asked
 from nst.training.hardware import Hardware
 from nst.training.label_engines import labeler_of, torch_labeler
 from nst.training.labeler import Labeler, MeanLabeler
@@ -70,10 +70,10 @@ class Predictor:
         self.classes, self.image_size = network.classes, network.image_size
 
     @classmethod
-    def load(cls, run: Any, *, device: str = "auto") -> Predictor:
+    def load(cls, run: Any, *, device: str = "auto", views: str = "one") -> Predictor:
         """As `nst.load`."""
         sources = [run] if isinstance(run, str | os.PathLike) else list(run)
-        network = Ensemble.of([locate_ours(os.fspath(source)) for source in sources])
+        network = ensemble_asked([locate_ours(os.fspath(source)) for source in sources], views)
         place = _device(device)
         hardware = Hardware(accelerator="gpu" if place.type == "cuda" else "cpu")
         one = partial(torch_labeler, precision="32-true", place=hardware.place)

@@ -18,7 +18,7 @@ from nst.errors import NstError
 from nst.models.network_info import read_info
 from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
-from nst.training.ensemble import Ensemble, view_at
+from nst.training.ensemble import Ensemble, turns_for, view_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class Teacher(Teaching):
         return Ensemble.of(
             [self.weights, *self.others],
             lambda _, info: view_at(info, self.image_size, pictures),
+            turns_for(self.views, pictures),
         )
 
     @property

@@ -18,6 +18,7 @@ from nst.settings.job import GenerationJob
 from nst.stages.generations import control_options
 from nst.stages.judging import VALIDATION, Judging, link_best
 from nst.training.recipe import Length
+from nst.training.schedule import schedule_for
 from tests.conftest import TINY
 
 SIZES = [["model.width=0.25"], ["model.width=0.3", "student.unlabeled_ratio=3", "student.steps=6"]]
@@ -59,11 +60,11 @@ def test_the_control_sees_as_many_images_on_the_same_course_and_stands_in_the_re
     assert control["noise"] == student["noise"]
     assert "teacher" in student
     assert "teacher" not in control
-    batch = student["recipe"]["labeled_batch_size"]
-    assert student["recipe"]["steps"] * batch * (1 + 3) == control["recipe"]["steps"] * batch == 6 * 8 * 4
+    assert student["recipe"]["steps"] == control["recipe"]["steps"] == 6
+    assert student["recipe"]["labeled_batch_size"] * (1 + 3) == control["recipe"]["labeled_batch_size"] == 8 * 4
     result = document(validated / "result.json")
     assert result["control"]["generation"] == "control"
-    assert result["control"]["steps"] == 24
+    assert result["control"]["steps"] == 6
     assert result["control"]["unlabeled"] == 0
     base = result["generations"][0]["top1"]
     assert [row["gain"] for row in (*result["generations"], result["control"])] == pytest.approx(
@@ -72,22 +73,19 @@ def test_the_control_sees_as_many_images_on_the_same_course_and_stands_in_the_re
     assert len(result["generations"]) == 2
 
 
-def test_the_rate_of_the_control_is_the_students_stretched():
-    job = job_from(GenerationJob, compose_config(["student.epochs=10", "student.unlabeled_ratio=3"]))
-    changed = control_options(job)
-    assert changed["student.epochs"] == 40
-    assert changed["student.steps"] is None
-    ours, control = (
-        compose_config(["student.epochs=10", "student.unlabeled_ratio=3"]),
-        compose_config([f"{name}={'null' if value is None else value}" for name, value in changed.items()]),
-    )
+@pytest.mark.parametrize("options", [["student.epochs=10"], ["student.steps=90"],
+                                     ["student.epochs=10", "student.schedule.final_rate_per_256=0.001"]])  # fmt: skip
+def test_the_control_has_the_students_rate_at_every_step(options: list[str]):
+    options = [*options, "student.unlabeled_ratio=3"]
+    changed = control_options(job_from(GenerationJob, compose_config(options)))
+    names = [f"{name}={'null' if value is None else value}" for name, value in changed.items()]
     courses = []
-    for cfg in (ours, control):
+    for cfg in (compose_config(options), compose_config([*options, *names])):
         student = job_from(GenerationJob, cfg).student
         length = Length.of(student, 20480)
-        courses.append((length.steps, student.schedule.warmup_epochs / student.epochs,
-                        student.schedule.decay_epochs / student.epochs))  # fmt: skip
-    assert courses[1] == (4 * courses[0][0], *courses[0][1:])
+        schedule = schedule_for(student, length)
+        courses.append([schedule.learning_rate(step) for step in range(length.steps)])
+    assert courses[1] == pytest.approx(courses[0])
 
 
 def test_comparisons_are_in_pairs_and_follow_from_the_files(validated: Path):

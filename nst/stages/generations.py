@@ -113,17 +113,20 @@ def _flat(options: Sequence[Any]) -> Iterator[str]:
 
 
 def control_options(last: TrainJob) -> dict[str, Any]:
-    """The options that make a control of the last student: labels alone, for as many images as the student sees, and
-    with a schedule of the same course over them."""
+    """The options that make a control of the last student: labels alone, in as many steps of as many images at the same
+    rates. The batch has grown and the rate is by the batch, so the rates for 256 images are smaller."""
     student, schedule, more = last.student, last.student.schedule, 1 + last.student.unlabeled_ratio
+    final = schedule.final_rate_per_256
     return {
         "teacher.run": None,
         "teacher.checkpoint": None,
         "student.unlabeled_ratio": 0,
+        "student.labeled_batch_size": student.labeled_batch_size * more,
+        "student.optimizer.rate_per_256": student.optimizer.rate_per_256 / more,
         "student.epochs": student.epochs * more,
-        "student.steps": None if student.steps is None else student.steps * more,
         "student.schedule.warmup_epochs": schedule.warmup_epochs * more,
         "student.schedule.decay_epochs": schedule.decay_epochs * more,
+        "student.schedule.final_rate_per_256": None if final is None else final / more,
     }
 
 

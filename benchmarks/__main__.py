@@ -22,6 +22,7 @@ BENCHMARKS = {
     "gpu": "benchmarks.gpu",
     "identity": "benchmarks.identity",
     "startup": "benchmarks.startup",
+    "series": "benchmarks.series",
 }
 
 

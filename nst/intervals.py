@@ -1,13 +1,16 @@
 """95 % intervals of an accuracy and of a difference of two, from the number of test images.
 
-They are of the test images alone: another seed, split or order of the images is a chance of its own.
+All but `over_seeds` are of the test images alone: another seed, split or order of the images is a chance of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from statistics import fmean, stdev
 
+# Student's t, quantile of a two-sided 95 % interval, of 1, 2, ... degrees of freedom
+T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 Interval = tuple[float, float]  # percent, or percentage points; of `of_share` shares
 
@@ -55,3 +58,9 @@ def of_gain(
     if wrong is None:
         return unpaired(before, after, samples, samples_after)
     return paired(len(wrong[0] - wrong[1]), len(wrong[1] - wrong[0]), samples)
+
+
+def over_seeds(differences: Sequence[float]) -> Interval:
+    """Of the mean of the differences of two seeds or more (Student's t; a little wide of more than eleven)."""
+    half = T_95[min(len(differences) - 1, len(T_95)) - 1] * stdev(differences) / math.sqrt(len(differences))
+    return fmean(differences) - half, fmean(differences) + half

@@ -37,16 +37,18 @@ def provenance() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Revision of the code, with `+changed` when the working tree differs; None outside a git checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty=+changed",
-        "--abbrev=12",
-    ]
+    """Revision of the code, with `+changed` when the working tree differs in more than its docs and results; None
+    outside a git checkout."""
+    revision = _git("describe", "--always", "--abbrev=12")
+    if revision is None:
+        return None
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)docs")
+    return f"{revision}+changed" if changed else revision
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers about the checkout that this file is in; None: nothing, or there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

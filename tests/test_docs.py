@@ -22,6 +22,7 @@ from nst.cli import STAGES, dispatch, flags_as_options
 from nst.cloud import commands as tpu
 from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
 from nst.data.shard_set import ShardSet
+from nst.report import findings
 from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions
 from nst.stages.generations import configurations
@@ -180,6 +181,11 @@ def test_links_and_images_lead_somewhere(page: Path):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}, target
+
+
+def test_the_findings_are_what_the_raw_numbers_say():
+    """`bin/nst report --findings` makes the table anew."""
+    assert f"\n{findings.of_folder(ROOT / 'docs' / 'results')}\n" in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_every_page_is_linked_from_the_readme():

@@ -117,7 +117,7 @@ def test_every_row_of_the_paper_has_a_recipe(prefix: str, rows: int, twins: int)
 def test_full_size_rows_are_told_from_twins():
     for name in [*recipes("table"), *recipes("figure")]:
         assert resolved(f"experiment={name}")["scale"] is None, name
-    assert group_choices("scale") == ["cifar10", "digits"]
+    assert group_choices("scale") == ["cifar10", "digits", "eurosat"]
     for name in recipes("small_"):
         assert resolved(f"experiment={name}")["data"]["name"] == "digits", name
     for name in ("small_table2_noisy_student", "small_table4_noisy_student", "small_table6_no_aug_1m"):

@@ -171,6 +171,10 @@ class ReportOptions(Group, at="report"):
         "--table 6: that table of the paper from the runs of its recipes, below report.runs or runs/",
     )  # fmt: skip
     figure: int | None = option(null(whole(1, 99)), None, "--figure 4: that figure likewise")
+    findings: Any = option(
+        null(either(flag(), path())), None,
+        "--findings <folder>: the paper's claims by the CSV files of bin/bench series; alone: those of docs/results",
+    )  # fmt: skip
     wandb: bool = option(
         flag(), False, "--wandb sends the report to W&B, page and tables as an artifact; logger=wandb does so too"
     )

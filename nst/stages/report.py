@@ -20,7 +20,7 @@ from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
-from nst.report import labels_section, next_steps, paper, paper_figures, sections, summary, terminal
+from nst.report import findings, labels_section, next_steps, paper, paper_figures, sections, summary, terminal
 from nst.report.generation_rows import Row, control_row, rows, write_csv
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
@@ -33,6 +33,7 @@ from nst.settings.measuring import WandbOptions
 from nst.stages.apart import keep_apart
 from nst.written import begin, unlink
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"  # of a checkout
 # names of all figures a report can have: those it has no more are removed
 FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "class_balance", "reliability",
            "class_accuracy", "confusion", "label_confusion", *ROBUSTNESS_FIGURES)  # fmt: skip
@@ -163,6 +164,10 @@ def main(cfg: DictConfig) -> None:
     job = job_from(ReportJob, cfg)
     if job.report.wandb_workspace:
         _save_workspace(job)
+        return
+    if job.report.findings:
+        given = job.report.findings
+        print(findings.of_folder(RESULTS if given is True else Path(given)), end="")
         return
     keep_apart(cfg, "report")
     asked = [(kind, number) for kind in ("table", "figure") if (number := getattr(job.report, kind)) is not None]

@@ -1,0 +1,294 @@
+"""Evidence: runs what is missing of a table, keeps raw numbers.
+
+They go to docs/results/<name>.csv, a line for each network.
+
+    bin/bench series                                          all series, with what is there and what is missing
+    bin/bench series eurosat_10 --list                        one of them, row by row
+    bin/bench series eurosat_10 --root eurosat.tar            runs what is missing, seeds 0 to 4
+    bin/bench series eurosat_10 --root eurosat.tar --seeds 1  of one seed
+
+A row is an ordinary `nst` command. It stands in the file with what it came to, so a series goes on where it was
+stopped, also in the middle of a run, and on another machine: by the same command. A row that is there is never run
+again; one that was made with other options than it would be today is refused. Seeds 0 to 4 are the results; recipes are
+chosen on seeds from 100 on. `nst report --findings` makes a table of the files. Options behind the name, such as
+trainer=gpu, go to all runs. A run's seconds are on each of its lines, and include those of a teacher that it was the
+first to need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.series_lines import compared_with, finished, networks, with_pairs
+from benchmarks.series_table import SERIES, Row, Series
+from nst.atomic import write_json, write_text
+from nst.documents import fingerprint, read_json
+from nst.errors import NstError, UsageError, require_choice
+from nst.report import evidence
+from nst.report.evidence import Line
+from nst.sharing import wait_for_lock
+
+ROOT = Path(__file__).parent.parent
+RUNS = Path("runs/series")
+# options by which no number moves: where things lie, and on what machine
+PLACES = ("run_dir", "name", "stage", "overrides", "seed", "trainer", "logger", "data.source")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row with a seed.
+
+    Args:
+        given: options of the command line, for all runs.
+        root: of the pictures, absolute; None: as the recipe says.
+    """
+
+    series: str
+    row: Row
+    seed: int
+    given: tuple[str, ...] = ()
+    root: Path | None = None
+
+    @property
+    def directory(self) -> Path:
+        return place(self.series, self.row.name, self.seed)
+
+    def command(self, root: str | None) -> list[str]:
+        """`nst` with what is asked of it."""
+        options = [*self.row.options, f"seed={self.seed}", f"run_dir={self.directory}"]
+        if root and self.row.stage == "iterate":
+            options += [f"data.source.root={root}", "data.source.download=false"]
+        return ["nst", self.row.stage, *options, *self.given]
+
+    @property
+    def told(self) -> str:
+        """The command with the pictures by their name alone: where they lie is this machine's."""
+        return shlex.join(self.command(self.root.name if self.root else None))
+
+    @property
+    def options(self) -> str:
+        return digest((*self.row.options, *self.given))
+
+
+def place(series: str, row: str, seed: int) -> Path:
+    """The directory of a run."""
+    return RUNS / series / f"{row}-seed{seed}"
+
+
+@cache
+def digest(options: tuple[str, ...]) -> str:
+    """Of all in which a row's configuration differs from the defaults, whatever file says it."""
+    ours, defaults = _leaves(options), _leaves(())
+    changed = {name: value for name, value in ours.items() if name not in defaults or defaults[name] != value}
+    return fingerprint(changed)[:12]
+
+
+@cache
+def _leaves(options: tuple[str, ...]) -> Mapping[str, Any]:
+    from nst.config import compose_config, plain
+
+    def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in node.items():
+            if f"{prefix}{name}" in PLACES:
+                continue
+            if isinstance(value, dict) and value:
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(flat(plain(compose_config(options), whole=False)))
+
+
+# ---- running ------------------------------------------------------------------------------------------------
+
+
+def run(jobs: Sequence[Job], results: Path) -> list[str]:
+    """Runs what is missing, a line for each; returns what failed, in words."""
+    failed = []
+    for job in jobs:
+        with _turn(job.series):
+            known = done(results / f"{job.series}.csv")
+            require_same_options(job, known)
+        if (job.row.name, job.seed) in known:
+            continue
+        if missing := _not_yet(job):
+            failed.append(f"{job.directory} waits for bin/bench series {missing} --seeds {job.seed}")
+            continue
+        if code := _started(job):
+            failed.append(f"{job.directory}: exit code {code}")
+            continue
+        append(job, results)
+    return failed
+
+
+def _turn(series: str) -> Any:
+    """Two that work on a series write one after the other."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    return wait_for_lock(RUNS / f".{series}.lock", lambda: None)
+
+
+def done(path: Path) -> dict[tuple[str, int], Line]:
+    """(row, seed) → a line of it."""
+    lines = evidence.consistent(evidence.read(path)) if path.exists() else []
+    return {(line.row, line.seed): line for line in lines}
+
+
+def require_same_options(job: Job, known: Mapping[tuple[str, int], Line]) -> None:
+    """Raises NstError where lines of the row were made with other options than it has now."""
+    made = next((line for (row, _), line in known.items() if row == job.row.name and line.options != job.options), None)
+    if made is not None:
+        raise NstError(
+            f"{job.series}/{job.row.name} has changed since it was run: its options are others now",
+            got=f"{made.place}, of commit {made.facts['commit'] or 'unknown'}: {made.facts['command']}",
+            next=f"take the row out of {job.series}.csv to run it anew, or give it another name in"
+            " benchmarks/series_table.py",
+        )
+
+
+def _not_yet(job: Job) -> str:
+    """A row that has to be run before this one, `series --rows row`."""
+    for before in job.row.after:
+        series, row = before.split("/")
+        if not finished(place(series, row, job.seed)):
+            return f"{series} --rows {row}"
+    return ""
+
+
+def _started(job: Job) -> int:
+    """Runs a row to its end; returns the exit code. The seconds are kept beside the run, of all that it took."""
+    print(f"series {job.series}: {job.row.name}, seed {job.seed}\n  {job.told}", flush=True)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", *job.command(str(job.root) if job.root else None)]
+    wall, cpu = time.perf_counter(), harness.cpu_seconds()
+    try:
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # the terminal's Ctrl-C reaches it too: it says where it stopped
+                raise
+    finally:
+        before = _spent(job)
+        now = {"wall": time.perf_counter() - wall, "cpu": harness.cpu_seconds() - cpu}
+        job.directory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(_seconds_file(job), {name: before.get(name, 0.0) + value for name, value in now.items()})
+
+
+def _seconds_file(job: Job) -> Path:
+    return job.directory.with_name(f"{job.directory.name}.seconds.json")
+
+
+def _spent(job: Job) -> dict[str, float]:
+    return read_json(_seconds_file(job)) if _seconds_file(job).exists() else {}
+
+
+def append(job: Job, results: Path) -> None:
+    """Adds the lines of a finished run to the file of its series."""
+    own = _networks(job.series, job.row, job.seed)
+    keys = dict.fromkeys((other.series, other.row) for _, other in compared_with(job.series, job.row.name))
+    others = {
+        key: _networks(key[0], row_of(*key), job.seed) for key in keys if finished(place(*key, job.seed))
+    }  # fmt: skip
+    spent = _spent(job)
+    facts = {"command": job.told} | {f"{name}_seconds": f"{seconds:.0f}" for name, seconds in spent.items()}
+    lines = [replace(line, options=job.options, facts={**line.facts, **facts}) for line in with_pairs(own, others)]
+    path = results / f"{job.series}.csv"
+    with _turn(job.series):
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_text(path, before + evidence.text_of(lines, heads=not before))
+    for line in lines:
+        print(f"  {line.network}: " + ", ".join(f"{name} {value:.2f}" for name, value in line.scores.items()))
+
+
+def _networks(series: str, row: Row, seed: int) -> Any:
+    return networks(place(series, row.name, seed), series, row.name, seed, evaluated=row.stage == "evaluate")
+
+
+def row_of(series: str, name: str) -> Row:
+    return next(row for row in SERIES[series].rows if row.name == name)
+
+
+# ---- the command line ---------------------------------------------------------------------------------------
+
+
+def listing(names: Sequence[str], results: Path, seeds: Sequence[int], rows: bool) -> Iterator[str]:
+    """What is there of series, by row where asked for."""
+    for name in names:
+        series, known = SERIES[name], done(results / f"{name}.csv")
+        wanted = [(row.name, seed) for row in series.rows for seed in seeds]
+        yield f"{name:<16} {sum(key in known for key in wanted):>3} of {len(wanted):>3}  {series.says}"
+        for row in series.rows if rows else ():
+            states = {seed: _state(name, row.name, seed, known) for seed in seeds}
+            told = [
+                f"{state} {', '.join(str(seed) for seed in seeds if states[seed] == state)}"
+                for state in ("done", "begun", "missing") if state in states.values()
+            ]  # fmt: skip
+            yield f"  {row.name:<24} {'; '.join(told)}"
+
+
+def _state(series: str, row: str, seed: int, known: Mapping[tuple[str, int], Line]) -> str:
+    return "done" if (row, seed) in known else "begun" if place(series, row, seed).exists() else "missing"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="bin/bench series", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", help="of the series; none: lists all")
+    parser.add_argument("given", nargs="*", metavar="option=value", help="of nst, for all runs: trainer=gpu")
+    parser.add_argument("--seeds", type=_seeds, help="0,1 (default: 0 to 4)")
+    parser.add_argument("--rows", default="*", help="names of rows, * and ? as in the shell")
+    parser.add_argument("--root", type=Path, help="file or folder of the pictures; none: as the recipe says")
+    parser.add_argument("--list", action="store_true", help="says what is there, and runs nothing")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
+    options = parser.parse_intermixed_args(argv)
+    if options.name is not None:
+        require_choice("series", options.name, SERIES)
+    names = [options.name] if options.name else list(SERIES)
+    if options.list or options.name is None:
+        seeds = options.seeds or list(Series.SEEDS)
+        print("\n".join(listing(names, options.results, seeds, rows=options.name is not None)))
+        return
+    if options.root is not None and not options.root.exists():
+        raise UsageError("there are no pictures", got=options.root, next="--root <file or folder>")
+    try:
+        failed = run(_jobs(SERIES[options.name], options), options.results)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    if failed:
+        raise NstError(
+            "not all of the series could be run",
+            got="; ".join(failed),
+            next="what is waited for, then the same command",
+        )
+
+
+def _jobs(series: Series, options: argparse.Namespace) -> list[Job]:
+    rows = [row for row in series.rows if fnmatch.fnmatchcase(row.name, options.rows)]
+    if not rows:
+        raise UsageError(
+            "no row has this name", got=f"--rows {options.rows}", valid=", ".join(row.name for row in series.rows)
+        )
+    root = options.root.resolve() if options.root else None
+    seeds = options.seeds or Series.SEEDS
+    return [Job(series.name, row, seed, tuple(options.given), root) for seed in seeds for row in rows]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("whole numbers, such as 0,1") from error

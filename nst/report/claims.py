@@ -1,0 +1,144 @@
+"""What the paper says of the method, and which networks of `bin/bench series` are compared to see whether it holds.
+
+Claims of the later version of the paper (arXiv 1911.04252v4) are marked so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LAST = "last"  # the last generation of a run
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network of a row of a series: gen0, gen1, ..., `last` or control; `network` of an evaluation."""
+
+    series: str
+    row: str
+    network: str = LAST
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """By what `more` should be better than `less`.
+
+    Args:
+        says: what is compared, for the table.
+        metric: of `nst.report.evidence.METRICS`.
+    """
+
+    says: str
+    more: Contender
+    less: Contender
+    metric: str = "top1"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Args:
+        place: in the paper.
+        lacks: why nothing is compared.
+    """
+
+    says: str
+    place: str
+    expectations: tuple[Expectation, ...] = ()
+    lacks: str = ""
+
+
+def _within(says: str, series: str, row: str, more: str, less: str) -> Expectation:
+    """Two networks of a run."""
+    return Expectation(says, Contender(series, row, more), Contender(series, row, less))
+
+
+def _rows(says: str, series: str, more: str, less: str, metric: str = "top1", network: str = LAST) -> Expectation:
+    """The last networks of two rows."""
+    return Expectation(says, Contender(series, more, network), Contender(series, less, network), metric)
+
+
+def _taught(says: str, size: str) -> Expectation:
+    """Students of two teachers: the last student of table 2, and one of their own size."""
+    return Expectation(says, Contender("table9", f"{size}_from_last"), Contender("figure1", size))
+
+
+def _robust(says: str, series: str, metric: str) -> Expectation:
+    return _rows(says, series, "noisy_student", "large_supervised", metric, "network")
+
+
+# fmt: off
+CLAIMS = (
+    Claim("a student beats its teacher", "table 2", (
+        _within("10 labels a class: last student − teacher", "eurosat_10", "recipe", LAST, "gen0"),
+        _within("5 labels a class: last student − teacher", "eurosat_5", "recipe", LAST, "gen0"),
+    )),
+    Claim("and the same network on the labels alone", "table 2", (
+        _within("10 labels a class: last student − control", "eurosat_10", "recipe", LAST, "control"),
+        _within("5 labels a class: last student − control", "eurosat_5", "recipe", LAST, "control"),
+        _within("the chain of growing networks: last student − control", "table2", "noisy_student", LAST, "control"),
+    )),
+    Claim("iteration helps", "table 2", (
+        _within("student 2 − student 1, of one size", "eurosat_10", "recipe", "gen2", "gen1"),
+        _within("5 labels a class: student 2 − student 1", "eurosat_5", "recipe", "gen2", "gen1"),
+    )),
+    Claim("noise is needed", "table 6", (
+        _rows("all noise − none, all selected images", "table6", "noise_full_130m", "no_noise_130m"),
+        _rows("all noise − none, a tenth of them", "table6", "noise_full_1m", "no_noise_1m"),
+    )),
+    Claim("each kind of noise is needed", "table 6", (
+        _rows("all noise − without augmentation", "table6", "noise_full_130m", "no_aug_130m"),
+        _rows("all noise − without stochastic depth", "table6", "noise_full_130m", "no_depth_130m"),
+        _rows("all noise − without dropout", "table6", "noise_full_130m", "no_dropout_130m"),
+    )),
+    Claim("augmentation matters more than the noise of the network", "table 6", (
+        _rows("augmentation alone − the network's noise alone", "table6", "no_depth_dropout_130m", "no_aug_130m"),
+        _rows("augmentation alone − no noise", "table6", "no_depth_dropout_130m", "no_noise_130m"),
+        _rows("the network's noise alone − no noise", "table6", "no_aug_130m", "no_noise_130m"),
+    )),
+    Claim("soft labels are better than hard ones where the teacher is unsure", "figure 4", (
+        _rows("soft − hard, confidence below 0.4", "figure4", "bin0_soft", "bin0_hard"),
+        _rows("soft − hard, 0.4 to 0.6", "figure4", "bin1_soft", "bin1_hard"),
+        _rows("soft − hard, 0.6 to 0.8", "figure4", "bin2_soft", "bin2_hard"),
+        _rows("soft − hard, above 0.8", "figure4", "bin3_soft", "bin3_hard"),
+    )),
+    Claim("more unlabeled data are better", "table 8", (
+        _rows("all selected images − 1/16 of them", "table8", "all", "16th"),
+        _rows("all selected images − a quarter", "table8", "all", "4th"),
+    )),
+    Claim("a larger teacher is better", "table 9", (
+        _taught("small student: last network of table 2 as teacher − itself", "small"),
+        _taught("middle student: likewise", "middle"),
+    )),
+    Claim("a larger student is better", "later version", (
+        _rows("large − small student of one teacher", "student_size", "large", "small"),
+        _rows("middle − small student of one teacher", "student_size", "middle", "small"),
+    )),
+    Claim("robustness comes for free", "tables 4, 5, figure 3", (
+        _robust("last student − its size on labels, 15 corruptions", "table4", "corruption_error"),
+        _robust("the same, 10 perturbations", "table5", "flip_rate"),
+        _robust("the same, attacked: FGSM, 2/255", "figure3", "fgsm_2"),
+        _robust("the same, PGD, 16/255", "figure3", "pgd_16"),
+    )),
+    Claim("balancing helps", "later version", (
+        _rows("balanced − all that are sure, once each", "balancing", "balanced", "unbalanced"),
+    )),
+    Claim("joint training is better than pretraining and fine-tuning", "later version", (
+        _rows("joint − pretrained on pseudo-labels, fine-tuned on labels", "joint", "joint", "finetuned"),
+    )),
+    Claim("more unlabeled images in a batch are better", "later version", (
+        _rows("14 − 1 unlabeled per labeled image", "ratio", "ratio_14", "ratio_1"),
+        _rows("28 − 7", "ratio", "ratio_28", "ratio_7"),
+    )),
+    Claim("a teacher should not be noised when it labels", "later version", lacks="no option of nst noises a teacher"),
+    Claim("a student starts better anew than from its teacher", "later version", (
+        _rows("anew − from its teacher", "start", "anew", "teacher"),
+    )),
+    Claim("other networks gain too", "later version", (
+        _within("ResNet: last student − control", "networks", "resnet", LAST, "control"),
+        _within("a network without BatchNorm: last student − control", "networks", "without_batchnorm", LAST,
+                "control"),
+    )),
+)
+# fmt: on

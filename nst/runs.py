@@ -41,6 +41,7 @@ MARKS = ("started.json", "config.yaml", "result.json", "DONE", ".pulse")
 NO_RESULTS = frozenset({"started.json", "config.yaml", ".pulse", written.LIST})
 WORTHLESS = re.compile(r"metrics\.csv|wandb_id|wandb/.*")  # rows of steps whose weights nobody has kept
 STARTS_OVER = ("select", "shard")  # stages that go on from nothing that they left unfinished
+MOVE_NOTHING = {"max_bad_fraction", "batch_size"}  # inputs, of which a batch only rounds
 ORPHANED_S = 5  # that a rank waits for files of a rank 0 that has ended
 
 
@@ -188,7 +189,7 @@ class Run:
         if started["fingerprint"] is None or started["stage"] != self.stage:
             return False
         changed = {name for name, _ in differences(started["inputs"], self.inputs)}
-        if changed <= {"max_bad_fraction"}:
+        if changed <= MOVE_NOTHING:
             self.fingerprint = started["fingerprint"]
         return self.fingerprint == started["fingerprint"]
 

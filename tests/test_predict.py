@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ import nst
 from nst.atomic import sha256_file, write_json
 from nst.cli import flags_as_options
 from nst.config import compose_config, job_from
+from nst.data import inputs
 from nst.data.image_list import listed_paths
 from nst.data.shards import index_tars
 from nst.data.transforms import CenterView
@@ -318,34 +320,80 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_at_the_first_part_that_is_missing_and_ends_with_the_same_bytes(
-    network, tmp_path, monkeypatch
-):
-    folder = tmp_path / "photos"
+@pytest.fixture
+def parts_of_12(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "PART", 12)
+
+
+def forty(folder: Path) -> Path:
     folder.mkdir()
     for number in range(40):
         (folder / f"{number:02d}.png").write_bytes(encode(picture(number), "PNG"))
+    return folder
+
+
+@pytest.fixture
+def kills_after_a_part(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
+    """`kills_after_a_part(times, *arguments)` asks so often, killed after a part each time; what was still to do."""
+    label = LightningEngine.label
+
+    def asked(times: int, *arguments: Any) -> list[list[int]]:
+        numbers = []
+
+        def killed_after_one(self: LightningEngine, job: ShardsToLabel, todo: list[int]) -> None:
+            numbers.append(list(todo))
+            label(self, job, todo[:1])
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LightningEngine, "label", killed_after_one)
+            for _ in range(times):
+                with pytest.raises(Killed):
+                    ask(*arguments)
+        return numbers
+
+    return asked
+
+
+def test_a_killed_run_goes_on_at_the_first_part_that_is_missing_and_ends_with_the_same_bytes(
+    network, tmp_path, parts_of_12, kills_after_a_part
+):
+    folder = forty(tmp_path / "photos")
     options = ("predict.batch_size=3", f"--sort-into={tmp_path / 'sorted'}")
     ask(network, folder, tmp_path / "whole", *options)
-    label, numbers = LightningEngine.label, []
-
-    def killed_after_one(self: LightningEngine, job: ShardsToLabel, todo: list[int]) -> None:
-        numbers.append(list(todo))
-        label(self, job, todo[:1])
-        raise Killed
-
-    monkeypatch.setattr(LightningEngine, "label", killed_after_one)
-    for _ in range(2):
-        with pytest.raises(Killed):
-            ask(network, folder, tmp_path / "killed", *options)
-    monkeypatch.setattr(LightningEngine, "label", label)
+    numbers = kills_after_a_part(2, network, folder, tmp_path / "killed", *options)
     ask(network, folder, tmp_path / "killed", *options)
-    assert numbers == [[0, 1, 2, 3], [1, 2, 3]], "parts of four batches"
+    assert numbers == [[0, 1, 2, 3], [1, 2, 3]], "parts of ten"
     names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*") if path.is_file())
     same = [name for name in names if name.suffix in (".csv", ".parquet") or name.parts[0] == "parts"]
     assert len(same) >= 12
     for name in same:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_a_killed_run_goes_on_with_another_batch_size(network, tmp_path, parts_of_12, kills_after_a_part):
+    folder = forty(tmp_path / "photos")
+    kills_after_a_part(1, network, folder, tmp_path / "killed", "predict.batch_size=256")
+    first = tmp_path / "killed" / "parts" / "000000.parquet"
+    before = first.stat().st_mtime_ns
+    ask(network, folder, tmp_path / "killed", "predict.batch_size=3")
+    assert first.stat().st_mtime_ns == before
+    ask(network, folder, tmp_path / "whole")
+    one, other = (rows(tmp_path / name / "predictions.csv") for name in ("killed", "whole"))
+    assert [(row["path"], row["class"]) for row in one] == [(row["path"], row["class"]) for row in other]
+    assert len(one) == 40
+
+
+@pytest.mark.parametrize(
+    ("samples", "part", "at_most", "batch"),
+    [(1, 1, 256, 1), (100, 100, 256, 100), (100, 100, 32, 25), (1500, 750, 256, 250), (1025, 513, 9999, 513),
+     (27_000, 1000, 256, 250)],
+)  # fmt: skip
+def test_parts_depend_on_the_number_of_pictures_alone_and_batches_are_hardly_padded(samples, part, at_most, batch):
+    found = inputs.NumberedPictures([str(n) for n in range(samples)], lambda number: b"", (), None)
+    assert found.shards[0].samples == part
+    assert sum(shard.samples for shard in found.shards) == samples
+    assert found.batch_size(at_most) == batch
 
 
 def test_other_tables_are_made_without_asking_the_network_again(network, photos, tmp_path, monkeypatch):

@@ -68,15 +68,19 @@ def test_what_can_be_continued_is_kept(tmp_path: Path, stage: str, files: tuple[
             assert not (tmp_path / "a" / files[0]).exists()
 
 
-def test_what_moves_no_result_continues_the_run(tmp_path: Path):
-    failing(tmp_path, files=("checkpoints/trained_last.ckpt",))
-    for limit in (0.01, 0.5):
-        with Run(tmp_path / "b", "train", {"seed": 0, "max_bad_fraction": limit}) as run:
-            if limit == 0.01:
-                write_text(tmp_path / "b" / "checkpoints" / "trained_last.ckpt", "1")
-            else:
+@pytest.mark.parametrize(
+    ("stage", "option", "values"),
+    [("train", "max_bad_fraction", (0.01, 0.5, 0.2)), ("label", "batch_size", (256, 8, 1))],
+)
+def test_what_moves_no_result_continues_the_run(tmp_path: Path, stage: str, option: str, values: tuple[float, ...]):
+    kept = tmp_path / "a" / "kept"
+    for value in values[:2]:
+        with Run(tmp_path / "a", stage, {"seed": 0, option: value}) as run:
+            assert kept.exists() == (value != values[0])
+            write_text(kept, "1")
+            if value != values[0]:
                 run.finish({"top1": 1})
-    with Run(tmp_path / "b", "train", {"seed": 0, "max_bad_fraction": 0.2}) as run:
+    with Run(tmp_path / "a", stage, {"seed": 0, option: values[2]}) as run:
         assert run.done
 
 

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from nst.data.transfer import is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError
 
-PART_BATCHES = 4  # of a part: what a kill can lose
+PART = 1024  # pictures, at most: what a kill can lose
 
 
 class Reads(Protocol):
@@ -53,7 +54,7 @@ class Inputs(Protocol):
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]: ...
     def data(self, shard: int, index: int) -> bytes: ...
-    def in_batches(self, at_most: int) -> tuple[Inputs, int]: ...
+    def batch_size(self, at_most: int) -> int: ...
     def file(self, shard: int, index: int) -> Path | None: ...
     def unreadable(self, shard: int, told: str) -> tuple[str, str]: ...  # path and reason, of a BadImage of `read`
 
@@ -65,7 +66,6 @@ class NumberedPictures:
     Args:
         files: where each lies, if it is a file of its own; empty inside an archive.
         state: sizes and times of the files, by which a change of the pictures is seen.
-        part: pictures of a part.
     """
 
     listed: Sequence[str]
@@ -73,26 +73,28 @@ class NumberedPictures:
     files: Sequence[Path]
     state: Any
     passed: Sequence[tuple[str, str]] = ()
-    part: int = 1000
 
     @property
     def samples(self) -> int:
         return len(self.listed)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return fingerprint([list(self.listed), self.state])
 
-    @property
+    @cached_property
     def shards(self) -> list[ShardInfo]:
         sizes = [min(self.part, self.samples - start) for start in range(0, self.samples, self.part)]
         return [ShardInfo(f"{number:06d}.tar", size, 0, self.digest) for number, size in enumerate(sizes)]
 
-    def in_batches(self, at_most: int) -> tuple[NumberedPictures, int]:
-        """The same in parts of whole batches, and the size of a batch: the last one is hardly padded."""
-        batches = -(-self.samples // at_most)
-        size = -(-self.samples // batches)
-        return replace(self, part=PART_BATCHES * size), size
+    @property
+    def part(self) -> int:
+        """Pictures of a part, all alike; batches have no say, so that other ones can continue a run."""
+        return -(-self.samples // -(-self.samples // PART))
+
+    def batch_size(self, at_most: int) -> int:
+        """Of a part's batches, all alike: the last one is hardly padded."""
+        return -(-self.part // -(-self.part // at_most))
 
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]:
         return [self.listed[shard * self.part + place] for place in index.tolist()]
@@ -131,8 +133,8 @@ class ShardPictures:
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", Images(self.set))
 
-    def in_batches(self, at_most: int) -> tuple[ShardPictures, int]:
-        return self, at_most
+    def batch_size(self, at_most: int) -> int:
+        return at_most
 
     @property
     def samples(self) -> int:

@@ -124,8 +124,9 @@ class IterateOptions(Group, at="iterate"):
         PLACE, None, "directory of generation 0, for runs that share it: trained there once; null: gen0/ in run_dir"
     )
     control: bool = option(
-        flag(), False, "true also trains the last student's network on the labels alone: as many steps of as many images"
-    )
+        flag(), False,
+        "true also trains the last student's network on the labels alone: as many steps of as many images",
+    )  # fmt: skip
     report: bool = option(flag(), True, "write report.html at the end")
 
 

@@ -59,12 +59,12 @@ def run(job: PredictJob, directory: Path) -> Result:
     options, engine = job.predict, LightningEngine(machine(job.trainer))
     network = ensemble_asked(network_files(job.model.checkpoint, job.stage), options.views)
     require_batch("predict.batch_size", options.batch_size, network.image_size)
-    inputs, batch = open_inputs(_place(job), Remote(**vars(job.remote))).in_batches(options.batch_size)
-    batch = engine.batch_size(batch)
+    inputs = open_inputs(_place(job), Remote(**vars(job.remote)))
+    batch = engine.batch_size(inputs.batch_size(options.batch_size))
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {
         "network": network.digest, "pictures": inputs.digest, "views": views, "turns": len(network.turns),
-        "batch_size": batch, "precision": precision,
+        "precision": precision, "parts": [part.samples for part in inputs.shards],
     }  # fmt: skip
     metadata = PredictionMetadata(
         network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(known)}

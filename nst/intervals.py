@@ -1,4 +1,4 @@
-"""95 % intervals of an accuracy and of a difference of two, from the number of test images.
+"""95 % intervals of an accuracy and of a difference of two, from the number of test images; what labels must reach.
 
 They are of the test images alone: another seed, split or order of the images is a chance of its own.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Set
 
+TOO_WRONG = 0.85  # labels right: with 95 % students gained 6 points, with 73 to 79 % they gained none or lost 3 to 6
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 Interval = tuple[float, float]  # percent, or percentage points; of `of_share` shares
 

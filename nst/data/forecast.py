@@ -19,9 +19,9 @@ import numpy as np
 from nst.data.parquet_files import read_table
 from nst.data.predictions import Predictions
 from nst.data.shard_set import ShardSet
-from nst.intervals import of_share
+from nst.intervals import TOO_WRONG, of_share
+from nst.shown import some
 
-TOO_WRONG = 0.85  # labels right: with 95 % students gained 6 points, with 73 to 79 % they gained none or lost 3 to 6
 TOO_FAR = 0.2  # of a selection's entries that are of other classes than the teacher's answers
 PRIOR = 1.0  # pictures that all classes' precision counts for in that of one class: some have few pictures
 SHOWN_CLASSES = 20
@@ -137,7 +137,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
             " (the labels' proportions) or select.images_per_class=null select.max_copies=1 (the answers')"
         )
     if missing := found["missing"]:
-        names = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        names = some([repr(name) for name in missing], 5)
         told.append(f"nothing is selected of {len(missing)} of the classes: {names}; labels alone teach them")
     return told
 

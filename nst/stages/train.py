@@ -11,7 +11,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from nst.config import job_from, require_values
@@ -20,9 +19,7 @@ from nst.documents import fingerprint, read_json
 from nst.errors import NstError, UsageError
 from nst.finished import final_weights, require_undamaged
 from nst.models import pretrained
-from nst.models.architectures import AnyArchitecture
 from nst.models.network_info import read_info
-from nst.models.networks import build
 from nst.models.pretrained import Start
 from nst.models.released import weights_digest
 from nst.plan.budget import Numerics, PhaseCost
@@ -90,9 +87,13 @@ def _fit_all(setup: Setup, steps: Sequence[Phase], start: Start | None) -> dict[
     """All phases one after the other, as far as they are not over; the run's result."""
     bad: set[str] = set()
     tell_of_noise(setup, steps[0])
+    architecture, labeled = setup.architecture, setup.data.labeled
     result: dict[str, Any] = {
-        "model": setup.architecture.name or "network",
-        **_facts(setup.architecture, setup.data),
+        "model": architecture.name or "network",
+        "architecture": asdict(architecture),
+        "parameters": measure(architecture, len(labeled.classes), steps[0].image_size).parameters,
+        "classes": len(labeled.classes),
+        "labeled_samples": labeled.samples,
         "steps": steps[0].length.steps,
     }
     for phase in steps:
@@ -109,17 +110,6 @@ def _fit_all(setup: Setup, steps: Sequence[Phase], start: Start | None) -> dict[
         result["weights"] = str(kept.relative_to(setup.directory))
     result["bad_samples"] = bad_sample_summary(bad)
     return result
-
-
-def _facts(architecture: AnyArchitecture, data: Data) -> dict[str, Any]:
-    with torch.device("meta"):
-        network = build(architecture, len(data.labeled.classes))
-    return {
-        "architecture": asdict(architecture),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "classes": len(data.labeled.classes),
-        "labeled_samples": data.labeled.samples,
-    }
 
 
 def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | None) -> dict[str, Any]:
@@ -246,7 +236,6 @@ def check(job: TrainJob) -> None:
     data, machine = resolving.open_data(job, unlabeled=False), resolving.machine(job.trainer)
     require_monitoring(job)
     _check_labeled(data)
-    _facts(architecture_of(job.model), data)  # builds the network, without memory
     _checked_phases(job, data, machine)
 
 

@@ -1,4 +1,4 @@
-"""95 % intervals of an accuracy and of a difference of two, from the number of test images.
+"""95 % intervals of an accuracy and of a difference of two, from the number of test images; what labels must reach.
 
 All but `over_seeds` are of the test images alone: another seed, split or order of the images is a chance of its own.
 """
@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 
 # Student's t, quantile of a two-sided 95 % interval, of 1, 2, ... degrees of freedom
 T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+TOO_WRONG = 0.85  # labels right: with 95 % students gained 6 points, with 73 to 79 % they gained none or lost 3 to 6
 Z_95 = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 Interval = tuple[float, float]  # percent, or percentage points; of `of_share` shares
 

@@ -19,9 +19,8 @@ import numpy as np
 from nst.data.parquet_files import read_table
 from nst.data.predictions import Predictions
 from nst.data.shard_set import ShardSet
-from nst.intervals import of_share
+from nst.intervals import TOO_WRONG, of_share
 
-TOO_WRONG = 0.85  # labels right: with 95 % students gained 6 points, with 73 to 79 % they gained none or lost 3 to 6
 TOO_FAR = 0.2  # of a selection's entries that are of other classes than the teacher's answers
 PRIOR = 1.0  # pictures that all classes' precision counts for in that of one class: some have few pictures
 SHOWN_CLASSES = 20

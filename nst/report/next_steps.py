@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from nst.evaluation.comparing import about, scores_of
+from nst.intervals import TOO_WRONG
 from nst.report.generation_rows import Row, certain
 from nst.report.page import Section, number
 from nst.report.records import Document, Experiment
 from nst.shown import short
 
-NEAR_CHANCE = 1.5  # times the accuracy of guessing
-RIGHT_ENOUGH = 80  # percent of pseudo-labels
 MANY_COPIES = 10  # of an image
 WIDE = 3.0  # points, half an interval
 FEW_UNLABELED = 3  # times the labeled images
@@ -65,16 +65,12 @@ def section(experiment: Experiment, entries: Sequence[Row], control: Row | None)
 
 
 def near_chance(outcome: Outcome) -> Iterator[str]:
-    top1 = outcome.first["top1"]
-    if top1 is not None and outcome.classes and top1 < NEAR_CHANCE * 100 / len(outcome.classes):
-        yield (
-            f"The teacher is hardly better than guessing ({top1:.1f} % of {len(outcome.classes)} classes), and "
-            "students learn its mistakes. Start it from a pretrained network (model.pretrained=true), label more "
-            "images, or train it for longer (student.steps)."
-        )
+    evaluation = next(each for each in outcome.experiment.generations if each.finished).evaluation
+    if evaluation and (told := about(scores_of("The teacher", "test", evaluation, None))):
+        yield told
 
 
-def collapsed(outcome: Outcome) -> Iterator[str]:
+def worse(outcome: Outcome) -> Iterator[str]:
     last = outcome.last
     if outcome.has_students and certain(last["gain_low"], last["gain_high"]) and last["gain"] < 0:
         yield (
@@ -109,7 +105,7 @@ def beaten_by_control(outcome: Outcome) -> Iterator[str]:
 def wrong_labels(outcome: Outcome) -> Iterator[str]:
     accuracy = ((outcome.labels or {}).get("accuracy") or {}).get("after") or {}
     share = accuracy.get("accuracy")
-    if share is None or outcome.labels is None or 100 * share >= RIGHT_ENOUGH:
+    if share is None or outcome.labels is None or share >= TOO_WRONG:
         return
     text = f"Only {100 * share:.1f} % of the pseudo-labels are right."
     known = {name: value for name, value in zip(outcome.labels["classes"], accuracy["per_class"], strict=True)
@@ -185,7 +181,7 @@ def confused(outcome: Outcome) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Outcome], Iterator[str]], ...] = (
-    near_chance, collapsed, within_chance, beaten_by_control, wrong_labels, empty_classes, repeated, few_unlabeled,
+    near_chance, worse, within_chance, beaten_by_control, wrong_labels, empty_classes, repeated, few_unlabeled,
     still_rising, wide_interval, confused,
 )  # fmt: skip
 

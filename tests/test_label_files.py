@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_the_answers_of_predict_are_labels_when_given_back(tmp_path: Path, monke
         source = open_source("csv", root=labels(tmp_path, text), pictures="p")
         assert found(source)["b-3"] == ("rose", None)
         assert source.classes == ("daisy", "rose")
+
+
+def test_names_that_are_no_utf8_are_read_as_predict_writes_them(tmp_path: Path) -> None:
+    (place := tmp_path / "p").mkdir()
+    for number, name in enumerate((b"caf\xe9.png", b"th\xe9.png")):
+        Path(os.fsdecode(os.fsencode(place) + b"/" + name)).write_bytes(encode(noise(8, 8, number), "PNG"))
+    text = f"path,class\n{place}/caf\\xe9.png,rose\nth\\xe9.png,daisy\n"
+    source = open_source("csv", root=labels(tmp_path, text), pictures=place)
+    assert [source.classes[entry.label] for entry in source.entries] == ["rose", "daisy"]
+    assert len({sample.image for sample in source}) == 2
 
 
 def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:

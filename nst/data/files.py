@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -30,6 +30,7 @@ from nst.progress import track
 KEPT_BYTES = 64 << 20  # hashes of fewer bytes are made anew each time, which is as quick
 SETTLED_NS = 2_000_000_000  # a file changed less than this before it was hashed may change again unseen
 NO_PICTURES = (".txt", ".json", ".csv", ".xml", ".md", ".html", ".parquet")  # not even looked into
+LINKED_UP, LINKED_TWICE = "a link to a folder above it", "a link to a folder that is read already"
 Status = tuple[int, int, int, int]  # size in bytes, times of change in ns of content and inode, inode
 
 
@@ -38,41 +39,55 @@ class Listing:
     """The pictures below a folder.
 
     Args:
+        tolerant: what cannot be read is passed over, too.
         files: relative name with `/` → extension of its kind, and status; sorted by name.
         folders: relative names of all folders, sorted.
         passed: what was passed over, and why.
     """
 
     root: Path
+    tolerant: bool = False
     files: dict[str, tuple[str, Status]] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     passed: Passed = field(default_factory=Passed)
 
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except NstError as error:
+            if not self.tolerant:
+                raise
+            self.passed.add(str(error.got), name)
 
-def list_pictures(root: Path, parts: Sequence[str] = ("",), ignore: Sequence[str] = ()) -> Listing:
+
+def list_pictures(
+    root: Path, parts: Sequence[str] = ("",), ignore: Sequence[str] = (), *, tolerant: bool = False
+) -> Listing:
     """All pictures below `root`, or below some folders in it.
 
     Args:
         ignore: names or patterns of files and folders, relative to root, that are left out.
+        tolerant: see `Listing`.
 
     Raises:
         NstError: a folder or file that cannot be read, or a link that leads nowhere.
     """
-    found = Listing(root)
+    found = Listing(root, tolerant)
     read: set[tuple[int, int]] = set()
     links: list[str] = []  # read after the folders themselves, so that a folder's own name is the one that counts
     waiting = [part for part in parts if part == "" or (root / part).is_dir()]
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
-        identity = _identity(root / folder)
-        if folder and _leads_up(root / folder):
-            found.passed.add("a link to a folder above it", folder)
-            continue
-        if identity in read:
-            found.passed.add("a link to a folder that is read already", folder)
-            continue
-        read.add(identity)
-        _list_folder(found, folder, ignore, waiting, links)
+        with found.reading(folder):
+            identity = _identity(root / folder)
+            if folder and _leads_up(root / folder):
+                found.passed.add(LINKED_UP, folder)
+            elif identity in read:
+                found.passed.add(LINKED_TWICE, folder)
+            else:
+                read.add(identity)
+                _list_folder(found, folder, ignore, waiting, links)
     found.files = dict(sorted(found.files.items()))
     found.folders.sort()
     return found
@@ -111,7 +126,8 @@ def _list_folder(found: Listing, folder: str, ignore: Sequence[str], waiting: li
         elif entry.is_dir():
             (links if entry.is_symlink() else waiting).append(name)
         else:
-            _add_file(found, name)
+            with found.reading(name):
+                _add_file(found, name)
 
 
 def _add_file(found: Listing, name: str) -> None:

@@ -1,14 +1,50 @@
-"""A list of pictures in a CSV or TSV file, such as the one that `nst predict` writes."""
+"""Lists of pictures in CSV or TSV files: their lines, and a list without labels, such as `nst predict` writes.
+
+`nst.data.label_files` reads those with labels.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
 from nst.errors import NstError
 
 COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath")
+
+
+def read_rows(
+    path: Path, *, delimiters: str = ",;\t", errors: str = "strict", next: str | None = None
+) -> list[tuple[int, list[str]]]:
+    """Lines that are not blank, each with its number, in UTF-8 or UTF-16.
+
+    Args:
+        delimiters: what may part the columns; the first line shows which one does.
+        errors: what becomes of bytes that are no UTF-8, as `bytes.decode` takes it.
+        next: what to do where there is no such file.
+
+    Raises:
+        NstError: it cannot be read, or is no text.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors)
+    except OSError as error:
+        raise NstError(f"cannot read {path}", got=error.strerror, next=next) from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise at_line(path, line, "is not UTF-8", data[error.start : error.start + 8], "text in UTF-8") from error
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(delimiters, key=text.partition("\n")[0].count))
+    try:
+        return [(lines.line_num, line) for line in lines if any(map(str.strip, line))]
+    except csv.Error as error:
+        raise at_line(path, lines.line_num, "cannot be read", error, "a table of one picture a line") from error
+
+
+def at_line(path: Path, line: int, what: str, got: object, valid: str, next: str | None = None) -> NstError:
+    return NstError(f"{path}: line {line} {what}", got=got, valid=valid, next=next or f"mend line {line} of {path}")
 
 
 def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
@@ -20,13 +56,8 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     Raises:
         NstError: it is no text, or has no line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=_delimiter(path)) if any(map(str.strip, row))]
-    except csv.Error as error:
-        raise NstError(
-            f"{path} is not a list of pictures", got=error, valid="a path per line, or a column path"
-        ) from error
+    tabs = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = [row for _, row in read_rows(path, delimiters=tabs, errors="surrogateescape")]
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []
     column = next((heading.index(name) for name in COLUMNS if name in heading), None)
     names = [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0)]
@@ -35,17 +66,12 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     return [_file(path.parent, name) for name in names], names
 
 
-def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
-
-
 def _file(folder: Path, name: str) -> Path:
-    beside = folder / name
-    found = [place for place in (beside, Path(name), folder / _as_bytes(name), Path(_as_bytes(name))) if place.exists()]
-    return found[0] if found else beside
+    places = [folder / name, Path(name), folder / as_bytes(name), Path(as_bytes(name))]
+    return next((place for place in places if place.exists()), places[0])
 
 
-def _as_bytes(name: str) -> str:
+def as_bytes(name: str) -> str:
     r"""`caf\xe9.jpg`, as `nst predict` writes a name that is no UTF-8, as the system knows it."""
     plain = re.sub(
         rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), name.encode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ import numpy as np
 
 from nst.data.archives import Read, open_archive
 from nst.data.batches import Images
+from nst.data.files import LINKED_TWICE, LINKED_UP, list_pictures
 from nst.data.image_list import listed_paths
-from nst.data.images import HEAD, IMAGE_EXTENSIONS, BadImage, decode, extension_of, image_extension
-from nst.data.layout import is_hidden, is_image
+from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
+from nst.data.layout import is_image
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet
 from nst.data.transfer import is_remote
@@ -206,58 +207,25 @@ def _file(path: Path) -> NumberedPictures:
         archive = open_archive(path)
         names = sorted(archive.pictures)
         reads = Archived([archive.files[name] for name in names])
-        others = sorted(name for name in archive.files if name not in archive.extensions and not is_hidden(name))
-        passed = [(f"{path}/{name}", _no_picture(name)) for name in others]
+        passed = [(f"{path}/{name}", reason) for name, reason in sorted(archive.passed.each())]
         return NumberedPictures([f"{path}/{name}" for name in names], reads, (), _state(path), passed)
     return files_of([path])  # whatever it is: decoding says so
 
 
 def _folder(root: Path) -> NumberedPictures:
-    passed: list[tuple[str, str]] = []
-    names = sorted(_walk(root, passed))
-    pictures = [name for name in names if is_image(name) or _is_picture(root / name)]
-    passed += [(str(root / name), _no_picture(name)) for name in sorted(set(names).difference(pictures))]
-    if not pictures:
+    listing = list_pictures(root, tolerant=True)
+    passed = sorted((name, reason) for name, reason in listing.passed.each() if reason not in (LINKED_UP, LINKED_TWICE))
+    if not listing.files:
         sets = [part for part in ("test", "unlabeled", "labeled") if (root / part / "index.json").exists()]
         raise NstError(
             f"{root} holds no pictures",
-            got=", ".join(names[:4]) or "nothing",
+            got=", ".join(name for name, _ in passed[:4]) or "nothing",
             valid=f"files ending in {', '.join(IMAGE_EXTENSIONS)}, in any folders",
             next=f"for its shards: nst predict input={root / sets[0]}" if sets else None,
         )
-    return replace(files_of([root / name for name in pictures]), passed=sorted(passed))
-
-
-def _walk(root: Path, passed: list[tuple[str, str]]) -> Iterator[str]:
-    """Names of all files below that are not hidden; no folder twice, wherever links lead."""
-
-    def note(error: OSError) -> None:
-        passed.append((str(error.filename), error.strerror or "cannot be read"))
-
-    seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(root, followlinks=True, onerror=note):
-        about = os.stat(where)
-        if (about.st_dev, about.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        base = os.path.relpath(where, root)
-        yield from (name if base == "." else f"{base}/{name}" for name in files if not is_hidden(name))
-
-
-def _is_picture(path: Path) -> bool:
-    """Whether a file without a picture's name begins as one."""
-    try:
-        with open(path, "rb") as file:
-            return extension_of(file.read(HEAD)) is not None
-    except OSError:
-        return False
-
-
-def _no_picture(name: str) -> str:
-    ending = os.path.splitext(name)[1]
-    return f"no picture ({ending or 'no suffix'})"
+    paths, states = [root / name for name in listing.files], [status[:2] for _, status in listing.files.values()]
+    told = [(str(root / name), reason) for name, reason in passed]
+    return NumberedPictures([str(path) for path in paths], Files(paths), paths, states, told)
 
 
 def _state(path: Path) -> tuple[int, int] | None:

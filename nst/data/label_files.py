@@ -10,14 +10,13 @@ Instead of `label` there may be a column per class, with 1 in that of the pictur
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nst.data.arrangement import require_class_names
+from nst.data.image_list import as_bytes, at_line, read_rows
 from nst.data.layout import SPLIT_FOLDERS
 from nst.errors import NstError, nearest
 
@@ -53,34 +52,13 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     Raises:
         NstError: it cannot be read, has no such columns, or a line that is not valid, by its number.
     """
-    text = _text(path)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        header = [name.strip() for name in next(lines, [])]
-        table = [(lines.line_num, line) for line in lines if any(cell.strip() for cell in line)]
-    except csv.Error as error:
-        raise _at(path, lines.line_num, "cannot be read", error, "a table of one picture a line") from error
+    (_, header), *table = read_rows(path, next="name the file of labels: data.source.root=<labels.csv>") or [(1, [])]
+    header = [name.strip() for name in header]
     at = _places(path, header, columns)
     rows = list(_rows(path, header, at, table))
     if not rows:
         raise NstError(f"{path} names no pictures", valid="a line for each picture below the names of the columns")
     return _once(path, rows)
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NstError(
-            f"cannot read {path}", got=error.strerror, next="name the file of labels: data.source.root=<labels.csv>"
-        ) from error
-    try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise _at(path, line, "is not UTF-8", data[error.start : error.start + 8], "text in UTF-8") from error
 
 
 def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:
@@ -119,15 +97,15 @@ def _rows(
         cells = [cell.strip() for cell in line]
         if len(cells) != len(header):
             valid = f"{len(header)}: {', '.join(header)}"
-            raise _at(path, number, f"has {len(cells)} columns", ", ".join(cells)[:100], valid)
+            raise at_line(path, number, f"has {len(cells)} columns", ", ".join(cells)[:100], valid)
         if not cells[at["file"]]:
-            raise _at(
+            raise at_line(
                 path, number, "names no picture", ", ".join(cells)[:100], f"a file in column {header[at['file']]}"
             )
         label = (cells[at["label"]] or None) if "label" in at else _one_of(path, number, header, cells, ones)
         split = cells[at["split"]].lower() if "split" in at else ""
         if split and split not in SPLIT_FOLDERS:
-            raise _at(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
+            raise at_line(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
         yield LabelRow(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
 
 
@@ -135,7 +113,7 @@ def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str]
     """The class whose column has the only 1 of a line; None where none has one."""
     for place in ones:
         if cells[place] not in ("", "0", "1", "0.0", "1.0"):
-            raise _at(
+            raise at_line(
                 path,
                 number,
                 f"has neither 0 nor 1 in column {header[place]}",
@@ -145,7 +123,7 @@ def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str]
             )
     named = [header[place] for place in ones if cells[place] in ("1", "1.0")]
     if len(named) > 1:
-        raise _at(path, number, "is of several classes", ", ".join(named), "a 1 in one column")
+        raise at_line(path, number, "is of several classes", ", ".join(named), "a 1 in one column")
     return named[0] if named else None
 
 
@@ -155,7 +133,7 @@ def _once(path: Path, rows: Sequence[LabelRow]) -> list[LabelRow]:
     for row in rows:
         before = seen.setdefault(row.file, row)
         if (before.label, before.split) != (row.label, row.split):
-            raise _at(
+            raise at_line(
                 path,
                 row.line,
                 f"contradicts line {before.line} about {row.file}",
@@ -163,10 +141,6 @@ def _once(path: Path, rows: Sequence[LabelRow]) -> list[LabelRow]:
                 "one label and one split for every picture",
             )
     return list(seen.values())
-
-
-def _at(path: Path, line: int, what: str, got: object, valid: str, next: str | None = None) -> NstError:
-    return NstError(f"{path}: line {line} {what}", got=got, valid=valid, next=next or f"mend line {line} of {path}")
 
 
 # ---- rows to pictures -----------------------------------------------------------------------------------------------
@@ -195,7 +169,7 @@ def placed(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictures:
     used: dict[int, LabelRow] = {}
     for row, place in zip(rows, found, strict=True):
         if (other := used.setdefault(place, row)) is not row:
-            raise _at(path, row.line, f"names the picture of line {other.line}", row.file, "each picture once")
+            raise at_line(path, row.line, f"names the picture of line {other.line}", row.file, "each picture once")
     return found
 
 
@@ -207,16 +181,17 @@ def _place(
     names: Sequence[str],
     pictures: Path,
 ) -> int:
-    for name in _ways(row.file.replace("\\", "/"), path, pictures):
+    ways = [as_bytes(row.file), row.file.replace("\\", "/")]
+    for name in (name for way in ways for name in _ways(way, path, pictures)):
         if name in exact:
             return exact[name]
-    alike = by_name.get(row.file.replace("\\", "/").rpartition("/")[2], [])
+    alike = next((by_name[name] for way in ways if (name := way.rpartition("/")[2]) in by_name), [])
     if len(alike) == 1:
         return alike[0]
     if alike:
-        raise _at(path, row.line, f"could be {len(alike)} pictures", ", ".join(names[p] for p in alike[:SHOWN]),
+        raise at_line(path, row.line, f"could be {len(alike)} pictures", ", ".join(names[p] for p in alike[:SHOWN]),
                   f"a path below {pictures}")  # fmt: skip
-    raise _at(
+    raise at_line(
         path,
         row.line,
         f"names a picture that is not in {pictures}",

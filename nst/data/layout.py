@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nst.data.images import IMAGE_EXTENSIONS
@@ -44,20 +44,22 @@ class Entry:
 
 
 class Passed:
-    """What was passed over, by reason: how many, and the first by name."""
+    """What was passed over: names by reason."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
+        self._names: defaultdict[str, list[str]] = defaultdict(list)
 
-    def add(self, reason: str, name: str, count: int = 1) -> None:
-        self._counts[reason] += count
-        self._first[reason] = min(name, self._first.get(reason, name))
+    def add(self, reason: str, name: str) -> None:
+        self._names[reason].append(name)
+
+    def each(self) -> Iterator[tuple[str, str]]:
+        """Every name with its reason."""
+        yield from ((name, reason) for reason, names in self._names.items() for name in names)
 
     def lines(self) -> list[str]:
         """A line for each reason: `3 passed over, no picture (.txt): notes.txt, ...`"""
-        return [f"{count} passed over, {reason}: {self._first[reason]}" + (", ..." if count > 1 else "")
-                for reason, count in sorted(self._counts.items())]  # fmt: skip
+        return [f"{len(names)} passed over, {reason}: {min(names)}" + (", ..." if len(names) > 1 else "")
+                for reason, names in sorted(self._names.items())]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nst.models.timm_architecture import Framing, TimmArchitecture
+from nst.models.timm_architecture import Framing, TimmArchitecture, frozen
 from nst.recipes.network_table import NETWORKS
 
 
@@ -149,11 +149,7 @@ def architecture_from(record: Mapping[str, Any]) -> AnyArchitecture:
     """
     if "width" in record:
         return Architecture(**record)
-    return TimmArchitecture(**{name: _frozen(value) for name, value in record.items()})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
+    return TimmArchitecture(**{name: frozen(value) for name, value in record.items()})
 
 
 def framing_at(architecture: AnyArchitecture, image_size: int) -> Framing | None:

@@ -31,6 +31,7 @@ from nst.models.architectures import (
     strides,
 )
 from nst.models.batch_norm import BatchNorm, still_statistics
+from nst.models.freezing import Freezing
 from nst.models.noise import Dropout, Noised, NoiseSwitch, StochasticDepth
 
 ACTIVATION = "swish"
@@ -41,7 +42,7 @@ IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
-class EfficientNet(Noised, timm_efficientnet.EfficientNet):
+class EfficientNet(Noised, Freezing, timm_efficientnet.EfficientNet):
     """timm's EfficientNet with per-sample noise: normalised images (B, 3, H, W) to logits (B, num_classes).
 
     Args:
@@ -70,7 +71,6 @@ class EfficientNet(Noised, timm_efficientnet.EfficientNet):
         )
         self.architecture = architecture
         self.stochastic_depth = stochastic_depth
-        self.frozen_blocks = 0
         self.checkpoint: Callable[[nn.Module, Tensor], Tensor] = rematerialize  # XLA has another
         self.noise = NoiseSwitch()
         self.dropout = Dropout(dropout, self.noise)
@@ -105,15 +105,6 @@ class EfficientNet(Noised, timm_efficientnet.EfficientNet):
         x = self.dropout(self.global_pool(x))
         return x if pre_logits else self.classifier(x)
 
-    def train(self, mode: bool = True) -> EfficientNet:
-        """Train mode, except that the BatchNorm of frozen blocks stays in eval mode."""
-        super().train(mode)
-        for part in self.frozen_parts():
-            for module in part.modules():
-                if isinstance(module, BatchNorm):
-                    module.eval()
-        return self
-
     def keep_in(self, dtype: torch.dtype) -> None:
         """Weights of the trunk in this type, for inference; the classifier stays in float32."""
         for name, part in self.named_children():
@@ -121,7 +112,6 @@ class EfficientNet(Noised, timm_efficientnet.EfficientNet):
                 part.to(dtype)
 
     def parts(self) -> list[tuple[str, bool, list[nn.Parameter], list[nn.Module]]]:
-        """Stem, blocks and head: name, whether a block, parameters and modules, the first of them where it begins."""
         parts: list[tuple[str, bool, list[nn.Module]]] = [("stem", False, [self.conv_stem, self.bn1])]
         parts += [(f"block {number}", True, [block]) for number, block in enumerate(self.residual_blocks)]
         parts.append(("head", False, [self.conv_head, self.bn2, self.classifier]))
@@ -130,32 +120,10 @@ class EfficientNet(Noised, timm_efficientnet.EfficientNet):
             for name, block, modules in parts
         ]
 
-    def freeze_blocks(self, count: int) -> None:
-        """FixRes: the stem and the first `count` residual blocks stop learning, BatchNorm included; 0 frees all.
-
-        Raises:
-            UsageError: the network has fewer blocks.
-        """
-        blocks = self.residual_blocks
-        if not 0 <= count <= len(blocks):
-            raise UsageError("cannot freeze that many blocks", got=count, valid=f"0 to {len(blocks)} for this network")
-        for part in (self.conv_stem, self.bn1, *blocks):
-            part.requires_grad_(True)
-        self.frozen_blocks = count
-        for part in self.frozen_parts():
-            part.requires_grad_(False)
-        self.train(self.training)
-
     @property
     def classifier_names(self) -> set[str]:
         """Names in the state dict of all that depends on the number of classes."""
         return {"classifier.weight", "classifier.bias"}
-
-    def frozen_parts(self) -> list[nn.Module]:
-        """Stem and first blocks, as `freeze_blocks` left them."""
-        if self.frozen_blocks == 0:
-            return []
-        return [self.conv_stem, self.bn1, *self.residual_blocks[: self.frozen_blocks]]
 
 
 def _batch_norm(channels: int, **options: Any) -> BatchNorm:

@@ -121,7 +121,7 @@ def timm_architecture(
         crop=known.get("crop_mode") or "center",
         interpolation=known.get("interpolation") or "bicubic",
         crop_share=float(known.get("test_crop_pct") or known.get("crop_pct") or 0.875),
-        arguments=tuple(sorted((key, _frozen(value)) for key, value in (arguments or {}).items())),
+        arguments=tuple(sorted((key, frozen(value)) for key, value in (arguments or {}).items())),
     )
     if found.fixed_size and learnt != tested:
         raise UsageError(
@@ -158,5 +158,6 @@ def _config(name: str) -> dict[str, Any]:
     return {**usual, **(config.to_dict() if config else {})}
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(entry) for entry in value) if isinstance(value, list | tuple) else value
+def frozen(value: Any) -> Any:
+    """Lists within it as tuples."""
+    return tuple(frozen(entry) for entry in value) if isinstance(value, list | tuple) else value

@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from nst.errors import UsageError
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD, rematerialize
+from nst.models.freezing import Freezing
 from nst.models.noise import Dropout, Noised, NoiseSwitch, StochasticDepth
 from nst.models.timm_architecture import TimmArchitecture
 from nst.models.timm_layers import (
     Again,
-    Layer,
     classifier_modules,
     classifier_names,
     created,
@@ -35,7 +33,7 @@ from nst.models.timm_layers import (
 LEVELS = 255.0
 
 
-class TimmNetwork(Noised, nn.Module):
+class TimmNetwork(Noised, Freezing):
     """A network of timm's with per-sample noise: normalised images (B, 3, H, W) to logits (B, num_classes).
 
     Args:
@@ -53,7 +51,7 @@ class TimmNetwork(Noised, nn.Module):
     ) -> None:
         super().__init__()
         self.architecture, self.num_classes = architecture, num_classes
-        self.frozen_blocks, self.grad_checkpointing = 0, False
+        self.grad_checkpointing = False
         self.trunk_dtype: torch.dtype | None = None  # of inference in another; see `keep_in`
         self.checkpoint: Callable[[nn.Module, Tensor], Tensor] = rematerialize  # XLA has another
         self.noise = NoiseSwitch()
@@ -123,21 +121,7 @@ class TimmNetwork(Noised, nn.Module):
             if enable:
                 block.forward = Again(self, block)
 
-    def train(self, mode: bool = True) -> TimmNetwork:
-        """Train mode, except that the BatchNorm of frozen layers stays in eval mode."""
-        super().train(mode)
-        frozen = {name.rpartition(".")[0] for layer in self.frozen_layers() for name in layer.parameters}
-        for name, module in self.body.named_modules():
-            if name in frozen and isinstance(module, _BatchNorm):
-                module.eval()
-        return self
-
-    def frozen_layers(self) -> list[Layer]:
-        """Stem and first blocks, as `freeze_blocks` left them."""
-        return self.layers[: self.frozen_blocks + 1] if self.frozen_blocks else []
-
     def parts(self) -> list[tuple[str, bool, list[nn.Parameter], list[nn.Module]]]:
-        """Stem, blocks and head: name, whether a block, parameters and modules, the first of them where it begins."""
         names = ["stem", *(f"block {number}" for number in range(len(self.layers) - 2)), "head"]
         parts = []
         for name, layer in zip(names, self.layers, strict=False):
@@ -147,24 +131,6 @@ class TimmNetwork(Noised, nn.Module):
             parameters = [self.body.get_parameter(parameter) for parameter in layer.parameters]
             parts.append((name, name.startswith("block"), parameters, modules))
         return parts
-
-    def freeze_blocks(self, count: int) -> None:
-        """The stem and the first `count` blocks stop learning, BatchNorm included; 0 frees all.
-
-        Raises:
-            UsageError: the network has fewer.
-        """
-        blocks = max(len(self.layers) - 2, 0)
-        if not 0 <= count <= blocks:
-            raise UsageError(
-                "cannot freeze that many blocks", got=count, valid=f"0 to {blocks} for {self.architecture.name}"
-            )
-        self.frozen_blocks = count
-        self.body.requires_grad_(True)
-        for layer in self.frozen_layers():
-            for name in layer.parameters:
-                self.body.get_parameter(name).requires_grad_(False)
-        self.train(self.training)
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """By timm's names: this class adds nothing to them."""

@@ -326,9 +326,9 @@ def test_waiting_ends_where_the_request_does(cloud: Cloud, capsys: pytest.Captur
         (["run", "pod", "--", "trian"], "did you mean 'train'?"),
         (["run", "pod"], "nothing to run"),
         (["run", "pod", "--env", "A B", "--", "train", "trainer=tpu_pod"], "--env takes NAME=value"),
-        (["run", "pod", "--env", "NOT_HERE", "--", "train", "trainer=tpu_pod"], "no such variable here"),
-        (["run", "pod", "--", "train", "trainer=tpu_pod", "--dry-run"], "--dry-run stands before --"),
-        (["status", "pod", "--", "train", "trainer=tpu_pod"], "passes nothing on"),
+        (["run", "pod", "--env", "NOT_HERE", "--", "train", "trainer=tpu_pod"], "that variable is not set here"),
+        (["run", "pod", "--", "train", "trainer=tpu_pod", "--dry-run"], "--dry-run belongs before --"),
+        (["status", "pod", "--", "train", "trainer=tpu_pod"], "takes no command behind --"),
     ],
 )
 def test_a_wrong_command_line_is_explained_before_anything_runs(
@@ -754,7 +754,8 @@ def test_without_restart_a_preemption_is_told(ready: Cloud, capsys: pytest.Captu
 
 def test_restart_needs_the_commit_that_is_on_the_tpu(ready: Cloud, capsys):
     git(ready.repository, "commit", "--quiet", "--allow-empty", "-m", "two")
-    assert "here is another commit" in refused(capsys, "run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod")
+    told = refused(capsys, "run", "pod", "--restart", "1", "--", "train", "trainer=tpu_pod")
+    assert "and the TPU has another" in told
     assert ready.starts(0) == 0
 
 
@@ -847,15 +848,15 @@ def test_a_name_zone_or_project_that_is_none_reaches_no_command(cloud: Cloud, ca
     for command, *options in EACH:
         rest = [*options, "--", "train", "trainer=tpu"] if command == "run" else options
         said = refused(capsys, command, name, *rest)
-        assert "a TPU's name is of small letters" in said or name == "-a", "argparse takes that for an option"
+        assert "a TPU's name consists of small letters" in said or name == "-a", "argparse takes that for an option"
         for option in ("--zone", "--project") if name else ():
-            assert f"{option} is of small letters" in refused(capsys, command, "pod", f"{option}={name}", *rest)
+            assert f"{option} consists of small letters" in refused(capsys, command, "pod", f"{option}={name}", *rest)
     assert not cloud.calls()
 
 
 @pytest.mark.parametrize("runtime", [name for name in SHELL_WORDS if re.search(r"\W", name.lstrip("-"))], ids=repr)
 def test_a_runtime_that_is_none_is_not_asked_for(cloud: Cloud, capsys, runtime: str):
-    assert "--runtime is of letters" in refused(capsys, "create", "pod", "--type", "v3-8", f"--runtime={runtime}")
+    assert "--runtime consists of letters" in refused(capsys, "create", "pod", "--type", "v3-8", f"--runtime={runtime}")
     assert not cloud.calls("queued-resources create")
 
 

@@ -158,9 +158,9 @@ def dispatch(arguments: Sequence[str]) -> None:
     own, passed_on = words[:place], words[place + 1 :]
     options = parser().parse_args(own)
     if passed_on and options.command not in ("create", "run"):
-        raise NstError(f"bin/tpu {options.command} passes nothing on", got=" ".join(passed_on))
+        raise NstError(f"bin/tpu {options.command} takes no command behind --", got=" ".join(passed_on))
     if "--dry-run" in passed_on:
-        raise NstError("--dry-run stands before --", next=f"bin/tpu {options.command} {options.name} --dry-run -- ...")
+        raise NstError("--dry-run belongs before --", next=f"bin/tpu {options.command} {options.name} --dry-run -- ...")
     route = getattr(options, "route", None)
     if route is not None:
         require_choice("NST_TPU_ROUTE", route, ROUTES)

@@ -17,7 +17,7 @@ from nst.cloud.gcloud import Shell, Tpu
 from nst.cloud.refusals import CloudError
 from nst.cloud.workers import Workers, copy, numbers
 from nst.errors import NstError
-from nst.shown import without_secrets
+from nst.shown import some, without_secrets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMIT = "0" * 40  # what a dry run assumes
@@ -53,7 +53,7 @@ def git(shell: Shell, *arguments: str, assume: str = "") -> str:
     done = shell.run(["git", "-C", str(ROOT), *arguments], assume)
     if done.code:
         raise NstError(
-            "the code to set up is the HEAD of a git repository, and here is none to read",
+            "the code to set up is the HEAD of a git repository, and this folder is in none",
             got=done.err.strip() or None,
             next="--repo <url> for the workers to clone from",
         )
@@ -64,7 +64,7 @@ def committed(shell: Shell, folder: Path) -> CodeSource:
     """A bundle of HEAD in `folder`; what is not committed is named, and stays here."""
     changed = git(shell, "status", "--porcelain").splitlines()
     if changed:
-        names = ", ".join(line[3:] for line in changed[:5]) + (", ..." if len(changed) > 5 else "")
+        names = some([line[3:] for line in changed], 5)
         shell.say(f"warning: {len(changed)} uncommitted changes stay here, the TPU gets HEAD: {names}")
     if git(shell, "rev-parse", "--is-shallow-repository", assume="false") == "true":
         raise NstError("a shallow clone cannot be copied", next="git fetch --unshallow, or --repo <url>")

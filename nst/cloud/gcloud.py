@@ -95,10 +95,10 @@ class Tpu:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", self.name):
-            raise NstError("a TPU's name is of small letters, digits and dashes", got=self.name, valid="such as l2-pod")
+            raise NstError("a TPU's name consists of small letters, digits and dashes", got=self.name, valid="l2-pod")
         for option, value in (("--zone", self.zone), ("--project", self.project)):
             if value and not re.fullmatch(r"[a-z][a-z0-9.:-]*", value):
-                raise NstError(f"{option} is of small letters, digits and dashes", got=value)
+                raise NstError(f"{option} consists of small letters, digits and dashes", got=value)
 
     def command(self, group: str, verb: str, *arguments: str) -> list[str]:
         place = [f"--zone={self.zone}"] if self.zone else []

@@ -46,7 +46,7 @@ class CloudJob:
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
                 raise NstError("--env takes NAME=value, or NAME for the value that it has here", got=name[:80])
             if not equals and name not in os.environ:
-                raise NstError(f"--env {name}: there is no such variable here", next=f"export {name}=...")
+                raise NstError(f"--env {name}: that variable is not set here", next=f"export {name}=...")
             values[name] = value if equals else os.environ[name]
         return cls(list(words), values)
 
@@ -100,11 +100,11 @@ def start(tpu: Tpu, workers: Workers, job: CloudJob, commit: str) -> str:
     refused = {number: answer for number, answer in answers.items() if answer != "started"}
     if refused:
         raise NstError(
-            f"{numbers(refused)} of {tpu.name} refused, the others wait for them",
+            f"{numbers(refused)} of {tpu.name} refused the job; the others wait",
             got=refused[min(refused)],
             next=f"bin/tpu stop {tpu.name}, then the same command again",
         )
-    tpu.shell.say(f"{tpu.name}: started on {numbers(answers)}; it goes on without this computer")
+    tpu.shell.say(f"{tpu.name}: started on {numbers(answers)}; the job goes on without this computer")
     return name
 
 

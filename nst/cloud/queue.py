@@ -57,7 +57,7 @@ class Wish:
                 next="for a newer family also give --runtime <version>",
             )
         if self.runtime and not re.fullmatch(r"[\w.-]+", self.runtime, re.ASCII):
-            raise NstError("--runtime is of letters, digits, dots and dashes", got=self.runtime)
+            raise NstError("--runtime consists of letters, digits, dots and dashes", got=self.runtime)
         return [
             name,
             f"--node-id={name}",
@@ -200,7 +200,7 @@ def _settled(tpu: Tpu) -> dict[str, Any] | None:
         request = tpu.request(assume={})
         if request is None or state_of(request) not in ("SUSPENDING", "DELETING"):
             return request
-        tpu.shell.say(f"{tpu.name}: {state_of(request)}, until it is over")
+        tpu.shell.say(f"{tpu.name}: waiting for the end of {state_of(request)}")
         tpu.shell.pause()
 
 

@@ -73,7 +73,7 @@ def _same_source(tpu: Tpu, commit: str, folder: Path) -> CodeSource:
     here = git(tpu.shell, "rev-parse", "HEAD", assume=commit)
     if here != commit:
         raise NstError(
-            "--restart sets up new machines from here, and here is another commit than on the TPU",
+            "--restart sets up new machines with the commit that is here, and the TPU has another",
             got=f"{here[:12]} here, {commit[:12]} on {tpu.name}",
             next=f"git checkout {commit[:12]}, or bin/tpu setup {tpu.name}",
         )
@@ -82,7 +82,7 @@ def _same_source(tpu: Tpu, commit: str, folder: Path) -> CodeSource:
 
 def _stay(tpu: Tpu, job: CloudJob, launch: str, commit: str, source: CodeSource, restarts: int) -> None:
     """Watches the job, and starts it again up to `restarts` times."""
-    tpu.shell.say(f"if it fails it is started again, up to {restarts} times: this computer has to stay on")
+    tpu.shell.say(f"if the job fails, it is started again, up to {restarts} times: this computer has to stay on")
     tpu.shell.say(COMPILES)
     failure: CloudError | None = None
     request = tpu.request(assume={})

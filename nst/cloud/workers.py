@@ -125,7 +125,9 @@ class Workers:
             if fault.kind not in ("connection", "other"):
                 raise self._gone() or fault.error(self.tpu.name, done.err)
             if attempt + 1 < attempts:
-                self.tpu.shell.say(f"no answer from {numbers(silent)}, attempt {attempt + 1} of {attempts}; again")
+                self.tpu.shell.say(
+                    f"no answer from {numbers(silent)}, attempt {attempt + 1} of {attempts}, trying again"
+                )
                 self.tpu.shell.pause(attempt)
         return answers
 

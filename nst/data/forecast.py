@@ -20,6 +20,7 @@ from nst.data.parquet_files import read_table
 from nst.data.predictions import Predictions
 from nst.data.shard_set import ShardSet
 from nst.intervals import TOO_WRONG, of_share
+from nst.shown import some
 
 TOO_FAR = 0.2  # of a selection's entries that are of other classes than the teacher's answers
 PRIOR = 1.0  # pictures that all classes' precision counts for in that of one class: some have few pictures
@@ -136,7 +137,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
             " (the labels' proportions) or select.images_per_class=null select.max_copies=1 (the answers')"
         )
     if missing := found["missing"]:
-        names = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        names = some([repr(name) for name in missing], 5)
         told.append(f"nothing is selected of {len(missing)} of the classes: {names}; labels alone teach them")
     return told
 

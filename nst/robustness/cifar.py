@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nst.documents import fingerprint
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 from nst.robustness.baselines import NUM_SEVERITIES
 from nst.robustness.classes import cifar_positions
 from nst.robustness.image_sets import ImageSet
@@ -26,12 +26,11 @@ def cifar_c(root: str | Path, corruption: str, severity: int, classes: Sequence[
         NstError: no such file, or arrays that are not CIFAR-C's.
     """
     root = require_folder("cifar_c", expanded(root))
-    require_choice("severity", str(severity), map(str, range(1, NUM_SEVERITIES + 1)))
     images, labels = _array("cifar_c", root / f"{corruption}.npy"), _labels(root / "labels.npy", classes)
     count, rest = divmod(len(images), NUM_SEVERITIES)
     if rest or len(labels) != len(images):
         raise NstError(
-            f"cifar_c: {corruption}.npy is not five severities of labels.npy",
+            f"cifar_c: {corruption}.npy and labels.npy do not hold five severities of the same images",
             got=f"{len(images)} images, {len(labels)} labels",
             valid="50,000 each",
         )
@@ -69,7 +68,7 @@ def _array(suite: str, path: Path) -> np.ndarray:
     array, dimensions = open_array(str(path)), 4 if suite == "cifar_c" else 5
     if array.dtype != np.uint8 or array.ndim != dimensions or array.shape[-1] != 3:
         raise NstError(
-            f"{path} holds no pictures",
+            f"{path} holds no images",
             got=f"{array.dtype} {array.shape}",
             valid="uint8 (N, 32, 32, 3)" if dimensions == 4 else "uint8 (N, T, 32, 32, 3)",
         )

@@ -74,9 +74,11 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.glob("*") if file.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS)
     if not files:
         raise NstError(
-            "no frost textures", got=folder, valid=f"a folder with {', '.join(BENCHMARK_FILES)}, or any pictures",
+            "the folder of frost textures holds none",
+            got=folder,
+            valid=f"a folder with {', '.join(BENCHMARK_FILES)}, or any pictures",
             next="leave frost_folder empty for procedural textures",
-        )  # fmt: skip
+        )
     return files
 
 

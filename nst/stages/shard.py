@@ -31,11 +31,12 @@ from nst.data.source import Source
 from nst.data.sources import open_source
 from nst.data.splits import split
 from nst.data.transfer import is_remote
-from nst.errors import NstError, require_count
+from nst.errors import NstError
 from nst.progress import Progress, say, silent, track
 from nst.runs import Run
 from nst.settings.data import Sizes
 from nst.settings.job import ShardJob
+from nst.shown import some
 from nst.stages.apart import keep_apart
 from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
 from nst.stages.places import shards_place
@@ -84,7 +85,6 @@ def run(
     output = Path(output)
     sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples, validation_samples)
     check_values("shard", samples_per_shard=samples_per_shard, workers=workers)
-    require_count("max_shard_bytes", max_shard_bytes)
     layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
     checks = {"check_images": check_images, "max_bad_fraction": max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
@@ -153,9 +153,8 @@ def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], l
         found = {source.entries[position].label for position in parts[name]}
         missing = [known for label, known in enumerate(source.classes) if label not in found]
         if found and missing:
-            some = f"{len(missing)} classes" if len(missing) > 1 else "1 class"
-            notes.append(f"{name} has no picture of {some}: {', '.join(missing[:5])}"
-                         + (", ..." if len(missing) > 5 else ""))  # fmt: skip
+            how_many = f"{len(missing)} classes" if len(missing) > 1 else "1 class"
+            notes.append(f"{name} has no picture of {how_many}: {some(missing, 5)}")
     return notes
 
 

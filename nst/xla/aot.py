@@ -119,12 +119,12 @@ def _devices(topology: str, cores: int) -> list[Any]:
         devices = get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except JaxRuntimeError as error:
         raise NstError(
-            f"the compiler knows no slice {topology}",
+            f"the compiler does not know the slice {topology}",
             got=str(error).splitlines()[0],
             valid="whole hosts: each side even, such as v3:4x4, v5e:2x2, v4:2x2x1",
         ) from error
     if len(devices) != cores:
-        raise NstError(f"{topology} has another number of cores than planned", got=len(devices), valid=cores)
+        raise NstError(f"the plan is for another number of cores than {topology} has", got=len(devices), valid=cores)
     return devices
 
 

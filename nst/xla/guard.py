@@ -109,7 +109,7 @@ class Guard(Callback):
         self._told.add(kind)
         if self.options.action == "stop":
             raise NstError(
-                f"the compiled {kind} step is not what it should be",
+                f"the compiled {kind} step does more than it should",
                 got="; ".join(problems),
                 next="PT_XLA_DEBUG_LEVEL=2 shows where; trainer.guard.action=warn goes on all the same",
             )

@@ -63,12 +63,6 @@ def require_choice(what: str, got: str, valid: Iterable[str]) -> None:
         raise UsageError(f"unknown {what}{nearest(got, names)}", got=got, valid=", ".join(names))
 
 
-def require_count(what: str, got: object) -> None:
-    """Raises UsageError unless `got` is a whole number of at least 1."""
-    if not isinstance(got, int) or isinstance(got, bool) or got < 1:
-        raise UsageError(f"{what} is out of range", got=repr(got), valid="a whole number, 1 or more")
-
-
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the closest of `valid` to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

@@ -133,3 +133,24 @@ def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", 
         data=DataOptions(unlabeled=str(unlabeled), labeled=str(labeled), validation=validation, **data),
     )  # fmt: skip
     return select.run(job, Path(output))
+
+
+def apply_op(
+    image: np.ndarray,
+    name: str,
+    magnitude: float,
+    *,
+    variant: str = "official",
+    sign: int = +1,
+    center: tuple[int, int] | None = None,
+    translate_const: float = 100.0,
+    cutout_const: float = 40.0,
+) -> np.ndarray:
+    """One operation of RandAugment with its randomness pinned: its sign, and row and column of a cutout's centre."""
+    from nst.data import randaugment  # here: tests/test_extending.py imports a copy of nst
+    from nst.data.operations import cutout_at
+
+    step = randaugment._table(variant, magnitude, translate_const, cutout_const)[randaugment.OPERATIONS.index(name)]
+    if name == "Cutout" and center is not None:
+        return cutout_at(image, *center, int(step.argument))
+    return step.operation(image, step.argument * sign if step.signed else step.argument)

@@ -233,18 +233,6 @@ def test_scores_of_ranks_are_added() -> None:
     assert ranks[0].compute() == scores(FGSM, [0, 12]).compute()
 
 
-@pytest.mark.parametrize("epsilons", [[], [-1], [0, 256]])
-def test_epsilons_are_grey_levels(epsilons: list[float]) -> None:
-    with pytest.raises(NstError, match="1/255"):
-        AttackScores(FGSM, epsilons)
-
-
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 2, "step_size": 0.0}, {"steps": 2, "step_size": -1.0}])
-def test_an_attack_needs_steps_of_a_size(settings: dict) -> None:
-    with pytest.raises(NstError, match="one step or more, of a size above 0"):
-        Attack(**settings)
-
-
 def test_an_attack_on_nothing_is_an_error() -> None:
     with pytest.raises(NstError, match="nothing was attacked"):
         AttackScores(FGSM, [0]).compute()

@@ -21,7 +21,7 @@ import timm
 import torch
 from hydra.core.singleton import Singleton
 
-from tests.helpers import noise
+from tests.helpers import apply_op, noise
 from tests.test_docs import ROOT, SMALLEST, commands
 from tests.test_foreign import hub_folder
 from tests.test_foreign import theirs as resnet
@@ -173,7 +173,7 @@ def test_a_variant_can_do_one_of_the_16_in_another_way(monkeypatch: pytest.Monke
     own = {**randaugment._CHANGED["fixed"], "Invert": lambda image, _: np.zeros_like(image)}
     monkeypatch.setitem(randaugment._CHANGED, "own", own)
     image = noise(12, 12)
-    assert not randaugment.apply_op(image, "Invert", 5, variant="own").any()
+    assert not apply_op(image, "Invert", 5, variant="own").any()
     assert randaugment.RandAugment(2, 5.5, "own")(image, np.random.default_rng(0)).shape == image.shape
 
 

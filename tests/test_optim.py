@@ -119,11 +119,8 @@ def test_a_recipe_reaches_a_final_rate_and_nothing_changes_without_one() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "cosin"}, "did you mean 'cosine'"),
         ({"kind": "cosine"}, "must end after"),
         ({"kind": "cosine", "total_steps": 50}, "must end after"),
-        ({"decay_epochs": 0.0}, "decay_epochs"),
-        ({"warmup_epochs": -1.0}, "negative"),
     ],
 )
 def test_impossible_schedules_are_refused(options: dict[str, Any], message: str) -> None:
@@ -331,8 +328,6 @@ def test_options_override_defaults_and_mistakes_are_explained() -> None:
     groups = parameter_groups(nn.Linear(1, 1), 0.0)
     assert build_optimizer("rmsprop", groups, 0.1, eps=1e-2).defaults["eps"] == 1e-2
     assert math.isclose(build_optimizer("rmsprop", groups, 0.1).defaults["alpha"], 0.9)
-    with pytest.raises(NstError, match="did you mean 'rmsprop'"):
-        build_optimizer("rmsporp", groups, 0.1)
     with pytest.raises(NstError, match="did you mean 'momentum'"):
         build_optimizer("sgd", groups, 0.1, momentun=0.5)
     with pytest.raises(NstError, match="sgd refuses"):

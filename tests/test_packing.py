@@ -368,9 +368,6 @@ def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(world, t
     with pytest.raises(NstError, match=r"samples_per_shard cannot be .*\n  got: .*\n  valid: a whole number, 1 to"):
         shard.main(command(world, tmp_path / "packed", f"shard.samples_per_shard={samples}"))
     assert not (tmp_path / "packed").exists()
-    with pytest.raises(NstError, match="shards_at_once is out of range"):
-        packed(world, tmp_path / "packed", shards_at_once=0)
-    assert not (tmp_path / "packed").exists()
 
 
 def test_packing_needs_unlabeled_shards_and_a_selected_image(world, tmp_path):

@@ -194,14 +194,6 @@ def test_one_cell_may_stand_for_a_whole_batch() -> None:
     assert errors.errors() == {"fog": [None, None, 50.0, None, None]}
 
 
-@pytest.mark.parametrize(
-    ("corruption", "severity", "said"), [("fogg", 1, "did you mean 'fog'"), ("fog", 6, "severity")]
-)
-def test_an_unknown_cell_is_refused(corruption: str, severity: int, said: str) -> None:
-    with pytest.raises(NstError, match=said):
-        CorruptionErrors(["fog"]).cell(corruption, severity)
-
-
 # ---- ImageNet-P ----------------------------------------------------------------------------------------------
 
 

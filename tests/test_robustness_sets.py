@@ -192,8 +192,6 @@ def test_missing_and_empty_folders_and_sets_are_explained(tmp_path: Path) -> Non
         imagenet_folders("imagenet_r", tmp_path / "nowhere", WNIDS)
     with pytest.raises(NstError, match="no images"):
         imagenet_folders("imagenet_r", tmp_path, WNIDS)
-    with pytest.raises(NstError, match="did you mean 'imagenet_sketch'"):
-        imagenet_folders("imagenet_sketsch", tmp_path, WNIDS)
 
 
 # ---- bad files -------------------------------------------------------------------------------------------------
@@ -256,8 +254,6 @@ def test_a_subset_follows_from_seed_and_keys_and_reads_the_same_pixels(tmp_path:
     again = whole.subset(12).subset(5)
     same(again, {key: expected[key] for key in again.keys})
     assert whole.subset(None) is whole.subset(20) is whole
-    with pytest.raises(NstError, match="max_images"):
-        whole.subset(0)
 
 
 def test_the_digest_tells_changed_files_apart(tmp_path: Path) -> None:

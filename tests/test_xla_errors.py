@@ -121,17 +121,6 @@ def test_wrong_options_of_the_xla_trainers_name_the_valid_ones(
         assert word in text
 
 
-@pytest.mark.parametrize(
-    ("device", "virtual_devices", "words"),
-    [("gpu", 8, ["unknown trainer.device", "valid: cpu, tpu"]),
-     ("cpu", 0, ["trainer.virtual_devices is out of range", "1 or more"])],
-)  # fmt: skip
-def test_a_device_that_there_is_not_is_named(device: str, virtual_devices: int, words: list[str]):
-    text = told(lambda: environment.configure(device, virtual_devices, fast_compile=False))
-    for word in words:
-        assert word in text
-
-
 @pytest.mark.parametrize(("batch", "devices", "valid"), [(12, 8, 16), (4, 8, 8), (30, 4, 32)])
 def test_a_batch_that_the_devices_cannot_share_equally_names_one_that_they_can(
     digits: Path, batch: int, devices: int, valid: int

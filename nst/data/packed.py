@@ -14,9 +14,9 @@ import numpy as np
 
 from nst.data.index_files import read_index
 from nst.data.predictions import Predictions
-from nst.data.pseudo_labels import TARGETS, PseudoLabelShard, joined, kept_probs, renormalized
+from nst.data.pseudo_labels import PseudoLabelShard, joined, kept_probs, renormalized
 from nst.data.shard_set import ShardSet
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 
 SOURCE = "selection"  # what index.json names as the source of packed shards
 FIELDS = ("cls", "npy")
@@ -43,7 +43,6 @@ class PackedLabels:
     def __init__(
         self, shards: ShardSet, about: dict[str, Any], predictions: Path | str | None = None, *, targets: str = "soft"
     ) -> None:
-        require_choice("targets", targets, TARGETS)
         self.shards, self.targets, self.summary = shards, targets, about
         self.folder: Path | str = shards.folder
         self.classes = list(shards.classes)

@@ -32,7 +32,7 @@ from nst.data.shard_writer import ShardTar, write_index
 from nst.data.stream import generator
 from nst.data.tars import TarReader
 from nst.documents import read_json
-from nst.errors import NstError, require_count
+from nst.errors import NstError
 
 OPEN_SHARDS = 64  # written at the same time
 COPY = "~"  # between an image's key and the number of its copy
@@ -48,7 +48,7 @@ class Packing:
         samples_per_shard: entries of a packed shard, a few more or less.
 
     Raises:
-        NstError: no entries, or shards that could hold none.
+        NstError: no entries.
     """
 
     copies: Callable[[int], np.ndarray]
@@ -61,8 +61,6 @@ class Packing:
     def __post_init__(self) -> None:
         if not self.entries:
             raise NstError("the selection to pack is empty", next="nst select, with a lower select.min_confidence")
-        require_count("samples_per_shard", self.samples_per_shard)
-        require_count("shards_at_once", self.open_shards)
 
     @cached_property
     def order(self) -> np.ndarray:

@@ -19,10 +19,8 @@ import pyarrow as pa
 from nst.data import selected
 from nst.data.predictions import FORMAT, Predictions
 from nst.documents import read_json
-from nst.errors import NstError, nearest, require_choice
+from nst.errors import NstError, nearest
 from nst.untrusted import require_file_name
-
-TARGETS = ("soft", "hard")
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,6 @@ class PseudoLabels:
         targets: str = "soft",
         reassign: bool = False,
     ) -> None:
-        require_choice("targets", targets, TARGETS)
         self.folder: Path | str = Path(selection)
         self.targets, self.reassign = targets, reassign
         self.summary = _read_selection(Path(selection))

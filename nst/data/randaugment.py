@@ -40,8 +40,8 @@ import numpy as np
 
 from nst.data import geometry
 from nst.data import operations as op
-from nst.data.operations import GREY, Image, cutout, cutout_at, require_rgb
-from nst.errors import NstError, UsageError, require_choice
+from nst.data.operations import GREY, Image, cutout, require_rgb
+from nst.errors import UsageError, require_choice
 
 Operation = Callable[[Image, float], Image]
 
@@ -75,11 +75,6 @@ class RandAugment:
 
     def __post_init__(self) -> None:
         require_choice("RandAugment variant", self.variant, VARIANTS)
-        if self.num_ops < 0 or self.magnitude < 0:
-            raise UsageError(
-                "RandAugment needs num_ops and magnitude of 0 or more",
-                got=f"num_ops={self.num_ops}, magnitude={self.magnitude}",
-            )
         if self.variant in _PEERS and self.magnitude != int(self.magnitude):
             raise UsageError(f"RandAugment variant '{self.variant}' takes whole magnitudes", got=self.magnitude)
         if self.variant == "torchvision" and self.magnitude >= TORCHVISION_BINS:
@@ -109,36 +104,6 @@ class RandAugment:
 def small_image_constants(size: int) -> dict[str, float]:
     """Constants of small images [C]: translate and cutout by an eighth of the side (4 px of 32)."""
     return {"translate_const": size // 8, "cutout_const": size // 8}
-
-
-def apply_op(
-    image: Image,
-    name: str,
-    magnitude: float,
-    *,
-    variant: str = "official",
-    sign: int = +1,
-    center: tuple[int, int] | None = None,
-    translate_const: float = 100.0,
-    cutout_const: float = 40.0,
-) -> Image:
-    """One operation with its randomness pinned: uint8 (H, W, 3) -> uint8 (H, W, 3).
-
-    Args:
-        sign: +1 or -1, used by rotate, shear and translate.
-        center: row and column of the cutout's centre; the image's centre if None.
-
-    Raises:
-        NstError: unknown operation, or a variant whose operations are not ours.
-    """
-    require_choice("RandAugment operation", name, OPERATIONS)
-    if variant not in _CHANGED:
-        raise NstError("single operations exist for our own variants", got=variant, valid=", ".join(_CHANGED))
-    require_rgb(image)
-    step = _table(variant, magnitude, translate_const, cutout_const)[OPERATIONS.index(name)]
-    if name == "Cutout" and center is not None:
-        return cutout_at(image, *center, int(step.argument))
-    return step.operation(image, step.argument * sign if step.signed else step.argument)
 
 
 def op_argument(name: str, magnitude: float, *, translate_const: float = 100.0, cutout_const: float = 40.0) -> float:

@@ -48,11 +48,6 @@ class Remote(RemoteOptions):
 
     stall_s: float = STALL_S
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stall_s <= 0:
-            raise NstError("options of remote are out of range", got=self, valid="positive numbers")
-
     @property
     def folder(self) -> Path:
         if self.cache is not None:

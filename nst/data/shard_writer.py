@@ -52,8 +52,6 @@ def write_shards(
         NstError: no samples, a key that is used twice or not valid, a label that is missing or out of range.
     """
     folder = Path(folder)
-    if samples_per_shard < 1 or max_bytes < 1:
-        raise NstError("a shard must hold something", got=f"{samples_per_shard=}, {max_bytes=}")
     note(folder / "index.json")  # which refuses one that is not nst's
     (folder / "index.json").unlink(missing_ok=True)  # an index beside shards that are being replaced would lie
     counts: Counter[int] = Counter()

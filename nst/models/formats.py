@@ -19,7 +19,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from nst.atomic import atomic_path
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 from nst.models.architectures import ARCHITECTURES, AnyArchitecture
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
 from nst.models.network_info import NetworkInfo
@@ -131,9 +131,8 @@ def save_onnx(path: Path, network: Network, info: NetworkInfo, kind: str) -> Non
         kind: of input, by `INPUTS`.
 
     Raises:
-        NstError: another kind, or the package onnx is missing.
+        NstError: the package onnx is missing.
     """
-    require_choice("export.input", kind, INPUTS)
     try:
         import onnx
     except ImportError as error:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nst.data.stream import generator
-from nst.errors import NstError, UsageError
+from nst.errors import NstError
 from nst.metrics import RunningSums, label_rank
 from nst.models.efficientnet import normalize
 from nst.models.precision import full_precision
@@ -41,22 +41,11 @@ class Attack:
         steps: gradients taken.
         step_size: in 1/255; None is max(epsilon / steps, 1) [O]. Madry et al. 2018 take 2.5 * epsilon / steps.
         random_start: begin at a uniformly drawn point of the ball.
-
-    Raises:
-        NstError: no step, or a step size that is not positive.
     """
 
     steps: int = 1
     step_size: float | None = None
     random_start: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or (self.step_size is not None and not self.step_size > 0):
-            raise UsageError(
-                "an attack needs one step or more, of a size above 0",
-                got=f"steps={self.steps}, step_size={self.step_size}",
-                valid="steps of 1 or more; step_size above 0, in 1/255, or null for max(epsilon / steps, 1)",
-            )
 
     @property
     def name(self) -> str:
@@ -160,8 +149,6 @@ class AttackScores(RunningSums):
     """
 
     def __init__(self, method: Attack, epsilons: Sequence[float], *, seed: int = 0) -> None:
-        if not epsilons or min(epsilons) < 0 or max(epsilons) > LEVELS:
-            raise UsageError("epsilons are in 1/255", got=list(epsilons), valid="one or more of 0 to 255")
         self.method, self.epsilons, self.seed = method, list(epsilons), seed
         super().__init__(counts=torch.zeros(1 + len(self.epsilons), dtype=torch.int64))  # images, right ones each
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from nst.data.operations import Image
 from nst.data.stream import generator
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 from nst.robustness import blurs, digital, noises, weather
 from nst.robustness.baselines import CORRUPTIONS, EXTRA_CORRUPTIONS
 from nst.robustness.draws import Draws
@@ -54,7 +54,7 @@ class Corruptions:
     """Every corruption, for images of one size.
 
     Args:
-        side: of the images, px; their severities come from the table of the nearest benchmark (`table`).
+        side: of the images, 8 px or more; their severities come from the table of the nearest benchmark (`table`).
         frost_folder: of frost photographs (see `nst.robustness.frost`); None: procedural ones.
         jpeg_quality: of a last round trip through JPEG; 85 at 224 and 299 px as in the released files, None: none.
 
@@ -63,14 +63,10 @@ class Corruptions:
         frost_source: "procedural", or name and hash of the folder's textures.
 
     Raises:
-        NstError: too small a side, a quality outside 1 to 100, or a folder without textures.
+        NstError: a folder without textures.
     """
 
     def __init__(self, side: int, *, frost_folder: Path | str | None = None, jpeg_quality: int | None = None) -> None:
-        if side < MIN_SIDE:
-            raise NstError("images are too small to be corrupted", got=f"{side} px", valid=f"{MIN_SIDE} px or more")
-        if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
-            raise NstError("no such JPEG quality", got=jpeg_quality, valid="1 to 100, or none")
         self.table, self.jpeg_quality = table_side(side), jpeg_quality
         self._textures = Textures(frost_folder, scale=SCALES[self.table])
         self._functions = _FUNCTIONS | {"frost": functools.partial(weather.frost, self._textures)}
@@ -83,9 +79,8 @@ class Corruptions:
         """The corrupted image, (H, W, 3) bytes in and out, by its arguments alone; H and W are free from 8 px on.
 
         Raises:
-            NstError: unknown name or severity, or not an RGB image of bytes.
+            NstError: no such severity, or not an RGB image of bytes.
         """
-        require_choice("corruption", name, NAMES)
         if severity not in SEVERITIES:
             raise NstError(f"{name} has no such severity", got=severity, valid="1 (weakest) to 5")
         require_picture(image)

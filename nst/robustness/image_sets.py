@@ -107,8 +107,6 @@ class ImageSet:
         """
         if max_images is None or max_images >= len(self):
             return self
-        if max_images < 1:
-            raise NstError("a subset needs an image", got=max_images, valid="max_images of 1 or more, or null")
         return self.chosen(stratified(self.keys, self.classes, max_images, seed))
 
     @property

@@ -17,10 +17,10 @@ import numpy as np
 
 from nst.data.operations import Image
 from nst.data.stream import generator
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 from nst.robustness import noises, warps
 from nst.robustness.baselines import DIFFICULTIES, EXTRA_PERTURBATIONS, PERTURBATIONS
-from nst.robustness.corruptions import MIN_SIDE, require_picture
+from nst.robustness.corruptions import require_picture
 from nst.robustness.draws import Draws
 from nst.robustness.filters import Field, gaussian, motion_blurred, sum_as_bytes
 from nst.robustness.hsv import add_value
@@ -45,18 +45,13 @@ class Perturbations:
     """Every sequence, for frames of one size.
 
     Args:
-        side: of the frames, px; strengths come from the table of the nearest benchmark (`table`).
+        side: of the frames, 8 px or more; strengths come from the table of the nearest benchmark (`table`).
 
     Attributes:
         table: 32, 64, 224 or 299.
-
-    Raises:
-        NstError: too small a side.
     """
 
     def __init__(self, side: int) -> None:
-        if side < MIN_SIDE:
-            raise NstError("frames are too small to be perturbed", got=f"{side} px", valid=f"{MIN_SIDE} px or more")
         self.side, self.table = side, table_side(side)
         self._settings = TABLES[self.table]
 
@@ -68,9 +63,8 @@ class Perturbations:
                 distance between the frames that the scores compare.
 
         Raises:
-            NstError: unknown name or difficulty, or a picture that is not RGB bytes or smaller than the frames.
+            NstError: no such difficulty, or a picture that is not RGB bytes or smaller than the frames.
         """
-        require_choice("perturbation", name, NAMES)
         if difficulty not in DIFFICULTIES:
             raise NstError(f"{name} has no such difficulty", got=difficulty, valid="1, 2 or 3")
         require_picture(picture)
@@ -90,7 +84,6 @@ class Perturbations:
 
     def frame_count(self, name: str) -> int:
         """T of a sequence: 31 but for a few."""
-        require_choice("perturbation", name, NAMES)
         others = {"translate": self._settings.translate[0], "motion_blur": self._settings.motion_frames}
         return others.get(name, FRAMES)
 

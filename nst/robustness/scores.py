@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nst.errors import NstError, require_choice
+from nst.errors import NstError
 from nst.metrics import RunningSums, label_rank
 from nst.robustness.baselines import NUM_SEVERITIES
 from nst.robustness.benchmark_scores import percent
@@ -36,8 +36,6 @@ class CorruptionErrors(RunningSums):
 
     def cell(self, corruption: str, severity: int) -> int:
         """Number of a corruption at a severity of 1 to 5, as `update` takes it."""
-        require_choice("corruption", corruption, self.corruptions)
-        require_choice("severity", str(severity), map(str, range(1, NUM_SEVERITIES + 1)))
         return self.corruptions.index(corruption) * NUM_SEVERITIES + severity - 1
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ import numpy as np
 
 from nst.data.layout import is_hidden, is_image
 from nst.documents import fingerprint
-from nst.errors import NstError, nearest, require_choice
+from nst.errors import NstError, nearest
 from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
 from nst.robustness.classes import (
     SUBSETS,
@@ -55,9 +55,8 @@ def imagenet_folders(name: str, root: str | Path, classes: Sequence[str]) -> Ima
         classes: of the network, in the order of its logits, as `imagenet_positions` takes them.
 
     Raises:
-        NstError: unknown set, no such folder or no images, or a class folder that set or network have not.
+        NstError: no such folder or no images, or a class folder that set or network have not.
     """
-    require_choice("set", name, SETS)
     wnids, positions = imagenet_wnids(), imagenet_positions(classes)
     known: Collection[str] = subset_wnids(name) if name in SUBSETS else wnids
     if name == "imagenet_v2":  # numbered in the published order; as text, 10 would come before 2

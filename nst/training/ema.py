@@ -33,16 +33,11 @@ class Ema(nn.Module):
 
     Args:
         network: copied, its present values are the start; the bare network, not a DDP or compiled wrapper.
-        cap: largest decay; about 1/(1 - cap) updates are averaged.
-
-    Raises:
-        NstError: `cap` is outside [0, 1).
+        cap: largest decay, below 1; about 1/(1 - cap) updates are averaged.
     """
 
     def __init__(self, network: nn.Module, cap: float = 0.9999) -> None:
         super().__init__()
-        if not 0.0 <= cap < 1.0:
-            raise NstError("the EMA decay is out of range", got=cap, valid="0 to below 1 (paper: 0.9999)")
         self.cap = cap
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._pairs: _Pairs | None = None

@@ -21,7 +21,7 @@ from nst.data.shard_set import ShardSet
 from nst.data.transforms import Augment, CenterView
 from nst.data.views import clean_view, training_view
 from nst.documents import read_json
-from nst.errors import NstError, require_count
+from nst.errors import NstError
 from nst.models import pretrained
 from nst.models.architectures import AnyArchitecture, framing_at
 from nst.models.batch_norm import BatchNorm, micro_momentum
@@ -56,9 +56,6 @@ class Data:
     unlabeled: ShardSet | None
     pictures: Pictures
     lanes: int = 1
-
-    def __post_init__(self) -> None:
-        require_count("lanes", self.lanes)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.inputs import Inputs
 from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo, ShardSet
-from nst.errors import UsageError, require_choice
+from nst.errors import UsageError
 from nst.models.checkpoints import load_network
 from nst.models.folding import LabelingNetwork
 from nst.progress import Bar
@@ -89,12 +89,7 @@ def computes_bf16(accelerator: str) -> bool:
 
 
 def torch_precision(wanted: str, accelerator: str) -> str:
-    """`label.precision` on a CPU or GPU.
-
-    Raises:
-        NstError: there is no such precision.
-    """
-    require_choice("label.precision", wanted, ("auto", *PRECISIONS))
+    """`label.precision` on a CPU or GPU."""
     if wanted != "auto":
         return wanted
     return "bf16-true" if computes_bf16(accelerator) else "32-true"

@@ -71,10 +71,8 @@ def build_optimizer(
         tensor_rate: the groups' "lr" will be replaced by () tensors on the parameters' device (`on_device`).
 
     Raises:
-        NstError: unknown optimiser or option, or one that has no form with a tensor as rate.
+        NstError: an option that it does not have, or one that has no form with a tensor as rate.
     """
-    if name not in OPTIMIZERS:
-        raise UsageError(f"unknown optimiser{nearest(name, OPTIMIZERS)}", got=name, valid=", ".join(OPTIMIZERS))
     constructor, defaults = OPTIMIZERS[name]
     accepted = [option for option in inspect.signature(constructor).parameters if option not in ("params", "lr")]
     for option in options:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Mapping[str, Any], *, sealed: bool = True) -> None:
     """`sealed=False`: for other programs, without our seal."""
     write_text(path, json_text(value, sealed=sealed))
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table of the named columns; what else a row has is left out, and what it has not is empty."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_config(path: Path | str, text: str) -> None:

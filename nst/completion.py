@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nst.checking import kind_of
 from nst.errors import UsageError
 from nst.groups import group_choices, groups
 from nst.kinds import Kind
@@ -93,12 +94,10 @@ def _own(stage: str) -> list[str]:
 def _values(name: str) -> list[str]:
     if name in groups():
         return group_choices(name)
-    node: Any = TREE
-    for part in name.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, Kind):
+    kind = kind_of(name)
+    if kind is None:
         return []
-    if node.words.startswith("true or false"):
+    if kind.words.startswith("true or false"):
         return ["true", "false"]
-    first = node.words.partition(", or")[0]
+    first = kind.words.partition(", or")[0]
     return first.split(" | ") if " | " in first else []

@@ -6,6 +6,7 @@ config.yaml of ours ends with a seal, and whoever reads one gets what was writte
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -128,6 +129,20 @@ def read_text(path: Path | str, *, next: str | None = None) -> str:
         raise NstError(f"{path} is missing", next=next or way_on(Path(path))) from error
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(path, getattr(error, "strerror", None) or "no UTF-8 text", next) from error
+
+
+def read_metrics(path: Path | str) -> list[tuple[int, str, float]]:
+    """Rows of step, metric and value of a metrics.csv; a half-written last line is left out.
+
+    Raises:
+        NstError: it is not such a table.
+    """
+    text = read_text(path)
+    try:
+        rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:])
+        return [(int(step), metric, float(value)) for step, metric, value in rows]
+    except ValueError as error:
+        raise damaged(path, f"{error}; valid are columns step, metric, value") from error
 
 
 def damaged(path: Path | str, found: object, next: str | None = None) -> NstError:

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from nst.documents import read_metrics
 from nst.runs import Run
-from nst.training.loggers import read_rows
 from tests import forked
 from tests.conftest import TINY
 
@@ -57,7 +57,7 @@ def test_two_ranks_evaluate_every_image_once(run: Path):
 
 
 def test_one_rank_writes_the_metrics(run: Path):
-    rows = read_rows(run / "gen1/metrics.csv")
+    rows = read_metrics(run / "gen1/metrics.csv")
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
 
 
@@ -147,7 +147,7 @@ def test_two_ranks_measure_robustness_within_a_training(digits: Path, tmp_path: 
     directory = tmp_path / "run"
     done = nst("train", *tiny, *TWO_RANKS, *SUITES, "eval.every=6", f"data.root={digits}", f"run_dir={directory}")
     assert done.returncode == 0, done.stderr
-    rows = [row for row in read_rows(directory / "metrics.csv") if row[1].startswith("robustness/")]
+    rows = [row for row in read_metrics(directory / "metrics.csv") if row[1].startswith("robustness/")]
     assert [step for step, name, _ in rows if name == "robustness/fgsm/top1_at_8"] == [8, 12]
     # rank 0's network, which is the one that is kept
     done = nst("evaluate", *tiny, "trainer.workers=0", *SUITES, f"data.root={digits}",

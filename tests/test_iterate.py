@@ -18,11 +18,12 @@ from rich.console import Console
 from nst.atomic import write_json
 from nst.cli import dispatch
 from nst.config import compose_config, job_from
+from nst.documents import read_metrics
 from nst.errors import NstError, UsageError
 from nst.report.terminal import table
 from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, SelectJob, changed
 from nst.stages import generations, iterate, select
-from nst.training.loggers import TIMING_METRICS, read_rows
+from nst.training.loggers import TIMING_METRICS
 from tests import forked
 from tests.conftest import TINY
 
@@ -323,7 +324,7 @@ def artifacts(run: Path) -> dict[str, Any]:
         if path.suffix in (".safetensors", ".parquet"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "metrics.csv":
-            found[name] = [row for row in read_rows(path) if not row[1].endswith(TIMING_METRICS)]
+            found[name] = [row for row in read_metrics(path) if not row[1].endswith(TIMING_METRICS)]
         elif path.name in ("result.json", "selection.json"):
             found[name] = json.loads(path.read_text())
     return found

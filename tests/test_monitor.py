@@ -13,7 +13,7 @@ import torch
 
 from nst.atomic import sha256_file
 from nst.config import job_from
-from nst.documents import read_json
+from nst.documents import read_json, read_metrics
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
 from nst.settings.job import TrainJob
@@ -22,7 +22,7 @@ from nst.stages.watching import state_digest
 from nst.training.classifier import Classifier
 from nst.training.counting import Counting, SeenByAll
 from nst.training.hardware import Hardware
-from nst.training.loggers import TIMING_METRICS, read_rows
+from nst.training.loggers import TIMING_METRICS
 from nst.training.periodic import Monitor, Monitoring
 from tests.conftest import TINY
 
@@ -39,7 +39,7 @@ class Crash(Exception):
 
 
 def rows(run: Path) -> list[tuple[int, str, float]]:
-    return [row for row in read_rows(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
+    return [row for row in read_metrics(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
 
 
 def robust(run: Path) -> list[tuple[int, str, float]]:
@@ -145,7 +145,7 @@ def test_the_time_of_an_evaluation_is_not_time_of_the_steps(tiny: Compose, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watching.MeasuredSuites, "__call__", slow)
         train.from_cfg(tiny(*EVERY))
-    times = [value for step, name, value in read_rows(tmp_path / "run/metrics.csv") if name == "train/step_time_ms"
+    times = [value for step, name, value in read_metrics(tmp_path / "run/metrics.csv") if name == "train/step_time_ms"
              and step in (10, 12)]  # fmt: skip
     assert len(times) == 2
     assert max(times) < 1000  # 2 s more in the two steps after step 8 would be 1,000 ms each
@@ -247,7 +247,7 @@ def test_other_weights_at_the_same_step_are_measured_anew(tiny: Compose, tmp_pat
 def test_mistakes_are_told_before_the_first_step(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("trained"))
     nothing = ["eval.corruptions=null", "eval.perturbations=null", "eval.attacks=null"]
-    with pytest.raises(NstError, match="nothing to evaluate robustness on"):
+    with pytest.raises(NstError, match="no images to evaluate robustness on"):
         train.from_cfg(tiny(*EVERY, *nothing))
     with pytest.raises(NstError, match="no such folder"):
         train.from_cfg(tiny(*EVERY, *nothing, "eval.cifar_c=nowhere"))

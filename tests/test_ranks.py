@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from nst import cli
-from nst.documents import read_json
+from nst.documents import read_json, read_metrics
 from nst.errors import UsageError
 from nst.sharing import is_rank_zero
 from nst.training import ranks
-from nst.training.loggers import read_rows
 from nst.training.ranks import World, environment
 from tests.conftest import TINY
 
@@ -180,7 +179,7 @@ def test_the_tasks_of_a_slurm_job_are_ranks_of_one_training(finished: Path):
     assert read_json(finished / "records/000000.json") == {
         "directory": str(directory), "results": str(directory), "exit_code": 0,
     }  # fmt: skip
-    rows = read_rows(directory / "metrics.csv")
+    rows = read_metrics(directory / "metrics.csv")
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8, 10, 12]
     assert (directory / "DONE").exists()
 

@@ -16,11 +16,11 @@ from PIL import Image
 from nst.atomic import write_json
 from nst.documents import read_json
 from nst.errors import NstError
-from nst.evaluation.results import scored, summary
+from nst.evaluation.results import row_numbers, scored, summary
 from nst.report import page, robustness_figures
 from nst.report.figures import series_color
 from nst.report.records import open_runs
-from nst.report.robustness_files import headline, networks_of
+from nst.report.robustness_files import networks_of
 from nst.report.robustness_section import _claim, _clip, _telling, robustness
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.sheets import COLUMNS
@@ -117,16 +117,16 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_row_takes_the_benchmark_before_what_was_made_on_the_fly_and_only_whole_ones():
     made, released = corruption_block(30.0), corruption_block(50.0, suite="imagenet_c", imagenet=True)
-    found = headline({"c_onthefly": made, "imagenet_c": released, "p_onthefly": perturbation_block(4.0)})
+    found = row_numbers({"c_onthefly": made, "imagenet_c": released, "p_onthefly": perturbation_block(4.0)})
     assert found["corruption_suite"] == "imagenet_c"
     assert found["mce"] == released["mce"]
     assert found["corruption_error"] == released["mean_error"]
     assert (found["perturbation_suite"], found["flip_rate"]) == ("p_onthefly", 4.0)
     part = corruption_block(50.0, CORRUPTIONS[:4], suite="imagenet_c", imagenet=True)
-    assert headline({"c_onthefly": made, "imagenet_c": part}) == {
+    assert row_numbers({"c_onthefly": made, "imagenet_c": part}) == {
         "corruption_suite": "c_onthefly", "corruption_error": made["mean_error"]
     }  # fmt: skip
-    assert headline({"imagenet_c": part}) == headline({}) == {}
+    assert row_numbers({"imagenet_c": part}) == row_numbers({}) == {}
 
 
 def test_page_figures_and_table_tell_the_robustness_of_every_generation(run: Path):

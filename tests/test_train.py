@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from nst.atomic import sha256_file, write_json
 from nst.config import made
-from nst.documents import read_json
+from nst.documents import read_json, read_metrics
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
 from nst.settings.learning import StudentOptions
@@ -26,14 +26,14 @@ from nst.stages.chosen_network import architecture
 from nst.training import fitting, phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
-from nst.training.loggers import TIMING_METRICS, read_rows
+from nst.training.loggers import TIMING_METRICS
 
 Compose = Callable[..., Any]
 
 
 def rows(run: Path) -> list[tuple[int, str, float]]:
     """metrics.csv without what depends on the machine's speed."""
-    return [row for row in read_rows(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
+    return [row for row in read_metrics(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
 
 
 def weights(run: Path, name: str = "trained") -> str:

@@ -44,8 +44,7 @@ from nst.progress import console, say
 from nst.report import paper
 from nst.report.gallery import Picture
 from nst.report.page import Gallery, Page, Section, Table, render
-from nst.report.records import Experiment, Generation
-from nst.report.robustness_files import suites_of
+from nst.report.records import Generation
 from nst.robustness.readers import ClipFiles, open_array
 from nst.runs import Run
 from nst.shown import fenced, in_markdown, kept, printable, short, shown, without_secrets
@@ -242,7 +241,7 @@ def test_a_suite_of_a_result_names_no_figure_elsewhere(tmp_path: Path):
     block = {"kind": "corruptions"}
     write_json(tmp_path / "evaluation" / "result.json", {"robustness": {"../../x": block}})
     with pytest.raises(NstError, match="names a file that does not lie beside it"):
-        suites_of(Experiment("x", tmp_path, (Generation(tmp_path),)))
+        _ = Generation(tmp_path).robustness
 
 
 def test_the_id_of_a_wandb_run_is_no_path(tmp_path: Path):

@@ -16,12 +16,12 @@ import torch
 from wandb.proto import wandb_internal_pb2
 
 from nst.cli import dispatch
+from nst.documents import read_metrics
 from nst.errors import NstError
 from nst.report import workspace
 from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
 from nst.training.classifier import Classifier
-from nst.training.loggers import read_rows
 from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tracking import Tracking, resolved_mode, run_id
 
@@ -106,7 +106,7 @@ def test_offline_run_holds_config_metrics_axes_and_summary(run: Path):
     rows = history(found)
     logged = {(int(row["trainer/global_step"]), name, value) for row in rows for name, value in row.items()
               if name.startswith(("train/", "validation/"))}  # fmt: skip
-    table = {row for row in read_rows(run / "metrics.csv") if row[1].startswith(("train/", "validation/"))}
+    table = {row for row in read_metrics(run / "metrics.csv") if row[1].startswith(("train/", "validation/"))}
     assert logged == table
     assert len(table) > 30
 
@@ -160,7 +160,9 @@ def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path, 
     # the one offline run that is left holds what the first attempt logged, each row once
     rows = [(int(row["trainer/global_step"]), name, value) for row in history(records(tmp_path / "run"))
             for name, value in row.items() if name.startswith(("train/", "validation/"))]  # fmt: skip
-    table = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row[1].startswith(("train/", "validation/"))]
+    table = [
+        row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row[1].startswith(("train/", "validation/"))
+    ]
     assert sorted(rows) == sorted(table)
     assert {step for step, *_ in rows} >= {2, 4, 6, 8, 10, 12}
 
@@ -241,7 +243,7 @@ def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_
     for folder in folders:
         (start,) = [record.run for record in records(tmp_path / folder) if record.HasField("run")]
         assert (start.run_group, start.job_type) == ("w", "train")
-        table = read_rows(tmp_path / folder / "metrics.csv")
+        table = read_metrics(tmp_path / folder / "metrics.csv")
         logged = [name for row in history(records(tmp_path / folder)) for name in row]
         assert all(logged.count(name) == sum(row[1] == name for row in table) for _, name, _ in table)
         test = json.loads((tmp_path / folder / "evaluation" / "result.json").read_text())
@@ -290,7 +292,7 @@ def test_robustness_within_a_training_is_logged_at_its_step(tiny: Compose, tmp_p
     train.from_cfg(tiny(*suites, "logger=wandb", "logger.wandb.mode=offline"))
     logged = [(int(row["trainer/global_step"]), name, value) for row in history(records(tmp_path / "run"))
               for name, value in row.items() if name.startswith("robustness/")]  # fmt: skip
-    table = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row[1].startswith("robustness/")]
+    table = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row[1].startswith("robustness/")]
     assert sorted(logged) == sorted(table)
     assert {step for step, *_ in logged} == {8}
 

@@ -14,6 +14,7 @@ from nst.evaluation.suite import Subject
 from nst.progress import say
 from nst.robustness import sets
 from nst.robustness.image_sets import ImageSet
+from nst.shown import some
 
 Name = TypeVar("Name")
 SIDES = {"imagenet_c": 224, "imagenet_c_299": 299, "imagenet_p": 224, "imagenet_p_299": 299, "cifar_c": 32,
@@ -31,7 +32,7 @@ def require_found(suite: str, what: str, folder: str, found: object, names: Sequ
             next=sets.mistaken_kind(suite, folder),
         )
     if strange:
-        say(f"{suite}: left out of {folder}: {_few(strange, 4)}")
+        say(f"{suite}: left out of {folder}: {some(strange)}")
 
 
 def copy_facts(
@@ -62,11 +63,7 @@ def incomplete(listed: Mapping[Name, tuple[int, str]]) -> list[Name]:
 
 def tell_incomplete(suite: str, samples: str, names: Sequence[str]) -> None:
     if names:
-        say(f"{suite}: fewer {samples} than elsewhere, not scored: {_few(names, 5, ' ...')}")
-
-
-def _few(names: Sequence[str], count: int, more: str = ", ...") -> str:
-    return ", ".join(names[:count]) + (more if len(names) > count else "")
+        say(f"{suite}: fewer {samples} than elsewhere, not scored: {some(names)}")
 
 
 def require_side(suite: str, images: ImageSet) -> int:
@@ -78,7 +75,7 @@ def require_side(suite: str, images: ImageSet) -> int:
     height, width = images.picture_size()
     if (height, width) != (SIDES[suite], SIDES[suite]):
         raise NstError(
-            f"{suite} consists of pictures of {SIDES[suite]} x {SIDES[suite]} px",
+            f"{suite} consists of images of {SIDES[suite]} x {SIDES[suite]} px",
             got=f"{width} x {height} px",
             next="ImageNet-C and -P of 299 px are eval.imagenet_c_299 and eval.imagenet_p_299",
         )

@@ -58,6 +58,14 @@ class Corrupted(SuiteKind):
         "error_to_baseline": "corruption error (baseline run = 100)",
         "degradation_to_baseline": "",
     }
+    suites = (*RELEASED, MADE)
+    row: ClassVar[Mapping[str, str]] = {
+        "corruption_error": "mean_error",
+        "mce": "mce",
+        "corruption_error_to_baseline": "error_to_baseline",
+    }
+    row_suite = "corruption_suite"
+    figures = ("errors", "severities")
 
     def scored(
         self, name: str, measured: Block, clean_error: float | None, published: Baseline | None, other: Block | None

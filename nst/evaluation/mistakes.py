@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.atomic import write_text
+from nst.atomic import write_csv
 from nst.documents import damaged, read_text
 
 FILE = "mistakes.csv"
@@ -27,12 +27,8 @@ class Mistake:
 
 def write(path: Path, mistakes: Iterable[tuple[float, str, int, int]], classes: Sequence[str]) -> None:
     """Writes entries of confidence, key, label and predicted class."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for confidence, key, label, predicted in mistakes:
-        table.writerow([key, classes[label], classes[predicted], f"{confidence:.6f}"])
-    write_text(path, text.getvalue())
+    rows = ((key, classes[label], classes[predicted], f"{sure:.6f}") for sure, key, label, predicted in mistakes)
+    write_csv(path, COLUMNS, (dict(zip(COLUMNS, row, strict=True)) for row in rows))
 
 
 def read(path: Path) -> list[Mistake] | None:

@@ -15,10 +15,12 @@ from nst.errors import NstError
 from nst.evaluation import attacked, corrupted, photographs, sequences
 from nst.evaluation.suite import Block, Subject, Suite, SuiteKind
 from nst.robustness.baselines import ALEXNET, PUBLISHED_SAMPLES
+from nst.shown import some
 
 ROOMS = (photographs, corrupted, sequences, attacked)  # a new kind of suites is a module of its own, and its name here
 KINDS: dict[str, SuiteKind] = {name: kind for room in ROOMS for name, kind in room.KINDS.items()}
 COLUMNS = ("suite", "condition", "level", "metric", "value")
+ROW_COLUMNS = tuple(column for kind in KINDS.values() if kind.row for column in (kind.row_suite, *kind.row))
 NETWORKS_OWN = ("shown_at", "shown_as")  # conditions in which networks that are compared may differ
 
 
@@ -34,7 +36,7 @@ def suites_of(subject: Subject) -> list[Suite]:
         NstError: a folder that does not hold what it is said to.
     """
     found = [suite for room in ROOMS for suite in room.suites(subject)]
-    return sorted(found, key=lambda suite: suite.name not in subject.options.released)
+    return sorted(found, key=lambda suite: suite.name not in vars(subject.options))
 
 
 def scored(
@@ -132,9 +134,21 @@ def headlines(robustness: Mapping[str, Block]) -> list[str]:
         if (count := fewer_samples(suite, block)) is not None:
             shown.append(f"of {count:,} of {PUBLISHED_SAMPLES[suite]:,} {kind.samples}")
         if lacks := block.get("missing"):
-            shown.append(f"without {', '.join(lacks[:4])}{', ...' if len(lacks) > 4 else ''}")
+            shown.append(f"without {some(lacks)}")
         lines.append(f"{suite}: {', '.join(shown)}")
     return lines
+
+
+def row_numbers(robustness: Mapping[str, Block]) -> dict[str, Any]:
+    """What a network's row in reports has, by ROW_COLUMNS; what is not known has no key."""
+    found: dict[str, Any] = {}
+    for kind in KINDS.values():
+        main = next(iter(kind.row.values()), "")
+        suite = next((name for name in kind.suites if robustness.get(name, {}).get(main) is not None), None)
+        if suite is not None:
+            numbers = {column: robustness[suite].get(key) for column, key in kind.row.items()}
+            found |= {kind.row_suite: suite, **{name: value for name, value in numbers.items() if value is not None}}
+    return found
 
 
 def table(robustness: Mapping[str, Block]) -> list[dict[str, Any]]:

@@ -52,6 +52,14 @@ class Perturbed(SuiteKind):
         "distance_to_baseline": "",
     }
     short: ClassVar[Mapping[str, str]] = {"mean_flip_probability": "flip_rate", "mean_top5_distance": "top5_distance"}
+    suites = (*RELEASED, MADE)
+    row: ClassVar[Mapping[str, str]] = {
+        "flip_rate": "mean_flip_probability",
+        "mfr": "mfr",
+        "flip_rate_to_baseline": "flips_to_baseline",
+    }
+    row_suite = "perturbation_suite"
+    figures = ("flips", "strips")
     samples = "clips"
 
     def scored(

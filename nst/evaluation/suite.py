@@ -183,12 +183,17 @@ class SuiteKind:
 
     `headlines` are the keys of a block's main numbers, and what a report calls them; those without a title are in
     results only. `short` are their names in flat results, where these differ. `in_words` are numbers of the `series`
-    that `stated` has in words.
+    that `stated` has in words. `row` are numbers that a network has one column each for in reports: column → key; they
+    are those of the first of `suites` that was measured whole. `figures` are what a report draws of each suite.
     """
 
     headlines: ClassVar[Mapping[str, str]] = {}
     short: ClassVar[Mapping[str, str]] = {}
     in_words: ClassVar[Sequence[str]] = ()
+    suites: ClassVar[Sequence[str]] = ()
+    row: ClassVar[Mapping[str, str]] = {}
+    row_suite = ""  # the column for the suite's name
+    figures: ClassVar[Sequence[str]] = ()
     samples = "images"
 
     def scored(

@@ -14,7 +14,7 @@ from typing import Any
 from nst.report.generation_rows import Row, model_name, rows
 from nst.report.page import number
 from nst.report.records import Experiment, Generation, open_runs
-from nst.report.robustness_files import blocks_of, conditions, measured_rows
+from nst.report.robustness_files import conditions, measured_rows
 from nst.report.summary import command, facts
 from nst.shown import fenced, in_markdown, short
 
@@ -133,7 +133,7 @@ def _results(experiment: Experiment, entries: Sequence[Row]) -> str:
 
 def _robustness(generation: Generation) -> list[str]:
     """A row for each number of each suite, and what the numbers depend on."""
-    blocks = blocks_of(generation)
+    blocks = generation.robustness
     if not blocks:
         return ["Robustness: not measured."]
     cells = [f"| {' | '.join(map(in_markdown, row))} |" for row in measured_rows(blocks)]

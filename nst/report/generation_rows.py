@@ -6,22 +6,19 @@ own, so that a small test set cannot pass noise off as a gain.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nst.atomic import atomic_path
 from nst.data.shard_set import load_index
+from nst.evaluation.results import ROW_COLUMNS, row_numbers
 from nst.intervals import Interval, of_gain, wilson
-from nst.report import robustness_files
 from nst.report.records import CONTROL, Experiment, Generation
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
     "unlabeled_with_copies", "pseudo_label_accuracy", "steps", "test_images", "top1", "top1_low", "top1_high",
     "top5", "ece", "loss", "gain", "gain_low", "gain_high",
-    *robustness_files.COLUMNS,
+    *ROW_COLUMNS,
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -88,7 +85,7 @@ def row(generation: Generation) -> Row:
         "top1_low": low,
         "top1_high": high,
         **{name: scores.get(name) for name in ("top5", "ece", "loss")},
-        **robustness_files.headline(robustness_files.blocks_of(generation)),
+        **row_numbers(generation.robustness),
     }
 
 
@@ -135,12 +132,3 @@ def model_name(entry: Mapping[str, Any]) -> str:
     if name.startswith("efficientnet") or entry["width"] is None:
         return name
     return f"{name} w{entry['width']:g} d{entry['depth']:g}"
-
-
-def write_csv(path: Path, entries: Sequence[Row], *, paper: Iterable[tuple[str, dict[str, float]]] = ()) -> None:
-    """The rows as a table of numbers, unrounded; published figures follow, named so."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(entries)
-        writer.writerows({"experiment": "published", "run": name, **values} for name, values in paper)

@@ -14,7 +14,6 @@ their own. These keep the paper's headings, and say what such a heading is of a 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from typing import Any
 from rich import box
 from rich.table import Table as Shown
 
-from nst.atomic import atomic_path
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
 from nst.recipes import EXHIBITS
@@ -279,14 +277,12 @@ def markdown(where: Exhibit, scale: str, cells: Cells) -> str:
 COLUMNS = ("place", "scale", "row", "column", "metric", "published", "ours", "deviation", "seeds")
 
 
-def write_csv(path: Path, where: Exhibit, found: Mapping[str, Cells]) -> None:
-    """Every number, unrounded: one line per scale, row, column and metric."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for scale, cells in found.items():
-            for (row, column), cell in cells.items():
-                for metric in sorted({name for entry in cell.measurements for name in entry.metrics}):
-                    mean, deviation = cell.value(metric) or (math.nan, None)
-                    published = where.rows.get(row, {}).get(column, {}).get(metric)
-                    writer.writerow([where.name, scale, row, column, metric, published, mean, deviation, cell.seeds])
+def numbers(where: Exhibit, found: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
+    """Every number, unrounded: a row of COLUMNS per scale, row, column and metric."""
+    for scale, cells in found.items():
+        for (row, column), cell in cells.items():
+            for metric in sorted({name for entry in cell.measurements for name in entry.metrics}):
+                mean, deviation = cell.value(metric) or (math.nan, None)
+                published = where.rows.get(row, {}).get(column, {}).get(metric)
+                values = (where.name, scale, row, column, metric, published, mean, deviation, cell.seeds)
+                yield dict(zip(COLUMNS, values, strict=True))

@@ -15,17 +15,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nst.documents import read_config, read_json
+from nst.documents import read_config, read_json, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.mistakes import Mistake
-from nst.report.curves import Curve, read_curves
 from nst.shown import short
+from nst.untrusted import require_file_name
 
 if TYPE_CHECKING:
     from nst.report.labeled import Labeled
 
 Document = dict[str, Any]
+Curve = list[tuple[int, float]]  # step, value
 LABELS = ("predictions", "selection")  # folders of what a teacher says, in its run directory unless options say where
 CONTROL = "control"  # instead of the number of a generation, and the directory beside theirs
 
@@ -88,10 +89,19 @@ class Generation:
         return read_document(self.directory / "evaluation" / "result.json")
 
     @cached_property
+    def robustness(self) -> dict[str, Document]:
+        """Results by suite; empty where none was evaluated."""
+        path = self.directory / "evaluation" / "result.json"
+        suites = (self.evaluation or {}).get("robustness", {})
+        return {require_file_name(suite, path): result for suite, result in suites.items()}  # figures are named by it
+
+    @cached_property
     def curves(self) -> dict[str, Curve]:
         """metric → its steps and values; empty where no table was kept."""
-        path = self.directory / "metrics.csv"
-        return read_curves(path) if path.exists() else {}
+        path, found = self.directory / "metrics.csv", dict[str, Curve]()
+        for step, metric, value in read_metrics(path) if path.exists() else ():
+            found.setdefault(metric, []).append((step, value))
+        return found
 
     @property
     def predictions_folder(self) -> Path:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,75 +17,10 @@ from PIL import Image
 from nst.errors import NstError
 from nst.evaluation.results import differences, kind_of
 from nst.evaluation.suite import Block
-from nst.report.records import Experiment, Generation, read_document
+from nst.report.records import Experiment, read_document
 from nst.robustness.baselines import CORRUPTIONS, NUM_SEVERITIES
 from nst.robustness.benchmark_scores import known_mean
-from nst.untrusted import below, require_file_name
-
-# the first whole one gives the numbers of a network's row
-CORRUPTION_SUITES = ("imagenet_c", "imagenet_c_299", "cifar_c", "c_onthefly")
-PERTURBATION_SUITES = ("imagenet_p", "imagenet_p_299", "cifar_p", "p_onthefly")
-CORRUPTION_NUMBERS = {
-    "corruption_error": "mean_error",
-    "mce": "mce",
-    "corruption_error_to_baseline": "error_to_baseline",
-}
-PERTURBATION_NUMBERS = {
-    "flip_rate": "mean_flip_probability",
-    "mfr": "mfr",
-    "flip_rate_to_baseline": "flips_to_baseline",
-}
-COLUMNS = ("corruption_suite", *CORRUPTION_NUMBERS, "perturbation_suite", *PERTURBATION_NUMBERS)
-
-
-def headline(blocks: Mapping[str, Block]) -> dict[str, Any]:
-    """Numbers of one network's row, by COLUMNS, and the suites they are of; without those that are not known."""
-    found: dict[str, Any] = {}
-    for kind, suites, numbers in (
-        ("corruption_suite", CORRUPTION_SUITES, CORRUPTION_NUMBERS),
-        ("perturbation_suite", PERTURBATION_SUITES, PERTURBATION_NUMBERS),
-    ):
-        main = next(iter(numbers.values()))
-        suite = next((name for name in suites if blocks.get(name, {}).get(main) is not None), None)
-        if suite is not None:
-            found |= {kind: suite, **{name: blocks[suite].get(key) for name, key in numbers.items()}}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def blocks_of(generation: Generation) -> dict[str, Block]:
-    """The suites of a generation by name; empty where none was evaluated."""
-    path = generation.directory / "evaluation" / "result.json"
-    blocks = (generation.evaluation or {}).get("robustness", {})
-    return {require_file_name(suite, path): block for suite, block in blocks.items()}  # figures are named by it
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The pictures of a part's shown samples, tile by tile in one file.
-
-    Args:
-        tile: side in px.
-        frames: numbers of a clip's frames that have a picture; (0,) of an image.
-    """
-
-    path: Path
-    tile: int
-    columns: int
-    frames: tuple[int, ...]
-
-    def tiles(self, place: int) -> list[np.ndarray]:
-        """Pictures (S, S, 3) uint8 of a sample, one per shown frame; empty where the sheet is not there any more."""
-        if not self.path.is_file():
-            return []
-        try:
-            with Image.open(self.path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-        except OSError as error:
-            again = "delete that suite's folder and evaluate again"
-            raise NstError(f"cannot read {self.path}", got=error, next=again) from error
-        count, side = len(self.frames), self.tile
-        places = [divmod(place * count + number, self.columns) for number in range(count)]
-        return [pixels[row * side : (row + 1) * side, left * side : (left + 1) * side] for row, left in places]
+from nst.untrusted import below
 
 
 @dataclass(frozen=True)
@@ -94,15 +28,21 @@ class Answer:
     """What a network says of one shown picture, or of each shown frame of a clip.
 
     Args:
+        sheet: file with the pictures of a part's samples, `columns` tiles in a row.
+        tile: side in px.
         place: which of the sheet's samples.
+        frames: numbers of a clip's frames that have a picture; (0,) of an image.
         caption: what the picture shows, e.g. "fog 3"; a perturbation's name; empty for photographs.
         label: None where it is not known.
         predicted, confidence: of the picture, or of the shown frames.
         flips: changes of the answer over all frames of the clip.
     """
 
-    sheet: Sheet
+    sheet: Path
+    tile: int
+    columns: int
     place: int
+    frames: tuple[int, ...]
     key: str
     caption: str
     label: str | None
@@ -111,24 +51,33 @@ class Answer:
     flips: int
 
     @property
-    def frames(self) -> tuple[int, ...]:
-        return self.sheet.frames
-
-    @property
     def right(self) -> bool:
         return self.predicted[0] == self.label
 
     @property
     def shows(self) -> tuple[str, str, str]:
         """What says that two networks were shown the same."""
-        return self.sheet.path.stem, self.key, self.caption
+        return self.sheet.stem, self.key, self.caption
+
+    def pictures(self) -> list[np.ndarray]:
+        """Those of the shown frames, (S, S, 3) uint8; empty where the sheet is not there any more."""
+        if not self.sheet.is_file():
+            return []
+        try:
+            with Image.open(self.sheet) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            again = "delete that suite's folder and evaluate again"
+            raise NstError(f"cannot read {self.sheet}", got=error, next=again) from error
+        count, side = len(self.frames), self.tile
+        places = [divmod(self.place * count + number, self.columns) for number in range(count)]
+        return [pixels[row * side : (row + 1) * side, left * side : (left + 1) * side] for row, left in places]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One network on one suite; `place` is its own among the generations."""
+    """One network on one suite."""
 
-    place: int
     label: str
     named: str  # the label inside a sentence
     suite: str
@@ -138,42 +87,40 @@ class Measured:
     @cached_property
     def answers(self) -> list[Answer]:
         """Of all shown pictures, part by part."""
-        paths = sorted((self.folder / "parts").glob("*.json"))
-        return [answer for path in paths for answer in _answers(path)]
+        return [answer for path in sorted((self.folder / "parts").glob("*.json")) for answer in _answers(path)]
 
 
 def _answers(path: Path) -> list[Answer]:
     """Those of one part."""
     part = read_document(path) or {}
     given = part.get("sheet", {})
-    picture = below(path.parent, given.get("file", "-"), path)
-    sheet = Sheet(picture, given.get("tile", 0), given.get("columns", 1), tuple(given.get("frames") or [0]))
-    return [_answer(sheet, place, entry) for place, entry in enumerate(part.get("shown", []))]
-
-
-def _answer(sheet: Sheet, place: int, entry: Mapping[str, Any]) -> Answer:
-    predicted, caption = entry["predicted"], entry["caption"]
-    earlier = predicted[:1] * len(predicted) if "noise" in caption else predicted  # as flips are counted
-    said, sure = ([entry[name][frame] for frame in sheet.frames] for name in ("predicted", "confidence"))
-    flips = sum(before != after for before, after in zip(earlier, predicted[1:], strict=False))
-    return Answer(sheet, place, entry["key"], caption, entry["label"], tuple(said), tuple(sure), flips)
+    sheet = below(path.parent, given.get("file", "-"), path)
+    frames = tuple(given.get("frames") or [0])
+    found = []
+    for place, entry in enumerate(part.get("shown", [])):
+        every, caption = entry["predicted"], entry["caption"]
+        earlier = every[:1] * len(every) if "noise" in caption else every  # as flips are counted
+        flips = sum(before != after for before, after in zip(earlier, every[1:], strict=False))
+        said, sure = (tuple(entry[name][frame] for frame in frames) for name in ("predicted", "confidence"))
+        found.append(Answer(sheet, given.get("tile", 0), given.get("columns", 1), place, frames, entry["key"], caption,
+                            entry["label"], said, sure, flips))  # fmt: skip
+    return found
 
 
 def networks_of(experiment: Experiment, suite: str) -> tuple[list[Measured], list[str]]:
     """The networks that can be compared on a suite, in order; and a sentence for each that cannot."""
     shown: list[Measured] = []
     apart = []
-    for place, generation in enumerate(experiment.generations):
-        block = blocks_of(generation).get(suite)
+    for generation in experiment.generations:
+        block = generation.robustness.get(suite)
         if block is None:
             continue
-        folder = generation.directory / "evaluation" / "robustness" / suite
-        network = Measured(place, generation.label, generation.named, suite, block, folder)
         differ = differences(shown[0].block["conditions"], block["conditions"]) if shown else []
         if differ:
             apart.append(f"{generation.label} was measured on {suite} under other conditions: {', '.join(differ)}.")
         else:
-            shown.append(network)
+            folder = generation.directory / "evaluation" / "robustness" / suite
+            shown.append(Measured(generation.label, generation.named, suite, block, folder))
     return shown, apart
 
 
@@ -181,11 +128,6 @@ def answered_by_both(first: Measured, last: Measured) -> list[tuple[Answer, Answ
     """Answers of two networks to the same shown pictures."""
     others = {answer.shows: answer for answer in last.answers}
     return [(answer, others[answer.shows]) for answer in first.answers if answer.shows in others]
-
-
-def suites_of(experiment: Experiment) -> list[str]:
-    """Names of all suites that any generation has, in the order of the evaluation."""
-    return list(dict.fromkeys(suite for generation in experiment.generations for suite in blocks_of(generation)))
 
 
 def corruption_values(networks: Sequence[Measured]) -> tuple[list[str], dict[str, list[float | None]], bool]:

@@ -10,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from nst.data.images import encode_png
-from nst.evaluation.results import kind_of
+from nst.evaluation.results import KINDS, kind_of
 from nst.report import gallery, robustness_figures
 from nst.report.figures import series_color
 from nst.report.gallery import Picture
 from nst.report.page import Drawing, Gallery, Section, Table, number
 from nst.report.records import Experiment
-from nst.report.robustness_figures import Panel, StripData, readable
+from nst.report.robustness_figures import Colors, Panel, StripData, readable
 from nst.report.robustness_files import (
-    CORRUPTION_SUITES,
-    PERTURBATION_SUITES,
     Answer,
     Measured,
     answered_by_both,
@@ -27,14 +25,12 @@ from nst.report.robustness_files import (
     corruption_values,
     networks_of,
     severity_means,
-    suites_of,
     whole_rows,
 )
 from nst.robustness.baselines import CORRUPTION_GROUPS, CORRUPTIONS
 
 FIGURES = (
-    *(f"{suite}_{kind}" for suite in CORRUPTION_SUITES for kind in ("errors", "severities")),
-    *(f"{suite}_{kind}" for suite in PERTURBATION_SUITES for kind in ("flips", "strips")),
+    *(f"{suite}_{figure}" for kind in KINDS.values() for suite in kind.suites for figure in kind.figures),
     "attacks",
 )
 CHANGE_NOTE = "Change: last network less first. For errors and flips lower is better, for top-1 higher."
@@ -48,7 +44,7 @@ FLIPS = ("Flips of the answer", "flips less often", "flips more often")
 def robustness(experiment: Experiment, examples: int) -> Section:
     """Everything that the evaluations of robustness have left; or how to make them."""
     section = Section("Robustness")
-    suites = suites_of(experiment)
+    suites = list(dict.fromkeys(suite for generation in experiment.generations for suite in generation.robustness))
     if not suites:
         section.missing.append(
             "Robustness was not measured. nst iterate eval=robustness_quick (a few images) or eval=robustness with the "
@@ -58,20 +54,28 @@ def robustness(experiment: Experiment, examples: int) -> Section:
         return section
     found = {suite: networks_of(experiment, suite) for suite in suites}
     networks = {suite: shown for suite, (shown, _) in found.items()}
+    colors = {generation.label: series_color(place) for place, generation in enumerate(experiment.generations)}
     section.text = "The same pictures for all networks, without noise in the network and with its averaged weights."
-    section.blocks.append(numbers_table(networks))
+    section.blocks.append(numbers_table(networks, list(colors)))
     for suite, shown in networks.items():
-        section.blocks += _blocks(suite, shown, examples)
-        section.missing += _lacking(suite, shown)
-    section.blocks += _attacks([shown for shown in networks.values() if shown[0].block["kind"] == "attack"])
+        kind = shown[0].block["kind"]
+        if kind in DRAWN:
+            section.blocks += DRAWN[kind](suite, shown, colors)
+        if KINDS[kind].samples == "images" and len(shown) > 1 and examples:
+            section.blocks += _corrected(suite, shown[0], shown[-1], examples)
+        if lacks := dict.fromkeys(name for network in shown for name in network.block.get("missing", ())):
+            text = f"{suite} is not whole, so no mean over the benchmark is given. Missing: {', '.join(lacks)}."
+            section.missing.append(text)
+    attacked = [shown for shown in networks.values() if shown[0].block["kind"] == "attack"]
+    section.blocks += _attacks(attacked, colors) if attacked else []
     section.missing += [reason for _, apart in found.values() for reason in apart]
     return section
 
 
-def numbers_table(networks: Mapping[str, Sequence[Measured]]) -> Table:
-    """A row per number, a column per network in the order of the generations, and the change from first to last."""
-    by_place = {network.place: network.label for shown in networks.values() for network in shown}
-    labels = [label for _, label in sorted(by_place.items())]
+def numbers_table(networks: Mapping[str, Sequence[Measured]], every: Sequence[str]) -> Table:
+    """A row per number, a column per measured network of `every`, and the change from first to last."""
+    measured = {network.label for shown in networks.values() for network in shown}
+    labels = [label for label in every if label in measured]
     rows, others = [], []
     for suite, shown in networks.items():
         blocks = {network.label: network.block for network in shown}
@@ -94,36 +98,13 @@ def _cells(values: Sequence[float | None]) -> list[str]:
     return [*cells, number(None if first is None or last is None else last - first, "+.2f")]
 
 
-def _blocks(suite: str, shown: Sequence[Measured], examples: int) -> list[Drawing | Gallery]:
-    block = shown[0].block
-    found: list[Drawing | Gallery] = []
-    if (draw := DRAWN.get(block["kind"])) is not None:
-        found += draw(suite, shown)
-    if kind_of(block).samples == "images" and len(shown) > 1 and examples:
-        found += _corrected(suite, shown[0], shown[-1], examples)
-    return found
-
-
-def _lacking(suite: str, shown: Sequence[Measured]) -> list[str]:
-    """What no mean of a whole benchmark can be given for."""
-    lacks = list(dict.fromkeys(name for network in shown for name in network.block.get("missing", ())))
-    if not lacks:
-        return []
-    return [f"{suite} is not whole, so no mean over the benchmark is given. Missing: {', '.join(lacks)}."]
-
-
-def _colors(shown: Sequence[Measured]) -> dict[str, str]:
-    """The colours that these networks have in the other figures too."""
-    return {network.label: series_color(network.place) for network in shown}
-
-
 # ---- corruptions -------------------------------------------------------------------------------------------------
 
 
-def _corruptions(suite: str, shown: Sequence[Measured]) -> list[Drawing]:
+def _corruptions(suite: str, shown: Sequence[Measured], colors: Colors) -> list[Drawing]:
     names, values, normalised = corruption_values(shown)
     axis = "CE (% of AlexNet's error)" if normalised else "top-1 error (%)"
-    figure = robustness_figures.bars(_claim(values, ERRORS, "corruptions"), names, values, axis, _colors(shown))
+    figure = robustness_figures.bars(_claim(values, ERRORS, "corruptions"), names, values, axis, colors)
     what = "Corruption error against AlexNet's" if normalised else "Top-1 error, unnormalised"
     caption = (
         f"{what}, mean over severities; dashed lines are means over all shown. {conditions(suite, shown[0].block)}"
@@ -133,7 +114,7 @@ def _corruptions(suite: str, shown: Sequence[Measured]) -> list[Drawing]:
     if groups:
         curves = [Panel(name, range(6), {network.label: severity_means(network, members) for network in shown})
                   for name, members in groups.items()]  # fmt: skip
-        figure = robustness_figures.severity_curves(curves, _colors(shown))
+        figure = robustness_figures.severity_curves(curves, colors)
         drawings.append(Drawing(f"{suite}_severities", figure, f"Mean error of the corruptions of a kind, {suite}."))
     return drawings
 
@@ -167,13 +148,13 @@ def _claim(values: Mapping[str, Sequence[float | None]], verbs: tuple[str, str, 
 # ---- perturbation sequences --------------------------------------------------------------------------------------
 
 
-def _perturbations(suite: str, shown: Sequence[Measured]) -> list[Drawing]:
+def _perturbations(suite: str, shown: Sequence[Measured], colors: Colors) -> list[Drawing]:
     names = list(dict.fromkeys(name for network in shown for name in network.block["flip_probability"]))
     if not names:
         return []
     values = {network.label: [network.block["flip_probability"].get(name) for name in names] for network in shown}
-    figure = robustness_figures.bars(_claim(values, FLIPS, "perturbations"), names, values, "flip rate (%)",
-                                     _colors(shown))  # fmt: skip
+    title = _claim(values, FLIPS, "perturbations")
+    figure = robustness_figures.bars(title, names, values, "flip rate (%)", colors)
     caption = (
         "How often the answer changes between two frames of a sequence (noise: between a frame and the first); dashed "
         f"lines are means over all shown. {conditions(suite, shown[0].block)}"
@@ -216,30 +197,24 @@ def _telling(pairs: Sequence[tuple[Answer, Answer]], *, alone: bool) -> list[tup
 
 
 def _clip(first: Measured, last: Measured, before: Answer, after: Answer) -> StripData | None:
-    tiles = after.sheet.tiles(after.place) or before.sheet.tiles(before.place)
-    if not tiles:
+    frames = after.pictures() or before.pictures()
+    if not frames:
         return None
     longest = max(map(len, (*before.predicted, *after.predicted)))
-    places = range(0, len(tiles), 1 if longest <= SHORT_NAME else 2)
+    places = range(0, len(frames), 1 if longest <= SHORT_NAME else 2)
     said = {network.label: [answer.predicted[place] for place in places]
             for network, answer in ((first, before), (last, after))}  # fmt: skip
     numbers = [after.frames[place] for place in places]
-    return StripData(after.caption, after.label, [tiles[place] for place in places], numbers, said)
+    return StripData(after.caption, after.label, [frames[place] for place in places], numbers, said)
 
 
 # ---- attacks -----------------------------------------------------------------------------------------------------
 
 
-def _attacks(found: Sequence[Sequence[Measured]]) -> list[Drawing]:
-    if not found:
-        return []
-    data = [
-        Panel(shown[0].suite.upper().replace("_", " "), shown[0].block["epsilons"],
-                   {network.label: network.block["top1"] for network in shown})
-        for shown in found
-    ]  # fmt: skip
+def _attacks(found: Sequence[Sequence[Measured]], colors: Colors) -> list[Drawing]:
+    data = [Panel(shown[0].suite.upper().replace("_", " "), shown[0].block["epsilons"],
+                  {network.label: network.block["top1"] for network in shown}) for shown in found]  # fmt: skip
     caption = " ".join(conditions(shown[0].suite, shown[0].block) for shown in found)
-    colors = {label: color for shown in found for label, color in _colors(shown).items()}
     return [Drawing("attacks", robustness_figures.attacks(data, colors), caption)]
 
 
@@ -263,8 +238,8 @@ def _corrected(suite: str, first: Measured, last: Measured, count: int) -> list[
 
 
 def _picture(before: Answer, after: Answer) -> Picture | None:
-    tiles = after.sheet.tiles(after.place)
-    uri = gallery.data_uri(encode_png(tiles[0])) if tiles else None
+    pictures = after.pictures()
+    uri = gallery.data_uri(encode_png(pictures[0])) if pictures else None
     if uri is None:
         return None
     return Picture(uri, after.key, after.predicted[0], after.confidence[0], after.label, before.predicted[0],

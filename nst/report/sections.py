@@ -16,6 +16,7 @@ from nst.report.generation_rows import Row, certain, compared, model_name
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
+from nst.shown import some
 
 COLUMNS = {  # of a cell → heading, with spaces and hyphens that do not break
     "run": "run", "model": "model", "params": "params", "labeled": "labeled", "unlabeled": "unlabeled (with copies)",
@@ -168,8 +169,7 @@ def _told_apart(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Ro
     name = f"The best by top-1, {best['experiment']},"
     if not equal:
         return f"{name} is better than all others by more than the test images alone explain. "
-    more = f" and {len(equal) - 4} more" if len(equal) > 4 else ""
-    return f"{name} cannot be told apart on these test images from {', '.join(equal[:4])}{more}. "
+    return f"{name} cannot be told apart on these test images from {some(equal)}. "
 
 
 def learning(experiment: Experiment) -> Section:

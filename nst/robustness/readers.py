@@ -15,6 +15,7 @@ from nst.data.images import BadImage, decode
 from nst.data.layout import is_hidden, is_image, unique_keys
 from nst.documents import fingerprint
 from nst.errors import NstError, nearest
+from nst.shown import some
 
 # ---- files ---------------------------------------------------------------------------------------------------
 
@@ -107,8 +108,8 @@ def class_folders(
         found += [(folder, *file) for file in files]
     if not found:
         held = [f"{folder}/{entry.name}" for folder in _subfolders(root) for entry in os.scandir(root / folder)]
-        got = _some(sorted(held)) if held else None
-        raise NstError(f"{name}: no {what} in {root}", got=got, valid=f"{what} in folders such as {_some(known)}")
+        got = some(sorted(held)) if held else None
+        raise NstError(f"{name}: no {what} in {root}", got=got, valid=f"{what} in folders such as {some(list(known))}")
     names = [f"{folder}/{file}" for folder, file, _ in found]
     label = np.array([labels[folder] for folder, _, _ in found], np.int64)
     return [str(root / path) for path in names], unique_keys(names, names), label, fingerprint([name, found])
@@ -122,13 +123,9 @@ def _wrong_folder(name: str, root: Path, folder: str, known: Collection[str]) ->
     return NstError(
         f"{name} has no class {folder}{nearest(folder, known)}",
         got=str(root / folder),
-        valid=f"{len(known)} folders: {_some(known)}",
+        valid=f"{len(known)} folders: {some(list(known))}",
         next="give the folder that holds the class folders of this set",
     )
-
-
-def _some(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def has_class_files(root: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from nst.atomic import write_json
+from nst.atomic import write_csv, write_json
 from nst.config import job_from, require_values
 from nst.data.batches import Batch, View
 from nst.data.evaluation_batches import EvaluationBatches
@@ -25,7 +25,7 @@ from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.evaluation.mistakes import FILE as MISTAKES_FILE
 from nst.evaluation.mistakes import write as write_mistakes
-from nst.evaluation.results import headlines, summary, table
+from nst.evaluation.results import COLUMNS, headlines, summary, table
 from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
@@ -156,7 +156,7 @@ def _keep(output: Path, result: Mapping[str, Any], tracking: Tracking) -> None:
     rows = table(result.get("robustness", {}))
     tracking.evaluated(result, rows)
     if rows:
-        suites.write_table(output / "robustness.csv", rows)
+        write_csv(output / "robustness.csv", COLUMNS, rows)
         write_json(output / "result.json", result)
 
 
@@ -240,7 +240,7 @@ def _test_set(job: EvaluateJob, robustness: RobustnessOptions | None) -> ShardSe
         return test_set(data, job.remote, job.stage)
     if not has_test_set(data):
         return None
-    if robustness.released and not is_remote(str(data.test)) and not Path(str(data.test)).exists():
+    if not is_remote(str(data.test)) and not Path(str(data.test)).exists():
         raise NstError(
             f"there is no test set at {data.test}",
             valid="a folder of labeled shards, or null",

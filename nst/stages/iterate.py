@@ -26,9 +26,9 @@ from omegaconf import DictConfig
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
 from nst.data.transfer import is_remote
+from nst.evaluation.results import ROW_COLUMNS, row_numbers
 from nst.leftovers import sweep
 from nst.progress import console, say
-from nst.report.robustness_files import COLUMNS, headline
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, wait_until_seen
@@ -91,7 +91,7 @@ def _row(number: int | str, result: Result, selection: Result | None) -> Result:
 
 def _scores(evaluation: Result) -> Result:
     scores = {name: evaluation[name] for name in ("top1", "top5", "ece", "loss")}
-    return scores | headline(evaluation.get("robustness", {}))
+    return scores | row_numbers(evaluation.get("robustness", {}))
 
 
 def main(cfg: DictConfig) -> None:
@@ -159,7 +159,7 @@ def judging_of(job: IterateJob) -> Judging:
 def _result(job: IterateJob, rows: Sequence[Result]) -> Result:
     """result.json: the last student's scores, and all of every network."""
     generations = [row for row in rows if row["generation"] != CONTROL]
-    wanted = ("top1", "top5", "ece", "gain", *COLUMNS)
+    wanted = ("top1", "top5", "ece", "gain", *ROW_COLUMNS)
     return {
         "stage": "iterate",
         "name": job.name,

@@ -14,14 +14,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.atomic import write_text
+from nst.atomic import write_csv, write_text
 from nst.config import job_from, require_values
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report import findings, labels_section, next_steps, paper, paper_figures, sections, summary, terminal
-from nst.report.generation_rows import Row, control_row, rows, write_csv
+from nst.report.generation_rows import COLUMNS, Row, control_row, rows
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
 from nst.report.records import Experiment, open_runs
@@ -73,7 +73,8 @@ def run(
     unlink(*(directory / name for each in figures_.values() for name in each if name not in drawn))
     _, figures = paper.published(experiments[0].paper)
     every = [row for entries, control in zip(rows_of, controls, strict=True) for row in (*entries, control) if row]
-    write_csv(directory / "report.csv", every, paper=figures)
+    every += [{"experiment": "published", "run": name, **values} for name, values in figures]
+    write_csv(directory / "report.csv", COLUMNS, every)
     write_text(directory / "report.html", render(page))
     return {
         "page": directory / "report.html",
@@ -155,7 +156,7 @@ def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[
         pictures_.append(place.with_suffix(".png"))
     table = directory / f"{name}.md"
     write_text(table, "\n".join(paper.markdown(where, scale, cells) for scale, cells in found.items()))
-    paper.write_csv(directory / f"{name}.csv", where, found)
+    write_csv(directory / f"{name}.csv", paper.COLUMNS, paper.numbers(where, found))
     return {"cells": found, "table": table, "numbers": directory / f"{name}.csv", "figures": pictures_}
 
 

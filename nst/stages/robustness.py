@@ -9,7 +9,6 @@ in which it was. A suite that is done is skipped, so suites can be added to an e
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nst.atomic import atomic_path, write_json
+from nst.atomic import write_json
 from nst.data.batches import Batch
 from nst.data.shard_set import ShardSet
 from nst.documents import as_json, read_json
@@ -80,7 +79,7 @@ def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
     suites = results.suites_of(subject)
     if not suites:
         raise NstError(
-            "there is nothing to evaluate robustness on",
+            "there are no images to evaluate robustness on",
             got="no folder of a released set, and no test set to corrupt, perturb or attack",
             next="give one, such as eval.imagenet_a=<folder>, or data.test=<shards>",
         )
@@ -214,14 +213,6 @@ def _part(block: Block) -> tuple[int, int] | None:
     return None if conditions["max_images"] is None else (conditions["max_images"], conditions["seed"])
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of `results.table`, unrounded."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, results.COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def baseline_blocks(baseline: str | None) -> dict[str, Block] | None:
     """The robustness results of a run directory or an evaluation's folder; None without a baseline.
 
@@ -246,6 +237,8 @@ def _check_baseline(baseline: str | None, conditions: Mapping[str, Mapping[str, 
         return
     shared = conditions.keys() & others.keys()
     if not shared:
-        raise NstError(f"the baseline {baseline} has other suites", got=", ".join(others), valid=", ".join(conditions))
+        raise NstError(
+            f"the baseline {baseline} has no suite of these", got=", ".join(others), valid=", ".join(conditions)
+        )
     for name in sorted(shared):
         results.require_comparable(name, conditions[name], others[name]["conditions"])

@@ -65,10 +65,3 @@ class MetricsTable(Logger):
             raise damaged(self.path, f"{found} bytes, of {size} when the training's state was kept", without)
         if found > size:
             os.truncate(self.path, size)
-
-
-def read_rows(path: Path | str) -> list[tuple[int, str, float]]:
-    """(step, metric, value) rows of a metrics.csv; a half-written last line is left out."""
-    text = Path(path).read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return [(int(step), name, float(value)) for step, name, value in csv.reader(whole.splitlines()[1:])]

@@ -12,8 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nst.documents import read_json
-from nst.training.loggers import read_rows
+from nst.documents import read_json, read_metrics
 from nst.written import listed_below
 
 STEP = "trainer/global_step"  # as Lightning's logger names it
@@ -23,7 +22,7 @@ PREFIX = "offline-run-"
 def write_again(run: Any, directory: Path) -> None:
     """Logs what the files of a training and of its evaluation tell: every row once."""
     table = directory / "metrics.csv"
-    rows = read_rows(table) if table.exists() else []
+    rows = read_metrics(table) if table.exists() else []
     for step, group in itertools.groupby(rows, key=lambda row: row[0]):
         run.log({**{name: value for _, name, value in group}, STEP: step})
     for result in (directory / "result.json", directory / "evaluation" / "result.json"):

@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "--env", action="append", default=[], metavar="NAME[=value]", help="environment of the job; NAME alone: as here"
     )
 
-    add("status", "the request, the machines, and what every worker is doing", _status)
+    add("status", "the request, the machines, and what every worker is doing", lambda tpu, *_: jobs.status(tpu))
     one = add("logs", "the end of a worker's log", _logs)
     one.add_argument("--worker", type=_at_least(0), default=0)
     one.add_argument("--lines", type=_at_least(1), default=50)
@@ -120,10 +120,6 @@ def _run(tpu: Tpu, options: argparse.Namespace, words: list[str]) -> None:
     job = jobs.CloudJob.parse(words, options.env)
     with _folder(tpu) as folder:
         watch.run(tpu, job, follows=options.follow, restarts=options.restart, folder=folder)
-
-
-def _status(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:
-    jobs.status(tpu)
 
 
 def _logs(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:

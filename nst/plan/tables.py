@@ -89,6 +89,7 @@ def step(plan: Result) -> Table:
     values, network = plan["step"], plan["network"]
     title = f"a training step of generation {network['generation']}, {network['model']} at {network['image_size']} px"
     table = _table(title, ("", "value", ""), left=("",), head=False)
+    bound = "chips" if values["computing"] >= values["preparing"] else "loaders"
     rows = [
         ("parameters", number(network["parameters"]), ""),
         ("multiply-accumulates of an image", number(network["macs"]), "forward"),
@@ -97,17 +98,13 @@ def step(plan: Result) -> Table:
         ("all-reduce of a core", size(values["all_reduce_bytes"]), "gradients, BatchNorm"),
         ("computing", duration(values["computing"]), f"{percent(plan['utilization'])} of the peak"),
         ("loading", duration(values["preparing"]), f"trainer.workers={plan['cluster']['loader_workers']}"),
-        ("images a second", short(values["images_per_second"]), f"by the {_bound(values)}"),
+        ("images a second", short(values["images_per_second"]), f"by the {bound}"),
         ("  of a host", short(values["images_per_second_and_host"]), ""),
         ("read a second and host", size(plan["bytes_per_second_and_host"]), "image files, targets"),
     ]
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _bound(step: Result) -> str:
-    return "chips" if step["computing"] >= step["preparing"] else "loaders"
 
 
 def memory(plan: Result) -> Table:

@@ -42,7 +42,8 @@ def bars(where: Exhibit, scale: str, cells: Cells) -> Figure:
         (name for name in where.metrics if any(cell.value(name) for cell in cells.values())),
         next(iter(where.metrics)),
     )
-    figure, (ours, paper) = panels(_title(where, scale), 1.6 + 0.42 * len(rows) * _columns_of(cells), 2, sharey=True)
+    columns = max(1, len({column for _, column in cells}))
+    figure, (ours, paper) = panels(_title(where, scale), 1.6 + 0.42 * len(rows) * columns, 2, sharey=True)
     _bars(ours, where, rows, cells, metric)
     ours.set_title(f"ours: {where.metrics[metric]}")
     published = published_cells(where, rows)
@@ -194,10 +195,6 @@ def _curve(axes: Axes, x: Any, mean: Any, deviation: Any, color: str, label: str
 
 def _metrics(cell: Cell) -> list[str]:
     return sorted({name for found in cell.measurements for name in found.metrics})
-
-
-def _columns_of(cells: Cells) -> int:
-    return max(1, len({column for _, column in cells}))
 
 
 def _title(where: Exhibit, scale: str) -> str:

@@ -23,7 +23,7 @@ from nst.data.shard_set import ShardSet, load_index
 from nst.data.transfer import is_remote
 from nst.data.views import training_view
 from nst.doctor.compare import compare
-from nst.doctor.facts import Comparison, MemoryFacts, Selecting, Situation, TeacherFacts, TrainingFacts, network_facts
+from nst.doctor.facts import MemoryFacts, Selecting, Situation, TeacherFacts, TrainingFacts, network_facts
 from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice
@@ -84,7 +84,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
         selecting=None if single else _selecting(each[-1], images),
         sets=sets,
         teacher_classes=classes,
-        comparison=_comparison(sets, most),
+        comparison=compare(sets["unlabeled"], sets["test"], most) if {"unlabeled", "test"} <= sets.keys() else None,
         needed_bytes=_needed(each, single, images),
         free_bytes=shutil.disk_usage(_existing(Path(job.run_dir))).free,
         replaced={} if single else _replaced(job),
@@ -200,12 +200,6 @@ def _mistake(error: NstError, generation: str) -> Finding:
     return Finding(
         "options", "error", " ".join(f"{message}.".split()), error.next or "", (generation,) if generation else ()
     )
-
-
-def _comparison(sets: dict[str, ShardSet], most: int) -> Comparison | None:
-    if "unlabeled" not in sets or "test" not in sets:
-        return None
-    return compare(sets["unlabeled"], sets["test"], most)
 
 
 def _selecting(job: SurveyJob, images: DatasetSize | None) -> Selecting:

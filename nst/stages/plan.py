@@ -66,6 +66,7 @@ def run(job: SurveyJob) -> dict[str, Any]:
     step = budget.step(main, hardware, numerics, share, step_views_seconds(main, images) / hardware.processors)
     for training in trainings:
         budget.images_per_core(training, hardware)
+    step_bytes = images.bytes_read(main.recipe.labeled_batch_size, main.unlabeled)
     compiling = _compiling(trainings if hardware.chip.tpu else [], main)
     hours = sum(row["hours"] for row in rows) + compiling["hours"]
     return {
@@ -75,7 +76,7 @@ def run(job: SurveyJob) -> dict[str, Any]:
         "images": asdict(images),
         "network": _network(main),
         "step": asdict(step),
-        "bytes_per_second_and_host": _bytes_per_step(main, images) / step.seconds / hardware.hosts,
+        "bytes_per_second_and_host": step_bytes / step.seconds / hardware.hosts,
         "memory": _memory(main, hardware, numerics),
         "compiled": compiled(generations, images, hardware, trainer) if options.compile else None,
         "stages": rows,
@@ -143,10 +144,6 @@ def _memory(training: PhaseCost, hardware: Cluster, numerics: Numerics) -> dict[
         parts = budget.accumulate_that_fits(training, hardware, numerics, remat=remat)
         found[name] = {**asdict(memory), "total": memory.total, "accumulate": parts}
     return {**found, "accumulate": training.accumulate, "cure": budget.cure(training, hardware, numerics)}
-
-
-def _bytes_per_step(training: PhaseCost, images: DatasetSize) -> float:
-    return images.bytes_read(training.recipe.labeled_batch_size, training.unlabeled)
 
 
 def _storage(images: DatasetSize) -> dict[str, Any]:

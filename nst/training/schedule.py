@@ -78,14 +78,10 @@ def _cosine(schedule: Schedule, step: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _constant(schedule: Schedule, step: int) -> float:
-    return 1.0
-
-
 DECAYS: dict[str, Callable[[Schedule, int], float]] = {
     "exponential": _exponential,
     "cosine": _cosine,
-    "constant": _constant,
+    "constant": lambda schedule, step: 1.0,
 }
 
 

@@ -116,6 +116,9 @@ def from_scratch(name: str, network: str) -> Row:
 PRETRAINED = ("student.labeled_batch_size=1", "student.unlabeled_ratio=95", "student.optimizer.rate_per_256=0.256",
               "student.finetune.epochs=20", "student.finetune.labeled_batch_size=50")  # fmt: skip
 
+CLOTHING = ("experiment=photos", "name=clothing", "data.labeled_per_class=10",
+            "data.root=datasets/clothing-seed${seed}", "model.train_size=96", "model.test_size=128")  # fmt: skip
+
 
 # fmt: off
 _ALL = (
@@ -159,6 +162,11 @@ _ALL = (
     Series("networks", "from scratch with 100 labels a class: a ResNet, and a network without BatchNorm", (
         from_scratch("resnet", "resnet18"),
         from_scratch("without_batchnorm", "convnext_atto"),
+    )),
+    Series("clothing", "the hard case: ten kinds of clothes of very different numbers, few unlabeled (clothing.tar)", (
+        Row("equal", CLOTHING),
+        Row("labeled", (*CLOTHING, "select.prior=labeled", "iterate.control=false",
+                        "iterate.teacher=runs/series/clothing/equal-seed${seed}/gen0"), after=("clothing/equal",)),
     )),
     Series("start", "where a student begins", (
         student("anew", more=(CONTROL,)),

@@ -135,6 +135,11 @@ CLAIMS = (
     Claim("a student starts better anew than from its teacher", "later version", (
         _rows("anew − from its teacher", "start", "anew", "teacher"),
     )),
+    Claim("it helps also where classes are uneven and few pictures are unlabeled (clothes)", "not of the paper", (
+        _within("as many of every class: last student − control", "clothing", "equal", LAST, "control"),
+        Expectation("in the proportions of the labels: last student − control", Contender("clothing", "labeled"),
+                    Contender("clothing", "equal", "control")),
+    )),
     Claim("other networks gain too", "later version", (
         _within("ResNet: last student − control", "networks", "resnet", LAST, "control"),
         _within("a network without BatchNorm: last student − control", "networks", "without_batchnorm", LAST,

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shlex
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import series, series_lines
-from benchmarks.series import Job, main
+from benchmarks.series import main
+from benchmarks.series_job import Job, digest
 from benchmarks.series_table import SERIES, Row, Series
 from nst.config import compose_config, job_from
 from nst.documents import read_json
@@ -164,7 +169,7 @@ def test_a_run_that_fails_leaves_no_line_and_the_others_go_on(place: Path, monke
 
 def made_line(options: tuple[str, ...], seed: int = 0) -> evidence.Line:
     facts = {"command": "nst iterate old", "commit": "abc"}
-    return evidence.Line("tiny", "recipe", seed, "gen0", {"top1": 80.0}, 100, {}, series.digest(options), facts)
+    return evidence.Line("tiny", "recipe", seed, "gen0", {"top1": 80.0}, 100, {}, digest(options), facts)
 
 
 def put(place: Path, line: evidence.Line) -> None:
@@ -221,6 +226,31 @@ def test_the_seconds_of_all_starts_are_added(place: Path, monkeypatch: pytest.Mo
     series._started(job)
     twice = series._spent(job)
     assert all(twice[clock] > 1.5 * once[clock] > 0 for clock in ("wall", "cpu"))
+
+
+@pytest.mark.slow
+def test_a_killed_series_continues_by_the_same_command(place: Path, monkeypatch: pytest.MonkeyPatch):
+    long = (*SMALL, "student.steps=40", "iterate.generations=[[]]", "iterate.control=false")
+    monkeypatch.setitem(SERIES, "tiny", Series("tiny", "digits", (Row("recipe", long),)))
+    metrics = place / "runs" / "series" / "tiny" / "recipe-seed0" / "gen0" / "metrics.csv"
+
+    def kill() -> None:
+        while not (metrics.exists() and "\n8,train/" in metrics.read_text()):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(SystemExit) as stopped:
+        main(["tiny", "--seeds", "0", "--results", "results"])
+    killer.join()
+    assert stopped.value.code == 130
+    assert not (place / "results" / "tiny.csv").exists()
+    reached = len(metrics.read_text().splitlines())
+    assert series._spent(Job("tiny", Row("recipe", long), 0))["wall"] > 0
+    main(["tiny", "--seeds", "0", "--results", "results"])
+    assert [(line["network"], line["steps"]) for line in table(place)] == [("gen0", "40")]
+    assert len(metrics.read_text().splitlines()) > reached
 
 
 def test_mistakes_in_the_command_are_said(place: Path):

@@ -9,13 +9,13 @@ from typing import Any
 
 from nst.documents import read_json
 from nst.evaluation import mistakes
+from nst.evaluation.results import row_numbers
 from nst.report.claims import CLAIMS, LAST, Contender
 from nst.report.evidence import CONTROL, METRICS, Line, Pair
 from nst.report.findings import name_for
 from nst.report.generation_rows import row as row_of
 from nst.report.paper import measured
 from nst.report.records import Generation, open_runs, read_document
-from nst.report.robustness_files import headline
 
 EVALUATED = "network"  # the one of a run that only evaluates
 VERSIONS = ("torch", "timm", "lightning")
@@ -68,7 +68,7 @@ def networks(directory: Path, series: str, row: str, seed: int, *, evaluated: bo
 
 def scores(result: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of an evaluation's result.json, in percent."""
-    known = measured(result) | headline(result.get("robustness", {}))
+    known = measured(result) | row_numbers(result.get("robustness", {}))
     return {name: float(known[name]) for name in METRICS if known.get(name) is not None}
 
 

@@ -19,6 +19,7 @@ from benchmarks import series, series_lines
 from benchmarks.series import main
 from benchmarks.series_job import Job, digest
 from benchmarks.series_table import SERIES, Row, Series
+from nst.atomic import write_json
 from nst.config import compose_config, job_from
 from nst.documents import read_json
 from nst.errors import NstError
@@ -27,6 +28,7 @@ from nst.report import claims, evidence
 from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.stages.generations import configurations
 from tests.conftest import TINY
+from tests.test_robustness_report import corruption_block, perturbation_block
 
 SMALL = (
     *(option for option in TINY if option != "iterate.control=false"), "student.ema_decay=0.3",
@@ -148,6 +150,26 @@ def test_a_run_becomes_lines_and_is_never_run_again(
     monkeypatch.setattr(series, "_started", lambda job: 0)
     main(["tiny", "--seeds", "0", "--results", "results"])
     assert (place / "results" / "tiny.csv").read_bytes() == before
+
+
+def test_an_evaluation_becomes_a_line_with_its_robustness(place: Path):
+    directory = place / "runs" / "series" / "tiny" / "attacked-seed3"
+    attacks = {name: {"kind": "attack", "epsilons": [0.0, 2.0, 16.0], "top1": [80.0, first, 5.5]}
+               for name, first in (("fgsm", 41.25), ("pgd", 30.0))}  # fmt: skip
+    blocks = {"c_onthefly": corruption_block(30.0), "p_onthefly": perturbation_block(4.0), **attacks}
+    write_json(directory / "result.json", {"stage": "evaluate", "top1": 81.5, "samples": 200.0, "robustness": blocks})
+    write_json(directory / "started.json", {"inputs": {"test": "x"}, "git": "abc", "packages": {"torch": "2.9.0"}})
+    mistakes.write(directory / mistakes.FILE, [(0.9, "one", 0, 1), (0.8, "two", 1, 0)], ["a", "b"])
+    found = series_lines.networks(directory, "tiny", "attacked", 3, evaluated=True)
+    line = found["network"].line
+    assert line.key == ("tiny", "attacked", 3, "network")
+    assert line.scores == {
+        "top1": 81.5, "corruption_error": blocks["c_onthefly"]["mean_error"],
+        "flip_rate": blocks["p_onthefly"]["mean_flip_probability"], "fgsm_2": 41.25, "fgsm_16": 5.5, "pgd_16": 5.5,
+    }  # fmt: skip
+    assert line.scores["corruption_error"] > 20
+    assert (line.images, line.facts["commit"], line.facts["versions"]) == (200, "abc", "torch 2.9.0")
+    assert found["network"].wrong == {"one", "two"}
 
 
 def test_a_run_that_fails_leaves_no_line_and_the_others_go_on(place: Path, monkeypatch: pytest.MonkeyPatch):

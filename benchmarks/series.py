@@ -18,98 +18,30 @@ first to need.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import os
-import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.series_job import RUNS, Job, place
 from benchmarks.series_lines import compared_with, finished, networks, with_pairs
 from benchmarks.series_table import SERIES, Row, Series
 from nst.atomic import write_json, write_text
-from nst.documents import fingerprint, read_json
+from nst.documents import read_json
 from nst.errors import NstError, UsageError, require_choice
 from nst.report import evidence
 from nst.report.evidence import Line
 from nst.sharing import wait_for_lock
 
 ROOT = Path(__file__).parent.parent
-RUNS = Path("runs/series")
-# options by which no number moves: where things lie, and on what machine
-PLACES = ("run_dir", "name", "stage", "overrides", "seed", "trainer", "logger", "data.source")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A row with a seed.
-
-    Args:
-        given: options of the command line, for all runs.
-        root: of the pictures, absolute; None: as the recipe says.
-    """
-
-    series: str
-    row: Row
-    seed: int
-    given: tuple[str, ...] = ()
-    root: Path | None = None
-
-    @property
-    def directory(self) -> Path:
-        return place(self.series, self.row.name, self.seed)
-
-    def command(self, root: str | None) -> list[str]:
-        """`nst` with what is asked of it."""
-        options = [*self.row.options, f"seed={self.seed}", f"run_dir={self.directory}"]
-        if root and self.row.stage == "iterate":
-            options += [f"data.source.root={root}", "data.source.download=false"]
-        return ["nst", self.row.stage, *options, *self.given]
-
-    @property
-    def told(self) -> str:
-        """The command with the pictures by their name alone: where they lie is this machine's."""
-        return shlex.join(self.command(self.root.name if self.root else None))
-
-    @property
-    def options(self) -> str:
-        return digest((*self.row.options, *self.given))
-
-
-def place(series: str, row: str, seed: int) -> Path:
-    """The directory of a run."""
-    return RUNS / series / f"{row}-seed{seed}"
-
-
-@cache
-def digest(options: tuple[str, ...]) -> str:
-    """Of all in which a row's configuration differs from the defaults, whatever file says it."""
-    ours, defaults = _leaves(options), _leaves(())
-    changed = {name: value for name, value in ours.items() if name not in defaults or defaults[name] != value}
-    return fingerprint(changed)[:12]
-
-
-@cache
-def _leaves(options: tuple[str, ...]) -> Mapping[str, Any]:
-    from nst.config import compose_config, plain
-
-    def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for name, value in node.items():
-            if f"{prefix}{name}" in PLACES:
-                continue
-            if isinstance(value, dict) and value:
-                yield from flat(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
-    return dict(flat(plain(compose_config(options), whole=False)))
-
 
 # ---- running ------------------------------------------------------------------------------------------------
 
@@ -173,7 +105,7 @@ def _started(job: Job) -> int:
     command = [sys.executable, "-m", *job.command(str(job.root) if job.root else None)]
     wall, cpu = time.perf_counter(), harness.cpu_seconds()
     try:
-        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process, _hearing_sigterm(process):
             try:
                 return process.wait()
             except KeyboardInterrupt:
@@ -184,6 +116,21 @@ def _started(job: Job) -> int:
         now = {"wall": time.perf_counter() - wall, "cpu": harness.cpu_seconds() - cpu}
         job.directory.parent.mkdir(parents=True, exist_ok=True)
         write_json(_seconds_file(job), {name: before.get(name, 0.0) + value for name, value in now.items()})
+
+
+@contextlib.contextmanager
+def _hearing_sigterm(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """A SIGTERM ends the run, which keeps where it is, and then the series as a Ctrl-C does."""
+
+    def end(*_: object) -> None:
+        process.terminate()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _seconds_file(job: Job) -> Path:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shlex
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import series, series_lines
-from benchmarks.series import Job, main
+from benchmarks.series import main
+from benchmarks.series_job import Job, digest
 from benchmarks.series_table import SERIES, Row, Series
+from nst.atomic import write_json
 from nst.config import compose_config, job_from
 from nst.documents import read_json
 from nst.errors import NstError
@@ -22,6 +28,7 @@ from nst.report import claims, evidence
 from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.stages.generations import configurations
 from tests.conftest import TINY
+from tests.test_robustness_report import corruption_block, perturbation_block
 
 SMALL = (
     *(option for option in TINY if option != "iterate.control=false"), "student.ema_decay=0.3",
@@ -145,6 +152,26 @@ def test_a_run_becomes_lines_and_is_never_run_again(
     assert (place / "results" / "tiny.csv").read_bytes() == before
 
 
+def test_an_evaluation_becomes_a_line_with_its_robustness(place: Path):
+    directory = place / "runs" / "series" / "tiny" / "attacked-seed3"
+    attacks = {name: {"kind": "attack", "epsilons": [0.0, 2.0, 16.0], "top1": [80.0, first, 5.5]}
+               for name, first in (("fgsm", 41.25), ("pgd", 30.0))}  # fmt: skip
+    blocks = {"c_onthefly": corruption_block(30.0), "p_onthefly": perturbation_block(4.0), **attacks}
+    write_json(directory / "result.json", {"stage": "evaluate", "top1": 81.5, "samples": 200.0, "robustness": blocks})
+    write_json(directory / "started.json", {"inputs": {"test": "x"}, "git": "abc", "packages": {"torch": "2.9.0"}})
+    mistakes.write(directory / mistakes.FILE, [(0.9, "one", 0, 1), (0.8, "two", 1, 0)], ["a", "b"])
+    found = series_lines.networks(directory, "tiny", "attacked", 3, evaluated=True)
+    line = found["network"].line
+    assert line.key == ("tiny", "attacked", 3, "network")
+    assert line.scores == {
+        "top1": 81.5, "corruption_error": blocks["c_onthefly"]["mean_error"],
+        "flip_rate": blocks["p_onthefly"]["mean_flip_probability"], "fgsm_2": 41.25, "fgsm_16": 5.5, "pgd_16": 5.5,
+    }  # fmt: skip
+    assert line.scores["corruption_error"] > 20
+    assert (line.images, line.facts["commit"], line.facts["versions"]) == (200, "abc", "torch 2.9.0")
+    assert found["network"].wrong == {"one", "two"}
+
+
 def test_a_run_that_fails_leaves_no_line_and_the_others_go_on(place: Path, monkeypatch: pytest.MonkeyPatch):
     rows = (Row("broken", (*SMALL, "student.steps=3")), Row("whole", SMALL))
     monkeypatch.setitem(SERIES, "tiny", Series("tiny", "digits", rows))
@@ -164,7 +191,7 @@ def test_a_run_that_fails_leaves_no_line_and_the_others_go_on(place: Path, monke
 
 def made_line(options: tuple[str, ...], seed: int = 0) -> evidence.Line:
     facts = {"command": "nst iterate old", "commit": "abc"}
-    return evidence.Line("tiny", "recipe", seed, "gen0", {"top1": 80.0}, 100, {}, series.digest(options), facts)
+    return evidence.Line("tiny", "recipe", seed, "gen0", {"top1": 80.0}, 100, {}, digest(options), facts)
 
 
 def put(place: Path, line: evidence.Line) -> None:
@@ -221,6 +248,31 @@ def test_the_seconds_of_all_starts_are_added(place: Path, monkeypatch: pytest.Mo
     series._started(job)
     twice = series._spent(job)
     assert all(twice[clock] > 1.5 * once[clock] > 0 for clock in ("wall", "cpu"))
+
+
+@pytest.mark.slow
+def test_a_killed_series_continues_by_the_same_command(place: Path, monkeypatch: pytest.MonkeyPatch):
+    long = (*SMALL, "student.steps=40", "iterate.generations=[[]]", "iterate.control=false")
+    monkeypatch.setitem(SERIES, "tiny", Series("tiny", "digits", (Row("recipe", long),)))
+    metrics = place / "runs" / "series" / "tiny" / "recipe-seed0" / "gen0" / "metrics.csv"
+
+    def kill() -> None:
+        while not (metrics.exists() and "\n8,train/" in metrics.read_text()):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(SystemExit) as stopped:
+        main(["tiny", "--seeds", "0", "--results", "results"])
+    killer.join()
+    assert stopped.value.code == 130
+    assert not (place / "results" / "tiny.csv").exists()
+    reached = len(metrics.read_text().splitlines())
+    assert series._spent(Job("tiny", Row("recipe", long), 0))["wall"] > 0
+    main(["tiny", "--seeds", "0", "--results", "results"])
+    assert [(line["network"], line["steps"]) for line in table(place)] == [("gen0", "40")]
+    assert len(metrics.read_text().splitlines()) > reached
 
 
 def test_mistakes_in_the_command_are_said(place: Path):

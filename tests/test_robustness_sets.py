@@ -113,8 +113,6 @@ def test_other_class_names_are_refused_and_the_expected_ones_named(classes: list
 def test_a_network_of_fewer_classes_cannot_be_restricted_to_200() -> None:
     with pytest.raises(NstError, match="190 of 200 are missing"):
         subset_positions("imagenet_a", subset_wnids("imagenet_a")[:10])
-    with pytest.raises(NstError, match="imagenet_a"):
-        subset_positions("imagenet_o", WNIDS)
 
 
 def test_cifars_labels_are_found_by_name_or_number() -> None:
@@ -474,8 +472,6 @@ def test_wrong_arrays_are_explained(tmp_path: Path) -> None:
     (tmp_path / "snow.npy").write_bytes(buffer.getvalue()[:5000])
     with pytest.raises(NstError, match="copy or download it again"):
         cifar_c(tmp_path, "snow", 1, CIFAR10)
-    with pytest.raises(NstError, match="severity"):
-        cifar_c(tmp_path, "snow", 0, CIFAR10)
     np.save(tmp_path / "fog.npy", np.zeros((20, 32, 32, 3), np.uint8))
     for labels, said in (
         (np.full(20, "frog"), r"<U4 \(20,\)"),

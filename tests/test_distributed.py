@@ -12,7 +12,7 @@ import pytest
 from nst.documents import read_metrics
 from nst.runs import Run
 from tests import forked
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 
 # what users run, as far as a CPU can: no GPU, no bfloat16, and no eight loader workers a rank on two cores
 TWO_RANKS = ["trainer=gpu_ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
@@ -75,13 +75,13 @@ def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training
 
     # by a process of its own, which builds the network anew
     output = f"evaluate.output={tmp_path / 'evaluation'}"
-    done = nst("evaluate", *common, "trainer.workers=0", f"model.checkpoint={directory}", output)
+    done = nst("evaluate", *read_by("evaluate", common), "trainer.workers=0", f"model.checkpoint={directory}", output)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
     assert result["top1"] == trained["validation/top1"]
     assert result["loss"] == pytest.approx(trained["validation/loss"], abs=1e-4)
 
-    done = nst("label", *common, *TWO_RANKS, f"teacher.run={directory}")
+    done = nst("label", *read_by("label", common), *TWO_RANKS, f"teacher.run={directory}")
     assert done.returncode == 0, done.stderr
     labels = {
         row["key"]: row["label"]
@@ -101,7 +101,13 @@ def test_two_ranks_label_validation_pictures_as_one_does_and_go_on_where_a_kille
     ranks = {"one": ["trainer.workers=0"], "two": TWO_RANKS}
 
     def label(name: str) -> list[dict[str, Any]]:
-        done = nst("label", *common, *ranks[name], "label.precision=32-true", f"teacher.predictions={tmp_path / name}")
+        done = nst(
+            "label",
+            *read_by("label", common),
+            *ranks[name],
+            "label.precision=32-true",
+            f"teacher.predictions={tmp_path / name}",
+        )
         assert done.returncode == 0, done.stderr
         paths = sorted((tmp_path / name / "validation").glob("*.parquet"))
         return [row for path in paths for row in pq.read_table(path, columns=["key", "label"]).to_pylist()]
@@ -130,11 +136,11 @@ def test_two_ranks_measure_robustness_as_one_does_and_begin_anew_together(run: P
     found = []
     for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
         output = f"evaluate.output={tmp_path / name}"
-        done = nst("evaluate", *common, *SUITES, *ranks, output, "eval.seed=1")
+        done = nst("evaluate", *read_by("evaluate", common), *SUITES, *ranks, output, "eval.seed=1")
         assert done.returncode == 0, done.stderr
         assert "evaluate: 100/100 " in done.stdout, "with shards of 80 and 20 images, of which each rank gets one"
         # other conditions over what is there: all ranks measure all parts, not those alone that rank 0 has deleted
-        done = nst("evaluate", *common, *SUITES, *ranks, output, "overwrite=true")
+        done = nst("evaluate", *read_by("evaluate", common), *SUITES, *ranks, output, "overwrite=true")
         assert done.returncode == 0, done.stderr
         result = json.loads((tmp_path / name / "result.json").read_text())
         found.append({key: value for key, value in result.items() if key.startswith("robustness/")})
@@ -150,7 +156,7 @@ def test_two_ranks_measure_robustness_within_a_training(digits: Path, tmp_path: 
     rows = [row for row in read_metrics(directory / "metrics.csv") if row[1].startswith("robustness/")]
     assert [step for step, name, _ in rows if name == "robustness/fgsm/top1_at_8"] == [8, 12]
     # rank 0's network, which is the one that is kept
-    done = nst("evaluate", *tiny, "trainer.workers=0", *SUITES, f"data.root={digits}",
+    done = nst("evaluate", *read_by("evaluate", tiny), "trainer.workers=0", *SUITES, f"data.root={digits}",
                f"model.checkpoint={directory / 'checkpoints/trained.safetensors'}",
                f"evaluate.output={tmp_path / 'e'}")  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -181,3 +181,47 @@ def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: P
     while left := subprocess.run(["pgrep", "-f", tmp_path / "run"], capture_output=True, check=False).stdout:
         assert time.monotonic() < until, left
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_two_ranks_take_a_network_of_timms_through_all_stages_as_one_process_does(digits: Path, tmp_path: Path):
+    """With validation images and a control; without noise, whose draws follow the ranks."""
+    tiny = [option for option in TINY if not option.startswith(("trainer.", "model.", "iterate."))]
+    network = ["model=timm", "model.name=test_vit", "model.train_size=32", "model.test_size=32"]
+    still = ["noise=none", "noise.dropout=0", "noise.stochastic_depth=0", "label.precision=32-true"]
+    loop = ["iterate.generations=[[],[]]", "iterate.control=true", "iterate.report=false", *SELECT]
+    common = [*tiny, *network, *still, *loop, f"data.root={digits}", f"data.validation={digits / 'test'}"]
+    found = {}
+    for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
+        run = tmp_path / name
+        done = nst("iterate", *common, *ranks, f"run_dir={run}")
+        assert done.returncode == 0, done.stderr
+        result = json.loads((run / "result.json").read_text())
+        losses = [row["loss"] for row in (*result["generations"], result["control"])]
+        labels = [row for path in sorted((run / "gen0" / "predictions").rglob("*.parquet"))
+                  for row in pq.read_table(path, columns=["key", "label"]).to_pylist()]  # fmt: skip
+        selected = [row for path in sorted((run / "gen0" / "selection").glob("*.parquet"))
+                    for row in pq.read_table(path, columns=["key", "copies"]).to_pylist()]  # fmt: skip
+        found[name] = (losses, labels, selected, result["best"]["generation"])
+    assert len(found["one"][0]) == 3
+    assert len(found["one"][1]) == 240 + 100
+    assert found["two"][0] == pytest.approx(found["one"][0], abs=1e-5)
+    assert found["two"][1:] == found["one"][1:]
+
+
+def test_two_ranks_ask_several_networks_as_one_process_does(run: Path, digits: Path, tmp_path: Path):
+    networks = f"[{run / 'gen0'},{run / 'gen1'}]"
+    label = ["label", f"teacher.run={networks}", f"data.validation={digits / 'test'}", "label.precision=32-true"]
+    predict = ["predict", f"model.checkpoint={networks}", f"predict.input={digits / 'test'}",
+               "predict.precision=32-true", "predict.sheet=0"]  # fmt: skip
+    found = []
+    for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
+        folder = tmp_path / name
+        for command in ([*label, f"teacher.predictions={folder / 'labels'}"],
+                        [*predict, f"predict.output={folder / 'answers'}"]):  # fmt: skip
+            done = nst(*command, *ranks)
+            assert done.returncode == 0, done.stderr
+        files = [*sorted((folder / "labels").rglob("*.parquet")), folder / "answers" / "predictions.csv"]
+        found.append([path.read_bytes() for path in files])
+    assert len(found[0]) == 3 + 2 + 1
+    assert found[0] == found[1]

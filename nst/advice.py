@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 _command: list[str] = []  # the stage and options that this process was given
 _stages: set[str] = set()
+_wrong: set[str] = set()  # options that no advice repeats
 OF_ONE_STAGE = ("run_dir", "name", "input")  # another stage's directory is another one, and it reads something else
 
 
@@ -19,6 +20,12 @@ def note_command(arguments: Sequence[str], stages: Iterable[str] = ()) -> None:
     """Keeps the command line of this process, and which words are stages."""
     _command[:] = arguments
     _stages.update(stages)
+    _wrong.clear()
+
+
+def leave_out(option: str) -> None:
+    """Advice will not repeat this option of the command line."""
+    _wrong.add(option)
 
 
 def command_is_known() -> bool:
@@ -45,19 +52,21 @@ def _with_options(match: re.Match[str]) -> str:
     anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
     if stage != _command[0]:
         anew.update(OF_ONE_STAGE)
-    return " ".join([match[0], *map(shlex.quote, _given(anew, flags=stage == _command[0]))])
+    return " ".join([match[0], *map(shlex.quote, _given(stage, anew | _wrong))])
 
 
-def _given(anew: set[str], *, flags: bool) -> Iterator[str]:
-    """The command's options but for those that are given anew.
+def _given(stage: str, anew: set[str]) -> Iterator[str]:
+    """The command's options but for those that are given anew, and those that another stage does not read.
 
-    Args:
-        flags: its flags too, with what is behind them, and options of its stage alone (`select.min_confidence`).
+    For the same stage also its flags, with what is behind them, and options of it alone (`select.min_confidence`).
     """
-    keep = True
+    from nst.settings.reading import reads  # here: only who has made a mistake waits for it
+
+    keep, same = True, stage == _command[0]
     for item in _command[1:]:
         if "=" in item or item.startswith("-"):  # else it belongs to the flag before it
             name = item.lstrip("+").partition("=")[0]
-            keep = name not in anew and (flags or not name.startswith(("-", f"{_command[0]}.")))
+            own = name.startswith(("-", f"{_command[0]}."))
+            keep = name not in anew and (same or (not own and reads(stage, name)))
         if keep:
             yield item

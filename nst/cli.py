@@ -234,12 +234,12 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
 
     try:
         config = compose_config([*overrides, f"stage={stage}"])
+        config.overrides = list(overrides)
+        config = with_what_the_run_knows(config, stage, tell=silent if show_only else say)
     except UsageError as error:
         if is_rank_zero():
             raise
         return error.exit_code  # all ranks have the same options, and one of them says what is wrong
-    config.overrides = list(overrides)
-    config = with_what_the_run_knows(config, stage, tell=silent if show_only else say)
     if show_only:
         from omegaconf import OmegaConf
 

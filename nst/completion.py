@@ -11,6 +11,7 @@ from nst.errors import UsageError
 from nst.groups import group_choices, groups
 from nst.kinds import Kind
 from nst.settings import SECTIONS, TREE
+from nst.settings.reading import reads
 
 FLAGS = ("--help", "--cfg", "-m")
 BASH = """_nst() {
@@ -66,7 +67,7 @@ def candidates(line: str, stages: Sequence[str]) -> list[str]:
     if equals:
         return [f"{name}={value}" for value in _values(name) if value.startswith(begun)]
     flags = [*FLAGS, *(f"--{option.replace('_', '-')}" for option in _own(stage))]
-    found = flags if word.startswith("-") else [f"{each}=" for each in _names()]
+    found = flags if word.startswith("-") else [f"{each}=" for each in _names() if reads(stage, each)]
     return [each for each in found if each.startswith(word)]
 
 

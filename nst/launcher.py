@@ -79,6 +79,8 @@ class Launch:
         """The job's objective; None if it failed or has none."""
         settings = HydraConfig.get()
         own, number = [_tidy(item) for item in settings.overrides.task], int(settings.job.num)
+        if self.stage in WITHIN_A_RUN:
+            own = [item for item in own if _name(item) != "run_dir"]  # of the sweep
         directory = self.base / _job_name(own, self.swept)
         say(f"job {number + 1}: {directory.name}")
         record = self.records / f"{number:06d}.json"
@@ -105,15 +107,14 @@ class Launch:
         What label, select, evaluate and export make lies in the run that they read. Jobs that differ in their runs
         alone leave it there; others would write over each other.
         """
-        options = [f"run_dir={quoted(directory)}"]
         if self.stage not in WITHIN_A_RUN:
-            return options, directory
+            return [f"run_dir={quoted(directory)}"], directory
         source, folder = WITHIN_A_RUN[self.stage]
         given = {name: value for name, _, value in (item.partition("=") for item in own)}
         if self.swept == {source} and (run := Path(given[source].strip("'"))).is_dir():
-            return options, run / folder
+            return [], run / folder
         output = OPTIONS[self.stage]
-        return ([] if output in given else [f"{output}={quoted(directory)}"]) + options, directory
+        return [] if output in given else [f"{output}={quoted(directory)}"], directory
 
 
 def run_job(arguments: Sequence[str], *, forks: bool) -> int | None:

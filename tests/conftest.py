@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nst.settings.reading import reads
 from tests import composing
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -47,6 +48,11 @@ TINY = [
     "data.unlabeled_samples=240",
     "shard.samples_per_shard=80",
 ]
+
+
+def read_by(stage: str, options: list[str]) -> list[str]:
+    """Of options for a whole recipe those that a stage reads; others are refused on the command line."""
+    return [option for option in options if reads(stage, option.partition("=")[0])]
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def select_from(predictions, output, *, unlabeled="nowhere", labeled="nowhere", 
 
     data = {"name": "made", "root": "nowhere", "test": None, "source": SourceOptions(name="folder")}
     job = SelectJob(
-        stage="select", name="select", seed=seed, overwrite=False, max_bad_fraction=0.0, config={}, title="select",
+        stage="select", name="select", seed=seed, overwrite=False, config={}, title="select",
         select=SelectOptions(**options), teacher=TeacherOptions(predictions=str(predictions)), remote=RemoteOptions(),
         data=DataOptions(unlabeled=str(unlabeled), labeled=str(labeled), validation=validation, **data),
     )  # fmt: skip

@@ -2,10 +2,15 @@
 
 import errno
 import os
+import pty
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from select import select as ready
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,7 +89,8 @@ def test_the_value_of_a_flag_may_have_a_sign_of_equality(tmp_path: Path, monkeyp
      ("nst train noi", {"noise=", *(f"noise.{name}=" for name in ("dropout", "stochastic_depth"))}),
      ("nst label label.engine=", {"label.engine=lightning", "label.engine=ray"}),
      ("nst train overwrite=t", {"overwrite=true"}), ("nst train a=b noise=no_m", {"noise=no_model_noise"}),
-     ("nst evaluate model.checkpoint=runs/", set())],
+     ("nst evaluate model.checkpoint=runs/", set()), ("nst evaluate model.", {"model.checkpoint="}),
+     ("nst label student.", set())],
 )  # fmt: skip
 def test_completion_knows_stages_options_and_values(line: str, words: set[str], capsys: pytest.CaptureFixture[str]):
     code, out, _ = main(capsys, "--complete", line)
@@ -118,6 +124,44 @@ try "nst trai"; try "nst train noise=no_m"; try "nst train model.checkpoint=ru" 
         ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.stdout.splitlines() == ["train", "no_model_noise", "runs"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+def test_zsh_completes_at_its_own_prompt(tmp_path: Path):
+    program = tmp_path / "nst"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m nst "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "some runs").mkdir()
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(tmp_path)
+        place = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, **place, "TERM": "dumb"})
+    try:
+        _typed_until(terminal, 'eval "$(nst --completion zsh)"; echo rea""dy\n', "ready\r")
+        for begun, whole in (
+            ("nst trai", "nst train"),
+            ("nst train noise=no_m", "nst train noise=no_model_noise"),
+            ("nst train student.optimizer.na", "nst train student.optimizer.name="),
+            ("nst predict --min", "nst predict --min-confidence"),
+            ("nst label teacher.run=so", "nst label teacher.run=some\\ runs/"),
+        ):
+            _typed_until(terminal, f"{begun}\t", whole)
+            os.write(terminal, b"\x15")  # the line is emptied
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
+
+
+def _typed_until(terminal: int, keys: str, shown: str) -> None:
+    """Types into a terminal and waits for what it must show."""
+    os.write(terminal, keys.encode())
+    said, end = "", time.monotonic() + 60
+    while shown not in said:
+        assert time.monotonic() < end, said
+        if ready([terminal], [], [], 0.2)[0]:
+            said += os.read(terminal, 65536).decode(errors="replace")
 
 
 @pytest.mark.parametrize("rank", ["0", "3"])

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, read_by
 
 from nst.atomic import _KNOWN, known_sha256, write_json
 from nst.cli import _outcome
@@ -139,7 +139,7 @@ class Finished:
             "online": [f"teacher.run={teacher}", "teacher=online", f"run_dir={self.directory / 'online'}"],
         }  # fmt: skip
         verb = {"evaluate the file": "evaluate", "start": "train", "online": "train"}.get(stage, stage)
-        return [verb, *data, *own[stage]]
+        return [verb, *read_by(verb, data), *own[stage]]
 
     def path(self, name: str) -> Path:
         return next(iter(sorted(self.directory.glob(name))))

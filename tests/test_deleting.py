@@ -31,7 +31,7 @@ from nst.settings.job import ExportJob
 from nst.stages import export, report
 from nst.training.tracking import forget_run, run_id
 from nst.written import LIST, FolderContents, begin, note
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -140,7 +140,7 @@ def test_what_is_read_is_never_written_to(way: str, pictures: Path, digits: Path
     command = [
         part.format(**places)
         for word in READ_AND_WRITTEN[way].split()
-        for part in (TINY if word == "{tiny}" else [word])
+        for part in (read_by(READ_AND_WRITTEN[way].split()[0], TINY) if word == "{tiny}" else [word])
     ]
     with kept(pictures, run, digits):
         told = refusal(*command, "overwrite=true")
@@ -282,7 +282,7 @@ def test_real_runs_are_listed_whole(run: Path, digits: Path):
     """Training, evaluation, export and report of one run: overwriting it would leave nothing."""
     for command in ("evaluate", "export", "export export.format=onnx", "report"):
         place = f"run_dir={run}" if command == "report" else f"model.checkpoint={run}"
-        assert dispatch([*command.split(), *TINY, f"data.root={digits}", place]) == 0
+        assert dispatch([*command.split(), *read_by(command.split()[0], [*TINY, f"data.root={digits}"]), place]) == 0
     found = FolderContents.of(run)
     assert found
     assert found.others == []
@@ -308,12 +308,12 @@ def test_a_run_is_refused_and_overwritten_by_its_own_options(digits: Path, tmp_p
 
 
 def test_the_option_of_a_refusal_is_that_of_the_stage(run: Path, digits: Path):
-    common = [*TINY, f"data.root={digits}"]
     stages = {
-        "teacher.predictions": ["label", f"teacher.run={run}", "label.batch_size"],
+        "teacher.predictions": ["label", f"teacher.run={run}", "teacher.image_size"],
         "evaluate.output": ["evaluate", f"model.checkpoint={run}", "eval.image_size"],
     }
     for option, (stage, teacher, changed) in stages.items():
+        common = read_by(stage, [*TINY, f"data.root={digits}"])
         assert dispatch([stage, teacher, *common, f"{changed}=16"]) == 0
         assert f"choose another {option}=..., or overwrite=true" in refusal(stage, teacher, *common, f"{changed}=8")
         elsewhere = f"{option}={run.parent / stage}"
@@ -331,8 +331,8 @@ def test_what_a_message_says_may_be_deleted_is_made_again(run: Path, tmp_path: P
     """The only deletions that messages advise: of single files, each followed here."""
     root = tmp_path / "shards"
     shard = ["shard", *TINY, f"data.root={root}"]
-    label = ["label", *TINY, f"data.root={root}", f"teacher.run={run}"]
-    select = ["select", *TINY, f"data.root={root}", f"teacher.run={run}", "select.min_confidence=0",
+    label = ["label", *read_by("label", TINY), f"data.root={root}", f"teacher.run={run}"]
+    select = ["select", *read_by("select", TINY), f"data.root={root}", f"teacher.run={run}", "select.min_confidence=0",
               "select.allow_empty_classes=true"]  # fmt: skip
     for command in (shard, label, select):
         assert dispatch(command) == 0
@@ -359,7 +359,7 @@ def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits
     output = run / "evaluation at 12 px"  # one of its own, and no part of the training's W&B run
     options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}", f"data.root={digits}"]
     options += [f"evaluate.output={output}"]
-    assert dispatch(["evaluate", *TINY, *options]) == 0
+    assert dispatch(["evaluate", *read_by("evaluate", TINY), *options]) == 0
     found = FolderContents.of(output)
     assert found
     assert found.others == []
@@ -367,7 +367,7 @@ def test_wandbs_folders_are_nsts_but_not_what_lies_beside_them(run: Path, digits
     shutil.copy(pictures / "cat" / "00.jpg", output / "wandb")
     # W&B's own process may still be writing its log
     names = contents(run).keys()
-    told = refusal("evaluate", *TINY, *options, "eval.image_size=8", "overwrite=true")
+    told = refusal("evaluate", *read_by("evaluate", TINY), *options, "eval.image_size=8", "overwrite=true")
     assert "move wandb/00.jpg away" in told
     assert contents(run).keys() >= names
 
@@ -392,7 +392,13 @@ def test_metrics_are_not_added_to_a_users_table(digits: Path, tmp_path: Path):
 def test_an_export_replaces_neither_a_users_readme_nor_weights(form: str, run: Path, digits: Path, pictures: Path):
     for name in ("README.md", "model.safetensors", "model.onnx", "config.yaml", "result.json"):
         shutil.copy(pictures / "cat" / "00.jpg", pictures / name)
-    command = ["export", *TINY, f"data.root={digits}", f"export.format={form}", f"model.checkpoint={run}"]
+    command = [
+        "export",
+        *read_by("export", TINY),
+        f"data.root={digits}",
+        f"export.format={form}",
+        f"model.checkpoint={run}",
+    ]
     with kept(pictures):
         assert "would be replaced" in refusal(*command, f"export.output={pictures}", "overwrite=true")
     with kept(pictures):

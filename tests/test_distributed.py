@@ -12,7 +12,7 @@ import pytest
 from nst.documents import read_metrics
 from nst.runs import Run
 from tests import forked
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 
 # what users run, as far as a CPU can: no GPU, no bfloat16, and no eight loader workers a rank on two cores
 TWO_RANKS = ["trainer=gpu_ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
@@ -75,13 +75,13 @@ def test_what_two_ranks_have_trained_labels_and_is_evaluated_as_well_as_training
 
     # by a process of its own, which builds the network anew
     output = f"evaluate.output={tmp_path / 'evaluation'}"
-    done = nst("evaluate", *common, "trainer.workers=0", f"model.checkpoint={directory}", output)
+    done = nst("evaluate", *read_by("evaluate", common), "trainer.workers=0", f"model.checkpoint={directory}", output)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "evaluation" / "result.json").read_text())
     assert result["top1"] == trained["validation/top1"]
     assert result["loss"] == pytest.approx(trained["validation/loss"], abs=1e-4)
 
-    done = nst("label", *common, *TWO_RANKS, f"teacher.run={directory}")
+    done = nst("label", *read_by("label", common), *TWO_RANKS, f"teacher.run={directory}")
     assert done.returncode == 0, done.stderr
     labels = {
         row["key"]: row["label"]
@@ -101,7 +101,13 @@ def test_two_ranks_label_validation_pictures_as_one_does_and_go_on_where_a_kille
     ranks = {"one": ["trainer.workers=0"], "two": TWO_RANKS}
 
     def label(name: str) -> list[dict[str, Any]]:
-        done = nst("label", *common, *ranks[name], "label.precision=32-true", f"teacher.predictions={tmp_path / name}")
+        done = nst(
+            "label",
+            *read_by("label", common),
+            *ranks[name],
+            "label.precision=32-true",
+            f"teacher.predictions={tmp_path / name}",
+        )
         assert done.returncode == 0, done.stderr
         paths = sorted((tmp_path / name / "validation").glob("*.parquet"))
         return [row for path in paths for row in pq.read_table(path, columns=["key", "label"]).to_pylist()]
@@ -130,11 +136,11 @@ def test_two_ranks_measure_robustness_as_one_does_and_begin_anew_together(run: P
     found = []
     for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
         output = f"evaluate.output={tmp_path / name}"
-        done = nst("evaluate", *common, *SUITES, *ranks, output, "eval.seed=1")
+        done = nst("evaluate", *read_by("evaluate", common), *SUITES, *ranks, output, "eval.seed=1")
         assert done.returncode == 0, done.stderr
         assert "evaluate: 100/100 " in done.stdout, "with shards of 80 and 20 images, of which each rank gets one"
         # other conditions over what is there: all ranks measure all parts, not those alone that rank 0 has deleted
-        done = nst("evaluate", *common, *SUITES, *ranks, output, "overwrite=true")
+        done = nst("evaluate", *read_by("evaluate", common), *SUITES, *ranks, output, "overwrite=true")
         assert done.returncode == 0, done.stderr
         result = json.loads((tmp_path / name / "result.json").read_text())
         found.append({key: value for key, value in result.items() if key.startswith("robustness/")})
@@ -150,7 +156,7 @@ def test_two_ranks_measure_robustness_within_a_training(digits: Path, tmp_path: 
     rows = [row for row in read_metrics(directory / "metrics.csv") if row[1].startswith("robustness/")]
     assert [step for step, name, _ in rows if name == "robustness/fgsm/top1_at_8"] == [8, 12]
     # rank 0's network, which is the one that is kept
-    done = nst("evaluate", *tiny, "trainer.workers=0", *SUITES, f"data.root={digits}",
+    done = nst("evaluate", *read_by("evaluate", tiny), "trainer.workers=0", *SUITES, f"data.root={digits}",
                f"model.checkpoint={directory / 'checkpoints/trained.safetensors'}",
                f"evaluate.output={tmp_path / 'e'}")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -175,3 +181,47 @@ def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: P
     while left := subprocess.run(["pgrep", "-f", tmp_path / "run"], capture_output=True, check=False).stdout:
         assert time.monotonic() < until, left
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_two_ranks_take_a_network_of_timms_through_all_stages_as_one_process_does(digits: Path, tmp_path: Path):
+    """With validation images and a control; without noise, whose draws follow the ranks."""
+    tiny = [option for option in TINY if not option.startswith(("trainer.", "model.", "iterate."))]
+    network = ["model=timm", "model.name=test_vit", "model.train_size=32", "model.test_size=32"]
+    still = ["noise=none", "noise.dropout=0", "noise.stochastic_depth=0", "label.precision=32-true"]
+    loop = ["iterate.generations=[[],[]]", "iterate.control=true", "iterate.report=false", *SELECT]
+    common = [*tiny, *network, *still, *loop, f"data.root={digits}", f"data.validation={digits / 'test'}"]
+    found = {}
+    for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
+        run = tmp_path / name
+        done = nst("iterate", *common, *ranks, f"run_dir={run}")
+        assert done.returncode == 0, done.stderr
+        result = json.loads((run / "result.json").read_text())
+        losses = [row["loss"] for row in (*result["generations"], result["control"])]
+        labels = [row for path in sorted((run / "gen0" / "predictions").rglob("*.parquet"))
+                  for row in pq.read_table(path, columns=["key", "label"]).to_pylist()]  # fmt: skip
+        selected = [row for path in sorted((run / "gen0" / "selection").glob("*.parquet"))
+                    for row in pq.read_table(path, columns=["key", "copies"]).to_pylist()]  # fmt: skip
+        found[name] = (losses, labels, selected, result["best"]["generation"])
+    assert len(found["one"][0]) == 3
+    assert len(found["one"][1]) == 240 + 100
+    assert found["two"][0] == pytest.approx(found["one"][0], abs=1e-5)
+    assert found["two"][1:] == found["one"][1:]
+
+
+def test_two_ranks_ask_several_networks_as_one_process_does(run: Path, digits: Path, tmp_path: Path):
+    networks = f"[{run / 'gen0'},{run / 'gen1'}]"
+    label = ["label", f"teacher.run={networks}", f"data.validation={digits / 'test'}", "label.precision=32-true"]
+    predict = ["predict", f"model.checkpoint={networks}", f"predict.input={digits / 'test'}",
+               "predict.precision=32-true", "predict.sheet=0"]  # fmt: skip
+    found = []
+    for name, ranks in (("one", ["trainer.workers=0"]), ("two", TWO_RANKS)):
+        folder = tmp_path / name
+        for command in ([*label, f"teacher.predictions={folder / 'labels'}"],
+                        [*predict, f"predict.output={folder / 'answers'}"]):  # fmt: skip
+            done = nst(*command, *ranks)
+            assert done.returncode == 0, done.stderr
+        files = [*sorted((folder / "labels").rglob("*.parquet")), folder / "answers" / "predictions.csv"]
+        found.append([path.read_bytes() for path in files])
+    assert len(found[0]) == 3 + 2 + 1
+    assert found[0] == found[1]

@@ -29,7 +29,7 @@ from nst.stages.generations import configurations
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for
 from tests import forked
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -308,7 +308,7 @@ def test_doctor_has_nothing_against_the_recipe_for_photographs(photographs: Path
 def smallest(words: list[str]) -> list[str]:
     """A command with those of the `SMALLEST` options that it has."""
     known = option_names(words)
-    return [*words, *(option for option in SMALLEST if option.partition("=")[0] in known)]
+    return [*words, *(option for option in read_by(words[0], SMALLEST) if option.partition("=")[0] in known)]
 
 
 def test_the_loop_by_hand_and_both_exports_run(tmp_path: Path):

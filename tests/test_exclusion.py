@@ -360,7 +360,7 @@ def test_predictions_of_packed_shards_are_refused_after_an_exclusion(tmp_path: P
 def test_nst_select_looks_at_the_shards_that_data_unlabeled_names(tmp_path: Path, labeled: Teacher):
     web = tmp_path / "web"
     (tmp_path / "predictions" / "DONE").touch()
-    options = [f"teacher.checkpoint={labeled.weights}", f"teacher.predictions={tmp_path / 'predictions'}",
+    options = [f"teacher.predictions={tmp_path / 'predictions'}",
                f"teacher.selection={tmp_path / 'new'}", f"data.unlabeled={web}", "select.allow_empty_classes=true",
                "select.images_per_class=6"]  # fmt: skip
     assert dispatch(["select", *options]) == 0

@@ -21,6 +21,7 @@ import timm
 import torch
 from hydra.core.singleton import Singleton
 
+from tests.conftest import read_by
 from tests.helpers import apply_op, noise
 from tests.test_docs import ROOT, SMALLEST, commands
 from tests.test_foreign import hub_folder
@@ -288,7 +289,15 @@ def test_another_family_is_evaluated_and_neither_trains_nor_teaches(digits: Path
     )
     for stage, *options in refused:
         with pytest.raises(NstError, match="is no network we know"):
-            dispatch([stage, *data, *options, f"run_dir={tmp_path / stage}", f"export.output={tmp_path / 'run'}"])
+            dispatch(
+                [
+                    stage,
+                    *read_by(stage, data),
+                    *options,
+                    f"run_dir={tmp_path / stage}",
+                    f"export.output={tmp_path / 'run'}",
+                ]
+            )
     with pytest.raises(NstError, match="released weights do not say"):
         dispatch(["label", *data, f"teacher.checkpoint={folder}", f"teacher.predictions={tmp_path / 'predictions'}"])
 

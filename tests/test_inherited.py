@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from conftest import TINY
 
 from nst import cli
+from nst.advice import note_command, whole
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 
@@ -71,10 +73,10 @@ def test_weights_without_a_run_never_stand_for_the_digits(teacher, tmp_path):
     alone = shutil.copy(teacher / "checkpoints" / "trained.safetensors", tmp_path / "alone.safetensors")
     for stage, option in (("label", "teacher.checkpoint"), ("evaluate", "model.checkpoint")):
         with pytest.raises(UsageError, match="which pictures"):
-            cli.run_stage(stage, [f"{option}={alone}", f"run_dir={tmp_path / 'r'}"])
+            cli.run_stage(stage, [f"{option}={alone}", f"name={tmp_path.name}"])
     with pytest.raises(NstError, match="there is no network at"):
         cli.run_stage("evaluate", ["model.checkpoint=runs/typo"])
-    assert not (tmp_path / "r").exists()
+    assert not list(tmp_path.glob("runs*"))
 
 
 def shown(capsys: pytest.CaptureFixture[str], stage: str, *overrides: str) -> dict:
@@ -119,18 +121,74 @@ def test_predict_refuses_options_that_it_does_not_read(teacher):
             cli.run_stage("predict", [f"model.checkpoint={teacher}", "predict.input=x", option])
 
 
-def test_another_size_than_the_networks_is_refused_where_the_network_says_it(teacher, tmp_path, capsys):
-    alone = shutil.copy(teacher / "checkpoints" / "trained.safetensors", tmp_path / "alone.safetensors")
-    for stage in ("evaluate", "predict"):
-        for network in (teacher, alone, f"[{alone}]" if stage == "predict" else alone):
-            with pytest.raises(UsageError, match=r"model\.test_size=24 changes nothing here: .* is asked at 12 px"):
-                cli.run_stage(stage, [f"model.checkpoint={network}", "model.test_size=24"])
-    with pytest.raises(UsageError, match=r"resnet18 is asked at its own size"):
-        cli.run_stage("evaluate", ["model.checkpoint=resnet18", "model.test_size=24"])
-    with pytest.raises(UsageError) as caught:
-        cli.run_stage("evaluate", [f"model.checkpoint={teacher}", "model.test_size=24"])
-    stage, *options = caught.value.next.removeprefix("nst ").split()
-    cli.run_stage(stage, [*options, f"evaluate.output={tmp_path / 'e'}", *CPU])
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """The command that nst advises instead of one that it refuses, as a shell reads it."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "changes nothing: nst " in said, said
+    return shlex.split(said.rpartition("next:")[2])[1:]
+
+
+# stage, options that it does not read there, and what helps instead
+UNREAD = [
+    ("evaluate", "model.test_size=24", "eval.image_size=24"),
+    ("label", "model.test_size=24", "teacher.image_size=24"),
+    *[(stage, option, "") for stage in ("label", "evaluate", "predict", "export", "report", "select")
+      for option in ("model.width=0.5", "model.pretrained=true", "noise.dropout=0.3", "student.steps=3",
+                     "data.labeled_per_class=7", "+data.source.root=x", "iterate.control=true")],
+    *[(stage, "data.pictures.small=false", "") for stage in ("predict", "export", "report", "select")],
+    *[(stage, "seed=3", "") for stage in ("label", "evaluate", "predict", "export", "report")],
+    ("predict", "model.test_size=24", ""), ("predict", "model.depth=2", ""), ("label", "teacher.targets=hard", ""),
+    ("select", "trainer.workers=3", ""), ("label", "select.min_confidence=0.9", ""), ("label", "eval.batch_size=3", ""),
+    ("label", "run_dir=r", "teacher.predictions=r"), ("select", "run_dir=r", "teacher.selection=r"),
+    ("evaluate", "run_dir=r", "evaluate.output=r"), ("export", "run_dir=r", "export.output=r"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "option", "instead"), UNREAD)
+def test_an_option_that_the_stage_does_not_read_is_refused_and_the_command_given_without_it(
+    stage, option, instead, teacher, tmp_path, capsys
+):
+    source = {"label": "teacher.run", "select": "teacher.run", "report": "run_dir"}.get(stage, "model.checkpoint")
+    command = refused(capsys, stage, f"{source}={teacher}", option)
+    assert command == [stage, f"{source}={teacher}", *([instead] if instead else [])]
+    assert not list(tmp_path.iterdir())
+    cli.run_stage(stage, command[1:], show_only=True)
+
+
+def test_the_command_that_is_advised_asks_at_that_size(teacher, tmp_path, capsys):
+    asked = ("evaluate", f"model.checkpoint={teacher}", "model.test_size=24", f"evaluate.output={tmp_path / 'e'}", *CPU)
+    stage, *options = refused(capsys, *asked)
+    cli.run_stage(stage, options)
     assert read_json(tmp_path / "e" / "result.json")["image_size"] == 24
-    capsys.readouterr()
-    assert shown(capsys, "evaluate", f"model.checkpoint={teacher}", "model.test_size=12")
+
+
+def test_a_network_alone_says_its_size_and_width_too(teacher, tmp_path, capsys):
+    alone = shutil.copy(teacher / "checkpoints" / "trained.safetensors", tmp_path / "alone.safetensors")
+    for network in (alone, f"[{alone}]", f"[{teacher},{alone}]", "resnet18"):
+        for option in ("model.test_size=24", "model.width=0.5"):
+            with pytest.raises(UsageError, match=r"changes nothing: nst predict does not read it"):
+                cli.run_stage("predict", [f"model.checkpoint={network}", option])
+
+
+def test_an_option_may_repeat_what_the_run_says_what_holds_anyway_and_what_others_refer_to(teacher, digits, capsys):
+    run = f"model.checkpoint={teacher}"
+    for option in ("model.test_size=12", "model.width=0.25", "student.steps=40", "student.unlabeled_ratio=3", "seed=0"):
+        assert shown(capsys, "evaluate", run, option)
+    assert shown(capsys, "predict", f"model.checkpoint=[{teacher}]", "model.test_size=12")
+    named = "model.checkpoint=" + str(teacher.parent).replace(teacher.parent.name, "${student.steps}")
+    assert shown(capsys, "evaluate", named, "student.steps=7", "data=digits")
+    assert shown(capsys, "label", f"teacher.run={teacher}", "experiment=digits_demo", "student=small", "noise=none")
+    assert shown(capsys, "label", f"teacher.run={teacher}", "data=digits", "data.labeled_per_class=7")
+    assert shown(capsys, "train", f"teacher.run={teacher}", "student.steps=7", "iterate.control=true")
+
+
+def test_advice_repeats_no_option_that_another_stage_does_not_read(teacher, monkeypatch):
+    monkeypatch.setattr("nst.advice._command", [])
+    note_command(["train", f"teacher.run={teacher}", "student.steps=7", "data.root=x", "trainer=cpu"], cli.STAGES)
+    assert (
+        whole("nst label overwrite=true") == f"nst label teacher.run={teacher} data.root=x trainer=cpu overwrite=true"
+    )
+    assert whole("nst iterate").endswith("student.steps=7 data.root=x trainer=cpu")

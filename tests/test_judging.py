@@ -19,7 +19,7 @@ from nst.stages.generations import control_options
 from nst.stages.judging import VALIDATION, Judging, link_best
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 
 SIZES = [["model.width=0.25"], ["model.width=0.3", "student.unlabeled_ratio=3", "student.steps=6"]]
 
@@ -117,8 +117,8 @@ def test_best_is_the_best_by_validation_and_is_taken_as_a_run(
     assert os.readlink(validated / "best") == f"gen{number}"
     said = document(validated / "result.json")["best"]
     assert (said["generation"], said["validation_images"], said["validation_top1"]) == (number, 50, max(tops))
-    dispatch(["evaluate", *TINY, f"data.root={digits}", f"model.checkpoint={validated / 'best'}", "eval.batch_size=50",
-              f"evaluate.output={validated.parent / 'again'}"])  # fmt: skip
+    dispatch(["evaluate", *read_by("evaluate", TINY), f"data.root={digits}", "eval.batch_size=50",
+              f"model.checkpoint={validated / 'best'}", f"evaluate.output={validated.parent / 'again'}"])  # fmt: skip
     again, tested = (document(folder / "result.json")
                      for folder in (validated.parent / "again", validated / f"gen{number}" / "evaluation"))  # fmt: skip
     assert again["top1"] == tested["top1"]

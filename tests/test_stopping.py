@@ -15,7 +15,7 @@ import pytest
 from nst.errors import Preempted
 from nst.training import callbacks
 from nst.training.callbacks import LOOK_S, KeepLast
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 from tests.forked import run, start
 
 
@@ -63,7 +63,9 @@ def test_ctrl_c_in_an_evaluation_is_no_failure(digits: Path, tmp_path: Path):
     many = ["eval=robustness", "eval.max_images=100", "eval.attacks=null", "eval.perturbations=null"]
     parts = tmp_path / "run" / "evaluation" / "robustness" / "c_onthefly" / "parts"
     code, said = stopped(
-        ["evaluate", *options, *many, "model.checkpoint=run"], tmp_path, lambda: any(parts.glob("*.json"))
+        ["evaluate", *read_by("evaluate", options), *many, "model.checkpoint=run"],
+        tmp_path,
+        lambda: any(parts.glob("*.json")),
     )
     assert (code, said.endswith("nst: stopped; the same command continues\n")) == (130, True), said
 

@@ -20,7 +20,7 @@ from nst.atomic import sha256_file
 from nst.cli import dispatch
 from nst.models.checkpoints import load_network
 from nst.xla.environment import FAST_COMPILE
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 from tests.xla_runs import FINETUNE, QUIET, RECIPE, STEPS, Program, Ran, dispatch_until_killed, metrics
 
 ACCUMULATED = [*QUIET, "trainer.accumulate=2"]
@@ -40,8 +40,16 @@ def teacher(folder: Path, digits: Path) -> Path:
     run = folder / "teacher"
     common = [*TINY, f"data.root={digits}", f"run_dir={run}"]
     dispatch(["train", *common])
-    dispatch(["label", *common, f"teacher.run={run}", "label.precision=32-true"])
-    dispatch(["select", *common, f"teacher.run={run}", "select.min_confidence=0", "select.allow_empty_classes=true"])
+    dispatch(["label", *read_by("label", common), f"teacher.run={run}", "label.precision=32-true"])
+    dispatch(
+        [
+            "select",
+            *read_by("select", common),
+            f"teacher.run={run}",
+            "select.min_confidence=0",
+            "select.allow_empty_classes=true",
+        ]
+    )
     return run
 
 
@@ -209,7 +217,15 @@ def test_xla_labels_as_the_cpu_does(two: Ran, teacher: Path):
 
 
 def test_xla_evaluates_as_the_cpu_does(two: Ran, digits: Path, teacher: Path, tmp_path: Path):
-    dispatch(["evaluate", *TINY, f"data.root={digits}", f"model.checkpoint={teacher}", f"evaluate.output={tmp_path}"])
+    dispatch(
+        [
+            "evaluate",
+            *read_by("evaluate", TINY),
+            f"data.root={digits}",
+            f"model.checkpoint={teacher}",
+            f"evaluate.output={tmp_path}",
+        ]
+    )
     ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (two[0] / "evaluation", tmp_path))
     assert ours["samples"] == 100
     assert ours["confusion"] == theirs["confusion"]

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from nst.cli import dispatch
+from tests.conftest import read_by
 from tests.xla_runs import QUIET, Program, Ran, metrics
 
 NAMES = ["test_resnet", "test_vit"]
@@ -46,8 +47,8 @@ def teacher(folder: Path, digits: Path) -> Path:
     common = [*program.common[:-1], *of("test_vit"), *QUIET, f"run_dir={run}"]
     dispatch(["train", *common])
     common.append(f"teacher.run={run}")
-    dispatch(["label", *common, "label.precision=32-true"])
-    dispatch(["select", *common, "select.min_confidence=0", "select.allow_empty_classes=true"])
+    dispatch(["label", *read_by("label", common), "label.precision=32-true"])
+    dispatch(["select", *read_by("select", common), "select.min_confidence=0", "select.allow_empty_classes=true"])
     return run
 
 

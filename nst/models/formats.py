@@ -144,6 +144,8 @@ def save_onnx(path: Path, network: Network, info: NetworkInfo, kind: str) -> Non
         with warnings.catch_warnings(), torch.no_grad():
             # torch advises its newer exporter, which needs two packages more and a dozen times as long
             warnings.simplefilter("ignore", DeprecationWarning)
+            # of conditions on sizes, which are fixed: that of the batch is in none
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             torch.onnx.export(
                 model,
                 (example.byte() if kind == "uint8" else example,),

@@ -1,6 +1,7 @@
 """Jobs of stages: a frozen dataclass of the groups that a stage reads. The configuration ends here.
 
-A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(job, directory)` does the work.
+A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(job, directory)` does the work. What a
+stage reads at all follows from its job, too (`nst.settings.reading`).
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ class Job:
 
     stage: str
     name: str
-    seed: int
     overwrite: bool
-    max_bad_fraction: float
     config: Mapping[str, Any]
     title: str
 
@@ -52,6 +51,7 @@ class Job:
 class LabelJob(Job):
     """The unlabeled images, labeled by one teacher."""
 
+    max_bad_fraction: float
     label: LabelOptions
     teacher: TeacherOptions
     data: DataOptions
@@ -75,6 +75,7 @@ class PredictJob(Job):
 class SelectJob(Job):
     """Of the teacher's labels those from which a student learns."""
 
+    seed: int
     select: SelectOptions
     teacher: TeacherOptions
     data: DataOptions
@@ -85,6 +86,8 @@ class SelectJob(Job):
 class ShardJob(Job):
     """Shards from images, or of a selection."""
 
+    seed: int
+    max_bad_fraction: float
     shard: ShardOptions
     data: DataOptions
     remote: RemoteOptions
@@ -95,6 +98,8 @@ class ShardJob(Job):
 class TrainJob(Job):
     """A training: of a teacher, or of a noised student."""
 
+    seed: int
+    max_bad_fraction: float
     model: Model | TimmModel
     student: StudentOptions
     noise: Noise
@@ -134,6 +139,7 @@ class ReportJob(Job):
 class EvaluateJob(Job):
     """A network, measured on test images."""
 
+    max_bad_fraction: float
     evaluate: EvaluateOptions
     model: Model
     data: DataOptions
@@ -153,6 +159,7 @@ class GenerationJob(TrainJob, LabelJob, EvaluateJob):
 class GenerationsJob(Job):
     """What says which generations there are (`nst.stages.generations`)."""
 
+    seed: int
     iterate: IterateOptions
     teacher: TeacherOptions
     run_dir: str

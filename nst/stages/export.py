@@ -35,11 +35,11 @@ from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
 from nst.runs import Run
-from nst.settings.data import Pictures
 from nst.settings.job import ExportJob
 from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
 from nst.stages.places import one_network
+from nst.training.ensemble import pictures_of
 from nst.written import begin
 
 CARD_FILE = "README.md"
@@ -55,8 +55,9 @@ def run(job: ExportJob, output: Path) -> list[Path]:
     """
     source, form, kind = _source(job), job.export.format, job.export.input
     weights, training = _ours(source), _training_of(Path(source))
-    whole_image = _whole_image(training, job.data.pictures)
     network, info = load_network(weights)
+    told = training is not None or "pictures" in info.extra
+    whole_image = (pictures_of(weights, info) if told else job.data.pictures).small
     name = timm_name(info.architecture)
     files = [ONNX_FILE] if form == "onnx" else [WEIGHTS_FILE, *([CONFIG_FILE] if name else [])]
     begin(output, *files, CARD_FILE)
@@ -196,9 +197,3 @@ def _training_of(source: Path) -> Path | None:
     """The directory of the training that made these weights, where the files say so."""
     folders = [source, source.parent.parent] if source.is_file() else [source]
     return next((folder for folder in folders if Generation(folder).started.get("stage") == "train"), None)
-
-
-def _whole_image(training: Path | None, pictures: Pictures) -> bool:
-    """Whether evaluation shows whole pictures: by the run's own configuration where there is one."""
-    own = Generation(training).config.get("data", {}).get("pictures") if training else None
-    return bool(own.get("small")) if own else pictures.small

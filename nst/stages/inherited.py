@@ -9,8 +9,7 @@ already, is refused instead of being recorded as if it had been used.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from nst.errors import NstError, UsageError
 from nst.models.located import locate, locate_ours
 from nst.models.network_info import read_info
 from nst.stages.apart import PARTS
+from nst.stages.unread import WHOLE, require_read, run_of, typed_names
 
 # stage → options that name a run, the first that is given counts
 NAMED = {
@@ -32,15 +32,8 @@ NAMED = {
     "evaluate": ("model.checkpoint",),
 }
 SHOWS_PICTURES = ("label", "evaluate")  # as the network was trained, and not as this command says by default
-WHOLE = ("data", "experiment", "scale")  # choices that say which data
 # steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
 TAKEN = {"train": {"select": "selection", "label": "predictions"}, "select": {"label": "predictions"}}
-# groups that a stage does not read
-UNREAD = {"predict": ("data", "teacher", "student", "noise", "select", "label", "eval", "max_bad_fraction")}
-# why, where it is not that the network's file and input= say it
-INSTEAD = {"max_bad_fraction": "any number of unreadable pictures, all of them in unreadable.csv with the reason"}
-# stages that ask a whole network at the size its file says
-ASKS_A_NETWORK = ("evaluate", "predict")
 
 
 def silent(_: str) -> None:
@@ -56,15 +49,13 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     Raises:
         UsageError: no data is named at all, or an option that changes nothing.
     """
-    _refuse_unread(cfg, stage)
-    if stage in ASKS_A_NETWORK and "model.test_size" in _typed(cfg.overrides):
-        _refuse_another_size(cfg, stage)
+    require_read(cfg, stage, besides=TAKEN.get(stage, ()))
     source = next((value for name in NAMED.get(stage, ()) if (value := OmegaConf.select(cfg, name))), None)
     if source is None:
         return cfg
     source = source if isinstance(source, str) else source[0]  # of several, the first
     _refuse_taken(cfg, stage)
-    run, typed = run_of(Path(source)), list(_typed(cfg.overrides))
+    run, typed = run_of(Path(source)), list(typed_names(cfg.overrides))
     about_data = [name for name in typed if name.startswith("data.")]
     told = ""
     if any(name in WHOLE for name in typed):
@@ -86,17 +77,6 @@ def _no_pictures(stage: str, source: str) -> UsageError:
         valid="data=<data set>, and data.root=<folder with labeled/, unlabeled/ and test/>",
         next=f"nst {stage} ... data=folder data.root=<folder of nst shard>",
     )
-
-
-def run_of(source: Path) -> Path | None:
-    """The run directory that `source` is, or in which it is a network file; None where there is none."""
-    run = source if source.is_dir() else source.parent.parent
-    return run if (source.is_dir() or source.parent.name == "checkpoints") and (run / "config.yaml").exists() else None
-
-
-def _typed(overrides: Sequence[str]) -> Iterator[str]:
-    for item in overrides:
-        yield item.partition("=")[0].lstrip("+")
 
 
 def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
@@ -142,40 +122,6 @@ def _take_pictures(cfg: DictConfig, source: str) -> str:
     return f"pictures are shown as {source} was trained: {told}"
 
 
-def _refuse_unread(cfg: DictConfig, stage: str) -> None:
-    for item in cfg.overrides:
-        group = item.lstrip("+").partition("=")[0].partition(".")[0]
-        if group in UNREAD.get(stage, ()):
-            raise UsageError(
-                f"{item.partition('=')[0]} changes nothing: nst {stage} does not read it",
-                got=item,
-                valid=INSTEAD.get(group, "the network's file says how it is shown pictures, input= which ones"),
-                next="leave it out",
-            )
-
-
-def _refuse_another_size(cfg: DictConfig, stage: str) -> None:
-    """Raises UsageError where model.test_size is another one than that of the networks in model.checkpoint."""
-    given, asked = cfg.model.checkpoint, cfg.model.test_size
-    for source in [given] if isinstance(given, str) else given or ():
-        try:
-            known = read_info(locate_ours(source)).image_size
-        except NstError:
-            if run_of(Path(source)) is not None:
-                continue  # a run without a network, for which the stage has words
-            known = None  # released weights have a size of their own, too
-        if known == asked:
-            continue
-        own = "its own size" if known is None else f"{known} px"
-        another = shlex.join(["nst", "evaluate", f"model.checkpoint={source}", f"eval.image_size={asked}"])
-        raise UsageError(
-            f"model.test_size={asked} changes nothing here: {source} is asked at {own}",
-            got=f"model.test_size={asked}",
-            valid="the network's file says its size",
-            next=another if stage == "evaluate" else "leave it out",
-        )
-
-
 def _refuse_taken(cfg: DictConfig, stage: str) -> None:
     """Raises UsageError where an option of an earlier step is another one than the step was taken with."""
     for group, folder in TAKEN.get(stage, {}).items():
@@ -183,7 +129,7 @@ def _refuse_taken(cfg: DictConfig, stage: str) -> None:
             isinstance(cfg.teacher.run, str) and f"{cfg.teacher.run}/{folder}"
         )
         config = Path(given or ".") / "config.yaml"
-        names = [name for name in _typed(cfg.overrides) if name == group or name.startswith(f"{group}.")]
+        names = [name for name in typed_names(cfg.overrides) if name == group or name.startswith(f"{group}.")]
         if not given or not names or not config.exists():
             continue
         before, now = read_config(config).get(group) or {}, plain(cfg[group])

@@ -1,0 +1,70 @@
+"""Which options a stage reads that works on a finished run: those of its job. Others would change nothing there.
+
+`train` and `iterate` begin runs, with whole recipes, and `plan` and `doctor` are given the same options as they.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from nst.settings import GROUPS
+from nst.settings.fields import Group, kinds_of
+from nst.settings.job import EvaluateJob, ExportJob, Job, LabelJob, PredictJob, ReportJob, SelectJob
+from nst.settings.measuring import EvalOptions, Evaluation, RobustnessSettings
+
+JOBS: Mapping[str, type[Job]] = {
+    "label": LabelJob,
+    "select": SelectJob,
+    "evaluate": EvaluateJob,
+    "predict": PredictJob,
+    "report": ReportJob,
+    "export": ExportJob,
+}
+ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage reads these options alone
+    "label": {
+        "teacher": ("run", "checkpoint", "predictions", "image_size", "views"),
+        "data": ("root", "unlabeled", "validation", "pictures"),
+    },
+    "select": {
+        "teacher": ("run", "predictions", "selection"),
+        "data": ("root", "labeled", "unlabeled", "validation"),
+    },
+    "evaluate": {"model": ("checkpoint",), "data": ("root", "test", "test_samples", "pictures")},
+    "predict": {"model": ("checkpoint",)},
+    "export": {"model": ("checkpoint",), "data": ("root", "labeled", "pictures")},
+}
+WITHOUT_DATA = ("predict",)  # what its pictures are says input= alone: even a choice of data would mislead
+
+
+def reads(stage: str, name: str) -> bool:
+    """Whether a stage reads an option, by its dotted name; a group's name alone is its choice, a recipe for many."""
+    if stage not in JOBS or name.startswith("hydra"):
+        return True
+    node: Any = options_read(stage)
+    if name in (*GROUPS, "experiment"):
+        return name in node or name in ("experiment", "scale") or stage not in WITHOUT_DATA
+    for part in name.split("."):
+        if not isinstance(node, dict):
+            return node is not None  # an entry of an option
+        node = node.get(part, node.get("*"))
+    return node is not None
+
+
+@functools.cache
+def options_read(stage: str) -> Mapping[str, Any]:
+    """The options of a stage's job: name → kind, or the same of a group."""
+    hints, only = get_type_hints(JOBS[stage]), ONLY.get(stage, {})
+    return {entry.name: _read(hints[entry.name], only.get(entry.name)) for entry in fields(JOBS[stage])}
+
+
+def _read(hint: Any, only: Sequence[str] | None) -> Any:
+    """What is read of a group, which may have several bases; the hint itself where it is an option."""
+    hints = (EvalOptions, RobustnessSettings) if hint is Evaluation else get_args(hint) or (hint,)
+    bases = [each for each in hints if isinstance(each, type) and issubclass(each, Group)]
+    if not bases:
+        return hint
+    kinds = {name: kind for base in bases for name, kind in kinds_of(base).items()}
+    return kinds if only is None else {name: kinds[name] for name in only}

@@ -1,0 +1,173 @@
+"""Refuses options that change nothing, instead of recording them as if they had been used.
+
+A stage that works on a finished run reads the options of its job (`nst.settings.reading`); how the network was made and
+trained is decided. An option may be repeated all the same where it says what is so anyway, and may be one to which one
+that is read refers, as `data.root=data_${seed}` does to the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nst.advice import command_is_known, leave_out
+from nst.config import compose_config, plain
+from nst.documents import read_config
+from nst.errors import NstError, UsageError
+from nst.models.located import locate_ours
+from nst.models.network_info import read_info
+from nst.refused import OPTIONS
+from nst.settings.reading import JOBS, WITHOUT_DATA, options_read, reads
+
+WHOLE = ("data", "experiment", "scale")  # choices that say which data
+# what helps instead, by stage and option
+INSTEAD = {
+    ("evaluate", "model.test_size"): "eval.image_size",
+    ("label", "model.test_size"): "teacher.image_size",
+    ("predict", "max_bad_fraction"): "any number of unreadable pictures, all in unreadable.csv with the reason",
+    **{(stage, "run_dir"): OPTIONS[stage] for stage in ("label", "select", "evaluate", "export")},
+}
+VALID = {
+    "model": "the network's file says what it is",
+    "noise": "a network is asked without noise",
+    "student": "the network is trained already",
+    "data": "the network's file says how it is shown pictures",
+    "seed": "nothing is drawn here",
+}
+OWN_FOLDER = ("evaluate", "export")  # what these make lies in the run that they read, and run_dir counts without one
+ABSENT = object()
+
+
+def typed_names(overrides: Sequence[str]) -> Iterator[str]:
+    for item in overrides:
+        yield item.partition("=")[0].lstrip("+")
+
+
+def run_of(source: Path) -> Path | None:
+    """The run directory that `source` is, or in which it is a network file; None where there is none."""
+    run = source if source.is_dir() else source.parent.parent
+    return run if (source.is_dir() or source.parent.name == "checkpoints") and (run / "config.yaml").exists() else None
+
+
+def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) -> None:
+    """Holds the options of the command line against those that the stage reads.
+
+    Args:
+        besides: groups of earlier steps, which are held against what these have written.
+
+    Raises:
+        UsageError: one changes nothing.
+    """
+    if stage not in JOBS:
+        return
+    names = list(typed_names(_typed(cfg)))
+    whole = stage not in WITHOUT_DATA and any(name in WHOLE for name in names)  # with what such a choice needs
+    for item, name in zip(_typed(cfg), names, strict=True):
+        group = name.partition(".")[0]
+        if _is_read(cfg, stage, name) or group in besides or (whole and group == "data"):
+            continue
+        if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
+            raise _changes_nothing(stage, item, name)
+
+
+def _typed(cfg: DictConfig) -> list[str]:
+    """The options of the command line as they were typed, references and all."""
+    return list(OmegaConf.to_container(cfg.overrides, resolve=False))  # type: ignore[arg-type]
+
+
+def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
+    """As `reads`, but for what other options of the command or the network's file decide."""
+    if stage == "export" and name.startswith("data.pictures."):  # only where no file says it
+        return all(_known(source, name) is ABSENT for source in _sources(cfg, stage))
+    if stage == "export" and name.startswith("data."):
+        return bool(cfg.export.format == "nst")
+    if name == "run_dir" and stage in OWN_FOLDER and cfg.export.format != "nst":
+        return not any(Path(source).is_dir() for source in _sources(cfg, stage))
+    return reads(stage, name)
+
+
+def _sources(cfg: DictConfig, stage: str) -> list[str]:
+    """The run or network, or several, on which the stage works."""
+    if stage == "report":
+        return [str(cfg.run_dir)]
+    names = ("teacher.checkpoint", "teacher.run") if stage in ("label", "select") else ("model.checkpoint",)
+    given = next((value for name in names if (value := OmegaConf.select(cfg, name))), None)
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def _says_what_is(cfg: DictConfig, stage: str, name: str) -> bool:
+    """Whether an option says of all networks what their files and runs say, too."""
+    asked, sources = plain(OmegaConf.select(cfg, name)), _sources(cfg, stage)
+    return bool(sources) and all(_known(source, name) == asked for source in sources)
+
+
+def _known(source: str, name: str) -> Any:
+    """What an option was in the run, or is in the network's file; ABSENT where these do not say."""
+    run = run_of(Path(source))
+    told = read_config(run / "config.yaml") if run else {}
+    node: Any = {**told, **{group: {**told.get(group, {}), **own} for group, own in _of_file(source).items()}}
+    for part in name.split("."):
+        node = node.get(part, ABSENT) if isinstance(node, Mapping) else ABSENT
+    return node
+
+
+def _of_file(source: str) -> dict[str, dict[str, Any]]:
+    """What a network's file says of it, as options by group."""
+    try:
+        info = read_info(locate_ours(source))
+    except NstError:  # for which the stage has words
+        return {}
+    model = {**asdict(info.architecture), "test_size": info.image_size, "train_size": info.train_size}
+    pictures = {"pictures": info.extra["pictures"]} if "pictures" in info.extra else {}
+    return {"model": model, "data": pictures}
+
+
+def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> bool:
+    """Whether an option is what would hold without it, or makes another value of one that the stage reads.
+
+    Args:
+        whole: the data are the command's, and not those of a run.
+    """
+    name = next(typed_names([item]))
+    try:
+        without = compose_config([*(other for other in _typed(cfg) if other != item), f"stage={stage}"])
+    except UsageError:
+        return True  # it is needed
+    if OmegaConf.select(without, name) == OmegaConf.select(cfg, name):
+        return True
+    values, others = (dict(_values(plain(each, whole=False))) for each in (cfg, without))
+    typed = set(typed_names(_typed(cfg))) - {name}
+    return any(
+        value != others.get(option)
+        for option, value in values.items()
+        if option not in (name, "overrides") and _is_read(cfg, stage, option)
+        if whole or option in typed or not option.startswith("data.")
+    )
+
+
+def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All options by dotted name."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _values(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, node
+
+
+def _changes_nothing(stage: str, item: str, name: str) -> UsageError:
+    """The refusal, and the command without the option, or with the one that helps."""
+    group, value = name.partition(".")[0], item.partition("=")[2]
+    instead = INSTEAD.get((stage, name), "")
+    helps = [f"{instead}={value}"] if instead and " " not in instead else []
+    groups = [group for group, node in options_read(stage).items() if isinstance(node, dict)]
+    leave_out(name)
+    return UsageError(
+        f"{name} changes nothing: nst {stage} does not read it",
+        got=item,
+        valid=(helps[0] if helps else instead) or VALID.get(group) or f"options of {', '.join(groups)}",
+        next=" ".join(["nst", stage, *helps]) if command_is_known() else "leave it out",
+    )

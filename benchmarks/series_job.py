@@ -41,7 +41,8 @@ class Job:
         """`nst` with what is asked of it."""
         options = [*self.row.options, f"seed={self.seed}", f"run_dir={self.directory}"]
         if root and self.row.stage == "iterate":
-            options += [f"data.source.root={root}", "data.source.download=false"]
+            downloads = _all_options(self.row.options)["data"]["source"].get("download")
+            options += [f"data.source.root={root}", *(["data.source.download=false"] if downloads else [])]
         return ["nst", self.row.stage, *options, *self.given]
 
     @property
@@ -68,6 +69,11 @@ def digest(options: tuple[str, ...]) -> str:
 
 
 @cache
+def _all_options(options: tuple[str, ...]) -> Mapping[str, Any]:
+    return plain(compose_config(options), whole=False)
+
+
+@cache
 def _leaves(options: tuple[str, ...]) -> Mapping[str, Any]:
     def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in node.items():
@@ -78,4 +84,4 @@ def _leaves(options: tuple[str, ...]) -> Mapping[str, Any]:
             else:
                 yield f"{prefix}{name}", value
 
-    return dict(flat(plain(compose_config(options), whole=False)))
+    return dict(flat(_all_options(options)))

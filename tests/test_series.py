@@ -60,7 +60,7 @@ def test_every_row_composes_with_all_its_generations(name: str):
     for row in SERIES[name].rows:
         cfg = compose_config([*row.options, "seed=1", f"stage={row.stage}"])
         cfg.overrides = [*row.options, "seed=1"]
-        assert cfg.data.name == "eurosat", row
+        assert cfg.data.name == ("folder" if name == "clothing" else "eurosat"), row
         if row.stage == "evaluate":
             assert "seed1" in str(job_from(EvaluateJob, cfg).model.checkpoint), row
             continue
@@ -88,7 +88,7 @@ def test_rows_that_share_a_teacher_ask_the_same_of_it():
             }
             known, other = asked.setdefault(cfg.iterate.teacher, (wanted, row.name))
             assert wanted == known, f"{each.name}/{row.name} and {other}"
-    assert len(asked) == 4
+    assert len(asked) == 5
 
 
 def test_every_claim_compares_networks_that_a_series_makes():
@@ -226,6 +226,10 @@ def test_the_command_that_is_kept_names_no_folder_of_this_machine(place: Path):
         "nst iterate experiment=eurosat seed=3 run_dir=runs/series/tiny/recipe-seed3 data.source.root=eurosat.tar"
         " data.source.download=false trainer=gpu"
     )
+
+    job = Job("tiny", Row("recipe", ("experiment=photos",)), 3, (), place / "clothing.tar")
+    assert "data.source.root=clothing.tar" in job.told
+    assert "download" not in job.told, "there is nothing to download that would have to be switched off"
 
 
 def test_a_row_waits_for_the_networks_that_it_takes(place: Path, monkeypatch: pytest.MonkeyPatch):

@@ -104,7 +104,7 @@ class Predictions:
                 f"{folder} is not a finished folder of predictions",
                 got=f"{len(files)} Parquet files" + (", no predictions.json" if files else ""),
                 valid="one Parquet file per unlabeled shard and predictions.json, which is written last",
-                next="nst label (a killed run continues where it stopped)",
+                next="nst label; a killed one continues where it stopped",
             )
         shards, noted = _read_footers(files), noted_footers(folder)
         for shard in shards:

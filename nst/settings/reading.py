@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from nst.settings import GROUPS
 from nst.settings.fields import Group, kinds_of
-from nst.settings.job import EvaluateJob, ExportJob, Job, LabelJob, PredictJob, ReportJob, SelectJob
+from nst.settings.job import EvaluateJob, ExportJob, Job, LabelJob, PredictJob, ReportJob, SelectJob, ShardJob
 from nst.settings.measuring import EvalOptions, Evaluation, RobustnessSettings
 
 JOBS: Mapping[str, type[Job]] = {
@@ -36,12 +36,13 @@ ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage r
     "predict": {"model": ("checkpoint",)},
     "export": {"model": ("checkpoint",), "data": ("root", "labeled", "pictures")},
 }
+BESIDES: Mapping[str, type[Job]] = {"shard": ShardJob}  # refuses no option either, but is advised without others
 WITHOUT_DATA = ("predict",)  # what its pictures are says input= alone: even a choice of data would mislead
 
 
 def reads(stage: str, name: str) -> bool:
     """Whether a stage reads an option, by its dotted name; a group's name alone is its choice, a recipe for many."""
-    if stage not in JOBS or name.startswith("hydra"):
+    if stage not in {**JOBS, **BESIDES} or name.startswith("hydra"):
         return True
     node: Any = options_read(stage)
     if name in (*GROUPS, "experiment"):
@@ -56,8 +57,9 @@ def reads(stage: str, name: str) -> bool:
 @functools.cache
 def options_read(stage: str) -> Mapping[str, Any]:
     """The options of a stage's job: name → kind, or the same of a group."""
-    hints, only = get_type_hints(JOBS[stage]), ONLY.get(stage, {})
-    return {entry.name: _read(hints[entry.name], only.get(entry.name)) for entry in fields(JOBS[stage])}
+    job, only = {**JOBS, **BESIDES}[stage], ONLY.get(stage, {})
+    hints = get_type_hints(job)
+    return {entry.name: _read(hints[entry.name], only.get(entry.name)) for entry in fields(job)}
 
 
 def _read(hint: Any, only: Sequence[str] | None) -> Any:

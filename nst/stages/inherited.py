@@ -57,14 +57,13 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     _refuse_taken(cfg, stage)
     run, typed = run_of(Path(source)), list(typed_names(cfg.overrides))
     about_data = [name for name in typed if name.startswith("data.")]
-    told = ""
-    if any(name in WHOLE for name in typed):
-        if stage in SHOWS_PICTURES and not any(name.startswith("data.pictures") for name in about_data):
-            told = _take_pictures(cfg, source)
-    elif run is not None:
+    told, whole = "", any(name in WHOLE for name in typed)
+    if run is not None and not whole:
         told = _take_data(cfg, run, about_data)
-    elif stage in SHOWS_PICTURES and not about_data:
+    elif stage in SHOWS_PICTURES and not whole and not about_data:
         raise _no_pictures(stage, source)
+    elif stage in SHOWS_PICTURES and not any(name.startswith("data.pictures") for name in about_data):
+        told = _take_pictures(cfg, source)
     if told:
         tell(told)
     return cfg
@@ -74,8 +73,8 @@ def _no_pictures(stage: str, source: str) -> UsageError:
     locate(source)  # which says so, if there is nothing
     return UsageError(
         f"{source} does not say which pictures it learned from",
-        valid="data=<data set>, and data.root=<folder with labeled/, unlabeled/ and test/>",
-        next=f"nst {stage} ... data=folder data.root=<folder of nst shard>",
+        valid="the folder with labeled/, unlabeled/ and test/ that nst shard has made",
+        next=f"nst {stage} data.root=<folder>",
     )
 
 

@@ -64,6 +64,8 @@ def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:
             raise NstError("an offline teacher needs a selection", next="nst label, nst select, or teacher=online")
         return None
     online = teacher.mode == "online"
+    if not online and teacher.predictions is not None:
+        _require_a_step(teacher.selection, teacher.predictions)
     labels = PseudoLabels(
         teacher.selection,
         None if online else teacher.predictions,
@@ -73,6 +75,15 @@ def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:
     _check_same_shards(labels, shards, teacher.selection)
     _check_same_teacher(labels, teacher)
     return labels
+
+
+def _require_a_step(selection: Path, predictions: Path) -> None:
+    """Raises NstError where neither of the two steps before a student was taken; what lacks one says so itself."""
+    if not (selection / "selection.json").exists() and not (predictions / "predictions.json").exists():
+        raise NstError(
+            f"there is no selection in {selection}, and no labels to select from in {predictions}",
+            next="nst label, then nst select, then this again",
+        )
 
 
 def _packed_labels(teacher: Teacher, shards: ShardSet, about: dict[str, Any]) -> PackedLabels | None:

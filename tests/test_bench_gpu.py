@@ -104,7 +104,7 @@ def test_what_a_card_gives_is_what_a_plan_reads(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_batch_of_a_large_network_follows_the_cards_memory(monkeypatch: pytest.MonkeyPatch):
-    """1.79 GiB an image of B7 at 600 px, 0.37 with rematerialisation (docs/results.md)."""
+    """1.79 GiB an image of B7 at 600 px, 0.37 with rematerialisation (docs/speed.md)."""
     for gib, kept, remat in ((139, 32, 128), (75, 16, 64), (8, 8, 8)):
         monkeypatch.setattr(Device, "memory", gib * 2**30)
         found = [gpu_parts._images_that_fit(Device("gpu"), "efficientnet_b7", 600, choice) for choice in (False, True)]

@@ -20,7 +20,7 @@ from nst.settings.learning import Recipe
 from nst.training.optim import build_optimizer
 from nst.training.tensor_rate import prime
 
-# s in which the TPU compiler made a train step on two cores (docs/results.md). A TPU's host has many more; how much
+# s in which the TPU compiler made a train step on two cores (docs/speed.md). A TPU's host has many more; how much
 # faster it is there has not been measured
 COMPILE_S = {"efficientnet_b0": 192, "efficientnet_l2": 1463}
 COMPILE_S_A_BLOCK = 16  # of other networks: as of L2's 88 blocks

@@ -4,7 +4,7 @@
 `plan.measured` names such a file of one's own, whose rows go first. Chips that it does not know:
 
 - TPU: 5 % of the peak for every network, since the paper's 3.5 days for L2 imply 4.8 %.
-- CPU: 30 % of the peak. A training step of the small network at 32 px reached 34 % on two cores (docs/results.md).
+- CPU: 30 % of the peak. A training step of the small network at 32 px reached 34 % on two cores (docs/speed.md).
 - GPU [O]: memory binds, as in all networks of depthwise convolutions. A step moves what autograd keeps 24 times: it is
   written and read about twelve times, forward and backward, at half of the card's bandwidth. So the share of the peak
   grows with the work that a network does on every byte it keeps: on an H100 0.7 % for B0, 3.6 % for L2. Not measured.

@@ -23,8 +23,8 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.settings.data import Pictures
-from nst.settings.job import LabelJob
-from nst.stages import label, select, train
+from nst.settings.job import EvaluateJob, LabelJob
+from nst.stages import evaluate, label, select, train
 from nst.training.ensemble import Ensemble, MeanNetwork, Question
 from nst.training.teachers import Teacher
 
@@ -124,6 +124,20 @@ def test_an_online_teacher_and_a_loaded_network_look_at_all_views_too(teachers, 
     assert train.from_cfg(cfg)["steps"] == 4
     with pytest.raises(NstError, match="one, all"):
         nst.load(teachers[0], views="eight")
+
+
+def test_an_evaluation_of_all_views_sees_what_predict_does(teachers, tiny, tmp_path):
+    results = {}
+    for views in ("one", "all"):
+        cfg = tiny(f"model.checkpoint={teachers[0]}", f"eval.views={views}", "data.pictures.flip=true",
+                   "stage=evaluate", f"evaluate.output={tmp_path / views}")  # fmt: skip
+        results[views] = evaluate.run(job_from(EvaluateJob, cfg), tmp_path / views)
+    network, inputs = nst.load(teachers[0], views="all"), open_inputs(cfg.data.test)
+    asked = [inputs.read(shard, index)[1:] for shard, part in enumerate(inputs.shards) for index in range(part.samples)]
+    answers = network.predict([pixels for pixels, _ in asked])
+    right = [DIGITS.index(answer.class_name) == label for answer, (_, label) in zip(answers, asked, strict=True)]
+    assert results["all"]["top1"] == pytest.approx(100 * np.mean(right))
+    assert results["all"]["loss"] != pytest.approx(results["one"]["loss"], abs=1e-4)
 
 
 def test_several_teachers_need_a_folder_for_what_they_say(teachers, tiny):

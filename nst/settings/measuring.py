@@ -17,6 +17,10 @@ class EvalOptions(Group, at="eval"):
 
     batch_size: int = option(BATCH, 256, "images per forward")
     image_size: int | None = option(null(SIZE), None, "px; null: the network's own test size")
+    views: str = option(
+        choice("one", "all"), "one",
+        "all: the mean over a picture mirrored and turned, as data.pictures.flip and .turn allow",
+    )  # fmt: skip
     confusion: bool = option(flag(), True, "keep the confusion matrix in the result (up to 1,000 classes)")
 
 

@@ -48,6 +48,7 @@ from nst.stages.resolving import has_test_set, machine, measured, test_set
 from nst.stages.resolving import tracking as tracking_of
 from nst.training.callbacks import bad_sample_summary
 from nst.training.counting import count
+from nst.training.ensemble import looking_at, turns_for
 from nst.training.gathering import union
 from nst.training.hardware import Machine
 from nst.training.tracking import Tracking
@@ -111,11 +112,13 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
     digest = weights_digest(weights)
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
               "confusion": options.confusion}  # fmt: skip
+    if options.views != "one":
+        inputs["views"] = options.views
     view = clean_view(size, pictures, info.framing)
     with Run(output, "evaluate", inputs, config=job.config, overwrite=job.overwrite, collective=True) as run_:
         before = run_.result() if hardware.agreed(run_.done) else None
         if before is None or robustness is not None:
-            network = hardware.place(network)
+            network = looking_at(hardware.place(network), turns_for(options.views, pictures))
         if before is None:
             run_.finish(
                 {"weights": digest, "image_size": size, **_clean_scores(job, output, network, test, view, hardware)}

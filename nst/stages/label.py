@@ -63,7 +63,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
         "unlabeled": unlabeled.digest,
         "image_size": size,
         "pictures": pictures,
-        "turns": len(teacher.turns),
+        **teacher.asked_of_views,
         "batch_size": options.batch_size,
         "keep": options.keep,
         "precision": resolved,

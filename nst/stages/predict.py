@@ -63,7 +63,7 @@ def run(job: PredictJob, directory: Path) -> Result:
     batch = engine.batch_size(inputs.batch_size(options.batch_size))
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {
-        "network": network.digest, "pictures": inputs.digest, "views": views, "turns": len(network.turns),
+        "network": network.digest, "pictures": inputs.digest, "views": views, **network.asked_of_views,
         "precision": precision, "parts": [part.samples for part in inputs.shards],
     }  # fmt: skip
     metadata = PredictionMetadata(

@@ -123,6 +123,11 @@ class Ensemble:
         return asked[0] if len(asked) == 1 else several(asked, questions)
 
     @property
+    def asked_of_views(self) -> dict[str, int]:
+        """What a run's inputs say of the turns; nothing where a picture is shown as it is, as in older runs."""
+        return {"turns": len(self.turns)} if len(self.turns) > 1 else {}
+
+    @property
     def image_size(self) -> int:
         """px, of the largest view."""
         return self.view.image_size
@@ -182,6 +187,13 @@ class MeanNetwork(nn.Module):
         answers = [network(seen_by(images, one.window, one.turn)).float().softmax(dim=1) for network, one in asked]
         # a probability that has become 0 must stay finite: 0 times -inf is no loss
         return mean_of(answers, self.questions).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def looking_at(network: nn.Module, turns: tuple[Turn, ...]) -> nn.Module:
+    """A network that answers with the mean over these turns of an image; itself where there is one."""
+    if len(turns) == 1:
+        return network
+    return MeanNetwork([network] * len(turns), [Question(turn=turn) for turn in turns]).eval()
 
 
 def _order(first: Sequence[str], classes: Sequence[str], one: Path, other: Path) -> Order:

@@ -124,6 +124,8 @@ def test_an_online_teacher_and_a_loaded_network_look_at_all_views_too(teachers, 
     assert train.from_cfg(cfg)["steps"] == 4
     with pytest.raises(NstError, match="one, all"):
         nst.load(teachers[0], views="eight")
+    with pytest.raises(NstError, match="one view only"):
+        Teacher(weights=teachers[0], mode="online", views="all").asked(Pictures(flip=False))
 
 
 def test_an_evaluation_of_all_views_sees_what_predict_does(teachers, tiny, tmp_path):

@@ -21,7 +21,7 @@ from nst.atomic import known_sha256
 from nst.data.transforms import CenterView
 from nst.data.views import SideBySide, Turn, clean_view, turns
 from nst.documents import read_config
-from nst.errors import NstError, require_choice
+from nst.errors import NstError, UsageError, require_choice
 from nst.models.architectures import framing_at, require_size
 from nst.models.checkpoints import load_network
 from nst.models.network_info import NetworkInfo, read_info
@@ -148,8 +148,21 @@ def ensemble_asked(weights: Sequence[Path], views: str) -> Ensemble:
 
 
 def turns_for(views: str, pictures: Pictures) -> tuple[Turn, ...]:
-    """`teacher.views` and `predict.views`: as it is, or all in which such a picture shows the same class."""
-    return turns(pictures) if views == "all" else ONCE
+    """`teacher.views`, `eval.views` and `predict.views`: as it is, or all in which such a picture shows the same class.
+
+    Raises:
+        UsageError: all are asked for, and there is but one.
+    """
+    if views == "one":
+        return ONCE
+    if len(found := turns(pictures)) == 1:
+        raise UsageError(
+            "these pictures have one view only",
+            got="views=all, where data.pictures.flip and data.pictures.turn are false",
+            valid="pictures that show the same class when they are mirrored or turned",
+            next="leave views=all out",
+        )
+    return found
 
 
 def seen_by(images: Tensor, window: Window, turn: Turn = ONCE[0]) -> Tensor:

@@ -49,20 +49,24 @@ ROOT = Path(__file__).parent.parent
 def run(jobs: Sequence[Job], results: Path) -> list[str]:
     """Runs what is missing, a line for each; returns what failed, in words."""
     failed = []
+    for job in jobs:  # before the first starts: one that is refused hours later would be a pity
+        require_same_options(job, _known(job, results))
     for job in jobs:
-        with _turn(job.series):
-            known = done(results / f"{job.series}.csv")
-            require_same_options(job, known)
-        if (job.row.name, job.seed) in known:
+        if (job.row.name, job.seed) in _known(job, results):
             continue
-        if missing := _not_yet(job):
-            failed.append(f"{job.directory} waits for bin/bench series {missing} --seeds {job.seed}")
+        if missing := _not_yet(job, results):
+            failed.append(f"{job.directory} {missing}")
             continue
         if code := _started(job):
             failed.append(f"{job.directory}: exit code {code}")
             continue
         append(job, results)
     return failed
+
+
+def _known(job: Job, results: Path) -> dict[tuple[str, int], Line]:
+    with _turn(job.series):
+        return done(results / f"{job.series}.csv")
 
 
 def _turn(series: str) -> Any:
@@ -89,12 +93,16 @@ def require_same_options(job: Job, known: Mapping[tuple[str, int], Line]) -> Non
         )
 
 
-def _not_yet(job: Job) -> str:
-    """A row that has to be run before this one, `series --rows row`."""
+def _not_yet(job: Job, results: Path) -> str:
+    """Why a row cannot be run yet: another one's network is not here. Empty where nothing is missing."""
     for before in job.row.after:
         series, row = before.split("/")
-        if not finished(place(series, row, job.seed)):
-            return f"{series} --rows {row}"
+        there = place(series, row, job.seed)
+        if finished(there):
+            continue
+        if (row, job.seed) in done(results / f"{series}.csv"):
+            return f"needs the networks of {there}, which was run elsewhere: copy that folder to here"
+        return f"waits for bin/bench series {series} --rows {row} --seeds {job.seed}"
     return ""
 
 
@@ -153,6 +161,8 @@ def append(job: Job, results: Path) -> None:
     lines = [replace(line, options=job.options, facts={**line.facts, **facts}) for line in with_pairs(own, others)]
     path = results / f"{job.series}.csv"
     with _turn(job.series):
+        if (job.row.name, job.seed) in done(path):  # another process was quicker
+            return
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         write_text(path, before + evidence.text_of(lines, heads=not before))
     for line in lines:

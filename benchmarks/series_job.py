@@ -14,8 +14,12 @@ from nst.config import compose_config, plain
 from nst.documents import fingerprint
 
 RUNS = Path("runs/series")
-# options by which no number moves: where things lie, and on what machine
-PLACES = ("run_dir", "name", "stage", "overrides", "seed", "trainer", "logger", "data.source")
+# options by which no number moves: where things lie, on what machine, and what is made of them besides
+PLACES = (
+    "run_dir", "name", "stage", "overrides", "overwrite", "seed", "logger", "remote", "iterate.report",
+    "data.source", "data.root", "data.labeled", "data.unlabeled", "data.test", "data.validation",
+)  # fmt: skip
+TRAINER = ("trainer.accumulate", "trainer.precision")  # the only ones of the trainer by which they do
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def _all_options(options: tuple[str, ...]) -> Mapping[str, Any]:
 def _leaves(options: tuple[str, ...]) -> Mapping[str, Any]:
     def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in node.items():
-            if f"{prefix}{name}" in PLACES:
+            here = f"{prefix}{name}"
+            if here in PLACES or (prefix == "trainer." and here not in TRAINER):
                 continue
             if isinstance(value, dict) and value:
                 yield from flat(value, f"{prefix}{name}.")

@@ -29,7 +29,7 @@ TYPED = {
     "label": {
         "teacher": "teacher.run", "unlabeled": "data.unlabeled", "image_size": "teacher.image_size",
         "pictures": "data.pictures", "batch_size": "label.batch_size", "keep": "label.keep",
-        "precision": "label.precision",
+        "precision": "label.precision", "turns": "teacher.views",
     },
     "select": {
         "seed": "seed", "teacher": "teacher.run", "predictions": "teacher.predictions", "truth": "data.unlabeled",
@@ -38,6 +38,9 @@ TYPED = {
     "evaluate": {
         "weights": "model.checkpoint", "test": "data.test", "pictures": "data.pictures",
         "precision": "trainer.precision", "": "eval",
+    },
+    "predict": {
+        "network": "model.checkpoint", "pictures": "input", "turns": "predict.views", "precision": "predict.precision",
     },
     "shard": {
         "source": "data.source", "labeled_per_class": "data.labeled_per_class", "test_samples": "data.test_samples",

@@ -42,7 +42,17 @@ NO_RESULTS = frozenset({"started.json", "config.yaml", ".pulse", written.LIST})
 WORTHLESS = re.compile(r"metrics\.csv|wandb_id|wandb/.*")  # rows of steps whose weights nobody has kept
 STARTS_OVER = ("select", "shard")  # stages that go on from nothing that they left unfinished
 MOVE_NOTHING = {"max_bad_fraction", "batch_size"}  # inputs, of which a batch only rounds
+ADDED = {("pictures", "turn"): False, ("teacher", "views"): "one"}  # what older runs did, whose inputs lack the name
 ORPHANED_S = 5  # that a rank waits for files of a rank 0 that has ended
+
+
+def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs as JSON, without options that came later where they are as it was before: a run goes on with them."""
+    found: dict[str, Any] = as_json(inputs)
+    for (group, name), before in ADDED.items():
+        if isinstance(known := found.get(group), dict) and known.get(name) == before:
+            found[group] = {option: value for option, value in known.items() if option != name}
+    return found
 
 
 class Run:
@@ -83,7 +93,7 @@ class Run:
         self.option = option or _option(stage, config or {}, self.directory)
         self.patience = patience
         self.stage = stage
-        self.inputs = as_json(inputs)
+        self.inputs = identity(inputs)
         self.fingerprint = fingerprint(self.inputs)
         self.config = config
         self.overwrite = overwrite

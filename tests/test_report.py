@@ -320,6 +320,16 @@ def test_other_shards_of_the_same_name_show_no_wrong_pictures(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_network_of_which_released_sets_alone_were_evaluated_is_reported(tmp_path):
+    directory = make_run(tmp_path, accuracies=(0.6, 0.75))
+    path = directory / "gen0" / "evaluation" / "result.json"
+    known = read_json(path)
+    write_json(path, {"stage": "evaluate", "test": None, "weights": known.get("weights"), "classes": known["classes"]})
+    report.run(directory)
+    assert "What to try next" in words(page_of(directory))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_published_figures_stand_beside_ours(tmp_path):
     paper = {"places": ["table 2"], "row": "Noisy Student (L2)", "columns": [None, "ImageNet"]}
     directory = make_run(tmp_path, more={"paper": paper})

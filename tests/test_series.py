@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shlex
 import signal
@@ -241,7 +240,9 @@ def test_a_row_waits_for_the_networks_that_it_takes(place: Path, monkeypatch: py
     with pytest.raises(NstError, match="not all") as caught:
         main(["tiny", "--seeds", "2", "--results", "results"])
     assert "waits for bin/bench series table2 --rows supervised --seeds 2" in str(caught.value)
-    assert "table2" in SERIES
+    monkeypatch.setattr(series, "done", lambda path: {("supervised", 2): None} if path.stem == "table2" else {})
+    with pytest.raises(NstError, match="run elsewhere: copy that folder to here"):
+        main(["tiny", "--seeds", "2", "--results", "results"])
 
 
 def test_the_seconds_of_all_starts_are_added(place: Path, monkeypatch: pytest.MonkeyPatch):
@@ -251,7 +252,7 @@ def test_the_seconds_of_all_starts_are_added(place: Path, monkeypatch: pytest.Mo
     once = series._spent(job)
     series._started(job)
     twice = series._spent(job)
-    assert all(twice[clock] > 1.5 * once[clock] > 0 for clock in ("wall", "cpu"))
+    assert all(twice[clock] > once[clock] > 0 for clock in ("wall", "cpu"))
 
 
 @pytest.mark.slow
@@ -308,4 +309,3 @@ def test_the_files_of_this_checkout_can_be_continued():
         for (row, seed), line in known.items():
             assert line.series == name, line.place
             series.require_same_options(Job(name, series.row_of(name, row), seed), known)
-    assert json.dumps(sorted(SERIES))

@@ -53,6 +53,7 @@ class PhaseCost:
     Args:
         cost: the network at the phase's image size.
         teacher: an online teacher at its own image size; None: labels are read.
+        teacher_looks: how often it looks at an image.
         accumulate: micro-batches that a core makes of its images.
         augment: of labeled and unlabeled images, as `Side` has it.
     """
@@ -65,6 +66,7 @@ class PhaseCost:
     steps: int
     remat: bool = False
     teacher: NetworkCost | None = None
+    teacher_looks: int = 1
     accumulate: int = 1
     augment: tuple[str, str] = ("randaugment", "randaugment")
 
@@ -81,7 +83,8 @@ class PhaseCost:
     def flops(self) -> int:
         """Of a step, on all cores together."""
         own = self.batch * self.cost.training_flops(self.recipe.frozen_blocks, remat=self.remat)
-        return own + (self.unlabeled * self.teacher.inference_flops if self.teacher else 0)
+        looks = self.unlabeled * self.teacher_looks
+        return own + (looks * self.teacher.inference_flops if self.teacher else 0)
 
 
 @dataclass(frozen=True)

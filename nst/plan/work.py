@@ -20,6 +20,7 @@ class PlannedGeneration:
     Args:
         online: its teacher labels within the step.
         teacher_size: px at which its teacher labels; None: the teacher's own test size.
+        teacher_looks: how often its teacher looks at an image, mirrored and turned.
         trained: False for a finished run, whose training is no part of the plan.
     """
 
@@ -29,6 +30,7 @@ class PlannedGeneration:
     remat: bool = False
     online: bool = False
     teacher_size: int | None = None
+    teacher_looks: int = 1
     targets: str = "soft"
     trained: bool = True
     accumulate: int = 1
@@ -53,6 +55,7 @@ def trainings_of(
             steps=phase.length.steps,
             remat=generation.remat,
             teacher=teacher if phase.recipe.unlabeled_ratio else None,
+            teacher_looks=generation.teacher_looks,
             accumulate=generation.accumulate,
             augment=_augment(phase),
         )
@@ -109,5 +112,6 @@ def works_of(
             if not student.online:
                 labeler, count = teacher_cost(student, generations, images), images.unlabeled
                 views = count * view_seconds(labeler.image_size, images.unlabeled_bytes)
-                works.append(Work(generation, "label", labeler, None, count, count * labeler.inference_flops, views))
+                flops = count * student.teacher_looks * labeler.inference_flops
+                works.append(Work(generation, "label", labeler, None, count, flops, views))
     return works

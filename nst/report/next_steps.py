@@ -66,7 +66,9 @@ def section(experiment: Experiment, entries: Sequence[Row], control: Row | None)
 
 def near_chance(outcome: Outcome) -> Iterator[str]:
     evaluation = next(each for each in outcome.experiment.generations if each.finished).evaluation
-    if evaluation and (told := about(scores_of("The teacher", "test", evaluation, None))):
+    if evaluation is None or "samples" not in evaluation:  # released sets alone were evaluated
+        return
+    if told := about(scores_of("The teacher", "test", evaluation, None)):
         yield told
 
 

@@ -114,11 +114,11 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
               "confusion": options.confusion}  # fmt: skip
     if options.views != "one":
         inputs["views"] = options.views
-    view = clean_view(size, pictures, info.framing)
+    view, turns = clean_view(size, pictures, info.framing), turns_for(options.views, pictures, option="eval.views")
     with Run(output, "evaluate", inputs, config=job.config, overwrite=job.overwrite, collective=True) as run_:
         before = run_.result() if hardware.agreed(run_.done) else None
         if before is None or robustness is not None:
-            network = looking_at(hardware.place(network), turns_for(options.views, pictures))
+            network = looking_at(hardware.place(network), turns)
         if before is None:
             run_.finish(
                 {"weights": digest, "image_size": size, **_clean_scores(job, output, network, test, view, hardware)}

@@ -33,7 +33,10 @@ NAMED = {
 }
 SHOWS_PICTURES = ("label", "evaluate")  # as the network was trained, and not as this command says by default
 # steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
-TAKEN = {"train": {"select": "selection", "label": "predictions"}, "select": {"label": "predictions"}}
+TAKEN = {
+    "train": {"select": "selection", **dict.fromkeys(("label", "teacher.views", "teacher.image_size"), "predictions")},
+    "select": {"label": "predictions"},
+}
 
 
 def silent(_: str) -> None:
@@ -51,10 +54,10 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     """
     require_read(cfg, stage, besides=TAKEN.get(stage, ()))
     source = next((value for name in NAMED.get(stage, ()) if (value := OmegaConf.select(cfg, name))), None)
+    _refuse_taken(cfg, stage)
     if source is None:
         return cfg
     source = source if isinstance(source, str) else source[0]  # of several, the first
-    _refuse_taken(cfg, stage)
     run, typed = run_of(Path(source)), list(typed_names(cfg.overrides))
     about_data = [name for name in typed if name.startswith("data.")]
     told, whole = "", any(name in WHOLE for name in typed)
@@ -123,6 +126,8 @@ def _take_pictures(cfg: DictConfig, source: str) -> str:
 
 def _refuse_taken(cfg: DictConfig, stage: str) -> None:
     """Raises UsageError where an option of an earlier step is another one than the step was taken with."""
+    if cfg.teacher.mode == "online" and stage == "train":
+        return
     for group, folder in TAKEN.get(stage, {}).items():
         given = OmegaConf.select(cfg, f"teacher.{folder}") or (
             isinstance(cfg.teacher.run, str) and f"{cfg.teacher.run}/{folder}"
@@ -131,19 +136,28 @@ def _refuse_taken(cfg: DictConfig, stage: str) -> None:
         names = [name for name in typed_names(cfg.overrides) if name == group or name.startswith(f"{group}.")]
         if not given or not names or not config.exists():
             continue
-        before, now = read_config(config).get(group) or {}, plain(cfg[group])
-        for name in names:
-            keys = [name.partition(".")[2].partition(".")[0]] if "." in name else list(now)
-            for key in keys:
-                if key in before and before[key] != now[key]:
-                    raise _taken(cfg, stage, f"{group}.{key}", (before[key], now[key]), given)
+        first = group.partition(".")[0]
+        before, now = _options(read_config(config), group), _options({first: plain(cfg[first], whole=False)}, group)
+        for option, value in now.items():
+            is_typed = any(f"{option}.".startswith(f"{name}.") or name.startswith(f"{option}.") for name in names)
+            if is_typed and option in before and before[option] != value:
+                raise _taken(cfg, stage, option, (before[option], value), given)
+
+
+def _options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """The options of a group, or the one option, by dotted name."""
+    node: Any = config
+    for part in group.split("."):
+        node = node.get(part, {}) if isinstance(node, Mapping) else {}
+    return {f"{group}.{name}": value for name, value in node.items()} if isinstance(node, Mapping) else {group: node}
 
 
 def _taken(cfg: DictConfig, stage: str, option: str, values: tuple[Any, Any], folder: str) -> UsageError:
-    step, (before, now) = option.partition(".")[0], (str(value).lower() for value in values)
+    step, (before, now) = option.partition(".")[0].replace("teacher", "label"), (str(value).lower() for value in values)
+    by = f" teacher.run={cfg.teacher.run}" if cfg.teacher.run else ""
     return UsageError(
         f"{option}={now} changes nothing here: {folder} was made with {before}",
         got=f"nst {stage} reads what nst {step} has written",
         valid=f"{option}={before}, or without it",
-        next=f"nst {step} teacher.run={cfg.teacher.run} {option}={now} overwrite=true, then this again",
+        next=f"nst {step}{by} {option}={now} overwrite=true, then this again",
     )

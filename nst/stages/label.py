@@ -18,7 +18,7 @@ from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.machine import require_batch
 from nst.progress import say
-from nst.runs import Run
+from nst.runs import Run, identity
 from nst.settings.job import LabelJob
 from nst.settings.trainer import TorchOptions
 from nst.sharing import is_rank_zero
@@ -51,7 +51,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
     teacher = Ensemble.of(
         teacher_files(job.teacher, job.stage),
         lambda _, info: view_at(info, job.teacher.image_size, pictures),
-        turns_for(job.teacher.views, pictures),
+        turns_for(job.teacher.views, pictures, option="teacher.views"),
     )
     unlabeled = open_shards(job.data, part, job.remote)
     config = require_values(job.config)
@@ -68,7 +68,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
         "keep": options.keep,
         "precision": resolved,
     }
-    metadata = PredictionMetadata(digest, teacher.classes, size, "", "", {"inputs": fingerprint(inputs)})
+    metadata = PredictionMetadata(digest, teacher.classes, size, "", "", {"inputs": fingerprint(identity(inputs))})
     files = PredictionFiles(output.absolute(), metadata, options.keep)
     with Run(
         output, "label", inputs, config=config, overwrite=job.overwrite, collective=engine.collective,

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from nst.atomic import write_json
 from nst.config import job_from
+from nst.data.views import turns
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.plan import budget
@@ -214,6 +215,7 @@ def _generation(number: int, job: SurveyJob, images: DatasetSize, *, trained: bo
         remat=job.model.remat,
         online=number > 0 and job.teacher.mode == "online",
         teacher_size=job.teacher.image_size,
+        teacher_looks=len(turns(job.data.pictures)) if job.teacher.views == "all" else 1,
         targets=job.teacher.targets,
         trained=trained,
         accumulate=job.trainer.accumulate,

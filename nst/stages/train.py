@@ -39,6 +39,7 @@ from nst.stages.places import one_network
 from nst.stages.watching import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
+from nst.training.ensemble import turns_for
 from nst.training.fitting import Data, Setup, fit
 from nst.training.hardware import Machine
 from nst.training.phases import Phase, phases
@@ -234,6 +235,7 @@ def check(job: TrainJob) -> None:
         NstError: options or labeled data that do not fit together.
     """
     data, machine = resolving.open_data(job, unlabeled=False), resolving.machine(job.trainer)
+    turns_for(job.teacher.views, job.data.pictures, option="teacher.views")
     require_monitoring(job)
     _check_labeled(data)
     _checked_phases(job, data, machine)

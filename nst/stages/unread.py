@@ -22,6 +22,7 @@ from nst.models.located import locate_ours
 from nst.models.network_info import read_info
 from nst.refused import OPTIONS
 from nst.settings.reading import JOBS, WITHOUT_DATA, options_read, reads
+from nst.shown import some
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
 # what helps instead, by stage and option
@@ -66,12 +67,15 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
         return
     names = list(typed_names(_typed(cfg)))
     whole = stage not in WITHOUT_DATA and any(name in WHOLE for name in names)  # with what such a choice needs
+    unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
         group = name.partition(".")[0]
         if _is_read(cfg, stage, name) or group in besides or (whole and group == "data"):
             continue
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
-            raise _changes_nothing(stage, item, name)
+            unread.append(item)
+    if unread:
+        raise _changes_nothing(stage, unread)
 
 
 def _typed(cfg: DictConfig) -> list[str]:
@@ -158,16 +162,22 @@ def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, node
 
 
-def _changes_nothing(stage: str, item: str, name: str) -> UsageError:
-    """The refusal, and the command without the option, or with the one that helps."""
-    group, value = name.partition(".")[0], item.partition("=")[2]
-    instead = INSTEAD.get((stage, name), "")
-    helps = [f"{instead}={value}"] if instead and " " not in instead else []
+def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
+    """The refusal, and the command without these options, or with those that help."""
+    helps, valid = [], []
     groups = [group for group, node in options_read(stage).items() if isinstance(node, dict)]
-    leave_out(name)
+    for item, name in zip(items, typed_names(items), strict=True):
+        instead = INSTEAD.get((stage, name), "")
+        if instead and " " not in instead:
+            instead = f"{instead}={item.partition('=')[2]}"
+            helps.append(instead)
+        valid.append(instead or VALID.get(name.partition(".")[0]) or f"options of {', '.join(groups)}")
+        leave_out(name)
+    names = list(typed_names(items))
+    verb, it = ("changes", "it") if len(names) == 1 else ("change", "them")
     return UsageError(
-        f"{name} changes nothing: nst {stage} does not read it",
-        got=item,
-        valid=(helps[0] if helps else instead) or VALID.get(group) or f"options of {', '.join(groups)}",
-        next=" ".join(["nst", stage, *helps]) if command_is_known() else "leave it out",
+        f"{some(names)} {verb} nothing: nst {stage} does not read {it}",
+        got=" ".join(items),
+        valid="; ".join(dict.fromkeys(valid)),
+        next=" ".join(["nst", stage, *helps]) if command_is_known() else f"leave {it} out",
     )

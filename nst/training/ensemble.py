@@ -144,23 +144,30 @@ def ensemble_asked(weights: Sequence[Path], views: str) -> Ensemble:
         UsageError: there is no such choice of views.
     """
     require_choice("views", views, ("one", "all"))
-    return Ensemble.of(weights, turns=turns_for(views, pictures_of(weights[0], read_info(weights[0]))))
+    pictures = [pictures_of(path, read_info(path)) for path in weights]
+    return Ensemble.of(weights, turns=turns_for(views, *pictures, option="predict.views"))
 
 
-def turns_for(views: str, pictures: Pictures) -> tuple[Turn, ...]:
-    """`teacher.views`, `eval.views` and `predict.views`: as it is, or all in which such a picture shows the same class.
+def turns_for(views: str, *pictures: Pictures, option: str) -> tuple[Turn, ...]:
+    """How often a picture is looked at: as it is, or in all views in which it shows the same class.
+
+    Args:
+        pictures: as each of the networks was trained to see them; what holds for all counts.
+        option: that says `views`, on the command line.
 
     Raises:
-        UsageError: all are asked for, and there is but one.
+        UsageError: all views are asked for, and there is but one.
     """
     if views == "one":
         return ONCE
-    if len(found := turns(pictures)) == 1:
+    known = [turns(each) for each in pictures]
+    found = tuple(turn for turn in known[0] if all(turn in other for other in known))
+    if len(found) == 1:
         raise UsageError(
             "these pictures have one view only",
-            got="views=all, where data.pictures.flip and data.pictures.turn are false",
+            got=f"{option}=all, where data.pictures.flip and data.pictures.turn are false",
             valid="pictures that show the same class when they are mirrored or turned",
-            next="leave views=all out",
+            next=f"{option}=one",
         )
     return found
 

@@ -42,7 +42,7 @@ class Teacher(Teaching):
         return Ensemble.of(
             [self.weights, *self.others],
             lambda _, info: view_at(info, self.image_size, pictures),
-            turns_for(self.views, pictures),
+            turns_for(self.views, pictures, option="teacher.views"),
         )
 
     @property

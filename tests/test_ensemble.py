@@ -17,7 +17,7 @@ from nst.atomic import known_sha256
 from nst.config import job_from
 from nst.data.inputs import open_inputs
 from nst.data.predictions import Predictions
-from nst.data.views import clean_view
+from nst.data.views import Turn, clean_view
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
@@ -25,7 +25,7 @@ from nst.models.efficientnet import Architecture, build, normalize
 from nst.settings.data import Pictures
 from nst.settings.job import EvaluateJob, LabelJob
 from nst.stages import evaluate, label, select, train
-from nst.training.ensemble import Ensemble, MeanNetwork, Question
+from nst.training.ensemble import Ensemble, MeanNetwork, Question, turns_for
 from nst.training.teachers import Teacher
 
 SMALL = Architecture(0.25, 0.25, train_size=12, test_size=12, small_images=True, name="small")
@@ -103,7 +103,7 @@ def test_a_teacher_that_looks_at_all_views_labels_with_their_mean(teachers, tiny
     np.testing.assert_allclose(predictions.read(name)["probs"], torch.stack(each).mean(0).numpy(), atol=1e-4)
     assert (each[0] - torch.stack(each).mean(0)).abs().max() > 5e-4, "the views do not agree"
     again = tiny(f"teacher.run={teachers[0]}", f"teacher.predictions={folder}", "stage=label", *options[1:])
-    with pytest.raises(NstError, match="turns"):
+    with pytest.raises(NstError, match=r"teacher\.views: 8 before"):
         label.run(job_from(LabelJob, again), folder)
 
 
@@ -124,6 +124,8 @@ def test_an_online_teacher_and_a_loaded_network_look_at_all_views_too(teachers, 
     assert train.from_cfg(cfg)["steps"] == 4
     with pytest.raises(NstError, match="one, all"):
         nst.load(teachers[0], views="eight")
+    common = turns_for("all", Pictures(turn=True), Pictures(), option="predict.views")
+    assert common == (Turn(), Turn(mirrored=True)), "what holds for every network"
     with pytest.raises(NstError, match="one view only"):
         Teacher(weights=teachers[0], mode="online", views="all").asked(Pictures(flip=False))
 

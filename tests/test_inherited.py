@@ -112,6 +112,25 @@ def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teac
     with pytest.raises(UsageError, match=r"label\.keep=0\.5 changes nothing here"):
         cli.run_stage("select", [f"teacher.run={teacher}", "label.keep=0.5"])
     assert shown(capsys, "train", f"teacher.run={teacher}", "select.min_confidence=0")
+    apart = [
+        f"teacher.predictions={teacher}/predictions",
+        f"teacher.selection={tmp_path / 's'}",
+        f"data.root={tmp_path}",
+    ]
+    with pytest.raises(UsageError, match=r"label\.keep=0\.5 changes nothing here"):
+        cli.run_stage("select", [*apart, "label.keep=0.5"])
+    with pytest.raises(UsageError, match=r"teacher\.views=all changes nothing here") as caught:
+        cli.run_stage("train", [f"teacher.run={teacher}", "teacher.views=all", "data.pictures.flip=true"])
+    assert f"nst label teacher.run={teacher} teacher.views=all overwrite=true" in str(caught.value)
+    assert shown(capsys, "train", f"teacher.run={teacher}", "teacher.views=all", "teacher.mode=online")
+
+
+def test_all_options_that_change_nothing_are_left_out_at_once(teacher, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", f"model.checkpoint={teacher}", "model.width=0.5", "student.steps=3"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.width, student.steps change nothing: nst evaluate does not read them" in said
+    assert said.endswith(f"next: nst evaluate model.checkpoint={teacher}")
 
 
 def test_predict_refuses_options_that_it_does_not_read(teacher):

@@ -438,6 +438,17 @@ def test_an_online_teacher_works_in_the_step_and_not_in_a_stage():
     forward = 2 * stored["network"]["macs"]  # B7 labels at 600 px, its training size
     assert online["step"]["flops"] == stored["step"]["flops"] + 6144 * forward
     assert online["memory"]["kept"]["teacher"] == online["memory"]["kept"]["parameters"]
+    both = planned(*common, "teacher=online", "teacher.views=all")
+    assert both["step"]["flops"] == stored["step"]["flops"] + 2 * 6144 * forward, "the mirrored images, too"
+
+
+def test_a_teacher_that_looks_at_all_views_labels_for_as_many_passes():
+    one, eight = (
+        [row["flops"] for row in planned(*L2, "data.pictures.turn=true", *more)["stages"] if row["stage"] == "label"]
+        for more in ([], ["teacher.views=all"])
+    )
+    assert eight == [8 * flops for flops in one]
+    assert one
 
 
 def test_an_experiment_is_planned_by_its_generations():

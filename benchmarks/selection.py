@@ -138,7 +138,7 @@ def select(options: argparse.Namespace, predictions: Path, output: Path) -> None
     from nst.stages.select import run
 
     job = SelectJob(
-        stage="select", name="select", seed=0, overwrite=False, max_bad_fraction=0, config={}, title="select",
+        stage="select", name="select", seed=0, overwrite=False, config={}, title="select",
         select=SelectOptions(
             images_per_class=options.images_per_class, min_confidence=MINIMUM, threads=options.threads,
             allow_empty_classes=True,

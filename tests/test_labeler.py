@@ -126,8 +126,6 @@ def test_auto_is_bf16_exactly_where_the_hardware_computes_in_it(monkeypatch, has
     engine = LightningEngine(Hardware())
     assert engine.precision("auto") == says
     assert engine.precision("32-true") == "32-true"
-    with pytest.raises(NstError, match=r"unknown label\.precision, did you mean 'bf16-true'"):
-        engine.precision("bf16")
 
 
 def test_xla_labels_in_the_trainers_precision():

@@ -59,6 +59,7 @@ NULL_TOO = {
         "student.finetune.image_size",
         "data.unlabeled",
         "data.test",
+        "data.validation",
         "select.images_per_class",
         "shard.exclude_distance",
     ),

@@ -89,7 +89,9 @@ class DataOptions(Sizes, at="data"):
         PLACE, follows="${.root}/test", help="null: no test set; train then does without validation"
     )
     validation: str | None = option(
-        PLACE, follows="${.root}/validation", help="compared on the way, so that the test set is not; need not be there"
+        PLACE,
+        follows="${.root}/validation",
+        help="compared on the way, so that the test set is not; need not be there, null: none",
     )
     source: SourceOptions = option(SourceOptions, help="where the images come from")
     pictures: Pictures = part(Pictures)

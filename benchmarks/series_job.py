@@ -19,7 +19,7 @@ PLACES = (
     "run_dir", "name", "stage", "overrides", "overwrite", "seed", "logger", "remote", "iterate.report",
     "data.source", "data.root", "data.labeled", "data.unlabeled", "data.test", "data.validation",
 )  # fmt: skip
-TRAINER = ("trainer.accumulate", "trainer.precision")  # the only ones of the trainer by which they do
+TRAINER = ("trainer.accumulate",)  # the only one of the trainer by which they do more than round
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,9 @@ def test_the_place_of_pictures_and_the_hardware_change_no_row(place: Path, monke
     pictures = place / "some where" / "digits.tar"
     pictures.parent.mkdir()
     pictures.touch()
-    main(["tiny", "--seeds", "0", "--results", "results", "--root", str(pictures), "trainer.precision=16-mixed"])
+    main(["tiny", "--seeds", "0", "--results", "results", "--root", str(pictures), "trainer=gpu"])
+    with pytest.raises(NstError, match="has changed"):
+        main(["tiny", "--seeds", "0", "--results", "results", "trainer.accumulate=2"])
     with pytest.raises(NstError, match="has changed"):
         main(["tiny", "--seeds", "0", "--results", "results", "student.label_smoothing=0"])
 

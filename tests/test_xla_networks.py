@@ -78,7 +78,7 @@ def two(folder: Path, digits: Path, teacher: Path) -> Ran:
     program.add("label", *of("test_vit"), predictions, stage="label")
     for name in NAMES:
         evaluated = [f"model.checkpoint={program.folder / name}", f"evaluate.output={program.folder / name / 'e'}"]
-        program.add(f"evaluate {name}", *of(name), *evaluated, stage="evaluate", run_dir=f"{name}_evaluated")
+        program.add(f"evaluate {name}", *evaluated, stage="evaluate")
     return program.folder, program.start(2)
 
 

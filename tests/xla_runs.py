@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nst.cli import dispatch
-from tests.conftest import TINY
+from tests.conftest import TINY, read_by
 from tests.forked import PYTHON, Launched
 
 Ran = tuple[Path, dict[str, dict[str, Any]]]  # where the runs lie, and what each was told and counted
@@ -37,8 +37,10 @@ class Program:
         self.common = [*TINY, f"data.root={digits}", *RECIPE, f"teacher.run={teacher}"]
 
     def add(self, name: str, *options: str, stage: str = "train", run_dir: str | None = None, **patches: Any) -> None:
-        common = [*self.common, f"run_dir={self.folder / (run_dir or name)}"]
-        self.runs.append({"name": name, "stage": stage, "options": [*common, *options], **patches})
+        asked = [*self.common, f"run_dir={self.folder / (run_dir or name)}", *options]
+        if stage != "train":
+            asked = [option for option in read_by(stage, asked) if not option.startswith("run_dir=")]
+        self.runs.append({"name": name, "stage": stage, "options": asked, **patches})
 
     def start(self, devices: int, **environment: str) -> dict[str, dict[str, Any]]:
         """Runs them all; what each was told and counted, by name."""
@@ -46,6 +48,7 @@ class Program:
         output, errors = process.communicate()
         assert process.returncode == 0, errors + output
         results = json.loads(output.split("RESULT ")[1])
+        assert not [result["error"] for result in results if "error" in result]
         return {run["name"]: result for run, result in zip(self.runs, results, strict=True)}
 
     def launch(self, devices: int, **more: str) -> Launched:

@@ -141,6 +141,8 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
         without = compose_config([*(other for other in _typed(cfg) if other != item), f"stage={stage}"])
     except UsageError:
         return True  # it is needed
+    if name in OmegaConf.missing_keys(without):
+        return True  # it is needed, too: by a choice as model=timm
     if OmegaConf.select(without, name) == OmegaConf.select(cfg, name):
         return True
     values, others = (dict(_values(plain(each, whole=False))) for each in (cfg, without))

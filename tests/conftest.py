@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nst.settings import GROUPS
-from nst.settings.reading import options_read, reads
+from nst.settings.reading import JOBS, options_read, reads
 from tests import composing
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -53,6 +53,8 @@ TINY = [
 
 def read_by(stage: str, options: list[str]) -> list[str]:
     """Of options for a whole recipe those that a stage reads; others are refused on the command line."""
+    if stage not in JOBS:  # whose recipes are whole
+        return options
     names = [option.partition("=")[0] for option in options]
     chosen = {name for name in names if name in GROUPS and name not in options_read(stage)}  # which would ask for more
     return [option for option, name in zip(options, names, strict=True) if reads(stage, name) and name not in chosen]

@@ -29,10 +29,11 @@ import yaml
 
 from nst import leftovers, written
 from nst.atomic import write_config, write_json, write_text
-from nst.documents import OLDER, as_json, damaged, fingerprint, read_json, way_on
+from nst.documents import OLDER, damaged, fingerprint, read_json, way_on
 from nst.errors import NstError
 from nst.provenance import provenance
 from nst.refused import OPTIONS, differences, not_only_ours, other_inputs
+from nst.run_inputs import MOVE_NOTHING, identity
 from nst.sharing import is_rank_zero, launcher_has_ended, take_lock, wait_until_seen
 from nst.shown import kept
 
@@ -41,18 +42,7 @@ MARKS = ("started.json", "config.yaml", "result.json", "DONE", ".pulse")
 NO_RESULTS = frozenset({"started.json", "config.yaml", ".pulse", written.LIST})
 WORTHLESS = re.compile(r"metrics\.csv|wandb_id|wandb/.*")  # rows of steps whose weights nobody has kept
 STARTS_OVER = ("select", "shard")  # stages that go on from nothing that they left unfinished
-MOVE_NOTHING = {"max_bad_fraction", "batch_size"}  # inputs, of which a batch only rounds
-ADDED = {("pictures", "turn"): False, ("teacher", "views"): "one"}  # what older runs did, whose inputs lack the name
 ORPHANED_S = 5  # that a rank waits for files of a rank 0 that has ended
-
-
-def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs as JSON, without options that came later where they are as it was before: a run goes on with them."""
-    found: dict[str, Any] = as_json(inputs)
-    for (group, name), before in ADDED.items():
-        if isinstance(known := found.get(group), dict) and known.get(name) == before:
-            found[group] = {option: value for option, value in known.items() if option != name}
-    return found
 
 
 class Run:

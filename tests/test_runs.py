@@ -16,6 +16,7 @@ from nst.checking import kind_of
 from nst.cli import STAGES
 from nst.errors import NstError
 from nst.refused import typed
+from nst.run_inputs import identity
 from nst.runs import Run
 from nst.sharing import take_lock
 
@@ -165,3 +166,18 @@ def test_a_forked_process_does_not_keep_its_parents_lock(tmp_path: Path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_inputs_that_came_later_are_left_out_where_they_are_as_it_was_before():
+    older = {"pictures": {"flip": True}, "teacher": {"mode": "offline"}, "seed": 0}
+    later = {"accumulate": 1, "lanes": 1, "turns": 1, "views": "one"}
+    now = {
+        "pictures": {"flip": True, "turn": False},
+        "teacher": {"mode": "offline", "views": "one"},
+        "seed": 0,
+        **later,
+    }
+    assert identity(now) == older
+    assert identity({**now, "teacher": "a digest"}) == {**older, "teacher": "a digest"}
+    for changed in ({"turns": 8}, {"views": "all"}, {"accumulate": 2}, {"pictures": {"flip": True, "turn": True}}):
+        assert identity({**now, **changed}) == {**older, **changed}

@@ -111,9 +111,7 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
     require_batch("eval.batch_size", options.batch_size, size)
     digest = weights_digest(weights)
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
-              "confusion": options.confusion}  # fmt: skip
-    if options.views != "one":
-        inputs["views"] = options.views
+              "confusion": options.confusion, "views": options.views}  # fmt: skip
     view, turns = clean_view(size, pictures, info.framing), turns_for(options.views, pictures, option="eval.views")
     with Run(output, "evaluate", inputs, config=job.config, overwrite=job.overwrite, collective=True) as run_:
         before = run_.result() if hardware.agreed(run_.done) else None

@@ -18,7 +18,8 @@ from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.machine import require_batch
 from nst.progress import say
-from nst.runs import Run, identity
+from nst.run_inputs import identity
+from nst.runs import Run
 from nst.settings.job import LabelJob
 from nst.settings.trainer import TorchOptions
 from nst.sharing import is_rank_zero
@@ -63,7 +64,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
         "unlabeled": unlabeled.digest,
         "image_size": size,
         "pictures": pictures,
-        **teacher.asked_of_views,
+        "turns": len(teacher.turns),
         "batch_size": options.batch_size,
         "keep": options.keep,
         "precision": resolved,

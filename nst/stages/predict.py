@@ -36,6 +36,7 @@ from nst.finished import generation_of
 from nst.machine import require_batch
 from nst.progress import say
 from nst.provenance import provenance
+from nst.run_inputs import identity
 from nst.runs import Run
 from nst.settings.job import PredictJob
 from nst.sharing import is_rank_zero
@@ -63,11 +64,11 @@ def run(job: PredictJob, directory: Path) -> Result:
     batch = engine.batch_size(inputs.batch_size(options.batch_size))
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {
-        "network": network.digest, "pictures": inputs.digest, "views": views, **network.asked_of_views,
+        "network": network.digest, "pictures": inputs.digest, "views": views, "turns": len(network.turns),
         "precision": precision, "parts": [part.samples for part in inputs.shards],
     }  # fmt: skip
     metadata = PredictionMetadata(
-        network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(known)}
+        network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(identity(known))}
     )
     files = PredictionFiles(directory.absolute() / "parts", metadata, keep=0.0)
     parts = [f"parts/{name}" for shard in inputs.shards for name in files.names(shard)]

@@ -133,14 +133,11 @@ def _inputs(job: TrainJob, data: Data, teacher: Teacher | None, start: Start | N
         "start": weights_digest(str(start.source)) if start and start.whole else None,
         "seed": job.seed,
         "max_bad_fraction": job.max_bad_fraction,
+        "accumulate": job.trainer.accumulate,
+        "lanes": data.lanes,
     }
     if start and not start.whole:
         inputs["pretrained"] = pretrained.digest(start.source, architecture_of(job.model))
-    if job.trainer.accumulate > 1:
-        # BatchNorm sees micro-batches; a run without them is known by the same inputs as ever
-        inputs["accumulate"] = job.trainer.accumulate
-    if data.lanes > 1:
-        inputs["lanes"] = data.lanes  # one lane is the order of runs that know of none
     _check_labeled(data)
     if teacher is not None:
         inputs["teacher"] = _teacher_inputs(job, data, teacher)

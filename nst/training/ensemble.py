@@ -123,11 +123,6 @@ class Ensemble:
         return asked[0] if len(asked) == 1 else several(asked, questions)
 
     @property
-    def asked_of_views(self) -> dict[str, int]:
-        """What a run's inputs say of the turns; nothing where a picture is shown as it is, as in older runs."""
-        return {"turns": len(self.turns)} if len(self.turns) > 1 else {}
-
-    @property
     def image_size(self) -> int:
         """px, of the largest view."""
         return self.view.image_size

@@ -23,8 +23,8 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.settings.data import Pictures
-from nst.settings.job import EvaluateJob, LabelJob
-from nst.stages import evaluate, label, select, train
+from nst.settings.job import EvaluateJob, LabelJob, TrainJob
+from nst.stages import evaluate, label, resolving, select, train
 from nst.training.ensemble import Ensemble, MeanNetwork, Question, turns_for
 from nst.training.teachers import Teacher
 
@@ -122,6 +122,9 @@ def test_an_online_teacher_and_a_loaded_network_look_at_all_views_too(teachers, 
     cfg = tiny("teacher=online", "teacher.views=all", f"teacher.run={teachers[0]}", "stage=train", "student.steps=4",
                "data.pictures.turn=true", run_dir=tmp_path / "student")  # fmt: skip
     assert train.from_cfg(cfg)["steps"] == 4
+    assert resolving.teacher(job_from(TrainJob, cfg).teacher, "train").views == "all"
+    started = read_json(tmp_path / "student" / "started.json")
+    assert started["inputs"]["teacher"]["views"] == "all", "the option of the command is the one that acts"
     with pytest.raises(NstError, match="one, all"):
         nst.load(teachers[0], views="eight")
     common = turns_for("all", Pictures(turn=True), Pictures(), option="predict.views")

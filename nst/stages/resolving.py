@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nst.errors import NstError
 from nst.robustness.options import RobustnessOptions
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.job import TrainJob, trainer_of
-from nst.settings.learning import TeacherOptions
+from nst.settings.learning import TeacherOptions, Teaching
 from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
 from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.places import (
@@ -109,13 +110,9 @@ def teacher(options: TeacherOptions, stage: str) -> Teacher | None:
     return Teacher(
         weights=weights,
         others=tuple(others),
-        mode=options.mode,
-        targets=options.targets,
-        temperature=options.temperature,
         predictions=predictions_folder(options, stage) if options.predictions or (options.run and not online) else None,
         selection=selection_folder(options, stage) if options.selection or (options.run and not online) else None,
-        image_size=options.image_size,
-        reassign=options.reassign,
+        **{field.name: getattr(options, field.name) for field in fields(Teaching)},
     )
 
 

@@ -42,6 +42,7 @@ from nst.training.compiling import require_compilable
 from nst.training.ensemble import turns_for
 from nst.training.fitting import Data, Setup, fit
 from nst.training.hardware import Machine
+from nst.training.noised_teacher import require_noisable
 from nst.training.phases import Phase, phases
 from nst.training.teachers import Teacher, pseudo_labels
 
@@ -173,10 +174,14 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
         )
     if data.unlabeled is None:
         raise NstError("a teacher without unlabeled images", next="set data.unlabeled, or leave out teacher.run")
+    require_noisable(teacher, "auto", job.trainer.accelerator)
     _check_classes(teacher, data)
     labels = pseudo_labels(teacher, data.unlabeled)
+    # how stored labels were made tells the digest of the predictions
+    looks = {} if teacher.mode == "online" else {"views": "one", "noised": False}
     return {
         **{entry.name: getattr(teacher, entry.name) for entry in fields(Teaching)},
+        **looks,
         "weights": teacher.digest,
         "unlabeled": data.unlabeled.digest,
         "selection": fingerprint(labels.summary) if labels else None,
@@ -233,6 +238,7 @@ def check(job: TrainJob) -> None:
     """
     data, machine = resolving.open_data(job, unlabeled=False), resolving.machine(job.trainer)
     turns_for(job.teacher.views, job.data.pictures, option="teacher.views")
+    require_noisable(job.teacher, "auto", job.trainer.accelerator)
     require_monitoring(job)
     _check_labeled(data)
     _checked_phases(job, data, machine)

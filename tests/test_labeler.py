@@ -23,6 +23,7 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.models.folding import LabelingNetwork
+from nst.models.in_parts import in_parts
 from nst.settings.job import LabelJob
 from nst.stages import label
 from nst.training import label_engines
@@ -48,6 +49,25 @@ class Answers(nn.Module):
 
 def numbered(count: int) -> torch.Tensor:
     return torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+
+
+def test_a_cpu_infers_in_parts_that_stay_in_its_caches():
+    seen: list[int] = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return images.mean(dim=(1, 2, 3))[:, None]
+
+    images = torch.randn(23, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(in_parts(network, images), network(images), rtol=0, atol=0)
+    assert seen == [10, 10, 3, 23]
+    in_parts(network, images)
+    assert seen[4:] == [23], "what is learned from stays whole"
+    with torch.no_grad():
+        in_parts(network, torch.empty(2, 3, 1000, 1000))
+        in_parts(network, torch.empty(23, 3, 224, 224, device="meta"))
+    assert seen[5:] == [1, 1, 23], "other devices get all at once"
 
 
 def test_the_least_certain_answers_are_computed_again_and_no_others():

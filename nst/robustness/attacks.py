@@ -28,6 +28,7 @@ from nst.data.stream import generator
 from nst.errors import NstError
 from nst.metrics import RunningSums, label_rank
 from nst.models.efficientnet import normalize
+from nst.models.in_parts import in_parts
 from nst.models.precision import full_precision
 
 LEVELS = 255.0
@@ -180,7 +181,7 @@ class AttackScores(RunningSums):
     @staticmethod
     def _right(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            return label_rank(network(normalize(LEVELS * images)).float(), labels) < 1
+            return label_rank(in_parts(network, normalize(LEVELS * images)).float(), labels) < 1
 
     def _start(self, images: Tensor, keys: Sequence[str]) -> Tensor | None:
         if not self.method.random_start:

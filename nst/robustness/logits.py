@@ -6,11 +6,14 @@ changes with a tie would pass for a flip.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from nst.models.efficientnet import EfficientNet, normalize
+from nst.models.in_parts import in_parts
 from nst.models.precision import full_precision
 
 
@@ -19,11 +22,15 @@ def full_logits(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, C) in float32 of images (B, 3, H, W) of 0 to 255, also under autocast."""
     if not isinstance(network, EfficientNet):  # somebody else's, whose classifier we do not know
         with torch.autocast(images.device.type, enabled=False):
-            return network(normalize(images)).float()
-    pooled = network.forward_head(network.forward_features(normalize(images)), pre_logits=True)
+            return in_parts(network, normalize(images)).float()
+    pooled = in_parts(partial(_pooled, network), normalize(images))
     classifier = network.classifier
     with torch.autocast(images.device.type, enabled=False):
         return linear(pooled.float(), classifier.weight.float(), classifier.bias.float())
+
+
+def _pooled(network: EfficientNet, images: Tensor) -> Tensor:
+    return network.forward_head(network.forward_features(images), pre_logits=True)
 
 
 def guesses(logits: Tensor) -> Tensor:

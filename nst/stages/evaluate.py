@@ -31,6 +31,7 @@ from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
+from nst.models.in_parts import in_parts
 from nst.models.precision import full_precision
 from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
@@ -62,7 +63,7 @@ class CleanScores(EvaluationSums):
     @full_precision()
     def add(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Counts a batch; returns confidence and predicted class: (B, 2) float32."""
-        logits = network(normalize(batch["images"])).float()
+        logits = in_parts(network, normalize(batch["images"])).float()
         self.update(logits, batch["labels"], batch["valid"])
         return guesses(logits)
 

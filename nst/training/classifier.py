@@ -25,6 +25,7 @@ from nst.data.parts import parts_of
 from nst.data.stream import generator
 from nst.metrics import EvaluationSums, topk_correct
 from nst.models.efficientnet import normalize
+from nst.models.in_parts import in_parts
 from nst.models.networks import Network
 from nst.settings.learning import Recipe, Teaching
 from nst.settings.network import Noise
@@ -262,7 +263,7 @@ class Classifier(pl.LightningModule):
         self.evaluation = EvaluationSums(self.num_classes).moved(parts_of(self.trainer).state)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.ema(normalize(batch["images"]))
+        logits = in_parts(self.ema, normalize(batch["images"]))
         self.evaluation.update(logits, batch["labels"], batch["valid"])
 
     def on_validation_epoch_end(self) -> None:

@@ -27,6 +27,7 @@ from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo
 from nst.errors import NstError
 from nst.models.efficientnet import normalize
+from nst.models.in_parts import in_parts
 from nst.models.precision import full_precision
 from nst.training.ensemble import Question, mean_of, seen_by
 
@@ -61,10 +62,10 @@ class Labeler(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities (B, C) float32."""
         images = normalize(batch["images"])
-        logits = self.network(images).float()
+        logits = in_parts(self.network, images).float()
         if self.exact is not None:
             rows = doubted(logits, batch["valid"])
-            logits = logits.index_copy(0, rows, self.exact(images[rows]).float())
+            logits = logits.index_copy(0, rows, in_parts(self.exact, images[rows]).float())
         return logits.softmax(dim=1)
 
 

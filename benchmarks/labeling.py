@@ -33,6 +33,7 @@ from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardInfo
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build, normalize
+from nst.training.ensemble import Ensemble
 from nst.training.label_engines import torch_labeler, torch_precision
 from nst.training.labeler import ShardByShard, ShardCollector
 
@@ -140,7 +141,7 @@ def ours(
 ) -> Callable[[], Timed]:
     """Each turn is one `predict` as LightningEngine calls it; what Lightning prepares before is not counted."""
     hardware = replace(harness.hardware(options.device), precision="32-true")
-    labeler = torch_labeler(teacher, precision, hardware.place)
+    labeler = torch_labeler(Ensemble.of([teacher]).members[0], precision, hardware.place)
     files = PredictionFiles(
         folder / "predictions", PredictionMetadata("0" * 64, info.classes, 224, "", ""), options.keep
     )
@@ -187,7 +188,8 @@ def agreement(options: argparse.Namespace, precision: str, path: Path) -> str:
     """Classes as `nst label` finds them against those of the float32 network that was trained."""
     images, labels = digits(options.digits)
     network = trained(images, labels)
-    labeler = torch_labeler(save(network, DIGITS_PX, path), precision, harness.hardware(options.device).place)
+    teacher = Ensemble.of([save(network, DIGITS_PX, path)]).members[0]
+    labeler = torch_labeler(teacher, precision, harness.hardware(options.device).place)
     device = torch.device("cuda" if options.device == "gpu" else "cpu")
     labeler.to(device)
     same = confident = 0

@@ -51,17 +51,20 @@ def twin(recipe: str, *options: str, name: str = "", after: tuple[str, ...] = ()
 TEACHERS = {"teacher": "small", "middle": "middle", "middle_standard": "middle", "large": "large"}  # name → size
 
 
-def student(name: str, *options: str, size: str = "small", teacher: str = "teacher", more: tuple[str, ...] = ()) -> Row:
+def student(name: str, *options: str, size: str = "small", teacher: str = "teacher", more: tuple[str, ...] = (),
+            own_teacher: bool = False) -> Row:  # fmt: skip
     """A student of a teacher that rows share.
 
     Args:
         options: of the student.
         size: of its network, one of `conf/scale/eurosat.yaml`.
         more: options of the run.
+        own_teacher: the same one, trained by this run.
     """
     learner = ",".join(f'"{option}"' for option in (f"${{scale.{size}}}", "${scale.student}", *options))
     generations = f'iterate.generations=[["${{scale.{TEACHERS[teacher]}}}"],[{learner}]]'
-    return Row(name, ("scale=eurosat", f"iterate.teacher=${{scale.runs}}/{teacher}-seed${{seed}}", generations, *more))
+    shared = () if own_teacher else (f"iterate.teacher=${{scale.runs}}/{teacher}-seed${{seed}}",)
+    return Row(name, ("scale=eurosat", *shared, generations, *more))
 
 
 # ---- the tables ---------------------------------------------------------------------------------------------
@@ -167,6 +170,11 @@ _ALL = (
         Row("equal", CLOTHING),
         Row("labeled", (*CLOTHING, "select.prior=labeled", "iterate.control=false",
                         "iterate.teacher=runs/series/clothing/equal-seed${seed}/gen0"), after=("clothing/equal",)),
+    )),
+    Series("noised_teacher", "labels by the teacher as it is, and under the noise of its training", (
+        student("clean", more=(CONTROL,)),
+        # the same teacher once more: a run has its labels in one place
+        student("noised", own_teacher=True, more=("teacher.noised=true",)),
     )),
     Series("start", "where a student begins", (
         student("anew", more=(CONTROL,)),

@@ -30,6 +30,7 @@ TYPED = {
         "teacher": "teacher.run", "unlabeled": "data.unlabeled", "image_size": "teacher.image_size",
         "pictures": "data.pictures", "batch_size": "label.batch_size", "keep": "label.keep",
         "precision": "label.precision", "turns": "teacher.views",
+        "noise_of_labels": "teacher.noised",
     },
     "select": {
         "seed": "seed", "teacher": "teacher.run", "predictions": "teacher.predictions", "truth": "data.unlabeled",

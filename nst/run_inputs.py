@@ -14,8 +14,10 @@ ADDED = {
     ("lanes",): 1,
     ("turns",): 1,
     ("views",): "one",
+    ("noise_of_labels",): "none",
     ("pictures", "turn"): False,
     ("teacher", "views"): "one",
+    ("teacher", "noised"): False,
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from nst.data.operations import Image
 from nst.data.randaugment import RandAugment, small_image_constants
+from nst.data.stream import generator
 from nst.data.transforms import Augment, CenterView
 from nst.settings.data import Pictures
 from nst.settings.network import Noise
@@ -35,6 +36,24 @@ def clean_view(image_size: int, pictures: Pictures, framing: ViewFraming | None 
     return CenterView(image_size, crop="center", resize=pictures.resize)
 
 
+@dataclass(frozen=True)
+class NoisedView:
+    """A student's noisy view that is always the same one of a picture: what a noised teacher labels."""
+
+    view: Augment | CenterView
+
+    @property
+    def image_size(self) -> int:
+        return self.view.image_size
+
+    def __call__(self, image: Image, rng: np.random.Generator | None = None) -> Image:
+        """uint8 (H, W, 3) -> uint8 (image_size, image_size, 3); draws from the picture, not from `rng`."""
+        return self.view(image, generator("noised teacher", image.shape, image.tobytes()))
+
+
+SeenAs = CenterView | NoisedView
+
+
 class Turn(NamedTuple):
     """A square picture, mirrored left to right or not, then turned counter-clockwise."""
 
@@ -55,7 +74,7 @@ class SideBySide:
     So they travel as one picture does; `windows` says where each lies.
     """
 
-    views: tuple[CenterView, ...]
+    views: tuple[SeenAs, ...]
 
     @property
     def windows(self) -> list[tuple[int, int]]:

@@ -120,9 +120,9 @@ class Noised:
         self.noise.dropout = dropout
         self.noise.stochastic_depth = stochastic_depth
 
-    def draw_noise(self, samples: int, device: torch.device) -> list[Tensor]:
+    def draw_noise(self, samples: int, device: torch.device, generator: torch.Generator | None = None) -> list[Tensor]:
         """What a forward pass over so many samples would draw, in its order, for `use_noise`: (samples, ...) each."""
-        return [uniform((samples, *shape), device) for _, shape in self._drawing()]
+        return [uniform((samples, *shape), device, generator) for _, shape in self._drawing()]
 
     def use_noise(self, draws: Sequence[Tensor | None] | None) -> None:
         """Makes forward passes take their noise from these numbers, a row for each sample; None: draw it themselves."""

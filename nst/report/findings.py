@@ -111,8 +111,6 @@ def table(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> str:
     rows: list[Sequence[str]] = [HEADS, ("---", "---", "---", "---", "---")]
     for claim in claims:
         title = f"{claim.says} ({claim.place})"
-        if not claim.expectations:
-            rows.append((in_markdown(title), claim.lacks, "", "", NOT_RUN))
         for expectation in claim.expectations:
             rows.append((in_markdown(title), expectation.says, *_told(expectation, effect(expectation, evidence))))
             title = ""

@@ -26,6 +26,9 @@ class Teaching(Group, at="teacher"):
         choice("one", "all"), "one",
         "all: the mean over a picture mirrored and turned, as data.pictures.flip and .turn allow",
     )  # fmt: skip
+    noised: bool = option(
+        flag(), False, "labels are made under the noise of the teacher's own training: the ablation, not the method"
+    )
     reassign: bool = option(
         flag(), False, "true keeps another teacher's selection and gives its images this teacher's labels [C]"
     )

@@ -25,7 +25,7 @@ JOBS: Mapping[str, type[Job]] = {
 }
 ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage reads these options alone
     "label": {
-        "teacher": ("run", "checkpoint", "predictions", "image_size", "views"),
+        "teacher": ("run", "checkpoint", "predictions", "image_size", "views", "noised"),
         "data": ("root", "unlabeled", "validation", "pictures"),
     },
     "select": {

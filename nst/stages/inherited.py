@@ -34,7 +34,10 @@ NAMED = {
 SHOWS_PICTURES = ("label", "evaluate")  # as the network was trained, and not as this command says by default
 # steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
 TAKEN = {
-    "train": {"select": "selection", **dict.fromkeys(("label", "teacher.views", "teacher.image_size"), "predictions")},
+    "train": {
+        "select": "selection",
+        **dict.fromkeys(("label", "teacher.views", "teacher.noised", "teacher.image_size"), "predictions"),
+    },
     "select": {"label": "predictions"},
 }
 

@@ -27,8 +27,9 @@ from nst.stages.apart import keep_apart
 from nst.stages.places import has_validation_set, predictions_folder, teacher_files
 from nst.stages.resolving import machine, open_shards
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
-from nst.training.ensemble import Ensemble, turns_for, view_at
+from nst.training.ensemble import teachers
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
+from nst.training.noised_teacher import noised, require_noisable
 
 
 def run(job: LabelJob, output: Path) -> dict[str, Any]:
@@ -49,22 +50,22 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
 
 def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[str, Any]:
     options, pictures = job.label, job.data.pictures
-    teacher = Ensemble.of(
-        teacher_files(job.teacher, job.stage),
-        lambda _, info: view_at(info, job.teacher.image_size, pictures),
-        turns_for(job.teacher.views, pictures, option="teacher.views"),
-    )
+    teacher = teachers(teacher_files(job.teacher, job.stage), job.teacher, pictures)
+    if job.teacher.noised:
+        require_noisable(job.teacher, options.precision, job.trainer.accelerator)
+        teacher = noised(teacher, pictures)
     unlabeled = open_shards(job.data, part, job.remote)
     config = require_values(job.config)
     size, digest = teacher.image_size, teacher.digest
     require_batch("label.batch_size", options.batch_size, size)
-    resolved = engine.precision(options.precision)
+    resolved = engine.precision("32-true" if job.teacher.noised else options.precision)
     inputs = {
         "teacher": digest,
         "unlabeled": unlabeled.digest,
         "image_size": size,
         "pictures": pictures,
         "turns": len(teacher.turns),
+        "noise_of_labels": [member.noise for member in teacher.members] if job.teacher.noised else "none",
         "batch_size": options.batch_size,
         "keep": options.keep,
         "precision": resolved,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nst.atomic import known_sha256
 from nst.data.transforms import CenterView
-from nst.data.views import SideBySide, Turn, clean_view, turns
+from nst.data.views import SeenAs, SideBySide, Turn, clean_view, turns
 from nst.documents import read_config
 from nst.errors import NstError, UsageError, require_choice
 from nst.models.architectures import framing_at, require_size
@@ -27,12 +27,14 @@ from nst.models.checkpoints import load_network
 from nst.models.network_info import NetworkInfo, read_info
 from nst.settings.data import Pictures
 from nst.settings.fields import made_of
+from nst.settings.learning import Teaching
+from nst.settings.network import Noise
 from nst.shown import some
 
 Order = tuple[int, ...] | None  # places of the first network's classes
 Window = tuple[int, int] | None  # left and size in px
 ONCE = (Turn(),)
-ViewOf = Callable[[Path, NetworkInfo], CenterView]
+ViewOf = Callable[[Path, NetworkInfo], SeenAs]
 One = TypeVar("One", bound=nn.Module)
 Several = TypeVar("Several", bound=nn.Module)
 
@@ -43,11 +45,13 @@ class Member:
 
     Args:
         order: where each class of the first network stands in this one's answer; None: in the same place.
+        noise: under which it answers, against the method; None: none.
     """
 
     weights: Path
-    view: CenterView
+    view: SeenAs
     order: Order = None
+    noise: Noise | None = None
 
 
 class Question(NamedTuple):
@@ -95,7 +99,7 @@ class Ensemble:
         return cls(tuple(members), first, "+".join(map(known_sha256, weights)), turns)
 
     @cached_property
-    def view(self) -> CenterView | SideBySide:
+    def view(self) -> SeenAs | SideBySide:
         """How the networks are shown a picture: in one view, or in several side by side."""
         views = tuple(dict.fromkeys(member.view for member in self.members))
         return views[0] if len(views) == 1 else SideBySide(views)
@@ -110,15 +114,15 @@ class Ensemble:
 
     def network(self) -> nn.Module:
         """The network, or several as one, on the CPU in eval mode: normalised images, seen by `view`, to logits."""
-        return self.asking(lambda weights: load_network(weights)[0], MeanNetwork).eval()
+        return self.asking(lambda member: load_network(member.weights)[0], MeanNetwork).eval()
 
     def asking(
-        self, one: Callable[[Path], One], several: Callable[[Sequence[One], Sequence[Question]], Several]
+        self, one: Callable[[Member], One], several: Callable[[Sequence[One], Sequence[Question]], Several]
     ) -> One | Several:
-        """What `one` makes of a network file; where there is more than one answer, what `several` makes of them all."""
+        """What `one` makes of a network; where there is more than one answer, what `several` makes of them all."""
         asked, questions = [], []
         for member, window in zip(self.members, self.windows, strict=True):
-            asked += [one(member.weights)] * len(self.turns)
+            asked += [one(member)] * len(self.turns)
             questions += [Question(window, turn, member.order) for turn in self.turns]
         return asked[0] if len(asked) == 1 else several(asked, questions)
 
@@ -130,6 +134,16 @@ class Ensemble:
     def absolute(self) -> Ensemble:
         """The same, with paths that hold in another working directory."""
         return replace(self, members=tuple(replace(one, weights=one.weights.absolute()) for one in self.members))
+
+
+def teachers(weights: Sequence[Path], how: Teaching, pictures: Pictures) -> Ensemble:
+    """The teachers of these files, un-noised, each shown pictures at its own test size, or at the one asked for.
+
+    Raises:
+        UsageError: all views are asked for, and there is but one.
+    """
+    turned = turns_for(how.views, pictures, option="teacher.views")
+    return Ensemble.of(weights, lambda _, info: view_at(info, how.image_size, pictures), turned)
 
 
 def ensemble_asked(weights: Sequence[Path], views: str) -> Ensemble:

@@ -23,9 +23,10 @@ from nst.errors import UsageError
 from nst.models.checkpoints import load_network
 from nst.models.folding import LabelingNetwork
 from nst.progress import Bar
-from nst.training.ensemble import Ensemble
+from nst.training.ensemble import Ensemble, Member
 from nst.training.hardware import Hardware, Machine, Value
 from nst.training.labeler import Labeler, MeanLabeler, ShardByShard, ShardCollector, WriteShard
+from nst.training.noised_teacher import NoisedLabeler, network_to_noise
 
 Place = Callable[[nn.Module], nn.Module]
 PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
@@ -95,22 +96,24 @@ def torch_precision(wanted: str, accelerator: str) -> str:
     return "bf16-true" if computes_bf16(accelerator) else "32-true"
 
 
-def torch_labeler(teacher: Path, precision: str, place: Place) -> Labeler:
-    """A teacher as it labels on a CPU or GPU: BatchNorm folded, weights in this precision.
+def torch_labeler(teacher: Member, precision: str, place: Place) -> Labeler:
+    """A teacher as it labels on a CPU or GPU: BatchNorm folded, weights in this precision; in float32 if noised.
 
     Args:
         place: brings a network into the memory format of the hardware.
     """
-    network, dtype = load_network(teacher)[0], PRECISIONS[precision]
+    if teacher.noise is not None:
+        return NoisedLabeler(place(network_to_noise(teacher)))
+    network, dtype = load_network(teacher.weights)[0], PRECISIONS[precision]
     exact = place(LabelingNetwork(network))
     return Labeler(exact) if dtype == torch.float32 else Labeler(place(LabelingNetwork(network, dtype)), exact)
 
 
-def labeler_of(teacher: Ensemble, one: Callable[[Path], Labeler]) -> Labeler | MeanLabeler:
+def labeler_of(teacher: Ensemble, one: Callable[[Member], Labeler]) -> Labeler | MeanLabeler:
     """The teacher, or several as one.
 
     Args:
-        one: makes a network file ready to label.
+        one: makes a network ready to label.
     """
     return teacher.asking(one, MeanLabeler)
 
@@ -145,9 +148,9 @@ class LightningEngine:
         hardware = self.hardware
         if isinstance(hardware, Hardware):
             hardware = replace(hardware, precision="32-true")  # the network's types are its own
-            labeler = labeler_of(job.teacher, lambda path: torch_labeler(path, job.precision, hardware.place))
+            labeler = labeler_of(job.teacher, lambda one: torch_labeler(one, job.precision, hardware.place))
         else:
-            labeler = labeler_of(job.teacher, lambda path: Labeler(hardware.place(load_network(path)[0])))
+            labeler = labeler_of(job.teacher, lambda one: Labeler(hardware.place(load_network(one.weights)[0])))
         trainer = hardware.trainer(job.folder)
         trainer.strategy.barrier("shards listed")  # before any of them is written
         rank, world_size = parts_of(trainer).place()

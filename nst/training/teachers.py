@@ -18,7 +18,7 @@ from nst.errors import NstError
 from nst.models.network_info import read_info
 from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
-from nst.training.ensemble import Ensemble, turns_for, view_at
+from nst.training.ensemble import Ensemble, teachers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,7 @@ class Teacher(Teaching):
 
     def asked(self, pictures: Pictures) -> Ensemble:
         """The teachers, each shown pictures at its own test size, or at the one that was asked for."""
-        return Ensemble.of(
-            [self.weights, *self.others],
-            lambda _, info: view_at(info, self.image_size, pictures),
-            turns_for(self.views, pictures, option="teacher.views"),
-        )
+        return teachers([self.weights, *self.others], self, pictures)
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from nst.evaluation import mistakes
 from nst.evaluation.comparing import Scores
 from nst.models.checkpoints import load_network
 from nst.settings.job import GenerationJob
-from nst.stages.generations import control_options
+from nst.stages.control import control_options
 from nst.stages.judging import VALIDATION, Judging, link_best
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for
@@ -77,7 +77,7 @@ def test_the_control_sees_as_many_images_on_the_same_course_and_stands_in_the_re
                                      ["student.epochs=10", "student.schedule.final_rate_per_256=0.001"]])  # fmt: skip
 def test_the_control_has_the_students_rate_at_every_step(options: list[str]):
     options = [*options, "student.unlabeled_ratio=3"]
-    changed = control_options(job_from(GenerationJob, compose_config(options)))
+    changed = control_options([job_from(GenerationJob, compose_config(options))], 20480, Path("gen0"))
     names = [f"{name}={'null' if value is None else value}" for name, value in changed.items()]
     courses = []
     for cfg in (compose_config(options), compose_config([*options, *names])):
@@ -86,6 +86,27 @@ def test_the_control_has_the_students_rate_at_every_step(options: list[str]):
         schedule = schedule_for(student, length)
         courses.append([schedule.learning_rate(step) for step in range(length.steps)])
     assert courses[1] == pytest.approx(courses[0])
+
+
+def test_a_control_never_starts_from_what_pseudo_labels_have_taught():
+    common = [
+        "student.labeled_batch_size=8",
+        "student.unlabeled_ratio=3",
+        "student.steps=10",
+        "model.pretrained=weights",
+    ]
+    line = [["student.unlabeled_ratio=0"], [], ["student.start=teacher", "student.steps=20"],
+            ["student.start=teacher", "student.labeled_batch_size=4"]]  # fmt: skip
+    jobs = [job_from(GenerationJob, compose_config([*common, *options])) for options in line]
+    asked = [control_options(jobs[:count], 50, Path("runs/gen0")) for count in (2, 3, 4)]
+    assert [each["model.pretrained"] for each in asked] == ["weights"] * 3
+    assert "student.steps" not in asked[0], "as the student's"
+    assert asked[1]["student.steps"] == 10 + 20
+    assert asked[2]["student.steps"] * 4 == (10 + 20) * 8 + 10 * 4, "as many images as the students of its line"
+    first = [jobs[0], job_from(GenerationJob, compose_config([*common, "student.start=teacher"])), *jobs[2:]]
+    begun = control_options(first, 50, Path("runs/gen0"))
+    assert begun["model.pretrained"] == "runs/gen0", "which has seen labels alone"
+    assert begun["student.steps"] == asked[2]["student.steps"]
 
 
 def test_comparisons_are_in_pairs_and_follow_from_the_files(validated: Path):

@@ -15,7 +15,7 @@ from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.progress import say
-from nst.settings.job import EvaluateJob, GenerationsJob, TrainJob
+from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.sharing import is_rank_zero, wait_for_lock
 from nst.typed import quoted
 
@@ -110,30 +110,6 @@ def generation_options(job: GenerationsJob) -> list[list[str]]:
 def _flat(options: Sequence[Any]) -> Iterator[str]:
     for option in options:
         yield from _flat(option) if isinstance(option, list) else [option]
-
-
-def control_options(last: TrainJob) -> dict[str, Any]:
-    """The options that make a control of the last student: labels alone, in as many steps of as many images at the same
-    rates. The batch has grown and the rate is by the batch, so the rates for 256 images are smaller."""
-    student, schedule, more = last.student, last.student.schedule, 1 + last.student.unlabeled_ratio
-    final = schedule.final_rate_per_256
-    return {
-        "teacher.run": None,
-        "teacher.checkpoint": None,
-        "student.unlabeled_ratio": 0,
-        "student.labeled_batch_size": student.labeled_batch_size * more,
-        "student.optimizer.rate_per_256": student.optimizer.rate_per_256 / more,
-        "student.epochs": student.epochs * more,
-        "student.schedule.warmup_epochs": schedule.warmup_epochs * more,
-        "student.schedule.decay_epochs": schedule.decay_epochs * more,
-        "student.schedule.final_rate_per_256": None if final is None else final / more,
-    }
-
-
-def control_start(last: TrainJob, teacher: Path) -> dict[str, Any]:
-    """The options by which the control begins where the last student does (`student.start`)."""
-    begins = {"pretrained": last.model.pretrained, "teacher": str(teacher), "nothing": False}
-    return {"model.pretrained": last.model.pretrained if last.model.checkpoint else begins[last.student.start]}
 
 
 def starts_from_a_run(job: GenerationsJob) -> bool:

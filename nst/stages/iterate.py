@@ -34,12 +34,13 @@ from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, Sh
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
+from nst.stages.control import control_options
 from nst.stages.doctor import advise
-from nst.stages.generations import CONTROL, Places, configurations, control_options, require_teacher, starts_from_a_run
+from nst.stages.generations import CONTROL, Places, configurations, require_teacher, starts_from_a_run
 from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.places import has_validation_set, shards_place
-from nst.stages.resolving import machine, test_set
+from nst.stages.resolving import machine, open_shards, test_set
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 
@@ -118,7 +119,7 @@ def run(job: IterateJob, directory: Path) -> Result:
     if is_rank_zero():
         require_free(directory, WRITTEN)
     make_shards(job)
-    check(job, generations)
+    check(job, generations, places)
     advise(job_of(SurveyJob, job.config, title=job.title))
     if is_rank_zero():
         begin(directory, *WRITTEN)
@@ -179,7 +180,7 @@ def _written(cfg: DictConfig) -> Iterator[tuple[str, Result]]:
     yield "evaluate", {"evaluate.output": cfg.evaluate.output}
 
 
-def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
+def check(job: IterateJob, generations: Sequence[GenerationJob], places: Places) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
     from nst.stages import select, train
 
@@ -189,7 +190,8 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     for student in generations[1:]:
         select.check(job_of(SelectJob, student.config, title=job.title))
     if job.iterate.control:
-        train.check(changed(generations[-1], control_options(generations[-1])))
+        labeled = open_shards(job.data, "labeled", job.remote).samples
+        train.check(changed(generations[-1], control_options(generations, labeled, places.generation(0))))
 
 
 def make_shards(job: IterateJob) -> None:

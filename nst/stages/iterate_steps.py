@@ -12,9 +12,11 @@ from nst.progress import say
 from nst.settings.job import GenerationJob, SelectJob, changed, job_of
 from nst.settings.measuring import Evaluation
 from nst.sharing import is_rank_zero
-from nst.stages.generations import Places, comparable, control_options, control_start
+from nst.stages.control import control_options
+from nst.stages.generations import Places, comparable
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.places import predictions_folder, selection_folder
+from nst.stages.resolving import open_shards
 
 Result = dict[str, Any]
 
@@ -39,8 +41,9 @@ class Networks:
         if isinstance(which, int):
             return replace(self.generations[which], title=f"gen{which} {step}")
         last = self.generations[-1]
-        teacher = self.places.generation(len(self.generations) - 2)
-        return changed(last, control_options(last) | control_start(last, teacher), title=f"{which} {step}")
+        labeled = open_shards(last.data, "labeled", last.remote).samples
+        options = control_options(self.generations, labeled, self.places.generation(0))
+        return changed(last, options, title=f"{which} {step}")
 
     def train(self, which: int | str) -> Result:
         from nst.stages import train

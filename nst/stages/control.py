@@ -1,0 +1,59 @@
+"""The control of a run (`iterate.control`): the last student's network, trained on the labels alone.
+
+It sees as many images at the same rates. Where the last student started from its teacher, so has that one's training
+made it: the control then starts where the first of that line did, and sees as many images as all of them. It never
+starts from what has learned from pseudo-labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nst.settings.job import TrainJob
+from nst.training.recipe import Length
+
+
+def control_options(generations: Sequence[TrainJob], labeled: int, teacher: Path) -> dict[str, Any]:
+    """The options that make a control of the last generation. The batch has grown and the rate is by the batch, so the
+    rates for 256 images are smaller.
+
+    Args:
+        labeled: images with labels.
+        teacher: the directory of generation 0, which has learned from labels alone.
+    """
+    line = _line(generations)
+    first, last = line[0], line[-1]
+    student, schedule, more = last.student, last.student.schedule, 1 + last.student.unlabeled_ratio
+    final = schedule.final_rate_per_256
+    begins = {"pretrained": first.model.pretrained, "teacher": str(teacher), "nothing": False}
+    options = {
+        "teacher.run": None,
+        "teacher.checkpoint": None,
+        "model.pretrained": last.model.pretrained if last.model.checkpoint else begins[first.student.start],
+        "student.unlabeled_ratio": 0,
+        "student.labeled_batch_size": student.labeled_batch_size * more,
+        "student.optimizer.rate_per_256": student.optimizer.rate_per_256 / more,
+        "student.epochs": student.epochs * more,
+        "student.schedule.warmup_epochs": schedule.warmup_epochs * more,
+        "student.schedule.decay_epochs": schedule.decay_epochs * more,
+        "student.schedule.final_rate_per_256": None if final is None else final / more,
+    }
+    if len(line) > 1:
+        images = sum(_images(each, labeled) for each in line)
+        options["student.steps"] = round(images / (student.labeled_batch_size * more))
+    return options
+
+
+def _line(generations: Sequence[TrainJob]) -> Sequence[TrainJob]:
+    """The students up to the last, each of which started from the one before."""
+    first = len(generations) - 1
+    while first > 1 and generations[first].student.start == "teacher":
+        first -= 1
+    return generations[first:]
+
+
+def _images(job: TrainJob, labeled: int) -> int:
+    student = job.student
+    return Length.of(student, labeled).steps * student.labeled_batch_size * (1 + student.unlabeled_ratio)

@@ -1,4 +1,4 @@
-"""Inference on a CPU in parts that stay in its caches: up to twice as fast as a batch at once (`bin/bench inference`).
+"""Inference on a CPU in parts that stay in its caches: up to twice as fast as a batch at once (`bin/bench labeling`).
 
 Other devices are fastest with all of it. Where something is to be learned a batch stays whole, as BatchNorm sees it.
 """

@@ -151,6 +151,8 @@ OF_RUN: list[tuple[str, dict[str, Any], str, str]] = [
     ("labels_dropped", selecting(keep=0.3), "", ""),
     ("labels_dropped", selecting(keep=0.5, soft=False), "", ""),
     ("labels_dropped", selecting(keep=0.5, offline=False), "", ""),
+    ("noised_teacher", {"noised_teacher": True}, "advises against", "teacher.noised=false"),
+    ("noised_teacher", {}, "", ""),
     ("copies", selecting(classes=10, unlabeled=992), "out of 992: each 1,310 times", "images_per_class=null"),
     ("copies", selecting(images_per_class=None, classes=10, unlabeled=992), "", ""),
     ("copies", selecting(classes=None, unlabeled=None), "", ""),

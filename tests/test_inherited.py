@@ -12,7 +12,8 @@ from conftest import TINY
 
 from nst import cli
 from nst.advice import note_command, whole
-from nst.documents import read_json
+from nst.atomic import write_config
+from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError
 
 TRAINING = [option for option in TINY if not option.startswith("data.")]
@@ -123,6 +124,16 @@ def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teac
         cli.run_stage("train", [f"teacher.run={teacher}", "teacher.views=all", "data.pictures.flip=true"])
     assert f"nst label teacher.run={teacher} teacher.views=all overwrite=true" in str(caught.value)
     assert shown(capsys, "train", f"teacher.run={teacher}", "teacher.views=all", "teacher.mode=online")
+
+
+def test_labels_that_are_older_than_an_option_were_made_without_it(teacher, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(teacher / "predictions", old)
+    config = read_config(old / "config.yaml")
+    del config["teacher"]["views"]
+    write_config(old / "config.yaml", yaml.safe_dump(config))
+    with pytest.raises(UsageError, match=r"teacher\.views=all changes nothing here"):
+        cli.run_stage("train", [f"teacher.run={teacher}", f"teacher.predictions={old}", "teacher.views=all"])
 
 
 def test_all_options_that_change_nothing_are_left_out_at_once(teacher, capsys):

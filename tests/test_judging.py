@@ -10,7 +10,7 @@ import pytest
 from nst.cli import dispatch
 from nst.config import compose_config, job_from
 from nst.data.shard_set import ShardSet
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.evaluation import mistakes
 from nst.evaluation.comparing import Scores
 from nst.models.checkpoints import load_network
@@ -99,6 +99,7 @@ def test_a_control_never_starts_from_what_pseudo_labels_have_taught():
             ["student.start=teacher", "student.labeled_batch_size=4"]]  # fmt: skip
     jobs = [job_from(GenerationJob, compose_config([*common, *options])) for options in line]
     asked = [control_options(jobs[:count], 50, Path("runs/gen0")) for count in (2, 3, 4)]
+    assert all("model.train_size" not in each for each in asked)
     assert [each["model.pretrained"] for each in asked] == ["weights"] * 3
     assert "student.steps" not in asked[0], "as the student's"
     assert asked[1]["student.steps"] == 10 + 20
@@ -106,7 +107,42 @@ def test_a_control_never_starts_from_what_pseudo_labels_have_taught():
     first = [jobs[0], job_from(GenerationJob, compose_config([*common, "student.start=teacher"])), *jobs[2:]]
     begun = control_options(first, 50, Path("runs/gen0"))
     assert begun["model.pretrained"] == "runs/gen0", "which has seen labels alone"
+    assert begun["model.train_size"] == jobs[-1].model.train_size, "the student's, not those of gen0"
+    assert control_options(first, 50)["model.pretrained"] == "weights", "where gen0 is not there, or no start for it"
     assert begun["student.steps"] == asked[2]["student.steps"]
+
+
+def test_a_run_goes_on_whose_control_will_start_at_a_teacher_that_is_not_there_yet(digits: Path, tmp_path: Path):
+    """A network of timm's takes its sizes from the weights that it starts at."""
+    common = ["experiment=photos", "model.name=test_efficientnet.r160_in1k", "model.pretrained=false",
+              "model.train_size=32",
+              "model.test_size=32", "student.steps=2", "student.labeled_batch_size=2", "select.min_confidence=0",
+              "data.validation=null", f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "iterate.report=false",
+              "iterate.generations=[[],[student.start=teacher]]", "trainer.workers=0"]  # fmt: skip
+    assert dispatch(["iterate", *common]) == 0
+    (tmp_path / "run" / "gen0" / "DONE").unlink()
+    assert dispatch(["iterate", *common]) == 0
+    control = document(tmp_path / "run" / "control" / "started.json")["inputs"]
+    assert control["architecture"]["train_size"] == 32
+
+
+def test_no_control_starts_at_a_given_teacher_that_is_a_student(validated: Path, digits: Path, tmp_path: Path):
+    line = [
+        f"iterate.teacher={validated / 'gen1'}",
+        "iterate.control=true",
+        "iterate.generations=[null,[model.width=0.3,student.start=teacher,student.unlabeled_ratio=3,student.steps=6]]",
+    ]
+    assert dispatch(["iterate", *options(tmp_path / "run", digits, *line)]) == 0
+    control = document(tmp_path / "run" / "control" / "started.json")["inputs"]
+    assert "teacher" not in control
+    assert control.get("pretrained") is None
+
+
+def test_what_a_noised_teacher_cannot_do_is_told_before_it_is_trained(digits: Path, tmp_path: Path):
+    wrong = options(tmp_path / "run", digits, "teacher.noised=true", "label.precision=bf16-true")
+    with pytest.raises(UsageError, match="a noised teacher labels offline"):
+        dispatch(["iterate", *wrong])
+    assert not (tmp_path / "run" / "gen0").exists()
 
 
 def test_comparisons_are_in_pairs_and_follow_from_the_files(validated: Path):

@@ -125,3 +125,8 @@ def test_students_learn_from_a_noised_teacher_in_the_loop(digits, tmp_path):
     }
     assert results["clean", "gen0"] == results["noised", "gen0"], "the noise is that of the labels alone"
     assert results["clean", "gen1"] != results["noised", "gen1"]
+    for name, told in (("clean", "without noise"), ("noised", "under the noise of its own training")):
+        card = tmp_path / name / "exported" / "README.md"
+        asked = [f"model.checkpoint={tmp_path / name / 'gen1'}", f"export.output={card.parent}"]
+        assert dispatch(["export", *asked]) == 0
+        assert f"by a teacher network, {told}" in card.read_text()

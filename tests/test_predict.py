@@ -266,6 +266,10 @@ def test_predictions_csv_is_a_list_too_with_names_that_are_no_utf8(network, phot
     # another batch size: another rounding
     assert [(row["path"], row["class"]) for row in before] == [(row["path"], row["class"]) for row in again]
     paths, names = listed_paths(tmp_path / "out" / "predictions.csv")
+    _text(tmp_path / "semicolons.csv", "class;path\na;x.jpg\nb;y;z.jpg\n")
+    assert listed_paths(tmp_path / "semicolons.csv")[1] == ["x.jpg", "y"], "parted as data=csv parts columns"
+    _text(tmp_path / "plain.csv", "x;y.jpg\n")
+    assert listed_paths(tmp_path / "plain.csv")[1] == ["x;y.jpg"], "a list without a heading has paths alone"
     assert all(path.exists() for path in paths)
     assert any(r"\xe9" in name for name in names)
 

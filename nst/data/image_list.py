@@ -58,6 +58,8 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     """
     tabs = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = [row for _, row in read_rows(path, delimiters=tabs, errors="surrogateescape")]
+    if rows and {cell.strip().lower() for cell in rows[0][0].split(";")} & {*COLUMNS} and ";" in rows[0][0]:
+        rows = [row for _, row in read_rows(path, delimiters=";", errors="surrogateescape")]
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []
     column = next((heading.index(name) for name in COLUMNS if name in heading), None)
     names = [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0)]

@@ -119,6 +119,11 @@ class Predictions:
         return fingerprint({shard.name: shard.digest for shard in self.shards.values()})
 
     @property
+    def noised(self) -> bool:
+        """Whether the teacher labeled under noise (`teacher.noised`)."""
+        return bool(read_json(self.folder / "predictions.json").get("noised"))
+
+    @property
     def samples(self) -> int:
         """Rows of all shards."""
         return sum(shard.samples for shard in self.shards.values())

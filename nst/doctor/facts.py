@@ -128,6 +128,7 @@ class Situation:
         selecting: None where nothing will be selected: of a single training, whose selection is made.
         sets: shard sets that are there, by their name in the data group: labeled, test.
         teacher_classes: of a teacher that is there; None otherwise.
+        noised_teacher: whether labels will be made under noise.
         needed_bytes: that predictions and selections will take, without probabilities where only likely images
             keep theirs; None where not known.
         free_bytes: on the disk of the run directory.
@@ -141,6 +142,7 @@ class Situation:
     sets: Mapping[str, ShardSet] = field(default_factory=dict)
     teacher_classes: tuple[str, ...] | None = None
     comparison: Comparison | None = None
+    noised_teacher: bool = False
     needed_bytes: float | None = None
     free_bytes: int | None = None
     wandb_mode: str | None = None

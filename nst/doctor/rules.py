@@ -2,8 +2,8 @@
 
 error: it will stop, or its result will mean nothing. warning: probably not what was wanted. note: worth knowing.
 
-There is no rule on a teacher left noisy (Algorithm 1, step 2), because no option can make it so: it labels pictures
-without augmentation, and the labeler and a student's online teacher hold it in eval mode.
+A teacher is noisy (Algorithm 1, step 2) where `teacher.noised` says so, and nowhere else: it labels pictures without
+augmentation, and the labeler and a student's online teacher hold it in eval mode.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     "labels_dropped": Rule("warning", of_run=run.labels_dropped),
     "disk": Rule("warning", of_run=run.disk),
     "replaced": Rule("warning", of_run=run.replaced),
+    "noised_teacher": Rule("warning", of_run=run.noised_teacher),
     "copies": Rule("warning", of_run=run.copies),
     "student_smaller": Rule("warning", training.student_smaller),
     "teacher_size": Rule("warning", training.teacher_size),

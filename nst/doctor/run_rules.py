@@ -50,6 +50,14 @@ def labels_dropped(situation: Situation) -> Advice | None:
     )
 
 
+def noised_teacher(situation: Situation) -> Advice | None:
+    """Algorithm 1, step 2: the un-noised teacher labels."""
+    if not situation.noised_teacher:
+        return None
+    return Advice("The teacher labels under the noise of its own training, which the method advises against.",
+                  "teacher.noised=false; or doctor.accept=[noised_teacher] for the ablation")  # fmt: skip
+
+
 def copies(situation: Situation) -> Advice | None:
     """METHOD, Filtering: 130,000 images a class are for 300 million."""
     chosen = situation.selecting

@@ -96,7 +96,8 @@ def _teacher(generation: Generation, teacher: Mapping[str, Any] | None) -> str:
     if not teacher:
         return "none were used"
     kind = f"{teacher['targets']}, {teacher['mode']}"
-    return f"by a teacher network, without noise ({kind}; its weights: sha256 {teacher['weights'][:12]})"
+    noise = "under the noise of its own training" if teacher.get("noised") else "without noise"
+    return f"by a teacher network, {noise} ({kind}; its weights: sha256 {teacher['weights'][:12]})"
 
 
 def _noise(noise: Mapping[str, Any], side: str) -> str:

@@ -125,7 +125,7 @@ class IterateOptions(Group, at="iterate"):
     )
     control: bool = option(
         flag(), False,
-        "true also trains the last student's network on the labels alone: as many steps of as many images",
+        "true also trains the last student's network on the labels alone, for as many images in all",
     )  # fmt: skip
     report: bool = option(flag(), True, "write report.html at the end")
 

@@ -87,6 +87,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
         comparison=compare(sets["unlabeled"], sets["test"], most) if {"unlabeled", "test"} <= sets.keys() else None,
         needed_bytes=_needed(each, single, images),
         free_bytes=shutil.disk_usage(_existing(Path(job.run_dir))).free,
+        noised_teacher=job.teacher.noised,
         replaced={} if single else _replaced(job),
         **_wandb(job.logger.wandb),
     )

@@ -21,6 +21,7 @@ from nst.documents import read_config
 from nst.errors import NstError, UsageError
 from nst.models.located import locate, locate_ours
 from nst.models.network_info import read_info
+from nst.run_inputs import ADDED
 from nst.stages.apart import PARTS
 from nst.stages.unread import WHOLE, require_read, run_of, typed_names
 
@@ -143,8 +144,9 @@ def _refuse_taken(cfg: DictConfig, stage: str) -> None:
         before, now = _options(read_config(config), group), _options({first: plain(cfg[first], whole=False)}, group)
         for option, value in now.items():
             is_typed = any(f"{option}.".startswith(f"{name}.") or name.startswith(f"{option}.") for name in names)
-            if is_typed and option in before and before[option] != value:
-                raise _taken(cfg, stage, option, (before[option], value), given)
+            was = before.get(option, ADDED.get(tuple(option.split(".")), value))  # older than the option
+            if is_typed and was != value:
+                raise _taken(cfg, stage, option, (was, value), given)
 
 
 def _options(config: Mapping[str, Any], group: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.places import has_validation_set, shards_place
 from nst.stages.resolving import machine, open_shards, test_set
+from nst.training.noised_teacher import require_noisable
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
 
@@ -119,7 +120,7 @@ def run(job: IterateJob, directory: Path) -> Result:
     if is_rank_zero():
         require_free(directory, WRITTEN)
     make_shards(job)
-    check(job, generations, places)
+    check(job, generations)
     advise(job_of(SurveyJob, job.config, title=job.title))
     if is_rank_zero():
         begin(directory, *WRITTEN)
@@ -180,18 +181,19 @@ def _written(cfg: DictConfig) -> Iterator[tuple[str, Result]]:
     yield "evaluate", {"evaluate.output": cfg.evaluate.output}
 
 
-def check(job: IterateJob, generations: Sequence[GenerationJob], places: Places) -> None:
+def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
     from nst.stages import select, train
 
     test_set(job.data, job.remote, job.stage)
     for generation in generations:
         train.check(generation)
+        require_noisable(generation.teacher, generation.label.precision, generation.trainer.accelerator)
     for student in generations[1:]:
         select.check(job_of(SelectJob, student.config, title=job.title))
     if job.iterate.control:
         labeled = open_shards(job.data, "labeled", job.remote).samples
-        train.check(changed(generations[-1], control_options(generations, labeled, places.generation(0))))
+        train.check(changed(generations[-1], control_options(generations, labeled)))
 
 
 def make_shards(job: IterateJob) -> None:

@@ -12,7 +12,7 @@ from nst.progress import say
 from nst.settings.job import GenerationJob, SelectJob, changed, job_of
 from nst.settings.measuring import Evaluation
 from nst.sharing import is_rank_zero
-from nst.stages.control import control_options
+from nst.stages.control import control_options, learned_from_labels_alone
 from nst.stages.generations import Places, comparable
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.places import predictions_folder, selection_folder
@@ -42,7 +42,8 @@ class Networks:
             return replace(self.generations[which], title=f"gen{which} {step}")
         last = self.generations[-1]
         labeled = open_shards(last.data, "labeled", last.remote).samples
-        options = control_options(self.generations, labeled, self.places.generation(0))
+        first = self.places.generation(0)
+        options = control_options(self.generations, labeled, first if learned_from_labels_alone(first) else None)
         return changed(last, options, title=f"{which} {step}")
 
     def train(self, which: int | str) -> Result:

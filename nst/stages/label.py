@@ -95,6 +95,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
             "images": unlabeled.samples,
             "labeled_images": unlabeled.samples - len(bad),
             "bad_samples": {"count": len(bad), "names": bad[:SHOWN_NAMES]},
+            **({"noised": True} if job.teacher.noised else {}),
         }
         if is_rank_zero():
             finish_predictions(output, summary)

@@ -34,7 +34,7 @@ from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.apart import keep_apart
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.control import control_options
-from nst.stages.generations import CONTROL, Places, configurations, starts_from_a_run
+from nst.stages.generations import CONTROL, configurations, starts_from_a_run
 from nst.training.phases import phases
 
 HOUR, DAY = 3600, 86400
@@ -62,7 +62,7 @@ def run(job: SurveyJob) -> dict[str, Any]:
     main = next(entry for entry in reversed(trainings) if entry.stage == "train")
     share = next(row for row in reversed(rows) if row["stage"] == "train")["utilization"]
     if job.iterate.control and len(jobs) > 1:
-        control, more = _control(job, jobs, images)
+        control, more = _control(jobs, images)
         rows += [{**_row(work, hardware, numerics, rates), "generation": CONTROL} for work in control]
         trainings += more
     step = budget.step(main, hardware, numerics, share, step_views_seconds(main, images) / hardware.processors)
@@ -89,9 +89,9 @@ def run(job: SurveyJob) -> dict[str, Any]:
     }
 
 
-def _control(job: SurveyJob, jobs: Sequence[SurveyJob], images: DatasetSize) -> tuple[list[Work], list[PhaseCost]]:
+def _control(jobs: Sequence[SurveyJob], images: DatasetSize) -> tuple[list[Work], list[PhaseCost]]:
     """What the control of the last student would do: a training behind the last generation, without a teacher."""
-    options = control_options(jobs, images.labeled, Places.of(job).generation(0))
+    options = control_options(jobs, images.labeled)
     alone = _generation(len(jobs), changed(jobs[-1], options), images)
     trainings = trainings_of(replace(alone, online=False), [], images)
     return works_of([alone], trainings, images), trainings

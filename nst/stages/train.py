@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from nst.config import job_from, require_values
 from nst.data.datamodule import require_divisible
+from nst.data.pseudo_labels import StudentLabels
 from nst.documents import fingerprint, read_json
 from nst.errors import NstError, UsageError
 from nst.finished import final_weights, require_undamaged
@@ -177,8 +178,8 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
     require_noisable(teacher, "auto", job.trainer.accelerator)
     _check_classes(teacher, data)
     labels = pseudo_labels(teacher, data.unlabeled)
-    # how stored labels were made tells the digest of the predictions
-    looks = {} if teacher.mode == "online" else {"views": "one", "noised": False}
+    # how often a teacher looked at pictures whose labels are stored tells the digest of the predictions
+    looks = {} if teacher.mode == "online" else {"views": "one", "noised": _noised(labels)}
     return {
         **{entry.name: getattr(teacher, entry.name) for entry in fields(Teaching)},
         **looks,
@@ -187,6 +188,11 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
         "selection": fingerprint(labels.summary) if labels else None,
         "predictions": labels.predictions.digest if labels and labels.predictions else None,
     }
+
+
+def _noised(labels: StudentLabels | None) -> bool:
+    """Whether the teacher labeled under noise."""
+    return bool(labels and labels.predictions and labels.predictions.noised)
 
 
 def _check_labeled(data: Data) -> None:

@@ -144,6 +144,15 @@ def test_all_options_that_change_nothing_are_left_out_at_once(teacher, capsys):
     assert said.endswith(f"next: nst evaluate model.checkpoint={teacher}")
 
 
+@pytest.mark.parametrize(("stage", "named"), [("label", "teacher.run"), ("predict", "model.checkpoint"),
+                                              ("evaluate", "model.checkpoint")])  # fmt: skip
+def test_options_of_a_training_are_refused_by_what_only_asks_a_network(stage, named, teacher, tmp_path):
+    more = {"predict": [f"predict.input={tmp_path}"], "evaluate": ["eval=robustness_quick"]}.get(stage, [])
+    for option in ("trainer.accumulate=4", "trainer.compile=true", *(["eval.every=3"] if stage == "evaluate" else [])):
+        with pytest.raises(UsageError, match=f"changes nothing: nst {stage} does not read it"):
+            cli.run_stage(stage, [f"{named}={teacher}", *more, option])
+
+
 def test_predict_refuses_options_that_it_does_not_read(teacher):
     for option in ("data=cifar10", "data.root=x", "student.steps=3", "teacher.run=x", "noise=none",
                    "max_bad_fraction=0.5"):  # fmt: skip

@@ -353,3 +353,20 @@ def test_kill_9_in_every_stage_ends_as_if_it_had_not_happened(digits: Path, tmp_
     assert len(expected) > 15
     assert artifacts(killed) == expected
     assert not list(killed.rglob(".*.tmp-*"))
+
+
+def test_sizes_that_the_shards_do_not_have_are_refused_where_nobody_looks_at_the_pictures(tmp_path: Path):
+    for number in range(40):
+        path = tmp_path / "pictures" / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 10 + number).convert("RGB").save(path)
+    shards = f"data.root={tmp_path / 'shards'}"
+    made = ["data=folder", shards, "data.labeled_per_class=4", "data.test_samples=8"]
+    assert dispatch(["shard", *made, f"data.source.root={tmp_path / 'pictures'}"]) == 0
+    common = [*(option for option in TINY if not option.startswith("data.")), *made[:2], f"run_dir={tmp_path / 'run'}",
+              GENERATIONS, "select.min_confidence=0", "student.steps=2"]  # fmt: skip
+    with pytest.raises(
+        UsageError, match=r"data\.labeled_per_class: 4 before, 2 now; data\.validation_samples: 0 before"
+    ):
+        dispatch(["iterate", *common, "data.labeled_per_class=2", "data.validation_samples=1"])
+    assert not (tmp_path / "run" / "gen0").exists()

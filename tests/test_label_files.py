@@ -88,6 +88,12 @@ def test_pictures_may_lie_in_a_folder_a_tar_or_a_zip(tmp_path: Path, kind: str, 
     assert {sample.image for sample in source} == {file.read_bytes() for file in files}
 
 
+@pytest.mark.parametrize("said", ["/home/anna/all/a/2.png", "all\\a\\2.png", "2.png", "2", "./all/a/2"])
+def test_a_path_from_another_place_is_known_by_its_end(tmp_path: Path, said: str) -> None:
+    source = open_source("csv", root=labels(pictures(tmp_path), f"file,label\n{said},rose\n"))
+    assert [key for key, (label, _) in found(source).items() if label] == ["a-2"]
+
+
 def test_the_answers_of_predict_are_labels_when_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = pictures(tmp_path / "p")
     header = "path,class,confidence,second,second_confidence\n"
@@ -131,6 +137,7 @@ def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
             r"line 3 names a picture that is not in [\s\S]*did you mean 'a/2.png'",
         ),
         ("file,label\n1.png,rose\n", r"line 2 could be 2 pictures[\s\S]*a/1\.png, b/1\.png"),
+        ("file,label\nz/2.png,rose\n", r"line 2 names a picture that is not in [\s\S]*z/2\.png"),
         ("file,label,split\na/1.png,rose,train\na/2.png,rose,tset\n", r"line 3 names no split[\s\S]*tset"),
         ("file,label\na/1.png,rose\na/1.png,daisy\n", r"line 3 contradicts line 2 about a/1\.png[\s\S]*rose"),
         ("file,label\na/1.png,rose\n./a/1.png,rose\n", r"line 3 names the picture of line 2"),

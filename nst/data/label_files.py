@@ -148,7 +148,7 @@ def _once(path: Path, rows: Sequence[LabelRow]) -> list[LabelRow]:
 
 def placed(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictures: Path, wrap: str = "") -> list[int]:
     """Position in `names` of every row's picture: by its path below `pictures`, else by its file name, with or without
-    suffix, where only one picture has it.
+    suffix, where only one picture has it and the folders of both agree as far as they go.
 
     Args:
         path: the file of labels, for messages; paths may be relative to its folder or to the working directory.
@@ -185,7 +185,8 @@ def _place(
     for name in (name for way in ways for name in _ways(way, path, pictures)):
         if name in exact:
             return exact[name]
-    alike = next((by_name[name] for way in ways if (name := way.rpartition("/")[2]) in by_name), [])
+    fitting = ([p for p in by_name.get(way.rpartition("/")[2], []) if _fits(way, names[p])] for way in ways)
+    alike = next(filter(None, fitting), [])
     if len(alike) == 1:
         return alike[0]
     if alike:
@@ -199,6 +200,15 @@ def _place(
         "a picture there (jpg, png, webp, bmp, gif, ppm, tiff)",
         f"mend line {row.line}, or name the folder or archive of the pictures: data.source.pictures=<folder>",
     )
+
+
+def _fits(row: str, picture: str) -> bool:
+    """Whether a row may mean a picture of its file name: it names no folder, or none that speaks against it."""
+    if "/" not in row:
+        return True
+    known = picture if os.path.splitext(row)[1] else os.path.splitext(picture)[0]
+    whole, below = f"/{os.path.normpath(row).lstrip('/')}", f"/{known}"
+    return whole.endswith(below) or below.endswith(whole)
 
 
 def _ways(name: str, path: Path, pictures: Path) -> Iterator[str]:

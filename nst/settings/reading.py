@@ -36,6 +36,8 @@ ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage r
     "predict": {"model": ("checkpoint",)},
     "export": {"model": ("checkpoint",), "data": ("root", "labeled", "pictures")},
 }
+# but not these, which are of trainings
+NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
 BESIDES: Mapping[str, type[Job]] = {"shard": ShardJob}  # refuses no option either, but is advised without others
 WITHOUT_DATA = ("predict",)  # what its pictures are says input= alone: even a choice of data would mislead
 
@@ -59,14 +61,16 @@ def options_read(stage: str) -> Mapping[str, Any]:
     """The options of a stage's job: name → kind, or the same of a group."""
     job, only = {**JOBS, **BESIDES}[stage], ONLY.get(stage, {})
     hints = get_type_hints(job)
-    return {entry.name: _read(hints[entry.name], only.get(entry.name)) for entry in fields(job)}
+    return {
+        entry.name: _read(hints[entry.name], only.get(entry.name), NEVER.get(entry.name, ())) for entry in fields(job)
+    }
 
 
-def _read(hint: Any, only: Sequence[str] | None) -> Any:
+def _read(hint: Any, only: Sequence[str] | None, never: Sequence[str]) -> Any:
     """What is read of a group, which may have several bases; the hint itself where it is an option."""
     hints = (EvalOptions, RobustnessSettings) if hint is Evaluation else get_args(hint) or (hint,)
     bases = [each for each in hints if isinstance(each, type) and issubclass(each, Group)]
     if not bases:
         return hint
     kinds = {name: kind for base in bases for name, kind in kinds_of(base).items()}
-    return kinds if only is None else {name: kinds[name] for name in only}
+    return {name: kind for name, kind in kinds.items() if (only is None or name in only) and name not in never}

@@ -17,6 +17,7 @@ can call by hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from omegaconf import DictConfig
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
 from nst.data.transfer import is_remote
+from nst.documents import read_json
+from nst.errors import UsageError
 from nst.evaluation.results import ROW_COLUMNS, row_numbers
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report.terminal import table
+from nst.settings.data import Sizes
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.shown import kept
@@ -196,12 +200,31 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
         train.check(changed(generations[-1], control_options(generations, labeled)))
 
 
+def _require_sizes(job: IterateJob, output: Path) -> None:
+    """Raises UsageError where the command line asks for sets of other sizes than the shards have been made with."""
+    made, typed = read_json(output / "started.json")["inputs"], {item.partition("=")[0] for item in job.overrides}
+    asked = {each.name: getattr(job.data, each.name) for each in fields(Sizes) if f"data.{each.name}" in typed}
+    unasked = asdict(Sizes())  # what the inputs leave out
+    wrong = {
+        f"data.{name}": (before, value)
+        for name, value in asked.items()
+        if (before := made.get(name, unasked[name])) != value
+    }
+    if wrong:
+        raise UsageError(
+            f"{output} holds shards of other sizes",
+            got="; ".join(f"{name}: {before} before, {now} now" for name, (before, now) in wrong.items()),
+            next="data.source.root=<the pictures> with another data.root, or without " + ", ".join(wrong),
+        )
+
+
 def make_shards(job: IterateJob) -> None:
     """Makes the shard sets from data.source, unless there are some that `nst shard` has not made there, or that it has
     made and nobody says of what."""
     output = job.shard.output
     source = job.config["data"]["source"]
     if "root" in source and source["root"] is None and (Path(output) / "DONE").exists():
+        _require_sizes(job, Path(output))
         say(f"{output}: the shards as they are; without data.source.root nobody looks at the pictures they are made of")
         return
     ours = (Path(output) / LIST).exists()  # whole: skipped; killed: continued

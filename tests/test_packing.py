@@ -29,7 +29,7 @@ from nst.data.shards import verify, write_shards
 from nst.data.source import Sample
 from nst.data.tars import TarReader
 from nst.data.views import clean_view
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.settings.data import Pictures
@@ -298,6 +298,15 @@ def test_a_better_teacher_relabels_packed_shards_without_touching_them(world, tm
         np.testing.assert_array_equal(entries.label, found["label"])
         np.testing.assert_allclose(entries.probs, found["probs"].astype(np.float32), atol=1e-3)
     assert hashes(tmp_path / "packed") == before
+
+
+def test_how_a_teacher_looks_is_refused_where_its_labels_lie_in_the_shards(world, tmp_path):
+    shards = packed(world, tmp_path / "packed")
+    with pytest.raises(
+        UsageError, match=r"views=all teacher\.image_size=24(.|\n)*teacher\.views=one teacher\.image_size=null"
+    ):
+        pseudo_labels(teacher_of(world, views="all", image_size=24), shards)
+    assert pseudo_labels(teacher_of(world, views="all", mode="online"), shards) is None
 
 
 def test_labels_for_other_shards_are_refused(world, tmp_path):

@@ -14,11 +14,13 @@ from nst.atomic import known_sha256
 from nst.data.packed import PackedLabels, packed_from
 from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.models.network_info import read_info
 from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
 from nst.training.ensemble import Ensemble, teachers
+
+LOOKS = {"views": "one", "noised": "false", "image_size": "null"}  # how pictures are looked at by default, as typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,21 @@ def _packed_labels(teacher: Teacher, shards: ShardSet, about: dict[str, Any]) ->
         return None
     if teacher.reassign and teacher.predictions is None:
         raise NstError("reassign needs this teacher's predictions", next=f"nst label data.unlabeled={shards.folder}")
+    _require_no_look(teacher)
     labels = PackedLabels(shards, about, teacher.predictions if teacher.reassign else None, targets=teacher.targets)
     _check_same_teacher(labels, teacher)
     return labels
+
+
+def _require_no_look(teacher: Teacher) -> None:
+    """Raises UsageError where options say how the teacher should look at pictures whose labels are made."""
+    idle = {name: getattr(teacher, name) for name in LOOKS if getattr(teacher, name) != getattr(Teaching(), name)}
+    if idle and not teacher.reassign:
+        raise UsageError(
+            "the packed shards hold labels that are made: how a teacher looks at pictures changes nothing",
+            got=" ".join(f"teacher.{name}={str(value).lower()}" for name, value in idle.items()),
+            next=" ".join(f"teacher.{name}={LOOKS[name]}" for name in idle),
+        )
 
 
 def _check_same_shards(labels: PseudoLabels, shards: ShardSet, selection: Path) -> None:

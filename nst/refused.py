@@ -9,6 +9,7 @@ from typing import Any
 from nst import written
 from nst.advice import again, command_is_known
 from nst.errors import NstError
+from nst.run_inputs import ADDED
 
 # the option that names a stage's directory
 OPTIONS = {
@@ -24,6 +25,7 @@ TYPED = {
     "train": {
         "recipe": "student", "finetune": "student.finetune", "architecture": "model", "pictures": "data.pictures",
         "labeled": "data.labeled", "validation": "data.test", "start": "model.checkpoint",
+        "pretrained": "model.pretrained",
         "accumulate": "trainer.accumulate", "teacher.weights": "teacher.run", "teacher.unlabeled": "data.unlabeled",
     },
     "label": {
@@ -113,9 +115,17 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]
     """Names of the leaves in which two nested inputs differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() | new.keys():
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            inner = f"{name}.{key}" if name else key
+            left_out = ADDED.get(tuple(inner.split(".")))  # where it is as it was before there was such an input
+            yield from differences(old.get(key, left_out), new.get(key, left_out), inner)
     elif old != new:
-        yield name, f"{_short(old)} before, {_short(new)} now"
+        before, now = (_views(value) if name == "turns" else _short(value) for value in (old, new))
+        yield name, f"{before} before, {now} now"
+
+
+def _views(turns: int) -> str:
+    """How often a picture is looked at, as an option says it."""
+    return "one" if turns == 1 else "all"
 
 
 def _short(value: Any) -> str:

@@ -103,7 +103,7 @@ def test_a_teacher_that_looks_at_all_views_labels_with_their_mean(teachers, tiny
     np.testing.assert_allclose(predictions.read(name)["probs"], torch.stack(each).mean(0).numpy(), atol=1e-4)
     assert (each[0] - torch.stack(each).mean(0)).abs().max() > 5e-4, "the views do not agree"
     again = tiny(f"teacher.run={teachers[0]}", f"teacher.predictions={folder}", "stage=label", *options[1:])
-    with pytest.raises(NstError, match=r"teacher\.views: 8 before"):
+    with pytest.raises(NstError, match=r"teacher\.views: all before, one now"):
         label.run(job_from(LabelJob, again), folder)
 
 

@@ -99,6 +99,10 @@ READ_AND_WRITTEN = {
     "data.root is the pictures": "shard data=folder data.source.root={pictures} data.root={pictures}",
     "shard.output in them": "shard data=folder data.source.root={pictures} shard.output={pictures}/cat",
     "shard.output around them": "shard data=folder data.source.root={pictures} shard.output={pictures}/..",
+    "shard.output in the pictures of a CSV file": "shard data=csv data.source.root={tmp}/x.csv"
+    " data.source.pictures={pictures} shard.output={pictures}/new",
+    "data.root is the pictures of a CSV file": "shard data=csv data.source.root={tmp}/x.csv"
+    " data.source.pictures={pictures} data.root={pictures}",
     "shard.output by a link": "shard data=folder data.source.root={pictures} shard.output={link}",
     "the source by a link": "shard data=folder data.source.root={link} data.root={pictures}/new",
     "run_dir": "train data=folder data.source.root={pictures} data.root={data} run_dir={pictures}",

@@ -90,7 +90,7 @@ def _images(cfg: DictConfig, stage: str) -> dict[str, Any]:
     """Option → folder or file of images that the stage, or one before it, reads."""
     if stage == "predict":
         return {"input": cfg.predict.input}
-    found = {"data.source.root": _value(cfg, "data.source.root")}
+    found = {option: _value(cfg, option) for option in ("data.source.root", "data.source.pictures")}
     found |= {f"eval.{name}": value for name, value in plain(cfg.eval).items() if name.startswith(SETS)}
     parts = PARTS
     if stage in ("shard", "iterate"):  # which make these, or pack what was selected of them

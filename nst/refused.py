@@ -52,6 +52,16 @@ TYPED = {
 SHOWN = 4
 
 
+def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
+    """The option by which whoever gave the command chooses the directory of a stage."""
+    if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
+        return "data.root"
+    if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
+        shared = config.get("iterate", {}).get("teacher")
+        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
+    return OPTIONS.get(stage, "run_dir")
+
+
 def other_inputs(
     directory: Path, stage: str, started: Mapping[str, Any], inputs: Mapping[str, Any], option: str
 ) -> NstError:

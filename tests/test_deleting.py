@@ -112,6 +112,9 @@ READ_AND_WRITTEN = {
     "run_dir of the start": "train {tiny} data.root={data} run_dir={run} model.checkpoint={run}",
     "run_dir around the start": "train {tiny} data.root={data} run_dir={run}"
     " model.checkpoint={run}/checkpoints/trained.safetensors",
+    "run_dir of the weights": "train {tiny} data.root={data} run_dir={run} model.pretrained={run}",
+    "run_dir around the weights": "train {tiny} data.root={data} run_dir={run}"
+    " model.pretrained={run}/checkpoints/trained.safetensors",
     "iterate": "iterate data=folder data.source.root={pictures} data.root={tmp}/new run_dir={pictures}/..",
     "iterate's shards": "iterate data=folder data.source.root={pictures} data.root={pictures}/new run_dir={tmp}/new",
     "a later generation": "iterate {tiny} data.root={data} run_dir={tmp}/new"
@@ -165,9 +168,9 @@ def test_the_advice_of_that_refusal_works(pictures: Path, tmp_path: Path):
 # ---- what is not nst's is never deleted
 
 
-def started(directory: Path, **inputs: int) -> Path:
+def started(directory: Path, stage: str = "train", **inputs: int) -> Path:
     """A finished run with a file in a folder."""
-    with Run(directory, "train", inputs) as made:
+    with Run(directory, stage, inputs) as made:
         write_text(directory / "checkpoints" / "weights", "1")
         made.finish({"top1": 1})
     return directory

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nst import written
+from nst import by_hand, written
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.refused import not_only_ours, other_inputs
@@ -39,7 +39,7 @@ def by_a_run(directory: Path, *, overwrite: bool, option: str = "run_dir") -> bo
     started = directory / written.STARTED
     if not started.exists():
         return False
-    found = written.FolderContents.of(directory)
+    found = by_hand.contents(directory)
     if not overwrite:
         about = read_json(started, next=f"choose another {option}=...")
         raise other_inputs(directory, "iterate", about, {}, option)
@@ -54,7 +54,7 @@ def make_way(directory: Path, option: str) -> None:
     Raises:
         NstError: there is more than that, or a run inside it is at work.
     """
-    found = written.FolderContents.of(directory)
+    found = by_hand.contents(directory)
     if found is None or found.others:
         raise not_only_ours(directory, found, option)
     for name in found.ours:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nst import written
+from nst import by_hand, written
 from nst.advice import again, command_is_known
 from nst.errors import NstError
 
@@ -74,7 +74,7 @@ def other_inputs(
         f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
-        next=ways_on(written.FolderContents.of(directory), option),
+        next=ways_on(by_hand.contents(directory), option),
     )
 
 
@@ -96,13 +96,24 @@ def ways_on(found: written.FolderContents | None, option: str) -> str:
         )
     deletes = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
     if found.others:
-        others = written.told(found.others)
-        return f"{another} move {others} away, which nst has not written: then overwrite=true {deletes}"
+        lines = [f"{another} move {_with_why(found)}: then overwrite=true {deletes}"]
+        lines += by_hand.away(*(found.folder / name for name in found.edited[:SHOWN]))
+        return "\n         ".join(lines)
     keeps = "; there is nothing else, and runs whose inputs are the same stay"
     lines = [f"{another} overwrite=true, which {deletes}, and starts again{keeps}"]
     if command_is_known():
         lines += [again(f"{option}=<folder>"), again("overwrite=true")]
     return "\n         ".join(lines)
+
+
+def _with_why(found: written.FolderContents) -> str:
+    """`notes.txt away, which nst has not written, and predictions.csv, which is not as nst wrote it`"""
+    strange = [name for name in found.others if name not in found.edited]
+    parts = [f"{written.told(strange)} away, which nst has not written"] if strange else []
+    if found.edited:
+        are = "is not as nst wrote it" if len(found.edited) == 1 else "are not as nst wrote them"
+        parts.append(f"{written.told(found.edited)}{'' if strange else ' away'}, which {are}")
+    return ", and ".join(parts)
 
 
 def typed(stage: str, name: str) -> str:

@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import yaml
 
-from nst import leftovers, occupied, written
+from nst import by_hand, leftovers, occupied, written
 from nst.atomic import write_config, write_json, write_text
 from nst.documents import OLDER, damaged, fingerprint, read_json, way_on
 from nst.errors import NstError
@@ -251,7 +251,7 @@ class Run:
 
     def _came_to_nothing(self, started: Mapping[str, Any]) -> bool:
         """Whether an unfinished run with other inputs has left nothing that this one would take from anybody."""
-        found = written.FolderContents.of(self.directory)
+        found = by_hand.contents(self.directory)
         if found is None or found.others or self.done_path.exists() or (self.directory / "result.json").exists():
             return False
         left = [name for name in found.ours if name not in NO_RESULTS and not WORTHLESS.fullmatch(name)]

@@ -57,9 +57,18 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
         return "data.root"
     if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
+        own = OPTIONS.get(stage, "run_dir")
+        if any(_chooses(item, own, directory) for item in config.get("overrides", ())):
+            return own
         shared = config.get("iterate", {}).get("teacher")
         return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
     return OPTIONS.get(stage, "run_dir")
+
+
+def _chooses(item: str, option: str, directory: Path) -> bool:
+    """Whether `option=directory` was typed."""
+    name, _, value = item.lstrip("+").partition("=")
+    return name == option != "run_dir" and Path(value.strip("'\"")) == directory
 
 
 def other_inputs(

@@ -40,6 +40,7 @@ from nst.stages.doctor import advise
 from nst.stages.generations import CONTROL, Places, configurations, require_teacher, starts_from_a_run
 from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
+from nst.stages.own_folders import require_own_folders
 from nst.stages.places import has_validation_set, shards_place
 from nst.stages.resolving import machine, open_shards, test_set
 from nst.training.tracking import forget_run
@@ -119,6 +120,7 @@ def run(job: IterateJob, directory: Path) -> Result:
         changed(job_from(GenerationJob, cfg), places.teacher_of(number)) for number, cfg in enumerate(composed)
     ]
     require_teacher(job)
+    require_own_folders(job, generations, places)
     if is_rank_zero():
         require_free(directory, WRITTEN)
         _require_no_run(job, directory, composed)

@@ -134,6 +134,17 @@ def test_a_result_of_another_stage_is_called_by_its_article(tmp_path: Path):
         final_weights(tmp_path / "run")
 
 
+def test_shards_have_a_folder_of_their_own_which_may_lie_in_that_of_iterate(tmp_path: Path):
+    for directory in (tmp_path / "mine", tmp_path / "teacher"):
+        told = refusal(*looped(directory, tmp_path / "mine", f"iterate.teacher={tmp_path / 'teacher'}"))
+        assert "nst would write into what it reads" in told
+        assert not list(tmp_path.iterdir())
+    wrong = "student.schedule.warmup_epochs=99"  # which is told after the folders were compared
+    for inside in (tmp_path / "mine" / "gen0", tmp_path / "mine" / "shards" / "teacher"):
+        told = refusal(*looped(tmp_path / "mine" / "shards", tmp_path / "mine", f"iterate.teacher={inside}", wrong))
+        assert "a cosine schedule" in told
+
+
 # ---- networks that a training starts from
 
 

@@ -25,6 +25,7 @@ SAME, WITHIN, AROUND = "is", "lies in", "is around"
 PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
 SETS = ("imagenet_", "cifar_", "frost_folder", "real_labels")  # how names of such options in `eval` begin
 NETWORKS = ("model.checkpoint", "model.pretrained")  # which may also be names of timm's, or of packages
+INSIDE = ("iterate.teacher", "data.root", "shard.output")  # which may lie in the directory of `nst iterate`
 # by stage, options that name folders of runs which it reads
 RUNS = {
     "iterate": ("iterate.teacher",),
@@ -51,6 +52,8 @@ def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = 
     outputs = list(_given({**(written or _written(cfg, stage)), "remote.cache": cfg.remote.cache}))
     images = list(_given(_images(cfg, stage)))
     runs = list(_runs(cfg, RUNS.get(stage, ())))
+    if stage == "iterate":  # whose result would replace that of the shards
+        runs += _given(_shards(cfg))
     if deleted:
         images += _given({f"data.{part}": _value(cfg, f"data.{part}") for part in PARTS} | _shards(cfg))
         runs += _runs(cfg, RUNS["train"])
@@ -59,7 +62,7 @@ def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = 
             how = _relation(output, source)
             if name == option or how is None:
                 continue
-            if (name, source) in images or how == SAME or (how == AROUND and (deleted or name != "iterate.teacher")):
+            if (name, source) in images or how == SAME or (how == AROUND and (deleted or name not in INSIDE)):
                 _refuse(option, output, how, name, source)
 
 

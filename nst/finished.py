@@ -7,6 +7,7 @@ from pathlib import Path
 from nst.atomic import known_sha256
 from nst.documents import read_json, way_on
 from nst.errors import NstError
+from nst.refused import article
 from nst.untrusted import below
 
 
@@ -31,7 +32,8 @@ def final_weights(run: Path | str) -> Path:
         raise NstError(f"the training in {run} has not finished", next="start it again: it continues")
     result = read_json(run / "result.json")
     if "weights" not in result:
-        raise NstError(f"{run} is not a training run", got=f"a {result.get('stage')} run", valid="a run of nst train")
+        got = f"{article(str(result.get('stage')))} run"
+        raise NstError(f"{run} is not a training run", got=got, valid="a run of nst train")
     weights = below(run, result["weights"], run / "result.json")
     require_undamaged(weights, result["weights_sha256"])
     return weights

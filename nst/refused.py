@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nst import written
+from nst import by_hand, written
 from nst.advice import again, command_is_known
 from nst.errors import NstError
 from nst.run_inputs import ADDED
@@ -54,6 +54,25 @@ TYPED = {
 SHOWN = 4
 
 
+def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
+    """The option by which whoever gave the command chooses the directory of a stage."""
+    if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
+        return "data.root"
+    if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
+        own = OPTIONS.get(stage, "run_dir")
+        if any(_chooses(item, own, directory) for item in config.get("overrides", ())):
+            return own
+        shared = config.get("iterate", {}).get("teacher")
+        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
+    return OPTIONS.get(stage, "run_dir")
+
+
+def _chooses(item: str, option: str, directory: Path) -> bool:
+    """Whether `option=directory` was typed."""
+    name, _, value = item.lstrip("+").partition("=")
+    return name == option != "run_dir" and Path(value.strip("'\"")) == directory
+
+
 def other_inputs(
     directory: Path, stage: str, started: Mapping[str, Any], inputs: Mapping[str, Any], option: str
 ) -> NstError:
@@ -66,7 +85,7 @@ def other_inputs(
         f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
-        next=ways_on(written.FolderContents.of(directory), option),
+        next=ways_on(by_hand.contents(directory), option),
     )
 
 
@@ -88,13 +107,24 @@ def ways_on(found: written.FolderContents | None, option: str) -> str:
         )
     deletes = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
     if found.others:
-        others = written.told(found.others)
-        return f"{another} move {others} away, which nst has not written: then overwrite=true {deletes}"
+        lines = [f"{another} move {_with_why(found)}: then overwrite=true {deletes}"]
+        lines += by_hand.away(*(found.folder / name for name in found.edited[:SHOWN]))
+        return "\n         ".join(lines)
     keeps = "; there is nothing else, and runs whose inputs are the same stay"
     lines = [f"{another} overwrite=true, which {deletes}, and starts again{keeps}"]
     if command_is_known():
         lines += [again(f"{option}=<folder>"), again("overwrite=true")]
     return "\n         ".join(lines)
+
+
+def _with_why(found: written.FolderContents) -> str:
+    """`notes.txt away, which nst has not written, and predictions.csv, which is not as nst wrote it`"""
+    strange = [name for name in found.others if name not in found.edited]
+    parts = [f"{written.told(strange)} away, which nst has not written"] if strange else []
+    if found.edited:
+        are = "is not as nst wrote it" if len(found.edited) == 1 else "are not as nst wrote them"
+        parts.append(f"{written.told(found.edited)}{'' if strange else ' away'}, which {are}")
+    return ", and ".join(parts)
 
 
 def typed(stage: str, name: str) -> str:

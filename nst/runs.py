@@ -27,12 +27,12 @@ from typing import IO, Any
 
 import yaml
 
-from nst import leftovers, written
+from nst import by_hand, leftovers, occupied, written
 from nst.atomic import write_config, write_json, write_text
 from nst.documents import OLDER, damaged, fingerprint, read_json, way_on
 from nst.errors import NstError
 from nst.provenance import provenance
-from nst.refused import OPTIONS, differences, not_only_ours, other_inputs
+from nst.refused import differences, option_of, other_inputs
 from nst.run_inputs import MOVE_NOTHING, identity
 from nst.sharing import is_rank_zero, launcher_has_ended, take_lock, wait_until_seen
 from nst.shown import kept
@@ -80,7 +80,7 @@ class Run:
     ) -> None:
         self.directory = Path(directory)
         self.files = (*MARKS, *files)
-        self.option = option or _option(stage, config or {}, self.directory)
+        self.option = option or option_of(stage, config or {}, self.directory)
         self.patience = patience
         self.stage = stage
         self.inputs = identity(inputs)
@@ -100,6 +100,8 @@ class Run:
             self._wait_for_rank_zero(self._opened if self.collective else None)
             return self
         written.require_free(self.directory, self.files, own=True)
+        if not self.overwrite and occupied.by_iterate(self.directory):  # before there is a lock
+            raise other_inputs(self.directory, self.stage, occupied.ITERATE, self.inputs, self.option)
         self._made = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
         self.directory.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
@@ -243,29 +245,22 @@ class Run:
         if started is None or self._is_this(started):
             self._check_mark(started)
             return
-        found = written.FolderContents.of(self.directory)
-        if not self._came_to_nothing(started, found):
-            if not self.overwrite:
-                raise other_inputs(self.directory, self.stage, started, self.inputs, self.option)
-            if found is None or found.others:
-                raise not_only_ours(self.directory, found, self.option)
-        assert found is not None  # a run without a list has not come to nothing
-        for name in found.ours:
-            if name.endswith("/.lock"):  # a run inside this one: is it at work?
-                take_lock((self.directory / name).parent, "wait for it").close()
-        found.delete()
+        if not self.overwrite and not self._came_to_nothing(started):
+            raise other_inputs(self.directory, self.stage, started, self.inputs, self.option)
+        occupied.make_way(self.directory, self.option)
 
-    def _came_to_nothing(self, started: Mapping[str, Any], found: written.FolderContents | None) -> bool:
+    def _came_to_nothing(self, started: Mapping[str, Any]) -> bool:
         """Whether an unfinished run with other inputs has left nothing that this one would take from anybody."""
+        found = by_hand.contents(self.directory)
         if found is None or found.others or self.done_path.exists() or (self.directory / "result.json").exists():
             return False
         left = [name for name in found.ours if name not in NO_RESULTS and not WORTHLESS.fullmatch(name)]
         return not left or started.get("stage") in STARTS_OVER
 
-    def _started(self) -> dict[str, Any] | None:
+    def _started(self) -> Mapping[str, Any] | None:
         """What started.json says; None where there is none. What is to be overwritten may be damaged."""
         if not self.started_path.exists():
-            return None
+            return occupied.ITERATE if occupied.by_iterate(self.directory) else None
         if written.ours([self.started_path]):
             again = f"{way_on(self.started_path)}: it goes on; overwrite=true deletes this run and starts again"
         else:
@@ -287,13 +282,3 @@ class Run:
             f"{self.directory} holds a finished run with other inputs, whose started.json is missing",
             next=f"the command that made it; or {shlex.join(['rm', str(self.done_path)])}, if that was this one",
         )
-
-
-def _option(stage: str, config: Mapping[str, Any], directory: Path) -> str:
-    """The option by which whoever gave the command chooses the directory of a stage."""
-    if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
-        return "data.root"
-    if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
-        shared = config.get("iterate", {}).get("teacher")
-        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
-    return OPTIONS.get(stage, "run_dir")

@@ -181,12 +181,14 @@ class FolderContents:
         ours: names of files and links, relative to the folder; those of runs inside it too.
         others: the same; a folder in which nothing is nst's is one name, with a slash behind it.
         whole: folders all of whose files are nst's.
+        edited: which of the others nst wrote, before a person changed them (`nst.by_hand`).
     """
 
     folder: Path
     ours: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)
+    edited: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, folder: Path) -> FolderContents | None:

@@ -99,6 +99,10 @@ READ_AND_WRITTEN = {
     "data.root is the pictures": "shard data=folder data.source.root={pictures} data.root={pictures}",
     "shard.output in them": "shard data=folder data.source.root={pictures} shard.output={pictures}/cat",
     "shard.output around them": "shard data=folder data.source.root={pictures} shard.output={pictures}/..",
+    "shard.output in the pictures of a CSV file": "shard data=csv data.source.root={tmp}/x.csv"
+    " data.source.pictures={pictures} shard.output={pictures}/new",
+    "data.root is the pictures of a CSV file": "shard data=csv data.source.root={tmp}/x.csv"
+    " data.source.pictures={pictures} data.root={pictures}",
     "shard.output by a link": "shard data=folder data.source.root={pictures} shard.output={link}",
     "the source by a link": "shard data=folder data.source.root={link} data.root={pictures}/new",
     "run_dir": "train data=folder data.source.root={pictures} data.root={data} run_dir={pictures}",
@@ -108,6 +112,9 @@ READ_AND_WRITTEN = {
     "run_dir of the start": "train {tiny} data.root={data} run_dir={run} model.checkpoint={run}",
     "run_dir around the start": "train {tiny} data.root={data} run_dir={run}"
     " model.checkpoint={run}/checkpoints/trained.safetensors",
+    "run_dir of the weights": "train {tiny} data.root={data} run_dir={run} model.pretrained={run}",
+    "run_dir around the weights": "train {tiny} data.root={data} run_dir={run}"
+    " model.pretrained={run}/checkpoints/trained.safetensors",
     "iterate": "iterate data=folder data.source.root={pictures} data.root={tmp}/new run_dir={pictures}/..",
     "iterate's shards": "iterate data=folder data.source.root={pictures} data.root={pictures}/new run_dir={tmp}/new",
     "a later generation": "iterate {tiny} data.root={data} run_dir={tmp}/new"
@@ -161,9 +168,9 @@ def test_the_advice_of_that_refusal_works(pictures: Path, tmp_path: Path):
 # ---- what is not nst's is never deleted
 
 
-def started(directory: Path, **inputs: int) -> Path:
+def started(directory: Path, stage: str = "train", **inputs: int) -> Path:
     """A finished run with a file in a folder."""
-    with Run(directory, "train", inputs) as made:
+    with Run(directory, stage, inputs) as made:
         write_text(directory / "checkpoints" / "weights", "1")
         made.finish({"top1": 1})
     return directory

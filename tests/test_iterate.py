@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shlex
 import shutil
 import signal
 import threading
@@ -15,11 +16,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from nst.advice import whole
 from nst.atomic import write_json
 from nst.cli import dispatch
 from nst.config import compose_config, job_from
 from nst.documents import read_metrics
 from nst.errors import NstError, UsageError
+from nst.refused import option_of
 from nst.report.terminal import table
 from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, SelectJob, changed
 from nst.stages import generations, iterate, select
@@ -215,6 +218,49 @@ def test_proportions_of_labeled_images_that_are_elsewhere_are_asked_for_before_t
     select.check(job)
     with pytest.raises(NstError, match=r"select\.prior=labeled needs[\s\S]*data\.labeled=s3://bucket/labeled"):
         select.check(replace(job, data=replace(job.data, labeled="s3://bucket/labeled")))
+
+
+@pytest.mark.parametrize(
+    ("option", "generations", "more", "networks"),
+    [("teacher.predictions", "[[],[],[]]", [], "gen0 and gen1"),
+     ("teacher.selection", "[[],[],[]]", [], "gen0 and gen1"),
+     ("evaluate.output", "[[],[]]", [], "gen0 and gen1"),
+     ("evaluate.output", "[[],['evaluate.output={here}/other']]", ["iterate.control=true"], "gen1 and control")],
+)  # fmt: skip
+def test_a_folder_for_two_networks_is_told_before_the_teacher_trains(
+    option: str, generations: str, more: list[str], networks: str, digits: Path, tmp_path: Path
+):
+    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", f"{option}={tmp_path / 'x'}", *more]
+    options += [f"iterate.generations={generations.format(here=tmp_path)}"]
+    with pytest.raises(UsageError, match=rf"{option} is one folder for {networks}, and each") as caught:
+        dispatch(["iterate", *options])
+    assert not list(tmp_path.iterdir())
+    told = whole(str(caught.value))
+    if more:
+        assert "leave evaluate.output out of the generations, or" in told
+        return
+    # the advice, followed: the command is not refused for this any more
+    command = next(line for line in told.split("\n") if "nst iterate" in line)
+    command = shlex.split(command.partition("nst iterate")[2])
+    assert not [item for item in command if item.startswith(option)]
+    with pytest.raises(NstError, match="a cosine schedule must end after its warm-up"):
+        dispatch(["iterate", *command, "student.schedule.warmup_epochs=99"])
+
+
+def test_a_folder_for_each_network_is_not_refused(digits: Path, tmp_path: Path):
+    lists = [[f"{option}={tmp_path}/{option}{number}" for option in ("teacher.predictions", "evaluate.output")]
+             for number in range(3)]  # fmt: skip
+    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", f"iterate.generations={lists}"]
+    with pytest.raises(NstError, match="a cosine schedule must end after its warm-up"):
+        dispatch(["iterate", *options, "student.schedule.warmup_epochs=99"])
+
+
+def test_labels_of_others_in_the_folder_of_a_loop_are_told_of_by_its_option(tmp_path: Path):
+    """run_dir=<folder> would keep the folder, and meet the same refusal."""
+    config = {"stage": "train", "overrides": [f"teacher.predictions='{tmp_path}'"], "iterate": {"teacher": None}}
+    assert option_of("label", config, tmp_path) == "teacher.predictions"
+    assert option_of("label", config, tmp_path / "gen0" / "predictions") == "run_dir"
+    assert option_of("train", {**config, "overrides": [f"run_dir={tmp_path}"]}, tmp_path) == "run_dir"
 
 
 # ---- kill -9

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -34,6 +35,7 @@ from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.report.sheet import shared_out, spread
+from nst.runs import Run
 from nst.settings.job import PredictJob
 from nst.stages import predict
 from nst.stages.label import ShardsToLabel
@@ -431,6 +433,56 @@ def test_another_picture_in_the_folder_is_another_input(network, photos, tmp_pat
     with pytest.raises(NstError, match="with other inputs"):
         ask(network, photos, tmp_path / "out")
     assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+
+
+@pytest.fixture
+def corrected(network, photos, tmp_path, monkeypatch) -> Path:
+    """A table in whose first line a person has put the right class, and then another picture."""
+    monkeypatch.chdir(tmp_path)
+    ask(network, photos, tmp_path / "out")
+    table = tmp_path / "out" / "predictions.csv"
+    table.write_text(table.read_text().replace("ant", "corrected"))
+    (photos / "new.png").write_bytes(encode(picture(90), "PNG"))
+    return table
+
+
+def test_a_table_that_a_person_has_changed_is_not_deleted(network, photos, tmp_path, corrected):
+    text = corrected.read_text()
+    for overwrite in (False, True):
+        with pytest.raises(NstError, match=r"move predictions\.csv away, which is not as nst wrote it") as caught:
+            ask(network, photos, tmp_path / "out", f"overwrite={str(overwrite).lower()}")
+        assert corrected.read_text() == text
+    advice = shlex.join(["mv", str(corrected), "predictions.mine.csv"])
+    assert f"\n         {advice}" in str(caught.value)
+    # the advice, followed, twice
+    subprocess.run(advice, shell=True, check=True, cwd=tmp_path)
+    assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+    corrected.write_text("path,class\n")
+    with pytest.raises(NstError, match=r"predictions\.mine1\.csv"):
+        ask(network, photos, tmp_path / "out", "--top", "1")
+    assert (tmp_path / "predictions.mine.csv").read_text() == text
+
+
+def test_a_table_whose_note_is_gone_is_not_deleted(network, photos, tmp_path, corrected):
+    for damage in ("half", None):
+        (tmp_path / "out" / "result.json").write_text(damage) if damage else (tmp_path / "out" / "result.json").unlink()
+        with pytest.raises(NstError, match=r"move predictions\.csv, unreadable\.csv, unsure\.csv away"):
+            ask(network, photos, tmp_path / "out", "overwrite=true")
+        assert "corrected" in corrected.read_text()
+
+
+def test_a_table_in_the_run_that_made_it_stays_when_that_is_overwritten(network, photos, tmp_path):
+    outer = tmp_path / "gen1"
+    with Run(outer, "train", {"seed": 0}) as made:
+        made.finish({})
+    for name in ("a", "b"):
+        ask(network, photos, outer / "predict" / name)
+    (outer / "predict" / "a" / "unsure.csv").write_text("path,class\n0.jpg,ant\n")
+    with pytest.raises(NstError, match=r"got:   predict/a/unsure\.csv"):
+        Run(outer, "train", {"seed": 1}, overwrite=True).__enter__()
+    (outer / "predict" / "a" / "unsure.csv").unlink()
+    with Run(outer, "train", {"seed": 1}, overwrite=True):
+        assert not (outer / "predict").exists()
 
 
 # ---- sorting

@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nst.atomic import atomic_path
+from nst.by_hand import TABLES
 from nst.data.inputs import Inputs, written_name
 from nst.data.parquet_files import read_table
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import parquet_name
-
-TABLES = ("predictions.csv", "predictions.parquet", "unsure.csv", "unreadable.csv")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ predictions. Paths are compared as the file system sees them, links followed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from nst.config import plain
 from nst.data.transfer import is_remote
-from nst.errors import UsageError
+from nst.errors import NstError, UsageError
+from nst.finished import generation_of
 
-WITHIN = "lies in"
+SAME, WITHIN, AROUND = "is", "lies in", "is around"
 PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
 SETS = ("imagenet_", "cifar_", "frost_folder", "real_labels")  # how names of such options in `eval` begin
+NETWORKS = ("model.checkpoint", "model.pretrained")  # which may also be names of timm's, or of packages
+INSIDE = ("iterate.teacher", "data.root", "shard.output")  # which may lie in the directory of `nst iterate`
 # by stage, options that name folders of runs which it reads
 RUNS = {
+    "iterate": ("iterate.teacher",),
     "predict": ("model.checkpoint",),
-    "train": ("teacher.run", "teacher.checkpoint", "teacher.predictions", "teacher.selection", "model.checkpoint"),
+    "train": ("teacher.run", "teacher.checkpoint", "teacher.predictions", "teacher.selection", *NETWORKS),
     "label": ("teacher.run", "teacher.checkpoint"),
     "select": ("teacher.run", "teacher.predictions"),
     "evaluate": ("model.checkpoint", "eval.baseline"),
@@ -34,32 +39,53 @@ RUNS = {
 }
 
 
-def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = None) -> None:
+def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = None, *, deleted: bool = False) -> None:
     """Compares the folders that a stage writes to with those that it reads.
 
     Args:
         written: option → folder, where the stage's own options do not say it.
+        deleted: what nst has written in those is deleted first, shards and networks too.
 
     Raises:
         UsageError: one is the other, or lies in it.
     """
     outputs = list(_given({**(written or _written(cfg, stage)), "remote.cache": cfg.remote.cache}))
     images = list(_given(_images(cfg, stage)))
-    runs = list(_given({option: _value(cfg, option) for option in RUNS.get(stage, ())}))
+    runs = list(_runs(cfg, RUNS.get(stage, ())))
+    if stage == "iterate":  # whose result would replace that of the shards
+        runs += _given(_shards(cfg))
+    if deleted:
+        images += _given({f"data.{part}": _value(cfg, f"data.{part}") for part in PARTS} | _shards(cfg))
+        runs += _runs(cfg, RUNS["train"])
     for option, output in outputs:
         for name, source in [*images, *runs]:
-            if (how := _relation(output, source)) and ((name, source) in images or how != WITHIN):
+            how = _relation(output, source)
+            if name == option or how is None:
+                continue
+            if (name, source) in images or how == SAME or (how == AROUND and (deleted or name not in INSIDE)):
                 _refuse(option, output, how, name, source)
+
+
+def _runs(cfg: DictConfig, options: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Option → what is there of the runs that it names; of a directory of `nst iterate` also the generation that it
+    stands for."""
+    for option, place in _given({option: _value(cfg, option) for option in options}):
+        if option in NETWORKS and not place.exists():
+            continue
+        yield option, place
+        with contextlib.suppress(NstError):  # it is damaged, or a user's: whoever reads it says so
+            if (generation := generation_of(place)) != place:
+                yield option, generation
 
 
 def _relation(output: Path, source: Path) -> str | None:
     """How the folder written to is placed to the one that is read; None: apart."""
     output, source = output.resolve(), source.resolve()
     if output == source:
-        return "is"
+        return SAME
     if output.is_relative_to(source):
         return WITHIN
-    return "is around" if source.is_relative_to(output) else None
+    return AROUND if source.is_relative_to(output) else None
 
 
 def _refuse(option: str, output: Path, how: str, name: str, source: Path) -> None:
@@ -78,19 +104,23 @@ def _written(cfg: DictConfig, stage: str) -> dict[str, Any]:
         return {option: _value(cfg, option)}
     if stage == "plan":
         return {"plan.output": cfg.plan.output}
-    shards = {"data.root" if cfg.shard.output == cfg.data.get("root") else "shard.output": cfg.shard.output}
     if stage == "shard":
-        return shards
+        return _shards(cfg)
     if stage == "iterate":
-        return {"run_dir": cfg.run_dir, "iterate.teacher": cfg.iterate.teacher, **shards}
+        return {"run_dir": cfg.run_dir, "iterate.teacher": cfg.iterate.teacher, **_shards(cfg)}
     return {"run_dir": cfg.run_dir}
+
+
+def _shards(cfg: DictConfig) -> dict[str, Any]:
+    """The option that says where shards are made → the folder."""
+    return {"data.root" if cfg.shard.output == cfg.data.get("root") else "shard.output": cfg.shard.output}
 
 
 def _images(cfg: DictConfig, stage: str) -> dict[str, Any]:
     """Option → folder or file of images that the stage, or one before it, reads."""
     if stage == "predict":
         return {"input": cfg.predict.input}
-    found = {"data.source.root": _value(cfg, "data.source.root")}
+    found = {option: _value(cfg, option) for option in ("data.source.root", "data.source.pictures")}
     found |= {f"eval.{name}": value for name, value in plain(cfg.eval).items() if name.startswith(SETS)}
     parts = PARTS
     if stage in ("shard", "iterate"):  # which make these, or pack what was selected of them

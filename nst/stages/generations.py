@@ -18,6 +18,7 @@ from nst.progress import say
 from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.sharing import is_rank_zero, wait_for_lock
 from nst.typed import quoted
+from nst.written import LINK, note
 
 CONTROL = "control"  # instead of the number of a generation
 
@@ -75,6 +76,7 @@ class Places:
         link = self.directory / "gen0"
         if not link.is_symlink() and not link.exists():
             link.symlink_to(os.path.relpath(self.shared, self.directory), target_is_directory=True)
+            note(link, kind=LINK, made=True)
         if link.resolve() != self.shared.resolve():
             raise NstError(
                 f"{link} is another generation 0 than iterate.teacher", got=link.resolve(), valid=self.shared,

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from nst import occupied
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
 from nst.data.transfer import is_remote
@@ -35,7 +36,7 @@ from nst.progress import console, say
 from nst.report.terminal import table
 from nst.settings.data import Sizes
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
-from nst.sharing import is_rank_zero, wait_until_seen
+from nst.sharing import is_rank_zero, take_lock, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.control import control_options
@@ -43,6 +44,7 @@ from nst.stages.doctor import advise
 from nst.stages.generations import CONTROL, Places, configurations, require_teacher, starts_from_a_run
 from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
+from nst.stages.own_folders import require_own_folders
 from nst.stages.places import has_validation_set, shards_place
 from nst.stages.resolving import machine, open_shards, test_set
 from nst.training.noised_teacher import require_noisable
@@ -114,19 +116,26 @@ def run(job: IterateJob, directory: Path) -> Result:
     """
     places = Places.of(job)
     composed = configurations(job)
-    for cfg in composed:
+    for number, cfg in enumerate(composed):
         for stage, written in _written(cfg):
             keep_apart(cfg, stage, written)
+        for later in [*range(number + 1, len(composed)), CONTROL]:  # which are deleted when they are made anew
+            keep_apart(cfg, "train", {"run_dir": places.generation(later)})
     generations = [
         changed(job_from(GenerationJob, cfg), places.teacher_of(number)) for number, cfg in enumerate(composed)
     ]
     require_teacher(job)
+    require_own_folders(job, generations, places)
     if is_rank_zero():
         require_free(directory, WRITTEN)
+        _require_no_run(job, directory, composed)
     make_shards(job)
     check(job, generations)
     advise(job_of(SurveyJob, job.config, title=job.title))
     if is_rank_zero():
+        if _require_no_run(job, directory, composed):
+            with take_lock(directory, "wait for it, or give this run a directory of its own: run_dir=..."):
+                occupied.make_way(directory, "run_dir")
         begin(directory, *WRITTEN)
         sweep(directory)
         places.link()
@@ -154,6 +163,19 @@ def run(job: IterateJob, directory: Path) -> Result:
 
             report.make(job_of(ReportJob, job.config, title=job.title))
     return result
+
+
+def _require_no_run(job: IterateJob, directory: Path, generations: Sequence[DictConfig]) -> bool:
+    """Whether a run of a single stage lies where this begins, which overwrite=true deletes first.
+
+    Raises:
+        NstError: nobody has said that it may go, or something that a generation reads lies in it.
+    """
+    if not occupied.by_a_run(directory, overwrite=job.overwrite):
+        return False
+    for cfg in generations:
+        keep_apart(cfg, "iterate", {"run_dir": directory}, deleted=True)
+    return True
 
 
 def judging_of(job: IterateJob) -> Judging:

@@ -22,6 +22,7 @@ from nst.evaluation import mistakes
 from nst.evaluation.comparing import Scores, about, against, best, difference, scores_of
 from nst.leftovers import temporary
 from nst.progress import say
+from nst.written import LINK, note
 
 COMPARISONS, BEST, VALIDATION = "comparisons.json", "best", "validation"
 GENERATION = re.compile(r"gen\d+")
@@ -100,6 +101,7 @@ def link_best(directory: Path, number: int) -> None:
     new = temporary(link)
     os.symlink(target, new, target_is_directory=True)
     os.replace(new, link)
+    note(link, kind=LINK, made=True)
 
 
 def _tell(text: str) -> None:

@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 
 from nst import __version__
 from nst.atomic import sha256_file, write_text
+from nst.by_hand import TABLES, away, changed
 from nst.config import job_from, require_values
-from nst.data.answered import TABLES, read_answers, write_tables
+from nst.data.answered import read_answers, write_tables
 from nst.data.inputs import Inputs, open_inputs
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
@@ -117,12 +118,11 @@ def _tables(job: PredictJob, directory: Path, files: PredictionFiles, inputs: In
 
 def _require_untouched(directory: Path, tables: Mapping[str, str]) -> None:
     """Raises NstError where a person has worked on a table that is about to be written anew."""
-    changed = [name for name, sha in tables.items() if (path := directory / name).exists() and sha256_file(path) != sha]
-    if changed:
+    for table in changed(directory, tables):
         raise NstError(
-            f"{directory / changed[0]} has been changed since nst wrote it",
+            f"{table} has been changed since nst wrote it",
             valid="tables as nst wrote them, which it may write anew",
-            next=shlex.join(["mv", str(directory / changed[0]), f"{changed[0]}.mine"]) + ", then the same command",
+            next=f"{away(table)[0]}, then the same command; or another predict.output=<folder>",
         )
 
 

@@ -96,7 +96,11 @@ def _teacher(generation: Generation, teacher: Mapping[str, Any] | None) -> str:
     if not teacher:
         return "none were used"
     kind = f"{teacher['targets']}, {teacher['mode']}"
-    return f"by a teacher network, without noise ({kind}; its weights: sha256 {teacher['weights'][:12]})"
+    weights = [digest[:12] for digest in teacher["weights"].split("+")]
+    if len(weights) > 1:
+        each = ", ".join(weights)
+        return f"by the mean of {len(weights)} teacher networks, without noise ({kind}; their weights: sha256 {each})"
+    return f"by a teacher network, without noise ({kind}; its weights: sha256 {weights[0]})"
 
 
 def _noise(noise: Mapping[str, Any], side: str) -> str:

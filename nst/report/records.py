@@ -19,6 +19,7 @@ from nst.documents import read_config, read_json, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.mistakes import Mistake
+from nst.settings.learning import only_run
 from nst.shown import short
 from nst.untrusted import require_file_name
 
@@ -64,7 +65,7 @@ class Generation:
     @property
     def named(self) -> str:
         """The label inside a sentence."""
-        return "the teacher" if self.label == "teacher" else self.label
+        return f"the {self.label}" if self.label in ("teacher", "teachers") else self.label
 
     @cached_property
     def config(self) -> Document:
@@ -127,7 +128,8 @@ class Generation:
     def labeler(self) -> Generation | None:
         """Whose labels it learned from: the generation before it, or the teacher that its options name."""
         given = self.config.get("teacher") or {}
-        run = given.get("run")
+        named = given.get("run")
+        run = only_run(named)
         places = {name: given.get(name) or (f"{run}/{name}" if run else None) for name in LABELS}
         known = {name: Path(folder) for name, folder in places.items() if folder}
         if self.teacher is not None or not (self.has_teacher and known):
@@ -135,7 +137,7 @@ class Generation:
         directory = Path(run) if run else next(iter(known.values())).parent
         if (images := self.data_folder("unlabeled")) is not None:
             known["unlabeled"] = images
-        return Generation(directory, folders=known, title="teacher")
+        return Generation(directory, folders=known, title="teachers" if named and not run else "teacher")
 
     @property
     def has_teacher(self) -> bool:

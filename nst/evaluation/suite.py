@@ -52,6 +52,7 @@ class Subject:
         batch_size: pictures in a batch, nearly.
         clean: labeled images of ours; None: there are none.
         framing: how the network is shown photographs, if not as our own are.
+        only_size: px that the network takes, if it takes no others.
     """
 
     classes: Sequence[str]
@@ -61,6 +62,7 @@ class Subject:
     options: RobustnessOptions
     clean: ImageSet | None = None
     framing: ViewFraming | None = None
+    only_size: int | None = None
 
     @property
     def side(self) -> int:

@@ -27,13 +27,17 @@ from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
 from nst.data.transfer import is_remote
 from nst.evaluation.results import ROW_COLUMNS, row_numbers
+from nst.finished import final_weights
 from nst.leftovers import sweep
+from nst.models.architectures import require_size
+from nst.models.network_info import read_info
 from nst.progress import console, say
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
+from nst.stages.chosen_network import architecture
 from nst.stages.control import control_options
 from nst.stages.doctor import advise
 from nst.stages.generations import CONTROL, Places, configurations, require_teacher, starts_from_a_run
@@ -182,11 +186,18 @@ def _written(cfg: DictConfig) -> Iterator[tuple[str, Result]]:
 
 def check(job: IterateJob, generations: Sequence[GenerationJob], places: Places) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
-    from nst.stages import select, train
+    from nst.stages import evaluate, select, train
 
     test_set(job.data, job.remote, job.stage)
-    for generation in generations:
+    networks = [architecture(generation.model) for generation in generations]
+    if starts_from_a_run(job):
+        networks[0] = read_info(final_weights(places.generation(0))).architecture
+    for generation, network in zip(generations, networks, strict=True):
         train.check(generation)
+        evaluate.check(generation, network)
+    for student, teacher in zip(generations[1:], networks, strict=False):
+        if student.teacher.image_size is not None:
+            require_size(teacher, student.teacher.image_size)
     for student in generations[1:]:
         select.check(job_of(SelectJob, student.config, title=job.title))
     if job.iterate.control:

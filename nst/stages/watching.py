@@ -19,7 +19,7 @@ from torch import nn
 from nst.errors import NstError
 from nst.evaluation.results import summary
 from nst.evaluation.suite import Subject
-from nst.models.architectures import framing_at
+from nst.models.architectures import framing_at, only_size, require_size
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
 from nst.stages.chosen_network import architecture
@@ -41,10 +41,12 @@ def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:
     require_monitoring(job)
     network = architecture(job.model)
     size = options.image_size or network.test_size
+    require_size(network, size)
     images = suites.clean_images(data.validation, robustness, data.labeled.classes)
     subject = Subject(
-        data.labeled.classes, size, data.pictures, options.batch_size, robustness, images, framing_at(network, size)
-    )
+        data.labeled.classes, size, data.pictures, options.batch_size, robustness, images, framing_at(network, size),
+        only_size(network),
+    )  # fmt: skip
     suites.plan(subject)  # a mistake is told before the training, and not at step `every`
     measure = MeasuredSuites(subject, options.image_size, hardware, job.max_bad_fraction, job.title)
     return Monitor(robustness.every, measure)

@@ -53,6 +53,7 @@ class Subject:
         clean: labeled images of ours; None: there are none.
         framing: how the network is shown photographs, if not as our own are.
         only_size: px that the network takes, if it takes no others.
+        looks: views of a picture over which the network's answer is the mean.
     """
 
     classes: Sequence[str]
@@ -63,6 +64,7 @@ class Subject:
     clean: ImageSet | None = None
     framing: ViewFraming | None = None
     only_size: int | None = None
+    looks: int = 1
 
     @property
     def side(self) -> int:

@@ -129,8 +129,9 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
         if robustness is not None:
             clean_images = suites.clean_images(test, robustness, info.classes)
             subject = Subject(
-                info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing, info.only_size
-            )
+                info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing,
+                info.only_size, len(turns),
+            )  # fmt: skip
             blocks = suites.run(
                 output / "robustness", subject, network, weights=digest, hardware=hardware,
                 max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, label=job.title,
@@ -142,6 +143,15 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
         return result
 
 
+def looks(job: EvaluateJob) -> int:
+    """In how many views of a picture the network is asked.
+
+    Raises:
+        UsageError: in all, and there is but one.
+    """
+    return len(turns_for(job.eval.clean.views, job.data.pictures, option="eval.views"))
+
+
 def check(job: EvaluateJob, network: AnyArchitecture) -> None:
     """Tells what the evaluation of a network that is still to be trained would refuse of its options.
 
@@ -150,7 +160,7 @@ def check(job: EvaluateJob, network: AnyArchitecture) -> None:
     """
     if job.eval.clean.image_size is not None:
         require_size(network, job.eval.clean.image_size)
-    turns_for(job.eval.clean.views, job.data.pictures, option="eval.views")
+    looks(job)
 
 
 def _require_fitting(test: ShardSet, info: Evaluated, weights: Path | str) -> None:

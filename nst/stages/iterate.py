@@ -111,6 +111,8 @@ def run(job: IterateJob, directory: Path) -> Result:
     Raises:
         NstError: what any of its stages would refuse, as far as it can be known before the first begins.
     """
+    from nst.stages import evaluate
+
     places = Places.of(job)
     composed = configurations(job)
     for cfg in composed:
@@ -141,7 +143,9 @@ def run(job: IterateJob, directory: Path) -> Result:
         networks.look(CONTROL)
     for row in rows:
         row |= _scores(networks.evaluate(row["generation"]))
-        row["gain"] = row["top1"] - rows[0]["top1"]
+        asked = generations[-1 if row["generation"] == CONTROL else row["generation"]]
+        alike = evaluate.looks(asked) == evaluate.looks(generations[0])
+        row["gain"] = row["top1"] - rows[0]["top1"] if alike else None
     result = _result(job, rows)
     if is_rank_zero():
         result |= networks.judging.keep(directory)

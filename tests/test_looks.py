@@ -106,8 +106,8 @@ def suite_numbers(found: dict[str, Any]) -> dict[str, float]:
 def watched(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that is watched with all views of a picture."""
     run = tmp_path_factory.mktemp("watched") / "run"
-    train.from_cfg(compose_config([*TINY, *LEARNT, *SUITES, "eval.every=120", "eval.views=all", "data.pictures.flip=true",
-                                   f"data.root={digits}", f"run_dir={run}"]))  # fmt: skip
+    options = [*LEARNT, *SUITES, "eval.every=120", "eval.views=all", "data.pictures.flip=true"]
+    train.from_cfg(compose_config([*TINY, *options, f"data.root={digits}", f"run_dir={run}"]))
     return run
 
 
@@ -125,7 +125,7 @@ def test_a_watched_training_ends_where_its_evaluation_stands_with_all_views_too(
     options = (*SUITES, "data.pictures.flip=true", f"eval.baseline={tmp_path / 'all'}")
     with pytest.raises(NstError, match=r"measured under other conditions[\s\S]*views: 2 there, 1 here"):
         evaluated(tiny, watched, tmp_path / "divided", *options)
-    divided = evaluated(tiny, watched, tmp_path / "divided", *options, "eval.views=all")
+    divided = evaluated(tiny, watched, tmp_path / "alike", *options, "eval.views=all")
     assert divided["robustness"]["c_onthefly"]["conditions"]["views"] == 2
 
     # older results leave the views to the evaluation around them, and go on with it

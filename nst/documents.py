@@ -131,6 +131,15 @@ def read_text(path: Path | str, *, next: str | None = None) -> str:
         raise damaged(path, getattr(error, "strerror", None) or "no UTF-8 text", next) from error
 
 
+def read_document(path: Path) -> dict[str, Any] | None:
+    """A JSON file of a run; None where there is none.
+
+    Raises:
+        NstError: it is damaged.
+    """
+    return read_json(path) if path.exists() else None
+
+
 def read_metrics(path: Path | str) -> list[tuple[int, str, float]]:
     """Rows of step, metric and value of a metrics.csv; a half-written last line is left out.
 

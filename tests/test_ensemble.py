@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from nst.models.efficientnet import Architecture, build, normalize
 from nst.settings.data import Pictures
 from nst.settings.job import EvaluateJob, LabelJob, TrainJob
 from nst.stages import evaluate, label, resolving, select, train
-from nst.training.ensemble import Ensemble, MeanNetwork, Question, turns_for
+from nst.training.ensemble import Ensemble, MeanNetwork, Question, ensemble_asked, turns_for
 from nst.training.teachers import Teacher
 
 SMALL = Architecture(0.25, 0.25, train_size=12, test_size=12, small_images=True, name="small")
@@ -173,3 +174,56 @@ def test_several_teachers_teach_within_the_step(teachers, tiny, tmp_path):
     assert train.from_cfg(cfg)["steps"] == 4
     asked = Teacher(weights=teachers[0], others=(teachers[1],), mode="online").asked(Pictures(small=True))
     assert asked.view(np.zeros((8, 8, 3), np.uint8)).shape == (16, 28, 3)
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two networks that were trained on pictures of other kinds: whole small ones, and photographs that are cropped."""
+    folder, found = tmp_path_factory.mktemp("unlike"), []
+    for seed, small in enumerate((True, False)):
+        torch.manual_seed(seed)
+        network = build(SMALL, 10)
+        network(torch.randn(8, 3, 12, 12))
+        network.classifier.weight.data.mul_(30)
+        path, extra = folder / f"{seed}.safetensors", {"pictures": asdict(Pictures(small=small))}
+        save_network(path, network.eval().state_dict(), NetworkInfo(SMALL, DIGITS, 12, 12, extra=extra))
+        found.append(path)
+    return found
+
+
+def test_several_teachers_are_each_shown_pictures_as_they_were_trained_and_label_what_predict_says(
+    unlike, tiny, tmp_path
+):
+    run = f"[{unlike[0]},{unlike[1]}]"
+    labeled(tiny, run, tmp_path / "both")
+    asked, predictions = ensemble_asked(unlike, "one"), Predictions.open(tmp_path / "both")
+    inputs = open_inputs(tiny().data.unlabeled)
+    shard = inputs.shards[0]
+    seen = np.stack([asked.view(inputs.read(0, index)[1]) for index in range(shard.samples)])
+    with torch.no_grad():
+        said = asked.network()(normalize(torch.from_numpy(seen).permute(0, 3, 1, 2))).softmax(1).numpy()
+    np.testing.assert_allclose(predictions.read(shard.name)["probs"], said, atol=1e-4)
+    shown = read_json(tmp_path / "both" / "started.json")["inputs"]["pictures"]
+    assert [each["small"] for each in shown] == [True, False]
+
+    # who types the kind of pictures has it shown to all
+    cfg = tiny(f"teacher.run={run}", f"teacher.predictions={tmp_path / 'typed'}", "label.precision=32-true",
+               "stage=label")  # fmt: skip
+    cfg.overrides = ["data.pictures.small=true"]
+    label.run(job_from(LabelJob, cfg), tmp_path / "typed")
+    typed = Predictions.open(tmp_path / "typed").read(shard.name)["probs"]
+    assert np.abs(typed - said).max() > 1e-3
+    assert read_json(tmp_path / "typed" / "started.json")["inputs"]["pictures"]["small"] is True
+
+
+def test_a_student_with_unlike_teachers_within_its_step_says_so_and_older_ones_go_on(unlike, teachers, tiny, tmp_path):
+    given = {"unlike": unlike, "alike": teachers}
+    for name, networks in given.items():
+        cfg = tiny("teacher=online", f"teacher.run=[{networks[0]},{networks[1]}]", "stage=train", "student.steps=4",
+                   run_dir=tmp_path / name)  # fmt: skip
+        train.from_cfg(cfg)
+    found = {name: read_json(tmp_path / name / "started.json")["inputs"]["teacher"] for name in given}
+    assert [each["small"] for each in found["unlike"]["pictures"]] == [True, False]
+    assert "pictures" not in found["alike"]
+    teacher = Teacher(weights=unlike[0], others=(unlike[1],), mode="online")
+    assert teacher.asked(Pictures(small=True)).view == ensemble_asked(unlike, "one").view

@@ -53,7 +53,7 @@ def test_labels_of_a_noised_teacher_are_made_under_the_noise_of_its_training(tea
     label.run(job_from(LabelJob, clean_cfg), teacher / "predictions")
     clean = Predictions.open(teacher / "predictions")
 
-    noise = noised(Ensemble.of([weights]), pictures).members[0].noise
+    noise = noised(Ensemble.of([weights]), [pictures]).members[0].noise
     assert isinstance(noise, Noise)
     assert (noise.stochastic_depth, noise.dropout, noise.labeled.augment) == (0.5, 0.4, "randaugment")
     view, info = training_view("randaugment", 12, pictures, noise), read_info(weights)

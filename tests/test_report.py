@@ -30,6 +30,7 @@ from nst.errors import NstError
 from nst.evaluation.mistakes import write as write_mistakes
 from nst.intervals import paired, unpaired, wilson
 from nst.report import figures, gallery, page, sections
+from nst.report.card import model_card
 from nst.report.generation_rows import rows
 from nst.report.paper import published
 from nst.report.records import open_runs
@@ -39,6 +40,7 @@ from nst.stages import report
 from nst.written import LIST
 
 UNLABELED, TEST = 120, 60
+CLASSES = ("cat", "dog & co", "<owl>")
 LIMIT_BYTES = 5_000_000
 
 
@@ -127,7 +129,7 @@ def make_labels(folder, data, truth, classes, right, rng, sha):
                allow_empty_classes=True, unlabeled=data / "unlabeled", threads=1)  # fmt: skip
 
 
-def make_run(tmp_path, classes=("cat", "dog & co", "<owl>"), accuracies=(0.6, 0.75, 0.9), *, name="demo", **more):
+def make_run(tmp_path, classes=CLASSES, accuracies=(0.6, 0.75, 0.9), *, name="demo", **more):
     """A finished chain of generations; returns its directory."""
     data, directory = tmp_path / "data", tmp_path / name
     truth = make_data(data, classes) if not data.exists() else {
@@ -366,6 +368,28 @@ def test_chain_of_trainings_is_recognised_by_its_weights(tmp_path):
     runs = [tmp_path / "one", tmp_path / "two"]
     assert [[g.label for g in e.generations] for e in open_runs(tmp_path, runs)] == [["one", "two"]]
     assert [[g.label for g in e.generations] for e in open_runs(tmp_path, runs[::-1])] == [["two"], ["one"]]
+
+
+@pytest.mark.parametrize(("several", "kept"), [(True, True), (True, False), (False, False)])
+def test_a_student_of_a_list_of_teachers_is_reported_and_has_a_card(tmp_path, undrawn, several, kept):
+    """Several have no common folder: their labels are where the options say, or nowhere if they label online."""
+    directory = make_run(tmp_path, accuracies=(0.6,))
+    teacher = directory / "gen0"
+    named = {"run": [str(teacher)] * (2 if several else 1),
+             **({name: str(teacher / name) for name in ("predictions", "selection")} if kept else {})}  # fmt: skip
+    make_generation(tmp_path / "student", tmp_path / "data", make_data(tmp_path / "data", CLASSES), CLASSES, right=0.8,
+                    teacher="+".join(["1" * 64, "2" * 64]), labels=False, more={"teacher": named})  # fmt: skip
+    started = read_json(tmp_path / "student" / "started.json")
+    started["inputs"]["teacher"] |= {"mode": "offline" if kept or not several else "online", "targets": "soft"}
+    write_json(tmp_path / "student" / "started.json", started)
+    report.run(tmp_path / "student")
+    text = words(page_of(tmp_path / "student"))
+    who = "the teachers" if several else "the teacher"
+    assert (f"images that {who} labeled" in text) == (kept or not several)
+    assert ("labels were made online" in text) == (several and not kept)
+    card = model_card(tmp_path / "student", title="student", network={}, use="", classes=CLASSES)
+    assert "by the mean of 2 teacher networks" in card
+    assert f"{'1' * 12}, {'2' * 12}" in card
 
 
 def test_figures_that_no_longer_apply_are_removed(tmp_path):

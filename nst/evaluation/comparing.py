@@ -27,6 +27,7 @@ class Scores:
         chance: percent that one answer to all gives, that of the most frequent class; 0 where it is not known.
         answer, answer_share: what the network says most often, and to which percentage of the pictures.
         wrong: keys of the pictures that it gets wrong; None where they are not known.
+        looks: views of each picture, over which its answer is the mean.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Scores:
     answer: str
     answer_share: float
     wrong: frozenset[str] | None = None
+    looks: int = 1
 
     @property
     def near_chance(self) -> bool:

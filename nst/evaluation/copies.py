@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.evaluation.suite import Subject
+from nst.models.timm_architecture import require_only
 from nst.progress import say
 from nst.robustness import sets
 from nst.robustness.image_sets import ImageSet
@@ -46,13 +47,15 @@ def copy_facts(
         listed: samples of each of its sets, and which: any of them may be replaced or unpacked further.
 
     Raises:
-        NstError: pictures of another size than this benchmark's.
+        NstError: pictures of another size than this benchmark's, or than the network takes.
     """
     side = require_side(suite, first)
+    shown, only = subject.options.resize_to or side, subject.only_size
+    require_only(only, shown, f"the network that {suite} is shown to", way_out=f"eval.resize_to={only}")
     facts, most = subject.facts(first, **clips), max(count for count, _ in listed.values())
     facts["images"] = most if facts["max_images"] is None else min(most, facts["max_images"])
     facts["digest"] = fingerprint([digest for _, digest in listed.values()])
-    return facts | {"held": held, "side": side, "shown_at": subject.options.resize_to or side}
+    return facts | {"held": held, "side": side, "shown_at": shown}
 
 
 def incomplete(listed: Mapping[Name, tuple[int, str]]) -> list[Name]:

@@ -22,6 +22,7 @@ KINDS: dict[str, SuiteKind] = {name: kind for room in ROOMS for name, kind in ro
 COLUMNS = ("suite", "condition", "level", "metric", "value")
 ROW_COLUMNS = tuple(column for kind in KINDS.values() if kind.row for column in (kind.row_suite, *kind.row))
 NETWORKS_OWN = ("shown_at", "shown_as")  # conditions in which networks that are compared may differ
+ONCE = {"views": 1}  # a condition that came later, as it was before: a picture was looked at once
 
 
 def kind_of(block: Block) -> SuiteKind:
@@ -67,8 +68,23 @@ def scored(
 
 def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names of the conditions in which two results of a suite differ, those that may differ apart."""
+    first, other = {**ONCE, **first}, {**ONCE, **other}
     names = sorted(first.keys() | other.keys())
     return [name for name in names if name not in NETWORKS_OWN and first.get(name) != other.get(name)]
+
+
+def looks_of(inputs: Mapping[str, Any]) -> int:
+    """In how many views of a picture an evaluation of these inputs asks its network."""
+    if inputs.get("views", "one") == "one":
+        return 1
+    pictures = inputs.get("pictures") or {}
+    return (2 if pictures.get("flip") else 1) * (4 if pictures.get("turn") else 1)
+
+
+def with_views(block: Block, looks: int) -> Block:
+    """A suite's block that says in how many views its pictures were looked at; older ones leave it to the evaluation
+    around them."""
+    return {**block, "conditions": {"views": looks, **block["conditions"]}}
 
 
 def require_comparable(name: str, conditions: Mapping[str, Any], others: Mapping[str, Any]) -> None:

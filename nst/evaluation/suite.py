@@ -52,6 +52,8 @@ class Subject:
         batch_size: pictures in a batch, nearly.
         clean: labeled images of ours; None: there are none.
         framing: how the network is shown photographs, if not as our own are.
+        only_size: px that the network takes, if it takes no others.
+        looks: views of a picture over which the network's answer is the mean.
     """
 
     classes: Sequence[str]
@@ -61,6 +63,8 @@ class Subject:
     options: RobustnessOptions
     clean: ImageSet | None = None
     framing: ViewFraming | None = None
+    only_size: int | None = None
+    looks: int = 1
 
     @property
     def side(self) -> int:

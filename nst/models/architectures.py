@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nst.models.timm_architecture import Framing, TimmArchitecture, frozen
+from nst.models.timm_architecture import Framing, TimmArchitecture, frozen, require_only
 from nst.recipes.network_table import NETWORKS
 
 
@@ -157,7 +157,11 @@ def framing_at(architecture: AnyArchitecture, image_size: int) -> Framing | None
     return architecture.framing(image_size) if isinstance(architecture, TimmArchitecture) else None
 
 
+def only_size(architecture: AnyArchitecture) -> int | None:
+    """px that the network takes; None: it takes others too."""
+    return architecture.only_size if isinstance(architecture, TimmArchitecture) else None
+
+
 def require_size(architecture: AnyArchitecture, image_size: int) -> None:
     """Raises UsageError where the network cannot take images of that size in px."""
-    if isinstance(architecture, TimmArchitecture):
-        architecture.require_size(image_size)
+    require_only(only_size(architecture), image_size, architecture.name)

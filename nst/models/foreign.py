@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nst.documents import fingerprint
 from nst.errors import NstError, nearest
 from nst.models import released
-from nst.models.architectures import framing_at
+from nst.models.architectures import framing_at, only_size
 from nst.models.checkpoints import read_weights, recognize
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
 from nst.models.labels import label_names, order_of, reordered
@@ -38,12 +38,13 @@ NO_SIZES = ("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overla
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation must know of a network: names of its logits, px at which it is tested, and its framing of
-    photographs where that is not ours."""
+    """What an evaluation must know of a network: names of its logits, px at which it is tested, its framing of
+    photographs where that is not ours, and the only px that it takes where it takes no others."""
 
     classes: tuple[str, ...]
     image_size: int
     framing: Framing | None = None
+    only_size: int | None = None
 
 
 def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Evaluated]:
@@ -61,13 +62,16 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     found = _foreign(source)
     if found is None:
         network, ours = open_network(source, classes)
-        return network, Evaluated(ours.classes, ours.image_size, framing_at(ours.architecture, ours.image_size))
+        known, size = ours.architecture, ours.image_size
+        return network, Evaluated(ours.classes, size, framing_at(known, size), only_size(known))
     model: Any = released.download(found) if isinstance(found, str) else _from_files(found, classes)
     config: Mapping[str, Any] = dict(model.pretrained_cfg) if isinstance(found, str) else found.config
     if model.num_classes != len(classes):
         raise NstError(f"{source} has another number of classes", got=model.num_classes, valid=len(classes))
     size = int((config.get("test_input_size") or config["input_size"])[-1])  # as timm's validate.py
-    info = Evaluated(tuple(classes), size, framing_of(str(source), config, size))
+    free = not config.get("fixed_input_size") or (config.get("model_args") or {}).get("dynamic_img_size")
+    only = None if free else size
+    info = Evaluated(tuple(classes), size, framing_of(str(source), config, size), only)
     return Renormalized(model, config).eval(), info
 
 

@@ -78,14 +78,20 @@ class TimmArchitecture:
         config = {"crop_mode": self.crop, "interpolation": self.interpolation, "crop_pct": self.crop_share}
         return framing_of(self.name, config, image_size)
 
-    def require_size(self, image_size: int) -> None:
-        """Raises UsageError where the network cannot take images of that size in px."""
-        if self.fixed_size and image_size != self.train_size:
-            raise UsageError(
-                f"{self.name} is built for images of {self.train_size} px",
-                got=f"{image_size} px",
-                next=f"leave out the option of that size, or train with model.train_size={image_size}",
-            )
+    @property
+    def only_size(self) -> int | None:
+        """px that it takes; None: it takes others than those that it learned at."""
+        return self.train_size if self.fixed_size else None
+
+
+def require_only(only: int | None, image_size: int, name: str, *, way_out: str | None = None) -> None:
+    """Raises UsageError where a network that takes images of `only` px is to be shown others; None: it takes any."""
+    if only is not None and image_size != only:
+        raise UsageError(
+            f"{name} is built for images of {only} px",
+            got=f"{image_size} px",
+            next=way_out or f"leave out the option of that size, or train with model.train_size={image_size}",
+        )
 
 
 def timm_architecture(

@@ -97,7 +97,11 @@ def _teacher(generation: Generation, teacher: Mapping[str, Any] | None) -> str:
         return "none were used"
     kind = f"{teacher['targets']}, {teacher['mode']}"
     noise = "under the noise of its own training" if teacher.get("noised") else "without noise"
-    return f"by a teacher network, {noise} ({kind}; its weights: sha256 {teacher['weights'][:12]})"
+    weights = [digest[:12] for digest in teacher["weights"].split("+")]
+    if len(weights) > 1:
+        each = ", ".join(weights)
+        return f"by the mean of {len(weights)} teacher networks, {noise} ({kind}; their weights: sha256 {each})"
+    return f"by a teacher network, {noise} ({kind}; its weights: sha256 {weights[0]})"
 
 
 def _noise(noise: Mapping[str, Any], side: str) -> str:

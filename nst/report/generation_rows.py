@@ -13,6 +13,7 @@ from nst.data.shard_set import load_index
 from nst.evaluation.results import ROW_COLUMNS, row_numbers
 from nst.intervals import Interval, of_gain, wilson
 from nst.report.records import CONTROL, Experiment, Generation
+from nst.shown import some
 
 COLUMNS = (
     "experiment", "run", "generation", "model", "width", "depth", "parameters", "labeled", "unlabeled",
@@ -43,14 +44,14 @@ def control_row(experiment: Experiment, entries: Sequence[Row]) -> Row | None:
     found, last = {**row(control), "generation": CONTROL}, entries[-1]
     first = next(generation for generation in experiment.generations if generation.finished)
     _add_gain(found, entries[0], control, first, experiment)
-    known = last["top1"] is not None and found["top1"] is not None
+    known = last["top1"] is not None and found["top1"] is not None and last["looks"] == found["looks"]
     found["beaten_by"] = last["top1"] - found["top1"] if known else None
     found["beaten_low"], found["beaten_high"] = compared(found, last, control, experiment.last) or (None, None)
     return found
 
 
 def _add_gain(entry: Row, base: Row, generation: Generation, first: Generation, experiment: Experiment) -> None:
-    known = base["top1"] is not None and entry["top1"] is not None
+    known = base["top1"] is not None and entry["top1"] is not None and base["looks"] == entry["looks"]
     entry["gain"] = entry["top1"] - base["top1"] if known else None
     interval = None if generation is first else compared(base, entry, first, generation)
     entry["gain_low"], entry["gain_high"] = interval or (None, None)
@@ -81,6 +82,7 @@ def row(generation: Generation) -> Row:
         "pseudo_label_accuracy": 100 * accuracy if accuracy is not None else None,
         "steps": result.get("steps"),
         "test_images": test_images,
+        "looks": generation.looks,
         "top1": top1,
         "top1_low": low,
         "top1_high": high,
@@ -106,7 +108,8 @@ def unlabeled_images(generation: Generation) -> tuple[int | None, int | None]:
 
 
 def compared(before: Row, after: Row, first: Generation, second: Generation) -> Interval | None:
-    """Interval of what `after` has more of top-1 than `before`, in points; None where a score is not known.
+    """Interval of what `after` has more of top-1 than `before`, in points; None where a score is not known, or where
+    one was asked about a picture in more views than the other.
 
     Where both were tested on the same images and all their mistakes are kept, images that both get right or wrong do
     not count, and the interval is a narrower one.
@@ -114,11 +117,30 @@ def compared(before: Row, after: Row, first: Generation, second: Generation) -> 
     samples, samples_after = before["test_images"], after["test_images"]
     if before["top1"] is None or after["top1"] is None or not samples or not samples_after:
         return None
-    same = first.tested_on is not None and first.tested_on == second.tested_on and samples == samples_after
+    if before["looks"] != after["looks"]:
+        return None
+    images = first.evaluated.get("test")
+    same = images is not None and images == second.evaluated.get("test") and samples == samples_after
     wrong = None
     if same and first.mistakes is not None and second.mistakes is not None:
         wrong = ({mistake.key for mistake in first.mistakes}, {mistake.key for mistake in second.mistakes})
     return of_gain(before["top1"], after["top1"], samples, samples_after, wrong)
+
+
+def looked_at(entries: Sequence[Row], name: str = "label") -> str | None:
+    """A sentence where networks were evaluated in different numbers of views, between which no gain is told.
+
+    Args:
+        name: by which column they are called.
+    """
+    scored = [entry for entry in entries if entry["top1"] is not None]
+    if len({entry["looks"] for entry in scored}) < 2:
+        return None
+    each = [f"{entry[name]} in {entry['looks']} view{'s' if entry['looks'] > 1 else ''}" for entry in scored]
+    return (
+        f"Pictures were not looked at alike: {some(each)}. So no gain between these is told; nst evaluate"
+        " model.checkpoint=<run> eval.views=<one or all> overwrite=true evaluates one again."
+    )
 
 
 def certain(low: float | None, high: float | None) -> bool | None:

@@ -15,10 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nst.documents import read_config, read_json, read_metrics
+from nst.documents import read_config, read_document, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.mistakes import Mistake
+from nst.evaluation.results import looks_of, with_views
+from nst.settings.learning import only_run
 from nst.shown import short
 from nst.untrusted import require_file_name
 
@@ -64,7 +66,7 @@ class Generation:
     @property
     def named(self) -> str:
         """The label inside a sentence."""
-        return "the teacher" if self.label == "teacher" else self.label
+        return f"the {self.label}" if self.label in ("teacher", "teachers") else self.label
 
     @cached_property
     def config(self) -> Document:
@@ -93,7 +95,8 @@ class Generation:
         """Results by suite; empty where none was evaluated."""
         path = self.directory / "evaluation" / "result.json"
         suites = (self.evaluation or {}).get("robustness", {})
-        return {require_file_name(suite, path): result for suite, result in suites.items()}  # figures are named by it
+        # figures are named by it
+        return {require_file_name(suite, path): with_views(result, self.looks) for suite, result in suites.items()}
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -127,7 +130,8 @@ class Generation:
     def labeler(self) -> Generation | None:
         """Whose labels it learned from: the generation before it, or the teacher that its options name."""
         given = self.config.get("teacher") or {}
-        run = given.get("run")
+        named = given.get("run")
+        run = only_run(named)
         places = {name: given.get(name) or (f"{run}/{name}" if run else None) for name in LABELS}
         known = {name: Path(folder) for name, folder in places.items() if folder}
         if self.teacher is not None or not (self.has_teacher and known):
@@ -135,7 +139,7 @@ class Generation:
         directory = Path(run) if run else next(iter(known.values())).parent
         if (images := self.data_folder("unlabeled")) is not None:
             known["unlabeled"] = images
-        return Generation(directory, folders=known, title="teacher")
+        return Generation(directory, folders=known, title="teachers" if named and not run else "teacher")
 
     @property
     def has_teacher(self) -> bool:
@@ -156,10 +160,15 @@ class Generation:
         return self.directory / "evaluation" / mistakes.FILE
 
     @cached_property
-    def tested_on(self) -> Any:
-        """What identifies the test images; None where it is not known."""
+    def evaluated(self) -> Document:
+        """The inputs of its evaluation, such as the `test` images; empty where they are not known."""
         started = read_document(self.directory / "evaluation" / "started.json") or {}
-        return started.get("inputs", {}).get("test")
+        return dict(started.get("inputs") or {})
+
+    @property
+    def looks(self) -> int:
+        """In how many views of each picture it was evaluated."""
+        return looks_of(self.evaluated)
 
     def data_folder(self, part: str) -> Path | None:
         """Folder of the shards `labeled`, `unlabeled` or `test`, as the run was told; None if it was told none."""
@@ -285,12 +294,3 @@ def _required(directory: Path) -> Experiment:
             next="nst iterate makes one; nst report run_dir=runs/<name> reports it",
         )
     return experiment
-
-
-def read_document(path: Path) -> Document | None:
-    """A JSON file of a run; None where there is none.
-
-    Raises:
-        NstError: it is damaged.
-    """
-    return read_json(path) if path.exists() else None

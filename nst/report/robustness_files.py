@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nst.documents import read_document
 from nst.errors import NstError
 from nst.evaluation.results import differences, kind_of
 from nst.evaluation.suite import Block
-from nst.report.records import Experiment, read_document
+from nst.report.records import Experiment
 from nst.robustness.baselines import CORRUPTIONS, NUM_SEVERITIES
 from nst.robustness.benchmark_scores import known_mean
 from nst.untrusted import below
@@ -174,5 +175,7 @@ def conditions(suite: str, block: Block) -> str:
     given = block["conditions"]
     of_class = f", a subset in proportion to the classes (seed {given['seed']})" if given["max_images"] else ""
     parts = [f"{given['images']:,} images{of_class}", *kind_of(block).stated(block)]
+    if (looks := given.get("views", 1)) > 1:
+        parts.append(f"the mean over {looks} views of each picture")
     text = f"{suite}: {'; '.join(parts)}."
     return f"{text} Baseline: {block['baseline_source']}" if "baseline_source" in block else text

@@ -12,7 +12,7 @@ import numpy as np
 
 from nst.report import figures
 from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confusions
-from nst.report.generation_rows import Row, certain, compared, model_name
+from nst.report.generation_rows import Row, certain, compared, looked_at, model_name
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
@@ -41,7 +41,7 @@ def generations(experiment: Experiment, entries: Sequence[Row], control: Row | N
     if waiting:
         section.missing.append(f"Not finished yet: {', '.join(waiting)}.")
     scored = [entry for entry in entries if entry["top1"] is not None]
-    if len(scored) > 1:
+    if len(scored) > 1 and scored[-1]["gain"] is not None:
         labels = [f"{entry['label']}\n{model_name(entry)}" for entry in scored]
         bounds = [(entry["top1_low"], entry["top1_high"]) for entry in scored]
         sure = certain(scored[-1]["gain_low"], scored[-1]["gain_high"])
@@ -52,15 +52,17 @@ def generations(experiment: Experiment, entries: Sequence[Row], control: Row | N
 
 
 def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
-    """Whether the last network is better than the teacher and than the control, in words."""
+    """Whether the last network is better than the teacher and than the control, in words; or why that is not told."""
+    unlike = looked_at([*entries, *([control] if control is not None else [])])
+    notes = [unlike] if unlike is not None else []
     if len(entries) < 2 or entries[-1]["gain"] is None:
-        return []
+        return notes
     last = entries[-1]
     told = [_verdict(last["label"], "the teacher", last["gain"], last["gain_low"], last["gain_high"])]
     if control is not None and control["beaten_by"] is not None:
         other = "the control, which learned from the labels alone"
         told.append(_verdict(last["label"], other, *(control[f"beaten_{end}"] for end in ("by", "low", "high"))))
-    return told
+    return told + notes
 
 
 def _best(experiment: Experiment) -> list[str]:
@@ -127,9 +129,9 @@ def _cells(entry: Row, *, first: bool) -> dict[str, str]:
 
 def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row]], focus: Experiment) -> Section:
     """Experiments side by side: the last network of each."""
-    section = Section(
-        "Runs compared", f"{_told_apart(experiments, rows_of)}The sections after this one show {focus.name}."
-    )
+    unlike = looked_at([entries[-1] for entries in rows_of if entries], "experiment")
+    first_words = _told_apart(experiments, rows_of) + (f"{unlike} " if unlike is not None else "")
+    section = Section("Runs compared", f"{first_words}The sections after this one show {focus.name}.")
     columns = ["run", "model", "generations", "teacher top-1 %", "top-1 %", "±", "gain", "ECE %"]
     robust = [name for name in ROBUSTNESS if any(name in entry for entries in rows_of for entry in entries[-1:])]
     columns += [ROBUSTNESS[name] for name in robust]
@@ -207,7 +209,7 @@ def classes(experiment: Experiment, directory: Path) -> Section:
         return section
     names = list(next(iter(known.values()))["classes"])  # type: ignore[index]
     matrices = {label: np.array(found["confusion"]) for label, found in known.items() if found}
-    if len(matrices) == 2:
+    if len(matrices) == 2 and experiment.first.looks == experiment.last.looks:
         labels = tuple(matrices)
         of_class = [100 * m.diagonal() / np.where(m.sum(axis=1), m.sum(axis=1), np.nan) for m in matrices.values()]
         figure = figures.class_accuracy(names, of_class[0], of_class[1], (labels[0], labels[1]))

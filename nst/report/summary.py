@@ -82,7 +82,7 @@ def headline_numbers(entries: Sequence[Row]) -> Numbers:
     if last["pseudo_label_accuracy"] is not None:
         shown.append((f"{last['pseudo_label_accuracy']:.1f} %", "Pseudo-labels right", "that the last student saw"))
     if "corruption_error" in last:
-        same = first.get("corruption_suite") == last["corruption_suite"]
+        same = first.get("corruption_suite") == last["corruption_suite"] and first["looks"] == last["looks"]
         before = f"teacher {first['corruption_error']:.1f} %, " if first is not last and same else ""
         remark = f"{before}unnormalised mean, {last['corruption_suite']}"
         shown.append((f"{last['corruption_error']:.1f} %", "Corruption error", remark))

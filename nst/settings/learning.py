@@ -50,6 +50,13 @@ class TeacherOptions(Teaching, at="teacher"):
     )
 
 
+def only_run(run: str | Sequence[str] | None) -> str | None:
+    """The run that `teacher.run` names; None where it names none, or several, which have no folder in common."""
+    if run is None or isinstance(run, str):
+        return run
+    return run[0] if len(run) == 1 else None
+
+
 @dataclass(frozen=True)
 class OptimizerOptions(Group, at="student.optimizer"):
     """The optimiser."""

@@ -20,6 +20,7 @@ from nst.config import plain
 from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.finished import generation_of
+from nst.settings.learning import only_run
 
 SAME, WITHIN, AROUND = "is", "lies in", "is around"
 PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
@@ -131,8 +132,8 @@ def _images(cfg: DictConfig, stage: str) -> dict[str, Any]:
 def _value(cfg: DictConfig, option: str) -> Any:
     """Of an option that may not be there, or not be given yet; the teacher's folders lie in its run."""
     value = OmegaConf.select(cfg, option, throw_on_missing=False)
-    if value is None and option in ("teacher.predictions", "teacher.selection") and isinstance(cfg.teacher.run, str):
-        return Path(cfg.teacher.run) / option.removeprefix("teacher.")
+    if value is None and option in ("teacher.predictions", "teacher.selection") and (run := only_run(cfg.teacher.run)):
+        return Path(run) / option.removeprefix("teacher.")
     return value
 
 

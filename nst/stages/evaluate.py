@@ -29,10 +29,12 @@ from nst.evaluation.results import COLUMNS, headlines, summary, table
 from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
+from nst.models.architectures import AnyArchitecture, require_size
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
 from nst.models.in_parts import in_parts
 from nst.models.precision import full_precision
+from nst.models.timm_architecture import require_only
 from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
 from nst.robustness.logits import guesses
@@ -109,6 +111,7 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
     if test:
         _require_fitting(test, info, weights)
     size = options.image_size or info.image_size
+    require_only(info.only_size, size, str(weights))
     require_batch("eval.batch_size", options.batch_size, size)
     digest = weights_digest(weights)
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
@@ -125,7 +128,10 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
         result = run_.result()
         if robustness is not None:
             clean_images = suites.clean_images(test, robustness, info.classes)
-            subject = Subject(info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing)
+            subject = Subject(
+                info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing,
+                info.only_size, len(turns),
+            )  # fmt: skip
             blocks = suites.run(
                 output / "robustness", subject, network, weights=digest, hardware=hardware,
                 max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, label=job.title,
@@ -135,6 +141,26 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
         if is_rank_zero() and result != before:
             _keep(output, result, tracking)
         return result
+
+
+def looks(job: EvaluateJob) -> int:
+    """In how many views of a picture the network is asked.
+
+    Raises:
+        UsageError: in all, and there is but one.
+    """
+    return len(turns_for(job.eval.clean.views, job.data.pictures, option="eval.views"))
+
+
+def check(job: EvaluateJob, network: AnyArchitecture) -> None:
+    """Tells what the evaluation of a network that is still to be trained would refuse of its options.
+
+    Raises:
+        UsageError: a size that the network cannot take, or all views of pictures that have one.
+    """
+    if job.eval.clean.image_size is not None:
+        require_size(network, job.eval.clean.image_size)
+    looks(job)
 
 
 def _require_fitting(test: ShardSet, info: Evaluated, weights: Path | str) -> None:

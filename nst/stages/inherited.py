@@ -22,6 +22,7 @@ from nst.errors import NstError, UsageError
 from nst.models.located import locate, locate_ours
 from nst.models.network_info import read_info
 from nst.run_inputs import ADDED
+from nst.settings.learning import only_run
 from nst.stages.apart import PARTS
 from nst.stages.unread import WHOLE, require_read, run_of, typed_names
 
@@ -133,9 +134,8 @@ def _refuse_taken(cfg: DictConfig, stage: str) -> None:
     if cfg.teacher.mode == "online" and stage == "train":
         return
     for group, folder in TAKEN.get(stage, {}).items():
-        given = OmegaConf.select(cfg, f"teacher.{folder}") or (
-            isinstance(cfg.teacher.run, str) and f"{cfg.teacher.run}/{folder}"
-        )
+        run = only_run(cfg.teacher.run)
+        given = OmegaConf.select(cfg, f"teacher.{folder}") or (f"{run}/{folder}" if run else None)
         config = Path(given or ".") / "config.yaml"
         names = [name for name in typed_names(cfg.overrides) if name == group or name.startswith(f"{group}.")]
         if not given or not names or not config.exists():
@@ -159,7 +159,7 @@ def _options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 def _taken(cfg: DictConfig, stage: str, option: str, values: tuple[Any, Any], folder: str) -> UsageError:
     step, (before, now) = option.partition(".")[0].replace("teacher", "label"), (str(value).lower() for value in values)
-    by = f" teacher.run={cfg.teacher.run}" if cfg.teacher.run else ""
+    by = f" teacher.run={run}" if (run := only_run(cfg.teacher.run)) else ""
     return UsageError(
         f"{option}={now} changes nothing here: {folder} was made with {before}",
         got=f"nst {stage} reads what nst {step} has written",

@@ -31,7 +31,10 @@ from nst.data.transfer import is_remote
 from nst.documents import read_json
 from nst.errors import UsageError
 from nst.evaluation.results import ROW_COLUMNS, row_numbers
+from nst.finished import final_weights
 from nst.leftovers import sweep
+from nst.models.architectures import require_size
+from nst.models.network_info import read_info
 from nst.progress import console, say
 from nst.report.terminal import table
 from nst.settings.data import Sizes
@@ -39,6 +42,7 @@ from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, Sh
 from nst.sharing import is_rank_zero, take_lock, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
+from nst.stages.chosen_network import architecture
 from nst.stages.control import control_options
 from nst.stages.doctor import advise
 from nst.stages.generations import CONTROL, Places, configurations, require_teacher, starts_from_a_run
@@ -114,6 +118,8 @@ def run(job: IterateJob, directory: Path) -> Result:
     Raises:
         NstError: what any of its stages would refuse, as far as it can be known before the first begins.
     """
+    from nst.stages import evaluate
+
     places = Places.of(job)
     composed = configurations(job)
     for number, cfg in enumerate(composed):
@@ -151,7 +157,9 @@ def run(job: IterateJob, directory: Path) -> Result:
         networks.look(CONTROL)
     for row in rows:
         row |= _scores(networks.evaluate(row["generation"]))
-        row["gain"] = row["top1"] - rows[0]["top1"]
+        asked = generations[-1 if row["generation"] == CONTROL else row["generation"]]
+        alike = evaluate.looks(asked) == evaluate.looks(generations[0])
+        row["gain"] = row["top1"] - rows[0]["top1"] if alike else None
     result = _result(job, rows)
     if is_rank_zero():
         result |= networks.judging.keep(directory)
@@ -209,12 +217,19 @@ def _written(cfg: DictConfig) -> Iterator[tuple[str, Result]]:
 
 def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
-    from nst.stages import select, train
+    from nst.stages import evaluate, select, train
 
     test_set(job.data, job.remote, job.stage)
-    for generation in generations:
+    networks = [architecture(generation.model) for generation in generations]
+    if starts_from_a_run(job):
+        networks[0] = read_info(final_weights(Places.of(job).generation(0))).architecture
+    for generation, network in zip(generations, networks, strict=True):
         train.check(generation)
         require_noisable(generation.teacher, generation.label.precision, generation.trainer.accelerator)
+        evaluate.check(generation, network)
+    for student, teacher in zip(generations[1:], networks, strict=False):
+        if student.teacher.image_size is not None:
+            require_size(teacher, student.teacher.image_size)
     for student in generations[1:]:
         select.check(job_of(SelectJob, student.config, title=job.title))
     if job.iterate.control:

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nst.atomic import write_json
 from nst.doctor.told import wrapped
+from nst.documents import read_document
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.comparing import Scores, about, against, best, difference, scores_of
+from nst.evaluation.results import looks_of
 from nst.leftovers import temporary
 from nst.progress import say
 from nst.written import LINK, note
@@ -53,6 +55,12 @@ class Judging:
         self.networks.append(scores)
 
     def compare(self, new: Scores, old: Scores) -> None:
+        if new.looks != old.looks:
+            _tell(
+                f"{new.name} and {old.name} are not compared: one was asked about {new.looks} and the other about"
+                f" {old.looks} views of a picture (eval.views)."
+            )
+            return
         found = difference(new, old)
         entry = {"network": new.name, "against": old.name, "pictures": new.pictures, "images": new.images}
         self.comparisons.append({**entry, **asdict(found), "verdict": found.verdict})
@@ -79,6 +87,7 @@ class Judging:
     def no_better(self, number: int) -> str:
         """Which of the others a generation is not surely better than, in brackets; nothing where there are none."""
         chosen, others = self.networks[number], [*self.networks[:number], *self.networks[number + 1 :]]
+        others = [each for each in others if each.looks == chosen.looks]
         alike = [each.name for each in others if difference(chosen, each).verdict == "undecided"]
         return f" (cannot be told from {', '.join(alike)})" if alike else ""
 
@@ -86,7 +95,8 @@ class Judging:
 def read_scores(name: str, pictures: str, result: dict[str, Any], folder: Path) -> Scores:
     """The scores of a network from what its evaluation has left in a folder."""
     wrong = mistakes.read(folder / mistakes.FILE)
-    return scores_of(name, pictures, result, None if wrong is None else frozenset(entry.key for entry in wrong))
+    scores = scores_of(name, pictures, result, None if wrong is None else frozenset(entry.key for entry in wrong))
+    return replace(scores, looks=looks_of((read_document(folder / "started.json") or {}).get("inputs") or {}))
 
 
 def link_best(directory: Path, number: int) -> None:

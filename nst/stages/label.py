@@ -26,8 +26,9 @@ from nst.sharing import is_rank_zero
 from nst.stages.apart import keep_apart
 from nst.stages.places import has_validation_set, predictions_folder, teacher_files
 from nst.stages.resolving import machine, open_shards
+from nst.stages.unread import says_pictures
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
-from nst.training.ensemble import teachers
+from nst.training.ensemble import differing, shown_to, teachers
 from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
 from nst.training.noised_teacher import noised, require_noisable
 
@@ -50,12 +51,13 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
 
 def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[str, Any]:
     options, pictures = job.label, job.data.pictures
-    teacher = teachers(teacher_files(job.teacher, job.stage), job.teacher, pictures)
+    networks, config = teacher_files(job.teacher, job.stage), require_values(job.config)
+    shown = shown_to(networks, pictures, typed=says_pictures(config))
+    teacher = teachers(networks, job.teacher, shown)
     if job.teacher.noised:
         require_noisable(job.teacher, options.precision, job.trainer.accelerator)
-        teacher = noised(teacher, pictures)
+        teacher = noised(teacher, shown)
     unlabeled = open_shards(job.data, part, job.remote)
-    config = require_values(job.config)
     size, digest = teacher.image_size, teacher.digest
     require_batch("label.batch_size", options.batch_size, size)
     resolved = engine.precision("32-true" if job.teacher.noised else options.precision)
@@ -63,7 +65,7 @@ def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[
         "teacher": digest,
         "unlabeled": unlabeled.digest,
         "image_size": size,
-        "pictures": pictures,
+        "pictures": differing(shown, pictures) or pictures,
         "turns": len(teacher.turns),
         "noise_of_labels": [member.noise for member in teacher.members] if job.teacher.noised else "none",
         "batch_size": options.batch_size,

@@ -9,7 +9,7 @@ from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.settings.data import DataOptions
-from nst.settings.learning import TeacherOptions
+from nst.settings.learning import TeacherOptions, only_run
 
 
 def shards_place(data: DataOptions, part: str) -> str:
@@ -89,15 +89,16 @@ def _teacher_folder(teacher: TeacherOptions, stage: str, name: str) -> Path:
     given = getattr(teacher, name)
     if given is not None:
         return Path(given)
-    if teacher.run is not None and not isinstance(teacher.run, str) and len(teacher.run) > 1:
+    run = only_run(teacher.run)
+    if teacher.run is not None and run is None:
         raise NstError(
             f"several teachers have no common folder for their {name}",
             got=f"teacher.run={list(teacher.run)}",
             valid=f"teacher.{name}=<folder>",
             next=f"teacher.{name}=runs/teachers/{name}",
         )
-    if teacher.run is None:
+    if run is None:
         raise NstError(
             f"where are the teacher's {name}?", next=f"nst {stage} teacher.run=<run directory>, or teacher.{name}="
         )
-    return Path(teacher.run if isinstance(teacher.run, str) else teacher.run[0]) / name
+    return Path(run) / name

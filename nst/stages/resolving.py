@@ -101,8 +101,12 @@ def test_set(data: DataOptions, remote: RemoteOptions, stage: str) -> ShardSet:
     return open_shards(data, "test", remote)
 
 
-def teacher(options: TeacherOptions, stage: str) -> Teacher | None:
-    """The teacher of a training; None when no run or checkpoint is given: then labels are all there is."""
+def teacher(options: TeacherOptions, stage: str, *, typed: bool = False) -> Teacher | None:
+    """The teacher of a training; None when no run or checkpoint is given: then labels are all there is.
+
+    Args:
+        typed: the command line says of which kind pictures are.
+    """
     if options.run is None and options.checkpoint is None:
         return None
     weights, *others = teacher_files(options, stage)
@@ -110,6 +114,7 @@ def teacher(options: TeacherOptions, stage: str) -> Teacher | None:
     return Teacher(
         weights=weights,
         others=tuple(others),
+        typed=typed,
         predictions=predictions_folder(options, stage) if options.predictions or (options.run and not online) else None,
         selection=selection_folder(options, stage) if options.selection or (options.run and not online) else None,
         **{field.name: getattr(options, field.name) for field in fields(Teaching)},

@@ -19,7 +19,7 @@ import torch
 from nst.atomic import write_json
 from nst.data.batches import Batch
 from nst.data.shard_set import ShardSet
-from nst.documents import as_json, read_json
+from nst.documents import as_json, read_document, read_json
 from nst.errors import NstError
 from nst.evaluation import results
 from nst.evaluation.suite import Block, Pass, Subject, Suite
@@ -83,7 +83,7 @@ def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
             got="no folder of a released set, and no test set to corrupt, perturb or attack",
             next="give one, such as eval.imagenet_a=<folder>, or data.test=<shards>",
         )
-    conditions = {suite.name: as_json(suite.conditions) for suite in suites}
+    conditions = {suite.name: {**as_json(suite.conditions), "views": subject.looks} for suite in suites}
     _check_baseline(subject.options.baseline, conditions)  # now, and not after hours
     return suites, conditions
 
@@ -103,7 +103,7 @@ def run(
     """Evaluates in turn all suites that are asked for; what each has measured, by name.
 
     Args:
-        weights: what identifies the network's.
+        weights: what identifies the network's, and in how many views it is asked.
         option: by which the command line names the evaluation's directory.
 
     Raises:
@@ -112,13 +112,15 @@ def run(
     suites, conditions = plan(subject)
     found = {}
     for suite in suites:
-        inputs = {"weights": weights, "precision": str(hardware.precision), **conditions[suite.name]}
+        # the views are an input of the evaluation around this one, by which also an older suite is known
+        named = {name: value for name, value in conditions[suite.name].items() if name != "views"}
+        inputs = {"weights": weights, "precision": str(hardware.precision), **named}
         with Run(folder / suite.name, "evaluate", inputs, overwrite=overwrite, collective=True, option=option) as run_:
             if not hardware.agreed(run_.done):
                 parts = _evaluate(run_.directory, suite, network, subject, hardware, max_bad_fraction, label)
                 measured = suite.measured(parts) if is_rank_zero() else {}
                 run_.finish({"conditions": conditions[suite.name], **measured})
-            found[suite.name] = run_.result()
+            found[suite.name] = results.with_views(run_.result(), subject.looks)
             del found[suite.name]["stage"]
     return found
 
@@ -223,7 +225,8 @@ def baseline_blocks(baseline: str | None) -> dict[str, Block] | None:
         return None
     for path in (Path(baseline) / "evaluation" / "result.json", Path(baseline) / "result.json"):
         if path.exists() and (found := read_json(path).get("robustness")):
-            return found
+            looks = results.looks_of((read_document(path.with_name("started.json")) or {}).get("inputs") or {})
+            return {name: results.with_views(block, looks) for name, block in found.items()}
     raise NstError(
         f"the baseline {baseline} has no robustness results",
         valid="a run directory that nst evaluate eval=robustness has been through, or the folder it wrote",

@@ -37,10 +37,11 @@ from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.doctor import advise
 from nst.stages.noise_reach import require_noise_by_image, tell_of_noise
 from nst.stages.places import one_network
+from nst.stages.unread import says_pictures
 from nst.stages.watching import monitor_of, require_monitoring
 from nst.training.callbacks import bad_sample_summary
 from nst.training.compiling import require_compilable
-from nst.training.ensemble import turns_for
+from nst.training.ensemble import differing, turns_for
 from nst.training.fitting import Data, Setup, fit
 from nst.training.hardware import Machine
 from nst.training.noised_teacher import require_noisable
@@ -54,12 +55,12 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
     Raises:
         NstError: inputs that do not fit together, a loss that is not finite, too many bad samples.
     """
-    teacher = resolving.teacher(job.teacher, job.stage)
+    config = require_values(job.config)
+    teacher = resolving.teacher(job.teacher, job.stage, typed=says_pictures(config))
     if teacher is None:
         job = replace(job, student=replace(job.student, unlabeled_ratio=0))
     data, machine = resolving.open_data(job, unlabeled=teacher is not None), resolving.machine(job.trainer)
     monitor = monitor_of(job, data, machine)
-    config = require_values(job.config)
     start = _start(job, teacher)
     with resolving.tracking(job.logger, directory, config, job.stage) as tracking:
         inputs = _inputs(job, data, teacher, start)
@@ -180,9 +181,11 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
     labels = pseudo_labels(teacher, data.unlabeled)
     # how often a teacher looked at pictures whose labels are stored tells the digest of the predictions
     looks = {} if teacher.mode == "online" else {"views": "one", "noised": _noised(labels)}
+    shown = differing(teacher.shown(data.pictures), data.pictures) if teacher.mode == "online" else None
     return {
         **{entry.name: getattr(teacher, entry.name) for entry in fields(Teaching)},
         **looks,
+        **({"pictures": [asdict(each) for each in shown]} if shown else {}),
         "weights": teacher.digest,
         "unlabeled": data.unlabeled.digest,
         "selection": fingerprint(labels.summary) if labels else None,

@@ -48,6 +48,11 @@ def typed_names(overrides: Sequence[str]) -> Iterator[str]:
         yield item.partition("=")[0].lstrip("+")
 
 
+def says_pictures(config: Mapping[str, Any]) -> bool:
+    """Whether the command line says of which kind pictures are."""
+    return any(f"{name}.".startswith("data.pictures.") for name in typed_names(config.get("overrides") or ()))
+
+
 def run_of(source: Path) -> Path | None:
     """The run directory that `source` is, or in which it is a network file; None where there is none."""
     run = source if source.is_dir() else source.parent.parent

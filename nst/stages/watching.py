@@ -2,7 +2,7 @@
 
     <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
 
-Suites, images and seeds are those of `nst evaluate` with the same options, so the
+Suites, images, seeds and views are those of `nst evaluate` with the same options, so the
 curve over the steps ends where the evaluation of the finished network stands.
 """
 
@@ -16,14 +16,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nst.data.views import Turn
 from nst.errors import NstError
 from nst.evaluation.results import summary
 from nst.evaluation.suite import Subject
-from nst.models.architectures import framing_at
+from nst.models.architectures import framing_at, only_size, require_size
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
 from nst.stages.chosen_network import architecture
 from nst.stages.resolving import measured
+from nst.training.ensemble import looking_at, turns_for
 from nst.training.fitting import Data
 from nst.training.hardware import Machine
 from nst.training.periodic import Monitor
@@ -41,12 +43,15 @@ def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:
     require_monitoring(job)
     network = architecture(job.model)
     size = options.image_size or network.test_size
+    require_size(network, size)
+    turned = turns_for(options.views, data.pictures, option="eval.views")
     images = suites.clean_images(data.validation, robustness, data.labeled.classes)
     subject = Subject(
-        data.labeled.classes, size, data.pictures, options.batch_size, robustness, images, framing_at(network, size)
-    )
+        data.labeled.classes, size, data.pictures, options.batch_size, robustness, images, framing_at(network, size),
+        only_size(network), len(turned),
+    )  # fmt: skip
     suites.plan(subject)  # a mistake is told before the training, and not at step `every`
-    measure = MeasuredSuites(subject, options.image_size, hardware, job.max_bad_fraction, job.title)
+    measure = MeasuredSuites(subject, options.image_size, turned, hardware, job.max_bad_fraction, job.title)
     return Monitor(robustness.every, measure)
 
 
@@ -66,10 +71,15 @@ def require_monitoring(job: TrainJob) -> None:
 
 @dataclass(frozen=True)
 class MeasuredSuites:
-    """Measures a network on the suites of `subject`, at the evaluation's size or the network's present one."""
+    """Measures a network on the suites of `subject`, at the evaluation's size or the network's present one.
+
+    Args:
+        turns: of a picture, over which its answer is the mean.
+    """
 
     subject: Subject
     image_size: int | None
+    turns: tuple[Turn, ...]
     hardware: Machine
     max_bad_fraction: float
     label: str
@@ -77,11 +87,12 @@ class MeasuredSuites:
     def __call__(self, network: nn.Module, image_size: int, folder: Path) -> Mapping[str, float]:
         """Flat numbers, such as `robustness/c_onthefly/mean_error`."""
         subject = replace(self.subject, image_size=self.image_size or image_size)
+        seen = f" in {len(self.turns)} views" if len(self.turns) > 1 else ""
         measured = suites.run(
             folder,
             subject,
-            network,
-            weights=state_digest(network),
+            looking_at(network, self.turns),
+            weights=state_digest(network) + seen,
             hardware=self.hardware,
             max_bad_fraction=self.max_bad_fraction,
             overwrite=True,  # a resumed training may come to this step with weights that differ in their last bits

@@ -136,14 +136,31 @@ class Ensemble:
         return replace(self, members=tuple(replace(one, weights=one.weights.absolute()) for one in self.members))
 
 
-def teachers(weights: Sequence[Path], how: Teaching, pictures: Pictures) -> Ensemble:
-    """The teachers of these files, un-noised, each shown pictures at its own test size, or at the one asked for.
+def teachers(weights: Sequence[Path], how: Teaching, pictures: Sequence[Pictures]) -> Ensemble:
+    """The teachers of these files, un-noised, each shown its kind of pictures at its own test size or another one.
 
     Raises:
         UsageError: all views are asked for, and there is but one.
     """
-    turned = turns_for(how.views, pictures, option="teacher.views")
-    return Ensemble.of(weights, lambda _, info: view_at(info, how.image_size, pictures), turned)
+    turned, kind = turns_for(how.views, *pictures, option="teacher.views"), dict(zip(weights, pictures, strict=True))
+    return Ensemble.of(weights, lambda path, info: view_at(info, how.image_size, kind[path]), turned)
+
+
+def shown_to(weights: Sequence[Path], pictures: Pictures, *, typed: bool) -> list[Pictures]:
+    """The kind of pictures that each teacher is shown: one alone these, each of several those that it was trained on.
+
+    Args:
+        typed: somebody has said on the command line which kind it is; it is shown to all.
+    """
+    if typed or len(weights) == 1:
+        return [pictures] * len(weights)
+    return [pictures_of(path, read_info(path)) for path in weights]
+
+
+def differing(shown: Sequence[Pictures], pictures: Pictures) -> list[Pictures] | None:
+    """The kinds where a picture looks otherwise to any of the networks than one of this kind; None where to none."""
+    alike = all(clean_view(1, each) == clean_view(1, pictures) for each in shown)
+    return None if alike else list(shown)
 
 
 def ensemble_asked(weights: Sequence[Path], views: str) -> Ensemble:

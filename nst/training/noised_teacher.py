@@ -7,6 +7,7 @@ goes on to the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -34,13 +35,16 @@ from nst.training.ensemble import Ensemble, Member
 from nst.training.labeler import Labeler
 
 
-def noised(teacher: Ensemble, pictures: Pictures) -> Ensemble:
+def noised(teacher: Ensemble, pictures: Sequence[Pictures]) -> Ensemble:
     """The same networks, each under the noise of its own training.
+
+    Args:
+        pictures: the kind that each is shown.
 
     Raises:
         NstError: a network whose training is not known.
     """
-    return replace(teacher, members=tuple(_noised(member, pictures) for member in teacher.members))
+    return replace(teacher, members=tuple(map(_noised, teacher.members, pictures)))
 
 
 def _noised(member: Member, pictures: Pictures) -> Member:

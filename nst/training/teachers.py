@@ -18,7 +18,7 @@ from nst.errors import NstError, UsageError
 from nst.models.network_info import read_info
 from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
-from nst.training.ensemble import Ensemble, teachers
+from nst.training.ensemble import Ensemble, shown_to, teachers
 
 LOOKS = {"views": "one", "noised": "false", "image_size": "null"}  # how pictures are looked at by default, as typed
 
@@ -32,16 +32,22 @@ class Teacher(Teaching):
         others: those of more teachers: the labels are the mean of what all say.
         predictions, selection: folders of `nst label` and `nst select`. An online teacher without a selection sees
             every unlabeled image once a pass.
+        typed: the command line says of which kind pictures are, for all teachers.
     """
 
     weights: Path
     others: tuple[Path, ...] = ()
     predictions: Path | None = None
     selection: Path | None = None
+    typed: bool = False
 
     def asked(self, pictures: Pictures) -> Ensemble:
         """The teachers, each shown pictures at its own test size, or at the one that was asked for."""
-        return teachers([self.weights, *self.others], self, pictures)
+        return teachers([self.weights, *self.others], self, self.shown(pictures))
+
+    def shown(self, pictures: Pictures) -> list[Pictures]:
+        """The kind of pictures that each teacher is shown, where their student is shown these."""
+        return shown_to([self.weights, *self.others], pictures, typed=self.typed)
 
     @property
     def digest(self) -> str:

@@ -53,7 +53,7 @@ def networks(directory: Path, series: str, row: str, seed: int, *, evaluated: bo
         found = {
             CONTROL if run is experiment.control else f"gen{run.number}": (
                 read_json(run.directory / "evaluation" / "result.json"), _facts(run), run.mistakes, run.started,
-                run.tested_on,
+                run.evaluated.get("test"),
             ) for run in runs
         }  # fmt: skip
     return {

@@ -207,7 +207,7 @@ def test_lanes_are_another_order_of_which_the_run_directory_knows(tiny: Compose,
     options = [f"teacher.run={teacher}", "run_dir=" + str(tmp_path / "run")]
     plain = train.from_cfg(tiny(*options))
     assert plain["weights_sha256"] == train.from_cfg(tiny(*options, "lanes=1"))["weights_sha256"], "the same run"
-    with pytest.raises(NstError, match="lanes: null before, 4 now"):
+    with pytest.raises(NstError, match="lanes: 1 before, 4 now"):
         train.from_cfg(tiny(*options, "lanes=4"))
     dealt = train.from_cfg(tiny(*options, "lanes=4", "overwrite=true"))
     assert dealt["weights_sha256"] != plain["weights_sha256"]

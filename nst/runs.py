@@ -130,6 +130,8 @@ class Run:
 
     def __exit__(self, kind: object = None, *_: object) -> None:
         self._left.set()
+        if self._pulse_thread.is_alive():
+            self._pulse_thread.join()  # it ends at once, and writes nothing into what is somebody else's from now on
         if self._lock is not None:
             if kind is not None and self._fresh:
                 self._take_back()
@@ -138,8 +140,6 @@ class Run:
 
     def _take_back(self) -> None:
         """Leaves nothing of a first start that failed before there was anything to keep or to look at."""
-        if self._pulse_thread.is_alive():
-            self._pulse_thread.join()
         found = written.FolderContents.of(self.directory)
         if found is None or not NO_RESULTS.issuperset(found.ours):
             return

@@ -38,6 +38,22 @@ def test_a_start_that_failed_leaves_nothing(tmp_path: Path):
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["note.txt"]
 
 
+def test_a_pulse_has_stopped_where_a_run_has_been_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else it writes into the directory while somebody copies, deletes or continues it."""
+    write = Path.write_text
+
+    def slowly(path: Path, *arguments: object, **options: object) -> int:
+        if path.name == ".pulse":
+            time.sleep(0.2)
+        return write(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", slowly)
+    with Run(tmp_path / "a", "train", {"seed": 1}) as run:
+        pass
+    assert not run._pulse_thread.is_alive()
+    assert not (tmp_path / "a" / ".pulse").exists()
+
+
 @pytest.mark.parametrize("left", [(), ("metrics.csv",), ("metrics.csv", "wandb_id")])
 def test_a_start_that_came_to_nothing_gives_way_to_the_mended_command(tmp_path: Path, left: tuple[str, ...]):
     failing(tmp_path / "a", files=left)

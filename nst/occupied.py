@@ -39,12 +39,10 @@ def by_a_run(directory: Path, *, overwrite: bool, option: str = "run_dir") -> bo
     started = directory / written.STARTED
     if not started.exists():
         return False
-    found = by_hand.contents(directory)
     if not overwrite:
         about = read_json(started, next=f"choose another {option}=...")
         raise other_inputs(directory, "iterate", about, {}, option)
-    if found is None or found.others:
-        raise not_only_ours(directory, found, option)
+    _require_only_ours(directory, option)
     return True
 
 
@@ -54,10 +52,15 @@ def make_way(directory: Path, option: str) -> None:
     Raises:
         NstError: there is more than that, or a run inside it is at work.
     """
-    found = by_hand.contents(directory)
-    if found is None or found.others:
-        raise not_only_ours(directory, found, option)
+    found = _require_only_ours(directory, option)
     for name in found.ours:
         if name.endswith("/.lock"):
             take_lock((directory / name).parent, "wait for it").close()
     found.delete()
+
+
+def _require_only_ours(directory: Path, option: str) -> written.FolderContents:
+    found = by_hand.contents(directory)
+    if found is None or found.others:
+        raise not_only_ours(directory, found, option)
+    return found

@@ -60,17 +60,17 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
         return "data.root"
     if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
         own = OPTIONS.get(stage, "run_dir")
-        if any(_chooses(item, own, directory) for item in config.get("overrides", ())):
+        if own != "run_dir" and any(chooses(item, own, directory) for item in config.get("overrides", ())):
             return own
         shared = config.get("iterate", {}).get("teacher")
         return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
     return OPTIONS.get(stage, "run_dir")
 
 
-def _chooses(item: str, option: str, directory: Path) -> bool:
-    """Whether `option=directory` was typed."""
+def chooses(item: str, option: str, folder: Path) -> bool:
+    """Whether an item of the command line is `option=folder`, however the path is written."""
     name, _, value = item.lstrip("+").partition("=")
-    return name == option != "run_dir" and Path(value.strip("'\"")) == directory
+    return name == option and Path(value.strip("'\"")).resolve() == folder.resolve()
 
 
 def other_inputs(

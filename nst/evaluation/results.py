@@ -9,8 +9,10 @@ says which (`mce`, `error_to_baseline`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from nst.documents import read_document
 from nst.errors import NstError
 from nst.evaluation import attacked, corrupted, photographs, sequences
 from nst.evaluation.suite import Block, Subject, Suite, SuiteKind
@@ -71,6 +73,12 @@ def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
     first, other = {**ONCE, **first}, {**ONCE, **other}
     names = sorted(first.keys() | other.keys())
     return [name for name in names if name not in NETWORKS_OWN and first.get(name) != other.get(name)]
+
+
+def inputs_of(folder: Path) -> dict[str, Any]:
+    """The inputs of the evaluation in a folder, such as the `test` images; empty where they are not known."""
+    started = read_document(folder / "started.json") or {}
+    return dict(started.get("inputs") or {})
 
 
 def looks_of(inputs: Mapping[str, Any]) -> int:

@@ -19,7 +19,7 @@ from nst.documents import read_config, read_document, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.mistakes import Mistake
-from nst.evaluation.results import looks_of, with_views
+from nst.evaluation.results import inputs_of, looks_of, with_views
 from nst.settings.learning import only_run
 from nst.shown import short
 from nst.untrusted import require_file_name
@@ -162,8 +162,7 @@ class Generation:
     @cached_property
     def evaluated(self) -> Document:
         """The inputs of its evaluation, such as the `test` images; empty where they are not known."""
-        started = read_document(self.directory / "evaluation" / "started.json") or {}
-        return dict(started.get("inputs") or {})
+        return inputs_of(self.directory / "evaluation")
 
     @property
     def looks(self) -> int:

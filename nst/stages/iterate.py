@@ -132,14 +132,15 @@ def run(job: IterateJob, directory: Path) -> Result:
     ]
     require_teacher(job)
     require_own_folders(job, generations, places)
+    taken = False
     if is_rank_zero():
         require_free(directory, WRITTEN)
-        _require_no_run(job, directory, composed)
+        taken = _require_no_run(job, directory, composed)
     make_shards(job)
     check(job, generations)
     advise(job_of(SurveyJob, job.config, title=job.title))
     if is_rank_zero():
-        if _require_no_run(job, directory, composed):
+        if taken:
             with take_lock(directory, "wait for it, or give this run a directory of its own: run_dir=..."):
                 occupied.make_way(directory, "run_dir")
         begin(directory, *WRITTEN)

@@ -17,11 +17,10 @@ from typing import Any
 
 from nst.atomic import write_json
 from nst.doctor.told import wrapped
-from nst.documents import read_document
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.comparing import Scores, about, against, best, difference, scores_of
-from nst.evaluation.results import looks_of
+from nst.evaluation.results import inputs_of, looks_of
 from nst.leftovers import temporary
 from nst.progress import say
 from nst.written import LINK, note
@@ -96,7 +95,7 @@ def read_scores(name: str, pictures: str, result: dict[str, Any], folder: Path) 
     """The scores of a network from what its evaluation has left in a folder."""
     wrong = mistakes.read(folder / mistakes.FILE)
     scores = scores_of(name, pictures, result, None if wrong is None else frozenset(entry.key for entry in wrong))
-    return replace(scores, looks=looks_of((read_document(folder / "started.json") or {}).get("inputs") or {}))
+    return replace(scores, looks=looks_of(inputs_of(folder)))
 
 
 def link_best(directory: Path, number: int) -> None:

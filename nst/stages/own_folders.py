@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nst.advice import leave_out
 from nst.errors import UsageError
+from nst.refused import chooses
 from nst.settings.job import GenerationJob, IterateJob
 from nst.stages.generations import CONTROL, Places
 from nst.stages.places import predictions_folder, selection_folder
@@ -31,13 +32,8 @@ def require_own_folders(job: IterateJob, generations: Sequence[GenerationJob], p
                 f"{option} is one folder for {' and '.join(networks)}, and each writes its own there",
                 got=f"{option}={folder}",
                 valid="a folder for each: without the option it lies in the directory of the network",
-                next=_way_on(option, any(_chooses(item, option, folder) for item in job.overrides)),
+                next=_way_on(option, any(chooses(item, option, folder) for item in job.overrides)),
             )
-
-
-def _chooses(item: str, option: str, folder: Path) -> bool:
-    name, _, value = item.lstrip("+").partition("=")
-    return name == option and Path(value.strip("'\"")).resolve() == folder
 
 
 def _way_on(option: str, typed: bool) -> str:

@@ -19,7 +19,7 @@ import torch
 from nst.atomic import write_json
 from nst.data.batches import Batch
 from nst.data.shard_set import ShardSet
-from nst.documents import as_json, read_document, read_json
+from nst.documents import as_json, read_json
 from nst.errors import NstError
 from nst.evaluation import results
 from nst.evaluation.suite import Block, Pass, Subject, Suite
@@ -225,7 +225,7 @@ def baseline_blocks(baseline: str | None) -> dict[str, Block] | None:
         return None
     for path in (Path(baseline) / "evaluation" / "result.json", Path(baseline) / "result.json"):
         if path.exists() and (found := read_json(path).get("robustness")):
-            looks = results.looks_of((read_document(path.with_name("started.json")) or {}).get("inputs") or {})
+            looks = results.looks_of(results.inputs_of(path.parent))
             return {name: results.with_views(block, looks) for name, block in found.items()}
     raise NstError(
         f"the baseline {baseline} has no robustness results",

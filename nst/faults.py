@@ -23,7 +23,8 @@ def in_words(error: BaseException, stage: str = "train") -> NstError | None:
     """The fault behind one of torch's errors, as `nst <stage>` tells it; None for any other error."""
     said = str(error)
     if "DataLoader worker (pid" in said or ("shared memory" in said and "torch_" in said):
-        return _loader_death(said)
+        # "exited unexpectedly", raised while a loader was waited for, has the signal that ended it as its cause
+        return _loader_death(str(error.__cause__ or error))
     if type(error).__name__ == "OutOfMemoryError" or any(text in said for text in _NO_MEMORY):
         return _no_memory(said, stage)
     if _OLD_DRIVER in said or "Found no NVIDIA driver" in said:

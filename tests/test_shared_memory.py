@@ -106,3 +106,58 @@ def test_a_loader_lives_in_a_small_dev_shm_and_without_the_bound_dies_in_words(d
     assert done.stdout.count("read all") == 1, done.stdout
     assert "shared memory (/dev/shm) has no room for the loader's batches" in done.stdout
     assert "--shm-size" in done.stdout
+
+
+HELD_AT_THE_END = """
+import sys
+from pathlib import Path
+from nst.data.datamodule import Loader, _Steps
+from nst.data.shared_memory import LoaderOptions
+from tests.test_shared_memory import small_batches
+
+batches = iter(Loader(small_batches(Path(sys.argv[1])), _Steps(0, 12), LoaderOptions(2, 4)))
+next(batches)
+raise SystemExit("a fault")
+"""
+NOT_HANDED_OVER = """
+from types import SimpleNamespace
+from nst.data.datamodule import Loader, _Steps
+from nst.data.shared_memory import LoaderOptions
+from nst.faults import in_words
+
+class Full:
+    def __reduce__(self):
+        raise RuntimeError(SAID)
+
+class Batches(list):
+    nbytes = 1
+
+try:
+    next(iter(Loader(Batches([Full()]), _Steps(0, 1), LoaderOptions(1, 1))))
+except RuntimeError as error:
+    print(in_words(error))
+"""
+
+
+def run_by_itself(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, env=environment,
+        check=False, timeout=100,
+    )  # fmt: skip
+
+
+def test_a_process_that_ends_in_a_fault_takes_the_loaders_along_that_it_still_holds(digits: Path):
+    done = run_by_itself(HELD_AT_THE_END, digits)
+    assert (done.returncode, done.stderr) == (1, "a fault\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [("unable to write to file </torch_7_1_2>: No space left on device (28)", "shared memory (/dev/shm) has no room"),
+     ("no such thing", "a loader process died")],
+)  # fmt: skip
+def test_a_batch_that_cannot_be_handed_over_ends_the_loader_instead_of_waiting_for_ever(said: str, fault: str):
+    done = run_by_itself(f"SAID = {said!r}\n{NOT_HANDED_OVER}")
+    assert done.stdout.startswith(fault), done
+    assert said in done.stderr

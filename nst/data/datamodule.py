@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import cv2
@@ -44,11 +49,39 @@ class _Steps(Sampler[int]):
 
 def quiet_worker(_: int) -> None:
     """One thread per worker: the workers are the parallelism; and the process that they serve says when they end."""
-    # who takes a machine away tells all its processes, but a training takes a few more steps to its checkpoint
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _end_only_for(os.getppid())
+    Queue._on_queue_feeder_error = staticmethod(_end_at)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     keep_freed_memory()
+
+
+def _end_only_for(parent: int) -> None:
+    """Lets SIGTERM end this process only where its parent sends it.
+
+    Who takes a machine away tells all its processes, but a training takes a few more steps to its checkpoint. A parent
+    that ends in an error tells its loaders too, and waits for them.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads that start later inherit it
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_at(error: Exception, _: object) -> None:
+    """Ends this process where it cannot hand a batch over: Python's queue drops it, and it would be waited for."""
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    if "torch_" in str(error):  # "unable to write to file </torch_...": full shared memory, as where a write dies of it
+        signal.raise_signal(signal.SIGBUS)
+    os._exit(1)
 
 
 def keep_freed_memory() -> None:

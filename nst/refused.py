@@ -10,6 +10,7 @@ from nst import by_hand, written
 from nst.advice import again, command_is_known
 from nst.errors import NstError
 from nst.run_inputs import ADDED
+from nst.shown import as_typed
 
 # the option that names a stage's directory
 OPTIONS = {
@@ -40,7 +41,7 @@ TYPED = {
     },
     "evaluate": {
         "weights": "model.checkpoint", "test": "data.test", "pictures": "data.pictures",
-        "precision": "trainer.precision", "": "eval",
+        "precision": "trainer.precision", "computed_in": "trainer.precision", "": "eval",
     },
     "predict": {
         "network": "model.checkpoint", "pictures": "input", "turns": "predict.views", "precision": "predict.precision",
@@ -159,5 +160,5 @@ def _views(turns: int) -> str:
 
 
 def _short(value: Any) -> str:
-    text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    text = as_typed(value)
     return text if len(text) <= 24 else text[:21] + "..."

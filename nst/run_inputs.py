@@ -14,6 +14,7 @@ ADDED = {
     ("lanes",): 1,
     ("turns",): 1,
     ("views",): "one",
+    ("computed_in",): "32-true",
     ("noise_of_labels",): "none",
     ("pictures", "turn"): False,
     ("teacher", "views"): "one",

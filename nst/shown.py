@@ -72,6 +72,11 @@ def some(names: Sequence[str], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+def as_typed(value: object) -> str:
+    """An option's value as the command line has it: null, true and false in place of Python's names."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
 def kept(value: Any) -> Any:
     """A nested value of a file for people, such as a configuration, without secrets in any of its texts."""
     if isinstance(value, str):

@@ -110,6 +110,8 @@ def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teac
         cli.run_stage("train", [f"teacher.run={teacher}", "select.min_confidence=0.3", f"run_dir={tmp_path / 'r'}"])
     assert f"nst select teacher.run={teacher} select.min_confidence=0.3 overwrite=true" in str(caught.value)
     assert not (tmp_path / "r").exists()
+    with pytest.raises(UsageError, match=r"was made with null\n(.|\n)*select\.images_per_class=null, or without it"):
+        cli.run_stage("train", [f"teacher.run={teacher}", "select.images_per_class=9"])
     with pytest.raises(UsageError, match=r"label\.keep=0\.5 changes nothing here"):
         cli.run_stage("select", [f"teacher.run={teacher}", "label.keep=0.5"])
     assert shown(capsys, "train", f"teacher.run={teacher}", "select.min_confidence=0")
@@ -181,6 +183,8 @@ UNREAD = [
     *[(stage, "seed=3", "") for stage in ("label", "evaluate", "predict", "export", "report")],
     ("predict", "model.test_size=24", ""), ("predict", "model.depth=2", ""), ("label", "teacher.targets=hard", ""),
     ("select", "trainer.workers=3", ""), ("label", "select.min_confidence=0.9", ""), ("label", "eval.batch_size=3", ""),
+    ("label", "trainer.precision=bf16-mixed", ""), ("predict", "trainer.precision=bf16-mixed", ""),
+    ("label", "label.ray.cpus=2", ""),
     ("label", "run_dir=r", "teacher.predictions=r"), ("select", "run_dir=r", "teacher.selection=r"),
     ("evaluate", "run_dir=r", "evaluate.output=r"), ("export", "run_dir=r", "export.output=r"),
 ]  # fmt: skip
@@ -195,6 +199,18 @@ def test_an_option_that_the_stage_does_not_read_is_refused_and_the_command_given
     assert command == [stage, f"{source}={teacher}", *([instead] if instead else [])]
     assert not list(tmp_path.iterdir())
     cli.run_stage(stage, command[1:], show_only=True)
+
+
+def test_options_of_ray_and_of_xla_are_read_there(teacher):
+    for options in (["label.engine=ray", "label.ray.cpus=2"], ["trainer=xla_cpu", "trainer.precision=bf16-mixed"]):
+        cli.run_stage("label", [f"teacher.run={teacher}", *options], show_only=True)
+
+
+def test_an_evaluation_in_another_precision_is_another(teacher, tmp_path):
+    asked = [f"model.checkpoint={teacher}", f"evaluate.output={tmp_path / 'e'}", *CPU]
+    cli.run_stage("evaluate", asked)
+    with pytest.raises(NstError, match=r"trainer\.precision: 32-true before, bf16-mixed now"):
+        cli.run_stage("evaluate", [*asked, "trainer.precision=bf16-mixed"])
 
 
 def test_the_command_that_is_advised_asks_at_that_size(teacher, tmp_path, capsys):
@@ -226,8 +242,9 @@ def test_an_option_may_repeat_what_the_run_says_what_holds_anyway_and_what_other
 
 def test_advice_repeats_no_option_that_another_stage_does_not_read(teacher, monkeypatch):
     monkeypatch.setattr("nst.advice._command", [])
-    note_command(["train", f"teacher.run={teacher}", "student.steps=7", "data.root=x", "trainer=cpu"], cli.STAGES)
+    note_command(["train", f"teacher.run={teacher}", "student.steps=7", "data.root=x", "trainer=cpu",
+                  "trainer.precision=bf16-mixed"], cli.STAGES)  # fmt: skip
     assert (
         whole("nst label overwrite=true") == f"nst label teacher.run={teacher} data.root=x trainer=cpu overwrite=true"
     )
-    assert whole("nst iterate").endswith("student.steps=7 data.root=x trainer=cpu")
+    assert whole("nst iterate").endswith("student.steps=7 data.root=x trainer=cpu trainer.precision=bf16-mixed")

@@ -68,6 +68,20 @@ def test_a_file_of_labels_is_read_however_it_is_written(tmp_path: Path, text: st
     assert [sample.image for sample in source] == [(tmp_path / name).read_bytes() for name in PICTURES]
 
 
+@pytest.mark.parametrize("text", [
+    "file,label,fold\na/1.png,rose,0\na/2.png,daisy,4\nb/1.png,,\n",
+    "file,rose,daisy,fold\na/1.png,1,0,0\na/2.png,0,1,1\nb/1.png,,,0\n",
+], ids=["a label", "a column each"])  # fmt: skip
+def test_numbers_of_folds_are_no_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    path = labels(pictures(tmp_path), text)
+    source = open_source("csv", root=path)
+    of_the_file = {key: value for key, value in found(source).items() if key in ("a-1", "a-2", "b-1")}
+    assert of_the_file == {"a-1": ("rose", None), "a-2": ("daisy", None), "b-1": (None, None)}
+    assert f"{path}: column fold has numbers" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(NstError, match="line 2 names no split"):
+        open_source("csv", root=path, split_column="fold")
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip", "folder"])
 @pytest.mark.parametrize("wrap", ["", "photos"])
 def test_pictures_may_lie_in_a_folder_a_tar_or_a_zip(tmp_path: Path, kind: str, wrap: str) -> None:

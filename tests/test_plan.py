@@ -22,6 +22,7 @@ from nst.config import compose_config, job_from, made
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
+from nst.data.views import turns
 from nst.errors import NstError
 from nst.models.efficientnet import ARCHITECTURES, build
 from nst.plan import budget, paper_costs
@@ -31,7 +32,7 @@ from nst.plan.dataset_size import KEY, DatasetSize, find_images
 from nst.plan.layer_costs import measure
 from nst.plan.rates import Measurement, Rates, assumed, read_measurements, view_seconds
 from nst.plan.tables import duration, memory, number, short, size, tables
-from nst.settings.data import DataOptions, SourceOptions
+from nst.settings.data import DataOptions, Pictures, SourceOptions
 from nst.settings.job import SurveyJob
 from nst.settings.learning import OptimizerOptions, Recipe
 from nst.settings.stages import PlanCounts
@@ -621,6 +622,23 @@ def test_batch_and_replaced_state_of_a_trace_are_known_although_shapes_coincide(
     assert len(set(program.replaced.values())) == len(program.replaced)
     assert not set(program.replaced.values()) & set(program.batch)
     assert (tmp_path / "step.pb").stat().st_size > 100_000
+
+
+def test_the_step_that_is_compiled_asks_an_online_teacher_in_each_of_its_turns(tmp_path: Path):
+    config = compose_config(["data=digits", "data.pictures.flip=true", "teacher.mode=online", "teacher.views=all",
+                             "student=small", "stage=plan"])  # fmt: skip
+    images = find_images(data("digits", "nowhere", "nowhere"), PlanCounts(), None)
+    assert len(plan._generation(1, job_from(SurveyJob, config), images).teacher_turns) == 2
+    step = train_step()
+    online = replace(step, teacher=(step.architecture, 32))
+    steps = {"none": step, "one": online, "two": replace(online, teacher_turns=turns(Pictures(flip=True)))}
+    sizes = {}
+    for name, each in steps.items():
+        aot._alone(aot.TRACING, aot._lower, each, tmp_path / name)
+        sizes[name] = (tmp_path / name).stat().st_size
+    # a trace has each operation once more for each further look; the first brings the weights too
+    assert sizes["two"] - sizes["one"] == pytest.approx(sizes["one"] - sizes["none"], rel=0.25)
+    assert sizes["one"] > 1.1 * sizes["none"]
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from nst.config import compose_config, job_from
 from nst.data import inputs
 from nst.data.image_list import listed_paths
 from nst.data.shards import index_tars
+from nst.data.sorting import class_folders
 from nst.data.transforms import CenterView
 from nst.data.views import SideBySide
 from nst.errors import NstError
@@ -516,6 +517,12 @@ def test_sorting_makes_links_replaces_nothing_and_moves_its_own(network, photos,
     assert len(moved) == len([path for path in target.rglob("*") if path.is_symlink()]) == 12
     assert set(moved.values()) != set(links)
     assert mine.read_text() == "mine"
+
+
+def test_classes_that_a_file_system_would_take_for_one_have_folders_of_their_own():
+    assert class_folders(["a/b", "a_b", "a:b", "c", "..", "", "a_b~2"]) == [
+        "a_b~3", "a_b", "a_b~4", "c", "_", "_~2", "a_b~2",
+    ]  # fmt: skip
 
 
 def test_pictures_in_an_archive_are_written_out(network, tmp_path):

@@ -395,8 +395,10 @@ def test_a_baseline_divides_and_must_have_been_measured_alike(tiny: Compose, lea
     )
     with pytest.raises(NstError, match=r"c_onthefly was measured under other conditions\n  got:   .*images: 10 there"):
         evaluate.from_cfg(tiny(*options, *student, "eval.max_images=30", f"eval.baseline={teacher}"))
+    new = [f"model.checkpoint={other}", f"evaluate.output={tmp_path / 'new'}", "eval.image_size=16", "eval.side=12"]
     with pytest.raises(NstError, match=r"no robustness results(.|\n)*nst evaluate eval=robustness"):
-        evaluate.from_cfg(tiny(*options, *student, f"eval.baseline={learned}"))
+        evaluate.from_cfg(tiny(*options, *new, f"eval.baseline={learned}"))
+    assert not (tmp_path / "new").exists(), "told before the clean scores"
     other_suites = ["eval.corruptions=null", "eval.perturbations=null", "eval.attacks.fgsm=null",
                     "+eval.attacks.pgd_3={epsilons: [1], steps: 3}"]  # fmt: skip
     with pytest.raises(NstError, match=r"has no suite of these(.|\n)*c_onthefly(.|\n)*pgd_3"):

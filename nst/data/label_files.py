@@ -19,6 +19,7 @@ from nst.data.arrangement import require_class_names
 from nst.data.image_list import as_bytes, at_line, read_rows
 from nst.data.layout import SPLIT_FOLDERS
 from nst.errors import NstError, nearest
+from nst.progress import say
 
 FILE_NAMES = ("file", "path", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_id",
               "img", "name", "id")  # fmt: skip
@@ -55,10 +56,22 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     (_, header), *table = read_rows(path, next="name the file of labels: data.source.root=<labels.csv>") or [(1, [])]
     header = [name.strip() for name in header]
     at = _places(path, header, columns)
+    if columns.split is None and _of_numbers(table, at.get("split")):
+        place = at["split"]
+        say(f"{path}: column {header[place]} has numbers, so it names no splits and is not read")
+        table = [(number, [*line[:place], "", *line[place + 1 :]]) for number, line in table]
     rows = list(_rows(path, header, at, table))
     if not rows:
         raise NstError(f"{path} names no pictures", valid="a line for each picture below the names of the columns")
     return _once(path, rows)
+
+
+def _of_numbers(table: Iterable[tuple[int, Sequence[str]]], column: int | None) -> bool:
+    """Whether a column has numbers, as of the folds of a cross-validation, and nothing else."""
+    if column is None:
+        return False
+    cells = {line[column].strip() for _, line in table if len(line) > column} - {""}
+    return bool(cells) and all(map(str.isdigit, cells))
 
 
 def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:

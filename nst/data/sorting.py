@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,9 @@ UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')  # in names on some file syste
 
 @dataclass(frozen=True)
 class Sorted:
-    """A picture to be sorted: class, path as it is told, its file, or what reads its bytes where it has none."""
+    """A picture to be sorted: its class's folder, path as it is told, its file, or what reads it where it has none."""
 
-    says: str
+    folder: str
     path: str
     file: Path | None
     read: Callable[[], bytes]
@@ -38,7 +38,7 @@ def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
     written.begin(folder)
     plan: dict[Path, Sorted] = {}
     for picture in pictures:
-        plan[_free(folder / class_folder(picture.says), file_name(picture.path, root), picture, plan)] = picture
+        plan[_free(folder / picture.folder, file_name(picture.path, root), picture, plan)] = picture
     places = {os.path.abspath(picture.file): place for place, picture in plan.items() if picture.file is not None}
     _forget(folder, places, os.path.join(os.path.abspath(root), ""))
     new = [(place, picture) for place, picture in plan.items() if not os.path.lexists(place)]
@@ -62,9 +62,20 @@ def _put(pictures: Mapping[Path, Sorted]) -> None:
         os.replace(temporary, place)
 
 
-def class_folder(name: str) -> str:
-    """The name of a class as that of a folder."""
-    return _shortened(UNSAFE.sub("_", name).strip(". ") or "_")
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """A name for the folder of every class: its own, as far as one may have it; with `~2` behind it where it is taken.
+
+    Classes whose own name will do come first: of `a/b` and `a_b` the second has the folder a_b, and the first a_b~2.
+    """
+    wanted = [_shortened(UNSAFE.sub("_", name).strip(". ") or "_") for name in classes]
+    folders: dict[str, str] = {name: name for name, folder in zip(classes, wanted, strict=True) if name == folder}
+    for name, folder in zip(classes, wanted, strict=True):
+        number, own = 1, folder
+        while name not in folders and own in folders.values():
+            number += 1
+            own = f"{folder}~{number}"
+        folders.setdefault(name, own)
+    return [folders[name] for name in classes]
 
 
 def file_name(path: str, root: str) -> str:

@@ -61,6 +61,9 @@ class Turn(NamedTuple):
     mirrored: bool = False
 
 
+ONCE = (Turn(),)
+
+
 def turns(pictures: Pictures) -> tuple[Turn, ...]:
     """Every turn in which such a picture shows the same class, as it is first: 1, 2, 4 or 8."""
     mirrored = (False, True) if pictures.flip else (False,)

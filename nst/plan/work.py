@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nst.data.views import ONCE, Turn
 from nst.models.architectures import AnyArchitecture
 from nst.plan.budget import PhaseCost
 from nst.plan.dataset_size import DatasetSize
@@ -20,7 +21,7 @@ class PlannedGeneration:
     Args:
         online: its teacher labels within the step.
         teacher_size: px at which its teacher labels; None: the teacher's own test size.
-        teacher_looks: how often its teacher looks at an image, mirrored and turned.
+        teacher_turns: in which its teacher looks at an image.
         trained: False for a finished run, whose training is no part of the plan.
     """
 
@@ -30,7 +31,7 @@ class PlannedGeneration:
     remat: bool = False
     online: bool = False
     teacher_size: int | None = None
-    teacher_looks: int = 1
+    teacher_turns: tuple[Turn, ...] = ONCE
     targets: str = "soft"
     trained: bool = True
     accumulate: int = 1
@@ -55,7 +56,7 @@ def trainings_of(
             steps=phase.length.steps,
             remat=generation.remat,
             teacher=teacher if phase.recipe.unlabeled_ratio else None,
-            teacher_looks=generation.teacher_looks,
+            teacher_looks=len(generation.teacher_turns),
             accumulate=generation.accumulate,
             augment=_augment(phase),
         )
@@ -112,6 +113,6 @@ def works_of(
             if not student.online:
                 labeler, count = teacher_cost(student, generations, images), images.unlabeled
                 views = count * view_seconds(labeler.image_size, images.unlabeled_bytes)
-                flops = count * student.teacher_looks * labeler.inference_flops
+                flops = count * len(student.teacher_turns) * labeler.inference_flops
                 works.append(Work(generation, "label", labeler, None, count, flops, views))
     return works

@@ -10,6 +10,7 @@ from nst.kinds import Kind
 from nst.settings import GROUPS, SECTIONS
 from nst.settings.fields import About, Group, options_of
 from nst.settings.stages import CommonOptions
+from nst.shown import as_typed
 
 
 def stage_options(sections: Iterable[str]) -> dict[str, str]:
@@ -56,4 +57,4 @@ def _default(entry: Field[Any], about: About) -> str:
     if entry.default is MISSING:
         return ""
     value = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    return as_typed(value)

@@ -38,6 +38,7 @@ ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage r
 }
 # but not these, which are of trainings
 NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
+OWN_PRECISION = ("label", "predict")  # have an option for it; only on XLA they read trainer.precision
 BESIDES: Mapping[str, type[Job]] = {"shard": ShardJob}  # refuses no option either, but is advised without others
 WITHOUT_DATA = ("predict",)  # what its pictures are says input= alone: even a choice of data would mislead
 

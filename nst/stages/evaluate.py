@@ -115,23 +115,28 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
     require_batch("eval.batch_size", options.batch_size, size)
     digest = weights_digest(weights)
     inputs = {"weights": digest, "test": test.digest if test else None, "image_size": size, "pictures": pictures,
-              "confusion": options.confusion, "views": options.views}  # fmt: skip
+              "confusion": options.confusion, "views": options.views,
+              "computed_in": str(hardware.precision)}  # fmt: skip
     view, turns = clean_view(size, pictures, info.framing), turns_for(options.views, pictures, option="eval.views")
+    subject = None
+    if robustness is not None:
+        clean_images = suites.clean_images(test, robustness, info.classes)
+        subject = Subject(
+            info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing, info.only_size,
+            len(turns),
+        )  # fmt: skip
     with Run(output, "evaluate", inputs, config=job.config, overwrite=job.overwrite, collective=True) as run_:
         before = run_.result() if hardware.agreed(run_.done) else None
-        if before is None or robustness is not None:
+        if before is None and subject is not None:
+            suites.plan(subject)  # a mistake is told now, and not after the clean scores
+        if before is None or subject is not None:
             network = looking_at(hardware.place(network), turns)
         if before is None:
             run_.finish(
                 {"weights": digest, "image_size": size, **_clean_scores(job, output, network, test, view, hardware)}
             )
         result = run_.result()
-        if robustness is not None:
-            clean_images = suites.clean_images(test, robustness, info.classes)
-            subject = Subject(
-                info.classes, size, pictures, options.batch_size, robustness, clean_images, info.framing,
-                info.only_size, len(turns),
-            )  # fmt: skip
+        if subject is not None:
             blocks = suites.run(
                 output / "robustness", subject, network, weights=digest, hardware=hardware,
                 max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, label=job.title,

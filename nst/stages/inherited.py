@@ -23,6 +23,7 @@ from nst.models.located import locate, locate_ours
 from nst.models.network_info import read_info
 from nst.run_inputs import ADDED
 from nst.settings.learning import only_run
+from nst.shown import as_typed
 from nst.stages.apart import PARTS
 from nst.stages.unread import WHOLE, require_read, run_of, typed_names
 
@@ -125,7 +126,7 @@ def _take_pictures(cfg: DictConfig, source: str) -> str:
     if plain(cfg.data.pictures) == {name: pictures[name] for name in cfg.data.pictures}:
         return ""
     OmegaConf.update(cfg, "data.pictures", OmegaConf.create(pictures), merge=False, force_add=True)
-    told = ", ".join(f"{name}={str(value).lower()}" for name, value in pictures.items())
+    told = ", ".join(f"{name}={as_typed(value)}" for name, value in pictures.items())
     return f"pictures are shown as {source} was trained: {told}"
 
 
@@ -158,7 +159,7 @@ def _options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def _taken(cfg: DictConfig, stage: str, option: str, values: tuple[Any, Any], folder: str) -> UsageError:
-    step, (before, now) = option.partition(".")[0].replace("teacher", "label"), (str(value).lower() for value in values)
+    step, (before, now) = option.partition(".")[0].replace("teacher", "label"), map(as_typed, values)
     by = f" teacher.run={run}" if (run := only_run(cfg.teacher.run)) else ""
     return UsageError(
         f"{option}={now} changes nothing here: {folder} was made with {before}",

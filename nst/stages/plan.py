@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from nst.atomic import write_json
 from nst.config import job_from
-from nst.data.views import turns
+from nst.data.views import ONCE, turns
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.plan import budget
@@ -217,7 +217,7 @@ def _generation(number: int, job: SurveyJob, images: DatasetSize, *, trained: bo
         remat=job.model.remat,
         online=number > 0 and job.teacher.mode == "online",
         teacher_size=job.teacher.image_size,
-        teacher_looks=len(turns(job.data.pictures)) if job.teacher.views == "all" else 1,
+        teacher_turns=turns(job.data.pictures) if job.teacher.views == "all" else ONCE,
         targets=job.teacher.targets,
         trained=trained,
         accumulate=job.trainer.accumulate,
@@ -265,6 +265,7 @@ def compiled(
         gradient_dtype=trainer.exchanged,
         targets=last.targets,
         teacher=teacher,
+        teacher_turns=last.teacher_turns,
     )
     found = compile_step(step, hardware.name)
     return {**asdict(found), "peak": found.peak}

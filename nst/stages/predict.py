@@ -29,7 +29,7 @@ from nst.data.inputs import Inputs, open_inputs
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
 from nst.data.remote import Remote
-from nst.data.sorting import Sorted, sort_into
+from nst.data.sorting import Sorted, class_folders, sort_into
 from nst.data.transfer import is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError
@@ -135,13 +135,13 @@ def _nothing_read(directory: Path, counts: Result) -> NstError:
 
 
 def _to_be_sorted(job: PredictJob, files: PredictionFiles, inputs: Inputs) -> Iterator[Sorted]:
-    classes = files.metadata.classes
+    folders = class_folders(files.metadata.classes)
     for answers in read_answers(files, inputs, 1):
         kept = answers.where(answers.confidences[:, 0].astype(np.float64) >= job.predict.min_confidence)
         for index, path, label in zip(kept.index.tolist(), kept.paths, kept.labels[:, 0].tolist(), strict=True):
             shard = kept.shard
             yield Sorted(
-                classes[label],
+                folders[label],
                 path,
                 inputs.file(shard, index),
                 lambda s=shard, i=index: inputs.data(s, i),  # type: ignore[misc]

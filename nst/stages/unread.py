@@ -8,7 +8,7 @@ that is read refers, as `data.root=data_${seed}` does to the seed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.models.network_info import read_info
 from nst.refused import OPTIONS
-from nst.settings.reading import JOBS, WITHOUT_DATA, options_read, reads
+from nst.settings.reading import JOBS, OWN_PRECISION, WITHOUT_DATA, options_read, reads
+from nst.settings.stages import RayOptions
 from nst.shown import some
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
@@ -29,6 +30,9 @@ WHOLE = ("data", "experiment", "scale")  # choices that say which data
 INSTEAD = {
     ("evaluate", "model.test_size"): "eval.image_size",
     ("label", "model.test_size"): "teacher.image_size",
+    ("label", "trainer.precision"): "label.precision, which chooses by itself",
+    ("predict", "trainer.precision"): "predict.precision, which chooses by itself",
+    **{("label", f"label.ray.{part.name}"): "label.engine=ray, whose option it is" for part in fields(RayOptions)},
     ("predict", "max_bad_fraction"): "any number of unreadable pictures, all in unreadable.csv with the reason",
     **{(stage, "run_dir"): OPTIONS[stage] for stage in ("label", "select", "evaluate", "export")},
 }
@@ -96,6 +100,10 @@ def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
         return bool(cfg.export.format == "nst")
     if name == "run_dir" and stage in OWN_FOLDER and cfg.export.format != "nst":
         return not any(Path(source).is_dir() for source in _sources(cfg, stage))
+    if name == "trainer.precision" and stage in OWN_PRECISION:
+        return bool(cfg.trainer.accelerator == "xla")
+    if name.startswith("label.ray.") and stage == "label":
+        return bool(cfg.label.engine == "ray")
     return reads(stage, name)
 
 

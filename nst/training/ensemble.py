@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nst.atomic import known_sha256
 from nst.data.transforms import CenterView
-from nst.data.views import SeenAs, SideBySide, Turn, clean_view, turns
+from nst.data.views import ONCE, SeenAs, SideBySide, Turn, clean_view, turns
 from nst.documents import read_config
 from nst.errors import NstError, UsageError, require_choice
 from nst.models.architectures import framing_at, require_size
@@ -33,7 +33,6 @@ from nst.shown import some
 
 Order = tuple[int, ...] | None  # places of the first network's classes
 Window = tuple[int, int] | None  # left and size in px
-ONCE = (Turn(),)
 ViewOf = Callable[[Path, NetworkInfo], SeenAs]
 One = TypeVar("One", bound=nn.Module)
 Several = TypeVar("Several", bound=nn.Module)

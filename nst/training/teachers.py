@@ -18,6 +18,7 @@ from nst.errors import NstError, UsageError
 from nst.models.network_info import read_info
 from nst.settings.data import Pictures
 from nst.settings.learning import Teaching
+from nst.shown import as_typed
 from nst.training.ensemble import Ensemble, shown_to, teachers
 
 LOOKS = {"views": "one", "noised": "false", "image_size": "null"}  # how pictures are looked at by default, as typed
@@ -108,7 +109,7 @@ def _require_no_look(teacher: Teacher) -> None:
     if idle and not teacher.reassign:
         raise UsageError(
             "the packed shards hold labels that are made: how a teacher looks at pictures changes nothing",
-            got=" ".join(f"teacher.{name}={str(value).lower()}" for name, value in idle.items()),
+            got=" ".join(f"teacher.{name}={as_typed(value)}" for name, value in idle.items()),
             next=" ".join(f"teacher.{name}={LOOKS[name]}" for name in idle),
         )
 

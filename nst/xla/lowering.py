@@ -22,6 +22,7 @@ from torch import Tensor
 from nst.models.networks import build
 from nst.settings.learning import Teaching
 from nst.training.classifier import Classifier
+from nst.training.ensemble import looking_at
 from nst.training.fitting import new_network
 from nst.training.optim import set_learning_rate
 from nst.training.tensor_rate import prime
@@ -73,7 +74,9 @@ def planned_classifier(step: TrainStep, device: torch.device) -> Classifier:
     machine, phase = PlannedHardware(cores=step.cores, accumulate=step.accumulate), step.phase
     with torch.device("meta"):
         network = machine.place(new_network(step.architecture, step.classes, phase, machine, remat=step.remat))
-        teacher = machine.place(build(step.teacher[0], step.classes)) if step.teacher is not None else None
+        teacher = None
+        if step.teacher is not None:
+            teacher = looking_at(machine.place(build(step.teacher[0], step.classes)), step.teacher_turns)
         labels = Teaching(targets=step.targets)
         module = Classifier(network, phase.recipe, phase.noise, phase.schedule, machine, labels=labels, teacher=teacher)
     # one tensor at a time: moved from the host, each has a buffer of its own before it becomes a parameter

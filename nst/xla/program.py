@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nst.data.views import ONCE, Turn
 from nst.models.architectures import AnyArchitecture
 from nst.training.phases import Phase
 
@@ -21,6 +22,7 @@ class TrainStep:
         accumulate: micro-batches that each makes of its part.
         targets: "soft" or "hard" pseudo-labels.
         teacher: architecture and image size of an online teacher.
+        teacher_turns: in which it looks at an image.
     """
 
     architecture: AnyArchitecture
@@ -33,6 +35,7 @@ class TrainStep:
     gradient_dtype: str = "float32"
     targets: str = "soft"
     teacher: tuple[AnyArchitecture, int] | None = None
+    teacher_turns: tuple[Turn, ...] = ONCE
 
     @property
     def labeled(self) -> int:

@@ -96,28 +96,18 @@ class EvaluationSums(RunningSums):
     """Running sums of one evaluation, on the host until they are moved.
 
     Args:
-        num_classes: C.
-        bins: confidence bins of the calibration error.
-        confusion: keep the (C, C) matrix of label by prediction; default up to 1000 classes.
+        num_classes: C; the (C, C) matrix of label by prediction is kept up to 1000.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        bins: int = EQUAL_BINS,
-        confusion: bool | None = None,
-    ) -> None:
+    def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.bins = bins
-        keep = num_classes <= MAX_CONFUSION_CLASSES if confusion is None else confusion
         # Whole numbers in int64 and the rest in float64: float32 sums stop counting at 16.7 million images.
         sums = {
             "counts": torch.zeros(3, dtype=torch.int64),  # images, top-1 right, top-5 right
             "loss": torch.zeros(1, dtype=torch.float64),
-            "calibration": torch.zeros((3, bins), dtype=torch.float64),
+            "calibration": torch.zeros((3, EQUAL_BINS), dtype=torch.float64),
         }
-        if keep:
+        if num_classes <= MAX_CONFUSION_CLASSES:
             sums["confusion"] = torch.zeros((num_classes, num_classes), dtype=torch.int64)
         super().__init__(**sums)
 
@@ -134,7 +124,7 @@ class EvaluationSums(RunningSums):
         right = torch.stack([valid, top1 & valid, topk_correct(logits, labels, 5) & valid])
         self._sums["counts"] += right.sum(dim=1)
         self._sums["loss"] += torch.where(valid, loss, 0.0).sum()
-        self._sums["calibration"] += calibration_bins(confidence, top1, valid, self.bins)
+        self._sums["calibration"] += calibration_bins(confidence, top1, valid)
         if "confusion" in self._sums:
             cell = labels * self.num_classes + logits.argmax(dim=1)
             self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
@@ -150,7 +140,7 @@ class EvaluationSums(RunningSums):
             raise NstError(
                 "this evaluation kept no confusion matrix",
                 got=f"{self.num_classes} classes",
-                valid=f"up to {MAX_CONFUSION_CLASSES} classes, or EvaluationSums(num_classes, confusion=True)",
+                valid=f"up to {MAX_CONFUSION_CLASSES} classes",
             )
         return self._sums["confusion"]
 

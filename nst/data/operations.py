@@ -195,9 +195,6 @@ def sharpness(image: Image, factor: float) -> Image:
     return _blend_pictures(smooth, image, factor)
 
 
-# ---- geometry: output (x, y) reads input (a x + b y + c, d x + e y + f) ----------------------------------
-
-
 # ---- cutout --------------------------------------------------------------------------------------------
 
 

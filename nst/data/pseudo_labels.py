@@ -103,7 +103,6 @@ class PseudoLabels:
         self.classes: list[str] = self.summary["classes"]
         summary = Path(selection) / "selection.json"
         self.shards: list[str] = [require_file_name(shard["name"], summary) for shard in self.summary["shards"]]
-        self.names = set(self.shards)
         self._entries: dict[str, dict[str, Any]] = {shard["name"]: shard for shard in self.summary["shards"]}
         self.counts: list[int] = [shard["copies"] for shard in self.summary["shards"]]  # entries per shard
         self.predictions = self._open_predictions(predictions)

@@ -154,7 +154,6 @@ def write_index(
     seed: int | None = None,
     skipped: Sequence[str] = (),
     shards_at: Path | str | None = None,
-    whole_digest: str | None = None,
     remote: Remote | None = None,
 ) -> ShardSet:
     """Writes index.json, which makes the folder a shard set; `counts` of each label, None for unlabeled."""
@@ -171,7 +170,6 @@ def write_index(
         "shards": [shard.as_json() for shard in shards],
         "skipped": {"count": len(skipped), "names": list(skipped[:SHOWN_SKIPPED])},
     }
-    elsewhere = {"shards_at": in_index(shards_at) if shards_at else None, "whole_digest": whole_digest}
-    write_json(folder / "index.json", {**index, **{name: value for name, value in elsewhere.items() if value}})
+    write_json(folder / "index.json", index | ({"shards_at": in_index(shards_at)} if shards_at else {}))
     written = load_index(folder, remote)
     return require_whole(written.at(shards_at) if shards_at else written)

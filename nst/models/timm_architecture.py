@@ -138,20 +138,15 @@ def timm_architecture(
     return found
 
 
-def require_timm_name(name: str) -> str:
-    """`name`, if timm can build a network of it.
-
-    Raises:
-        UsageError: it cannot; the nearest names are told.
-    """
+def require_timm_name(name: str) -> None:
+    """Raises UsageError where timm cannot build a network of that name; it tells the nearest ones."""
     import timm  # here and below: it brings torch, which what is plain about a network needs not
 
-    if re.fullmatch(r"[\w.-]+", name) and timm.is_model(name.partition(".")[0]):
-        return name
-    raise UsageError(
-        f"timm has no network '{name}'{nearest(name, timm.list_models())}",
-        valid=f"one of {len(timm.list_models()):,} names, such as tf_efficientnet_lite0, resnet50, convnext_nano",
-    )
+    if not re.fullmatch(r"[\w.-]+", name) or not timm.is_model(name.partition(".")[0]):
+        raise UsageError(
+            f"timm has no network '{name}'{nearest(name, timm.list_models())}",
+            valid=f"one of {len(timm.list_models()):,} names, such as tf_efficientnet_lite0, resnet50, convnext_nano",
+        )
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -256,9 +256,9 @@ def _order(first: Sequence[str], classes: Sequence[str], one: Path, other: Path)
     return tuple(places[name] for name in first)
 
 
-def own_view(weights: Path, info: NetworkInfo, *, image_size: int | None = None) -> CenterView:
-    """How a network is shown a picture, at its own test size or another one (px)."""
-    return view_at(info, image_size, pictures_of(weights, info))
+def own_view(weights: Path, info: NetworkInfo) -> CenterView:
+    """How a network is shown a picture, at its own test size."""
+    return view_at(info, None, pictures_of(weights, info))
 
 
 def view_at(info: NetworkInfo, image_size: int | None, pictures: Pictures) -> CenterView:

@@ -24,7 +24,7 @@ from nst.refused import OPTIONS
 from nst.settings.reading import JOBS, OWN_PRECISION, RECIPES, WITHOUT_DATA, options_read, reads
 from nst.settings.stages import RayOptions
 from nst.shown import as_typed, some
-from nst.stages.as_sharded import SIZES, differing
+from nst.stages.as_sharded import differing
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
 # what helps instead, by stage and option
@@ -84,7 +84,7 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
     for item, name in zip(_typed(cfg), names, strict=True):
         if _is_read(cfg, stage, name) or name.partition(".")[0] in besides:
             continue
-        if whole and _as_the_shards_were_made(cfg, name):
+        if whole and _fits_the_shards(cfg, name):
             continue
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
             unread.append(item)
@@ -113,11 +113,9 @@ def require_as_sharded(cfg: DictConfig, stage: str) -> None:
     )
 
 
-def _as_the_shards_were_made(cfg: DictConfig, name: str) -> bool:
-    """Whether an option of making shards says of those at `data.root` what is so."""
-    ours = name.startswith("data.source.") or name.removeprefix("data.") in SIZES
-    there = (Path(cfg.data.root) / "config.yaml").exists()
-    return ours and there and not differing(plain(cfg.data, whole=False), [name])
+def _fits_the_shards(cfg: DictConfig, name: str) -> bool:
+    """Whether an option of the data says nothing else than the shards at `data.root`, where nst shard made them."""
+    return name.startswith("data.") and not differing(plain(cfg.data, whole=False), [name])
 
 
 def _typed(cfg: DictConfig) -> list[str]:

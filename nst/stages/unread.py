@@ -41,7 +41,8 @@ VALID = {
     "model": "the network's file says what it is",
     "noise": "a network is asked without noise",
     "student": "the network is trained already",
-    "data": "the network's file says how it is shown pictures",
+    "data": "shards are read as they are",
+    "data.pictures": "the network's file says how it is shown pictures",
     "seed": "nothing is drawn here",
     "predict": "it is an option of nst predict",
     "export": "it is an option of nst export",
@@ -219,7 +220,12 @@ def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
         if instead and " " not in instead:
             instead = f"{instead}={item.partition('=')[2]}"
             helps.append(instead)
-        valid.append(instead or VALID.get(name.partition(".")[0]) or f"options of {', '.join(groups)}")
+        valid.append(
+            instead
+            or VALID.get(name.rpartition(".")[0])
+            or VALID.get(name.partition(".")[0])
+            or f"options of {', '.join(groups)}"
+        )
         leave_out(name)
     names = list(typed_names(items))
     verb, it = ("changes", "it") if len(names) == 1 else ("change", "them")

@@ -41,14 +41,14 @@ def again(*options: str) -> str:
 def whole(text: str) -> str:
     """The text in which every command `nst <stage>` has the options of the command line, but for those that the text
     gives anew, fit for a shell."""
-    return re.sub(r"(?<!`)\bnst (\w+)", lambda match: _with_options(match), text)
+    return re.sub(r"(?<![`=])\bnst (\w+)", lambda match: _with_options(match), text)
 
 
 def _with_options(match: re.Match[str]) -> str:
     stage = match[1]
     if stage not in _stages or not _command:
         return match[0]
-    behind = re.split(r"\n|;|, |\bnst ", match.string[match.end() :])[0]
+    behind = re.split(r"\n|;|, |(?<!=)\bnst ", match.string[match.end() :])[0]
     anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
     if stage != _command[0]:
         anew.update(OF_ONE_STAGE)

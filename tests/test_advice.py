@@ -113,6 +113,8 @@ def test_every_flag_that_is_advised_is_an_option_of_its_stage():
          "nst label teacher.run=x; nst select teacher.run=x select.max_copies=3 overwrite=true"),
         (["train", "seed=1"], "`nst train` said it; nst <stage> --help; nst again",
          "`nst train` said it; nst <stage> --help; nst again"),
+        (["export", "model.checkpoint=x", "data.root=d"], "nst export export.format=nst export.output=r data.root=<y>",
+         "nst export model.checkpoint=x export.format=nst export.output=r data.root=<y>"),
         ([], "nst shard", "nst shard"),
     ],
 )  # fmt: skip

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from nst.cli import STAGES
@@ -19,6 +21,9 @@ from tests.forked import run
 
 SELECT = ["select.min_confidence=0", "select.allow_empty_classes=true", "select.images_per_class=4"]
 STUDENT = [*TINY, "student.steps=4", "trainer.workers=0"]
+FOG = ["eval.corruptions=[fog]", "eval.severities=[1]", "eval.perturbations=null", "eval.max_images=10"]
+PACK = ["data.source.name=selection", "data.unlabeled=shards/unlabeled"]
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +35,7 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         works(["train", *STUDENT, "data.root=shards", f"run_dir=teacher{number}", f"seed={number}"], place)
     works(["label", "teacher.run=teacher0", "trainer.workers=0"], place)
     works(["select", "teacher.run=teacher0", *SELECT], place)
+    works(["shard", *PACK, "teacher.run=teacher0", "shard.output=packed0"], place)
     (place / "pictures").mkdir()
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -71,6 +77,7 @@ class Wrong:
         spoils: files and folders that are missing.
         again: the first command works afterwards; else the advised ones do what it was to do.
         takes: how many of the advised commands are followed.
+        steps: advised commands that are given one after the other, each advised by the one before.
     """
 
     command: list[str]
@@ -78,6 +85,7 @@ class Wrong:
     spoils: tuple[str, ...] = ()
     again: bool = True
     takes: int = 9
+    steps: int = 1
 
 
 CASES = {
@@ -136,6 +144,36 @@ CASES = {
     "another selection is there": Wrong(
         ["select", "teacher.run=teacher0", "select.min_confidence=0.1"], (("<folder>", "other"),)
     ),
+    "label by released weights": Wrong(
+        ["label", "teacher.checkpoint=released.pth", "teacher.predictions=p", "data.root=shards"],
+        (("<shards>", "shards"),), again=False,
+    ),
+    "export released weights": Wrong(
+        ["export", "model.checkpoint=released.pth"], (("<shards>", "shards"),), again=False
+    ),
+    "a baseline that was not measured": Wrong(
+        ["evaluate", "model.checkpoint=teacher0", "evaluate.output=e", "eval=robustness_quick",
+         "eval.baseline=teacher1", *FOG],
+    ),
+    "plan of nobody knows how many": Wrong(
+        ["plan", "data=folder", "data.root=nowhere", "model=small"], (("<number>", "30"),), again=False, steps=3
+    ),
+    "pack before select": Wrong(
+        ["shard", *PACK, "teacher.run=teacher1", "shard.output=packed"],
+    ),
+    "pack for an online teacher": Wrong(
+        ["shard", *PACK, "teacher.run=teacher1", "shard.output=packed", "teacher=online"], again=False,
+    ),
+    "reassign packed shards by a teacher that has not labeled them": Wrong(
+        ["train", *STUDENT, "data.root=shards", "data.unlabeled=packed0", "teacher.run=teacher1",
+         "teacher.reassign=true", "run_dir=s"],
+    ),
+    "findings of nothing": Wrong(
+        ["report", "--findings", "nowhere"], (("<folder of CSV files>", str(RESULTS)),), again=False
+    ),
+    "findings of nothing, as an option": Wrong(
+        ["report", "report.findings=nowhere"], (("<folder of CSV files>", str(RESULTS)),), again=False
+    ),
 }  # fmt: skip
 
 
@@ -146,11 +184,16 @@ def test_the_advice_is_followed_to_its_end(name: str, here: Path):
     (here / "sets").mkdir()
     shutil.copytree(here / "shards" / "test", here / "sets" / "test")
     shutil.copytree(here / "shards" / "unlabeled", here / "web", ignore=shutil.ignore_patterns("index.json"))
+    if "released.pth" in " ".join(wrong.command):
+        torch.manual_seed(0)
+        torch.save(timm.create_model("tf_efficientnet_b0", num_classes=10).state_dict(), here / "released.pth")
     for spoiled in wrong.spoils:
         shutil.rmtree(here / spoiled) if (here / spoiled).is_dir() else (here / spoiled).unlink()
     commands, said = advised(wrong.command, here, wrong.fills)
     for command in commands[: wrong.takes]:
         assert not any("<" in word or word == "..." for word in command), (command, said)
+        for _ in range(wrong.steps - 1):
+            (command,), said = advised(command, here, wrong.fills)
         works(command, here)
     if wrong.again:
         works(wrong.command, here)

@@ -116,7 +116,12 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
         "trainer.accumulate=8",
     ),
     ("batch_repeats", {"labeled_images": 50}, "takes 2,048 labeled images, and there are 50",
-     "student=small, or student.labeled_batch_size=50"),
+     "student=small, or student.labeled_batch_size=400 or less"),
+    ("batch_repeats", {"labeled_images": 256}, "", ""),
+    ("batch_repeats", {"labeled_images": 7, **recipe(labeled_batch_size=64)}, "and there are 7", "=56 or less"),
+    ("batch_repeats", {"labeled_images": 30, **recipe(labeled_batch_size=64)}, "", ""),
+    ("batch_repeats", {"labeled_images": 2000, "noise": replace(SOUND.noise, labeled=Side("none"))},
+     "there are 2,000", "=2000 or less"),
     ("batch_repeats", {"labeled_images": None}, "", ""),
     ("warmup", {"labeled_images": 4096, **recipe(steps=10, ema_decay=0.0)}, "warm-up of 10 .* run of 10", "warmup"),
     ("warmup", {"labeled_images": 4096, **recipe(steps=11)}, "", ""),
@@ -344,6 +349,22 @@ def test_every_generation_is_looked_at_and_lines_fit_80_columns(tmp_path: Path, 
     for said in ("student_smaller (gen1)", "ema_horizon (gen0, gen1)", "batchnorm_momentum (gen2)", "3 warnings"):
         assert said in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_advice_on_an_option_that_a_generation_has_of_its_own_says_where(capsys: pytest.CaptureFixture[str]):
+    """Two labels of two classes; gen0 alone has 64 a step of its own, which nothing on the command line replaces."""
+    options = ["experiment=photos", "name=few", "data.source.root=x", "plan.classes=2", "plan.labeled_images=4",
+               "plan.unlabeled_images=100"]  # fmt: skip
+    run_stage("doctor", options)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "batch_repeats (gen0) A step takes 64 labeled images, and there are 4. next: student.labeled_batch_size=32"
+        in said
+    )
+    assert "=32 or less, in iterate.generations, which gives its own to this generation" in said
+    mended = "iterate.generations=[[student.labeled_batch_size=32],[],[]]"
+    run_stage("doctor", [*options, mended])
+    assert "batch_repeats" not in capsys.readouterr().out
 
 
 def test_an_option_that_generations_replace_is_named():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from helpers import encode, noise, select_from
 
+from nst.cli import run_stage
 from nst.data import forecast
 from nst.data.forecast import ValidationAnswers, how_right
 from nst.data.prediction_files import write_predictions
@@ -162,6 +165,26 @@ def test_select_reads_the_true_classes_of_the_validation_pictures(tmp_path, shar
     labeled_by(tmp_path / "q" / "validation", validation, answers.label, answers.confidence, teacher="u" * 64)
     with pytest.raises(NstError, match="by another teacher"):
         select_from(tmp_path / "q", tmp_path / "other", **options)
+
+
+@pytest.mark.parametrize("wrong", [0.6, 0])
+def test_the_command_warns_of_labels_that_are_too_often_wrong(tmp_path, shards, capsys, wrong):
+    validation, answers = shards
+    label = np.where(np.arange(120) % 10 < 10 * wrong, (answers.truth + 1) % CLASSES, answers.truth)
+    for folder in (tmp_path / "p", tmp_path / "p" / "validation"):
+        labeled_by(folder, validation, label, answers.confidence)
+    run_stage("select", [
+        f"teacher.predictions={tmp_path / 'p'}", f"teacher.selection={tmp_path / 's'}", f"data.root={tmp_path}",
+        f"data.labeled={tmp_path / 'validation'}", f"data.unlabeled={tmp_path / 'validation'}",
+        "select.images_per_class=12",
+    ])  # fmt: skip
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"warning: the selected labels are too often wrong: (\d+) % right", said)
+    if wrong:
+        assert found, said
+        assert int(found[1]) < 60
+    else:
+        assert not found, said
 
 
 def test_prior_labeled_keeps_the_proportions_of_the_labels(tmp_path, shards):

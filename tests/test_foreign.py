@@ -167,6 +167,23 @@ def test_a_lone_file_of_another_family_is_told_what_it_lacks(tmp_path: Path) -> 
         open_any(tmp_path / "resnet.safetensors", CLASSES)
 
 
+def test_a_hub_folder_without_names_warns_and_is_refused_for_numbered_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hub_folder(tmp_path / "hub", theirs(classes=12), "test_resnet")
+    open_any(folder, tuple("abcdefghijkl"))
+    assert "its 12 outputs are taken for the data's classes" in " ".join(capsys.readouterr().out.split())
+    classes = sorted(map(str, range(12)))
+    with pytest.raises(NstError, match="does not say which class each of its outputs stands for"):
+        open_any(folder, classes)
+    document = json.loads((folder / "config.json").read_text())
+    before = weights_digest(folder)
+    (folder / "config.json").write_text(json.dumps(document | {"label_names": list(map(str, range(12)))}))
+    assert open_any(folder, classes)[1].classes == tuple(classes)
+    assert weights_digest(folder) != before
+    assert "warning" not in capsys.readouterr().out
+
+
 # ---- names -----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from nst.cli import run_stage
 from nst.config import compose_config
 from nst.errors import NstError, UsageError
 from nst.models import released
@@ -21,6 +23,7 @@ from nst.models.foreign import open_any
 from nst.models.networks import build
 from nst.models.pretrained import PACKAGES, Pretrained, digest, read, shown_to, take
 from nst.models.timm_architecture import TimmArchitecture, timm_architecture
+from nst.robustness.attacks import Attack, attack
 from nst.stages import evaluate, export, label, select, train
 from nst.training.classifier import Classifier
 from tests.test_train import Crash, rows, weights
@@ -191,7 +194,7 @@ def test_names_of_logits_are_read_and_others_refused(tmp_path: Path):
         open_any(folder, ["cat", "dog", "cow"])
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_mambaout"])
 def test_a_network_of_timms_teaches_labels_and_continues_bit_for_bit(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
@@ -246,6 +249,64 @@ def test_a_run_is_evaluated_exported_to_timm_and_starts_another(
     assert "the classifier of the same classes too" in capsys.readouterr().out
     with pytest.raises(UsageError, match="both say where the weights begin"):
         train.from_cfg(small(f"model.name={NAME}", f"model.pretrained={run}", f"model.checkpoint={run}", run_dir=other))
+
+
+@pytest.fixture(scope="module")
+def lone(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lone .pth file as a training on several devices leaves it, and a run of two steps that started from it."""
+    place = tmp_path_factory.mktemp("lone")
+    torch.manual_seed(7)
+    theirs = timm.create_model(NAME, num_classes=12).state_dict()
+    torch.save({"state_dict": {f"module.{name}": value for name, value in theirs.items()}}, place / "best.pth")
+    still = ["student.steps=2", "student.optimizer.rate_per_256=1e-9", "student.unlabeled_ratio=0"]
+    train.from_cfg(compose_config([*SMALL, f"data.root={digits}", f"model.name={NAME}", *still,
+                                   f"model.pretrained={place / 'best.pth'}", f"run_dir={place / 'run'}"]))  # fmt: skip
+    return place
+
+
+def test_a_lone_file_with_names_of_a_wrapper_is_a_start(lone: Path):
+    """A training that learns nothing keeps its weights; the classifier is of the data's ten classes."""
+    before = torch.load(lone / "best.pth", weights_only=True)["state_dict"]
+    after = load_file(lone / "run" / "checkpoints" / "trained.safetensors")
+    assert after["fc.weight"].shape[0] == 10
+    same = [name for name in after if not re.search(r"^fc\.|running_|num_batches", name)]
+    assert len(same) > 20
+    for name in same:
+        torch.testing.assert_close(after[name], before[f"module.{name}"], atol=1e-7, rtol=0)
+
+
+def test_a_network_of_timms_is_attacked(small: Compose, lone: Path, tmp_path: Path):
+    """The gradient reaches the picture: what the stage counts is what the attack by itself does."""
+    options = ["eval=robustness", "eval.max_images=20", "eval.corruptions=null", "eval.perturbations=null",
+               "eval.attacks={fgsm: {epsilons: [0, 32]}, pgd: {epsilons: [32], steps: 2}}"]  # fmt: skip
+    result = evaluate.from_cfg(small(f"model.name={NAME}", f"model.checkpoint={lone / 'run'}", *options,
+                                     f"evaluate.output={tmp_path / 'e'}", run_dir=tmp_path / "x"))  # fmt: skip
+    network, _ = load_network(lone / "run" / "checkpoints" / "trained.safetensors")
+    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    spoilt = attack(network, pictures, torch.arange(4), 32, Attack())
+    assert 0.05 < float((spoilt - pictures).abs().max()) <= 32 / 255 + 1e-6
+    assert {"robustness/fgsm/top1_at_32", "robustness/pgd/top1_at_32"} <= result.keys()
+    assert result["robustness/pgd/top1_at_32"] <= result["robustness/fgsm/top1_at_0"]
+    assert result["robustness"]["fgsm"]["samples"] == 20
+
+
+def test_a_quick_look_at_corruptions_of_a_network_of_timms(small: Compose, lone: Path, tmp_path: Path):
+    quick = ["eval=robustness_quick", "eval.max_images=10", "eval.max_clips=2", "eval.corruptions=[fog]",
+             "eval.severities=[3]", "eval.perturbations=[brightness]"]  # fmt: skip
+    result = evaluate.from_cfg(small(f"model.name={NAME}", f"model.checkpoint={lone / 'run'}", *quick,
+                                     f"evaluate.output={tmp_path / 'e'}", run_dir=tmp_path / "x"))  # fmt: skip
+    assert any(name.startswith("robustness/") for name in result)
+
+
+def test_a_training_of_a_network_of_timms_is_planned(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    generations = "iterate.generations=[[],[]]"
+    run_stage("plan", [*SMALL, generations, f"model.name={NAME}", f"data.root={digits}",
+                       f"plan.output={tmp_path / 'p.json'}"])  # fmt: skip
+    assert NAME in capsys.readouterr().out
+    plan = json.loads((tmp_path / "p.json").read_text())
+    parameters = sum(value.numel() for value in build(architecture(), 10).parameters())
+    assert (plan["network"]["model"], plan["network"]["parameters"]) == (NAME, parameters)
+    assert [stage["stage"] for stage in plan["stages"]][:2] == ["train", "label"]
 
 
 def test_files_of_ours_keep_what_a_network_was_shown(tmp_path: Path):

@@ -14,7 +14,9 @@ from nst.atomic import sha256_file, write_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import ARCHITECTURES
+from nst.models.labels import assume_order
 from nst.models.released import load_timm, open_network, released_config, released_names, weights_digest
+from nst.robustness.classes import imagenet_wnids
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 
@@ -71,6 +73,46 @@ def test_networks_of_another_normalisation_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}')
     with pytest.raises(NstError, match=r"normalised(.|\n)*0\.5"):
         load_timm(tmp_path / "model.safetensors", CLASSES)
+
+
+def lone_file(folder, classes):
+    """timm's .pth.tar of so many classes, which says that the third is seen everywhere."""
+    theirs = timm.create_model("tf_efficientnet_b0", num_classes=classes).eval()
+    with torch.no_grad():
+        theirs.classifier.weight.zero_()
+        theirs.classifier.bias.copy_(torch.eye(classes)[2])
+    torch.save({"state_dict": theirs.state_dict()}, folder / "best.pth.tar")
+    return folder / "best.pth.tar"
+
+
+def test_numbered_classes_are_not_taken_to_be_in_the_order_of_their_names(tmp_path):
+    """A folder 0 to 11 is sorted as 0, 1, 10, 11, 2, and by timm as 0, 1, 2."""
+    classes = sorted(map(str, range(12)))
+    path = lone_file(tmp_path, 12)
+    with pytest.raises(NstError, match="does not say which class each of its outputs stands for") as caught:
+        load_timm(path, classes)
+    assert "0, 1, 10, 11, 2 ... by name and 0, 1, 2, 3, 4 ... by number" in str(caught.value)
+    assert f'{{"label_names": ["<class of output 0>", ...]}} into {tmp_path / "config.json"}' in str(caught.value.next)
+    before = weights_digest(path)
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": [str(number) for number in range(12)]}))
+    network, info = load_timm(path, classes)  # the advice, followed
+    assert info.classes[int(network(random_images(64)).argmax(1)[0])] == "2"
+    assert weights_digest(path) != before, "answers under other names are others"
+
+
+def test_an_order_of_classes_that_nobody_has_told_is_said(tmp_path, capsys):
+    path = lone_file(tmp_path, 12)
+    load_timm(path, sorted("abcdefghijkl"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"warning: {path} names no classes; its 12 outputs are taken for" in said
+    assert "in their order: a, b, c, d, e ...; if it is another: write" in said
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": list("abcdefghijkl")}))
+    load_timm(path, sorted("abcdefghijkl"))
+    assert "warning" not in capsys.readouterr().out
+    assume_order("x", "x", imagenet_wnids())
+    assert "warning" not in capsys.readouterr().out
+    with pytest.raises(NstError, match="hf download timm/x --local-dir <folder>"):
+        assume_order("x", "x", sorted(map(str, range(1000))))
 
 
 def test_another_number_of_classes_is_named(tmp_path):

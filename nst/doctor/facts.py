@@ -66,6 +66,7 @@ class TrainingFacts:
         batch_norms: whether its network has BatchNorm.
         teacher: None: it learns from labels alone.
         memory: of a step on plan.hardware; None where that is not given.
+        own: options that iterate.generations gives this generation.
     """
 
     generation: str
@@ -80,6 +81,7 @@ class TrainingFacts:
     teacher: TeacherFacts | None = None
     memory: MemoryFacts | None = None
     batch_norms: bool = True
+    own: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int | None:

@@ -9,7 +9,7 @@ augmentation, and the labeler and a student's online teacher hold it in eval mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from nst.doctor import run_rules as run
@@ -82,7 +82,14 @@ def _advice(rule: Rule, situation: Situation) -> Iterator[tuple[Advice, tuple[st
         yield advice, ()
     if rule.of_training is None:
         return
-    each = [(advice, one.generation) for one in situation.trainings if (advice := rule.of_training(one))]
+    each = [(_placed(advice, one), one.generation) for one in situation.trainings if (advice := rule.of_training(one))]
     each.sort(key=lambda pair: (pair[0].message, pair[0].next))
     for advice, group in groupby(each, key=lambda pair: pair[0]):
         yield advice, tuple(generation for _, generation in group if generation)
+
+
+def _placed(advice: Advice, training: TrainingFacts) -> Advice:
+    """The advice, where the command line alone would change nothing: the generation has that option of its own."""
+    if not any(f"{name}=" in advice.next for name in training.own):
+        return advice
+    return replace(advice, next=f"{advice.next}, in iterate.generations, which gives its own to this generation")

@@ -16,6 +16,7 @@ INITIAL_SHARE = 0.05  # of BatchNorm's statistics that may be left from before t
 PAPER_RATE = 0.016  # [C]: per 256 labeled images
 PAPER_BATCHES = (512, 2048)  # [P]: the same result between them
 PAPER_OPTIMIZER = "rmsprop"
+MANY_TIMES = 8  # that a step may show one image, each time under other noise
 PAPER_DECAY = 0.9999  # of the moving average of the weights
 
 
@@ -129,13 +130,16 @@ def paper_batch(training: TrainingFacts) -> Advice | None:
 
 
 def batch_repeats(training: TrainingFacts) -> Advice | None:
-    """A batch larger than the set holds the same image more than once."""
+    """A batch larger than the set holds the same image more than once; a few times do no harm under augmentation."""
     batch, images = training.recipe.labeled_batch_size, training.labeled_images
-    if images is None or batch <= images:
+    if images is None:
+        return None
+    most = images * (MANY_TIMES if training.noise.labeled.augment != "none" else 1)
+    if batch <= most:
         return None
     return Advice(
         f"A step takes {batch:,} labeled images, and there are {images:,}.",
-        f"{'student=small, or ' if batch >= PAPER_BATCHES[0] else ''}student.labeled_batch_size={images} or less",
+        f"{'student=small, or ' if batch >= PAPER_BATCHES[0] else ''}student.labeled_batch_size={most} or less",
     )
 
 

@@ -24,7 +24,7 @@ from nst.models import released
 from nst.models.architectures import framing_at, only_size
 from nst.models.checkpoints import read_weights, recognize
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
-from nst.models.labels import label_names, order_of, reordered
+from nst.models.labels import assume_order, label_names, order_of, reordered
 from nst.models.located import HUB_FILES
 from nst.models.network_info import is_ours
 from nst.models.released import WEIGHT_SUFFIXES, open_network
@@ -71,6 +71,10 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     size = int((config.get("test_input_size") or config["input_size"])[-1])  # as timm's validate.py
     free = not config.get("fixed_input_size") or (config.get("model_args") or {}).get("dynamic_img_size")
     only = None if free else size
+    if isinstance(found, str):
+        assume_order(str(source), found, classes)
+    elif label_names(found.weights) is None:
+        assume_order(str(source), found.weights, classes)
     info = Evaluated(tuple(classes), size, framing_of(str(source), config, size), only)
     return Renormalized(model, config).eval(), info
 

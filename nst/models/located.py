@@ -40,7 +40,7 @@ def locate_ours(source: str | Path) -> Path:
         "released weights do not say which classes they know",
         got=source,
         valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data=<labeled data>,"
+        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data.root=<shards>,"
         " then teacher.run=runs/released",
     )
 

@@ -29,7 +29,7 @@ from nst.errors import NstError, nearest
 from nst.models.architectures import ARCHITECTURES, Architecture
 from nst.models.checkpoints import copy_weights, load_network, outline, read_weights, recognize
 from nst.models.efficientnet import EfficientNet, build
-from nst.models.labels import label_names, order_of, reordered
+from nst.models.labels import assume_order, label_names, order_of, reordered
 from nst.models.located import file_in, locate
 from nst.models.network_info import NetworkInfo, is_ours
 from nst.models.networks import Network
@@ -66,8 +66,10 @@ def open_network(source: str | Path, classes: Sequence[str]) -> tuple[Network, N
 
 
 def weights_digest(source: str | Path) -> str:
-    """What identifies the weights of a `source` of `open_network`: sha256 of the file, or a hash of timm's name."""
-    return digest_of(locate(source))
+    """What identifies the weights of a `source` of `open_network`, and which classes they say that they know."""
+    place = locate(source)
+    names = label_names(place) if isinstance(place, Path) and not is_ours(place) else None
+    return digest_of(place) if names is None else fingerprint([digest_of(place), names])
 
 
 def digest_of(place: Path | str) -> str:
@@ -108,6 +110,7 @@ def load_timm(
     source = str(name_or_path)
     if source in released_names():
         config = require_imagenet_normalization(source, released_config(source))
+        assume_order(source, source, classes)
         state = download(source).state_dict()
     else:
         if not Path(source).exists() and Path(source).suffix not in WEIGHT_SUFFIXES:
@@ -115,7 +118,9 @@ def load_timm(
         path = file_in(Path(source))
         config = require_imagenet_normalization(source, timm_config(path))
         state = read_weights(path)
-        if (names := label_names(path)) is not None:
+        if (names := label_names(path)) is None:
+            assume_order(source, path, classes)
+        else:
             state = reordered(state, ("classifier.weight", "classifier.bias"), order_of(names, classes, source))
     architecture = architecture or recognize(state)
     if architecture is None:

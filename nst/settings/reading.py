@@ -40,13 +40,17 @@ ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage r
 NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
 OWN_PRECISION = ("label", "predict")  # have an option for it; only on XLA they read trainer.precision
 BESIDES: Mapping[str, type[Job]] = {"shard": ShardJob}  # refuses no option either, but is advised without others
+RECIPES: Mapping[str, Sequence[str]] = {  # stages that take whole recipes, and groups of which they read nothing
+    "train": ("predict", "report", "export"),
+    "iterate": ("predict", "export"),
+}
 WITHOUT_DATA = ("predict",)  # what its pictures are says input= alone: even a choice of data would mislead
 
 
 def reads(stage: str, name: str) -> bool:
     """Whether a stage reads an option, by its dotted name; a group's name alone is its choice, a recipe for many."""
     if stage not in {**JOBS, **BESIDES} or name.startswith("hydra"):
-        return True
+        return name.partition(".")[0] not in RECIPES.get(stage, ())
     node: Any = options_read(stage)
     if name in (*GROUPS, "experiment"):
         return name in node or name in ("experiment", "scale") or stage not in WITHOUT_DATA

@@ -64,6 +64,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     trainings: list[TrainingFacts] = []
     mistakes: list[Finding] = []
     given = not single and starts_from_a_run(job)
+    own = [[]] if single else [[item.partition("=")[0] for item in options] for options in generation_options(job)]
     teacher, classes = None, None
     if taught:
         teacher, classes = _teacher(job, mistakes)
@@ -74,7 +75,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
             continue  # it is not trained
         generation = "" if single else f"gen{number}"
         try:
-            trainings.append(_training(one, generation, teacher, sets, images))
+            trainings.append(replace(_training(one, generation, teacher, sets, images), own=tuple(own[number])))
             teacher = None if single else _as_teacher(one, trainings[-1], each[number + 1 :])
         except NstError as error:
             mistakes.append(_mistake(error, generation))

@@ -189,7 +189,8 @@ def _ours(source: str) -> Path:
     raise NstError(
         f"{source} is a released network already",
         valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={source} export.format=nst makes it one of ours, which can be exported",
+        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data.root=<shards>"
+        " makes it one of ours with the classes of these shards; export runs/released then",
     )
 
 

@@ -25,7 +25,7 @@ from nst.run_inputs import ADDED
 from nst.settings.learning import only_run
 from nst.shown import as_typed
 from nst.stages.apart import PARTS
-from nst.stages.unread import WHOLE, require_read, run_of, typed_names
+from nst.stages.unread import WHOLE, require_as_sharded, require_read, run_of, typed_names
 
 # stage → options that name a run, the first that is given counts
 NAMED = {
@@ -59,6 +59,13 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
         UsageError: no data is named at all, or an option that changes nothing.
     """
     require_read(cfg, stage, besides=TAKEN.get(stage, ()))
+    cfg = _with_data(cfg, stage, tell)
+    if stage == "train":
+        require_as_sharded(cfg, stage)
+    return cfg
+
+
+def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> DictConfig:
     source = next((value for name in NAMED.get(stage, ()) if (value := OmegaConf.select(cfg, name))), None)
     _refuse_taken(cfg, stage)
     if source is None:

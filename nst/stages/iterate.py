@@ -17,7 +17,6 @@ can call by hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from nst import occupied
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
 from nst.data.transfer import is_remote
-from nst.documents import read_json
 from nst.errors import UsageError
 from nst.evaluation.results import ROW_COLUMNS, row_numbers
 from nst.finished import final_weights
@@ -37,11 +35,11 @@ from nst.models.architectures import require_size
 from nst.models.network_info import read_info
 from nst.progress import console, say
 from nst.report.terminal import table
-from nst.settings.data import Sizes
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, take_lock, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
+from nst.stages.as_sharded import differing
 from nst.stages.chosen_network import architecture
 from nst.stages.control import control_options
 from nst.stages.doctor import advise
@@ -238,19 +236,12 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
         train.check(changed(generations[-1], control_options(generations, labeled)))
 
 
-def _require_sizes(job: IterateJob, output: Path) -> None:
-    """Raises UsageError where the command line asks for sets of other sizes than the shards have been made with."""
-    made, typed = read_json(output / "started.json")["inputs"], {item.partition("=")[0] for item in job.overrides}
-    asked = {each.name: getattr(job.data, each.name) for each in fields(Sizes) if f"data.{each.name}" in typed}
-    unasked = asdict(Sizes())  # what the inputs leave out
-    wrong = {
-        f"data.{name}": (before, value)
-        for name, value in asked.items()
-        if (before := made.get(name, unasked[name])) != value
-    }
-    if wrong:
+def _require_alike(job: IterateJob, output: Path) -> None:
+    """Raises UsageError where the command line asks for other sets than the shards have been made with."""
+    typed = [item.partition("=")[0] for item in job.overrides if item.partition("=")[0] != "data.source.root"]
+    if wrong := differing({**job.config["data"], "root": output}, typed):
         raise UsageError(
-            f"{output} holds shards of other sizes",
+            f"{output} holds shards that were made otherwise",
             got="; ".join(f"{name}: {before} before, {now} now" for name, (before, now) in wrong.items()),
             next="data.source.root=<the pictures> with another data.root, or without " + ", ".join(wrong),
         )
@@ -262,7 +253,7 @@ def make_shards(job: IterateJob) -> None:
     output = job.shard.output
     source = job.config["data"]["source"]
     if "root" in source and source["root"] is None and (Path(output) / "DONE").exists():
-        _require_sizes(job, Path(output))
+        _require_alike(job, Path(output))
         say(f"{output}: the shards as they are; without data.source.root nobody looks at the pictures they are made of")
         return
     ours = (Path(output) / LIST).exists()  # whole: skipped; killed: continued

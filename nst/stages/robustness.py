@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nst.advice import leave_out
 from nst.atomic import write_json
 from nst.data.batches import Batch
 from nst.data.shard_set import ShardSet
@@ -227,6 +228,8 @@ def baseline_blocks(baseline: str | None) -> dict[str, Block] | None:
         if path.exists() and (found := read_json(path).get("robustness")):
             looks = results.looks_of(results.inputs_of(path.parent))
             return {name: results.with_views(block, looks) for name, block in found.items()}
+    for option in ("eval.baseline", "evaluate.output"):  # of the network that is compared with it
+        leave_out(option)
     raise NstError(
         f"the baseline {baseline} has no robustness results",
         valid="a run directory that nst evaluate eval=robustness has been through, or the folder it wrote",

@@ -21,9 +21,10 @@ from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.models.network_info import read_info
 from nst.refused import OPTIONS
-from nst.settings.reading import JOBS, OWN_PRECISION, WITHOUT_DATA, options_read, reads
+from nst.settings.reading import JOBS, OWN_PRECISION, RECIPES, WITHOUT_DATA, options_read, reads
 from nst.settings.stages import RayOptions
-from nst.shown import some
+from nst.shown import as_typed, some
+from nst.stages.as_sharded import differing
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
 # what helps instead, by stage and option
@@ -40,8 +41,12 @@ VALID = {
     "model": "the network's file says what it is",
     "noise": "a network is asked without noise",
     "student": "the network is trained already",
-    "data": "the network's file says how it is shown pictures",
+    "data": "shards are read as they are",
+    "data.pictures": "the network's file says how it is shown pictures",
     "seed": "nothing is drawn here",
+    "predict": "it is an option of nst predict",
+    "export": "it is an option of nst export",
+    "report": "it is an option of nst report",
 }
 OWN_FOLDER = ("evaluate", "export")  # what these make lies in the run that they read, and run_dir counts without one
 ABSENT = object()
@@ -72,19 +77,46 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
     Raises:
         UsageError: one changes nothing.
     """
-    if stage not in JOBS:
+    if stage not in {**JOBS, **RECIPES}:
         return
     names = list(typed_names(_typed(cfg)))
     whole = stage not in WITHOUT_DATA and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
-        group = name.partition(".")[0]
-        if _is_read(cfg, stage, name) or group in besides or (whole and group == "data"):
+        if _is_read(cfg, stage, name) or name.partition(".")[0] in besides:
+            continue
+        if whole and _fits_the_shards(cfg, name):
             continue
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
             unread.append(item)
     if unread:
         raise _changes_nothing(stage, unread)
+
+
+def require_as_sharded(cfg: DictConfig, stage: str) -> None:
+    """Holds the options that say how shards are made against those at `data.root`, which are read as they are.
+
+    Raises:
+        UsageError: one says otherwise.
+    """
+    wrong = differing(plain(cfg.data, whole=False), list(typed_names(_typed(cfg))))
+    if not wrong:
+        return
+    for name in wrong:
+        leave_out(name)
+    given = [f"{name}={as_typed(asked)}" for name, (_, asked) in wrong.items()]
+    verb = "changes" if len(given) == 1 else "change"
+    raise UsageError(
+        f"{some(given)} {verb} nothing: nst {stage} reads the shards in {cfg.data.root} as they are",
+        got="; ".join(f"made with {name}={as_typed(before)}" for name, (before, _) in wrong.items()),
+        valid="a data.root where nst shard has made others",
+        next=f"nst {stage}" if command_is_known() else f"leave out {some(list(wrong))}",
+    )
+
+
+def _fits_the_shards(cfg: DictConfig, name: str) -> bool:
+    """Whether an option of the data says nothing else than the shards at `data.root`, where nst shard made them."""
+    return name.startswith("data.") and not differing(plain(cfg.data, whole=False), [name])
 
 
 def _typed(cfg: DictConfig) -> list[str]:
@@ -98,6 +130,8 @@ def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
         return all(_known(source, name) is ABSENT for source in _sources(cfg, stage))
     if stage == "export" and name.startswith("data."):
         return bool(cfg.export.format == "nst")
+    if name.startswith("report.") and stage == "iterate":
+        return bool(cfg.iterate.report)
     if name == "run_dir" and stage in OWN_FOLDER and cfg.export.format != "nst":
         return not any(Path(source).is_dir() for source in _sources(cfg, stage))
     if name == "trainer.precision" and stage in OWN_PRECISION:
@@ -180,13 +214,18 @@ def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
     """The refusal, and the command without these options, or with those that help."""
     helps, valid = [], []
-    groups = [group for group, node in options_read(stage).items() if isinstance(node, dict)]
+    groups = [group for group, node in (options_read(stage) if stage in JOBS else {}).items() if isinstance(node, dict)]
     for item, name in zip(items, typed_names(items), strict=True):
         instead = INSTEAD.get((stage, name), "")
         if instead and " " not in instead:
             instead = f"{instead}={item.partition('=')[2]}"
             helps.append(instead)
-        valid.append(instead or VALID.get(name.partition(".")[0]) or f"options of {', '.join(groups)}")
+        valid.append(
+            instead
+            or VALID.get(name.rpartition(".")[0])
+            or VALID.get(name.partition(".")[0])
+            or f"options of {', '.join(groups)}"
+        )
         leave_out(name)
     names = list(typed_names(items))
     verb, it = ("changes", "it") if len(names) == 1 else ("change", "them")

@@ -50,7 +50,7 @@ class _Steps(Sampler[int]):
 def quiet_worker(_: int) -> None:
     """One thread per worker: the workers are the parallelism; and the process that they serve says when they end."""
     _end_only_for(os.getppid())
-    Queue._on_queue_feeder_error = staticmethod(_end_at)
+    Queue._on_queue_feeder_error = staticmethod(_end_at)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     keep_freed_memory()

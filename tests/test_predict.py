@@ -24,7 +24,6 @@ from PIL import Image
 
 import nst
 from nst.atomic import sha256_file, write_json
-from nst.cli import flags_as_options
 from nst.config import compose_config, job_from
 from nst.data import inputs
 from nst.data.image_list import listed_paths
@@ -33,6 +32,7 @@ from nst.data.sorting import class_folders
 from nst.data.transforms import CenterView
 from nst.data.views import SideBySide
 from nst.errors import NstError
+from nst.flags import flags_as_options
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.report.sheet import shared_out, spread

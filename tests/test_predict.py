@@ -188,8 +188,9 @@ def test_a_picture_that_exif_turns_is_shown_upright(network, tmp_path):
     pixels = picture(3, 40, 20)
     plain.write_bytes(encode(np.rot90(pixels, -1), "PNG"))
     turned.write_bytes(encode(Image.fromarray(pixels), "PNG", exif=exif))
-    one, other = nst.load(network).predict([plain, turned])
-    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+    for place in (turned, Image.open(turned)):
+        one, other = nst.load(network).predict([plain, place])
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
 
 
 # ---- other inputs
@@ -628,6 +629,7 @@ def test_python_takes_paths_images_arrays_and_bytes_and_folders(network, photos)
         (np.zeros((4, 4, 4), np.uint8), "this array is no picture"),
         (np.zeros((4, 4, 3)), "this array is no picture"),
         (7, "this is no picture"),
+        (Image.new("F", (4, 4)), "a PIL image cannot be read"),
     ],
 )
 def test_python_says_which_picture_cannot_be_read(network, photos, what, says):

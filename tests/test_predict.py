@@ -25,7 +25,7 @@ from PIL import Image
 import nst
 from nst.atomic import sha256_file, write_json
 from nst.config import compose_config, job_from
-from nst.data import inputs
+from nst.data import files, inputs
 from nst.data.image_list import listed_paths
 from nst.data.shards import index_tars
 from nst.data.sorting import class_folders
@@ -398,7 +398,7 @@ def test_a_killed_run_goes_on_with_another_batch_size(network, tmp_path, parts_o
      (27_000, 1000, 256, 250)],
 )  # fmt: skip
 def test_parts_depend_on_the_number_of_pictures_alone_and_batches_are_hardly_padded(samples, part, at_most, batch):
-    found = inputs.NumberedPictures([str(n) for n in range(samples)], lambda number: b"", (), None)
+    found = inputs.NumberedPictures([str(n) for n in range(samples)], lambda number: b"", (), list)
     assert found.shards[0].samples == part
     assert sum(shard.samples for shard in found.shards) == samples
     assert found.batch_size(at_most) == batch
@@ -435,6 +435,61 @@ def test_another_picture_in_the_folder_is_another_input(network, photos, tmp_pat
     with pytest.raises(NstError, match="with other inputs"):
         ask(network, photos, tmp_path / "out")
     assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+
+
+def pair(kind: str, folder: Path, first: int, second: int) -> Path:
+    """Two pictures of one size and date, as an input of this kind."""
+    folder.mkdir(exist_ok=True)
+    place = folder if kind == "folder" else folder / {"list": "list.csv", "picture": "a.bmp"}.get(kind, f"p.{kind}")
+    for name, number in (("a.bmp", first), ("b.bmp", second)):
+        (folder / name).write_bytes(encode(picture(number), "BMP"))
+    if kind == "list":
+        place.write_text(f"path\na.bmp\n{folder / 'b.bmp'}\nmissing.bmp\n.\n")
+    elif kind == "tar":
+        with tarfile.open(place, "w") as tar:
+            for name in ("a.bmp", "b.bmp"):
+                add_file(tar, name, (folder / name).read_bytes())
+    elif kind == "zip":
+        with zipfile.ZipFile(place, "w") as file:
+            for name in ("a.bmp", "b.bmp"):
+                file.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+    for path in folder.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return place
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "picture", "tar", "zip"])
+def test_pictures_are_known_by_their_content_and_not_by_their_dates(kind, network, tmp_path, monkeypatch):
+    place = pair(kind, tmp_path / "photos", 1, 2)
+    ask(network, place, tmp_path / "out")
+    before = rows(tmp_path / "out" / "predictions.csv")
+    for path in (tmp_path / "photos").iterdir():
+        path.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(LightningEngine, "label", lambda *_: pytest.fail("asked again"))
+        ask(network, place, tmp_path / "out")
+    pair(kind, tmp_path / "photos", 2, 1)
+    with pytest.raises(NstError, match="with other inputs"):
+        ask(network, place, tmp_path / "out")
+    ask(network, place, tmp_path / "out", "overwrite=true")
+    assert rows(tmp_path / "out" / "predictions.csv") != before
+
+
+def test_pictures_that_have_not_changed_are_not_read_again_to_be_known(network, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "KEPT_BYTES", 1)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ask(network, photos, tmp_path / "out")
+    monkeypatch.setattr(files, "_hash_file", lambda *_: pytest.fail("read again"))
+    ask(network, photos, tmp_path / "out")
+
+
+def test_python_does_not_read_pictures_twice(network, photos, monkeypatch):
+    monkeypatch.setattr(files, "_hash_file", lambda *_: pytest.fail("nobody asks what they are"))
+    (photos / "cut.jpg").unlink()
+    for name in ("words.jpg", "empty.png", "gone.jpg"):
+        (photos / name).unlink()
+    assert len(nst.load(network).predict(photos)) == 12
 
 
 @pytest.fixture

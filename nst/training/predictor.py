@@ -123,8 +123,8 @@ def _opened(pictures: Iterable[Any]) -> Iterator[Read]:
 
 def _at(place: str) -> Iterator[Read]:
     inputs = open_inputs(place)
-    for shard, part in enumerate(inputs.shards):
-        yield from (partial(_decoded, inputs, shard, index) for index in range(part.samples))
+    for shard, size in enumerate(inputs.sizes):
+        yield from (partial(_decoded, inputs, shard, index) for index in range(size))
 
 
 def _decoded(inputs: Inputs, shard: int, index: int) -> tuple[str, np.ndarray]:

@@ -29,6 +29,7 @@ from nst.data import files, inputs
 from nst.data.image_list import listed_paths
 from nst.data.shards import index_tars
 from nst.data.sorting import class_folders
+from nst.data.sources import open_source
 from nst.data.transforms import CenterView
 from nst.data.views import SideBySide
 from nst.errors import NstError
@@ -255,6 +256,20 @@ def test_all_kinds_of_inputs_give_the_same_answers(kind, network, tmp_path):
         "shards": ["not an image of a known format"], "list": ["No such file or directory"],
         "tar": ["no picture (.txt)"], "tar.gz": ["no picture (.txt)"],
     }.get(kind, [])  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_predictions_of_an_archive_are_labels_for_its_pictures(kind, network, tmp_path, monkeypatch):
+    """The table as it was written, by the name of the archive that was typed and by another one."""
+    monkeypatch.chdir(tmp_path)
+    place = KINDS[kind](tmp_path)
+    for number, typed in enumerate((place, place.relative_to(tmp_path))):
+        ask(network, typed, tmp_path / f"out{number}")
+        table = tmp_path / f"out{number}" / "predictions.csv"
+        source = open_source("csv", root=table, pictures=place)
+        answers = {row["path"].rsplit("/", 1)[-1]: row["class"] for row in rows(table)}
+        samples = {sample.image: source.classes[sample.label] for sample in source}
+        assert samples == {encode(picture(each), "JPEG"): answers[f"{each}.jpg"] for each in range(5)}
 
 
 def test_one_picture_is_an_input(network, tmp_path):

@@ -40,6 +40,14 @@ def in_words(stage: str, items: Sequence[str]) -> Iterator[list[str]]:
         yield words
 
 
+def option_of(stage: str, item: str) -> str:
+    """The name of the option that an argument gives: `predict.top` of `--top=5`, `predict.input` of `input=x`."""
+    name = item.partition("=")[0]
+    if name.startswith("-"):
+        return f"{stage}.{name.lstrip('-').replace('-', '_')}"
+    return f"{stage}.{name}" if name in SHORT.get(stage, ()) else name.lstrip("+")
+
+
 def _as_option(stage: str, words: Sequence[str]) -> str:
     item = words[0]
     if not item.startswith("-"):
@@ -49,19 +57,15 @@ def _as_option(stage: str, words: Sequence[str]) -> str:
         raise _unknown(stage, item)
     _, equals, value = item.partition("=")
     if equals or len(words) > 1:
-        return f"{_option(stage, item)}={value if equals else words[1]}"
+        return f"{option_of(stage, item)}={value if equals else words[1]}"
     if not _may_stand_alone(kind):
         raise UsageError(f"{item} needs a value", got="none", valid=kind.words, next=f"nst {stage} {item}=<value>")
-    return f"{_option(stage, item)}=true"
-
-
-def _option(stage: str, flag: str) -> str:
-    return f"{stage}.{flag.partition('=')[0].lstrip('-').replace('-', '_')}"
+    return f"{option_of(stage, item)}=true"
 
 
 def _kind(stage: str, flag: str) -> Kind | None:
     """The kind of a flag's option; None where the stage has no such option."""
-    return kind_of(_option(stage, flag)) if stage in SECTIONS else None
+    return kind_of(option_of(stage, flag)) if stage in SECTIONS else None
 
 
 def _unknown(stage: str, flag: str) -> UsageError:

@@ -112,6 +112,8 @@ def test_every_flag_that_is_advised_is_an_option_of_its_stage():
          "nst evaluate model.checkpoint=x; nst predict model.checkpoint=x 'input=a b' --sort-into=c --top 5"),
         (["predict", "--output", "name=x", "model.checkpoint=y"], "nst evaluate; nst predict --top 5",
          "nst evaluate model.checkpoint=y; nst predict --output name=x model.checkpoint=y --top 5"),
+        (["predict", "--output", "a", "input=b", "predict.top=4"], "nst predict predict.output=c input=d --top 5",
+         "nst predict predict.output=c input=d --top 5"),
         (["select", "teacher.run=x", "select.max_copies=3"], "nst label; nst select overwrite=true",
          "nst label teacher.run=x; nst select teacher.run=x select.max_copies=3 overwrite=true"),
         (["train", "seed=1"], "`nst train` said it; nst <stage> --help; nst again",

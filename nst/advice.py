@@ -60,13 +60,13 @@ def _given(stage: str, anew: set[str]) -> Iterator[str]:
 
     For the same stage also its flags, with what is behind them, and options of it alone (`select.min_confidence`).
     """
-    from nst.settings.reading import OWN_PRECISION, reads  # here: only who has made a mistake waits for it
+    from nst.flags import in_words, option_of  # here: only who has made a mistake waits for it
+    from nst.settings.reading import OWN_PRECISION, reads
 
-    keep, same = True, stage == _command[0]
-    for item in _command[1:]:
-        if "=" in item or item.startswith("-"):  # else it belongs to the flag before it
-            name = item.lstrip("+").partition("=")[0]
-            own = name.startswith(("-", f"{_command[0]}.")) or (name == "trainer.precision" and stage in OWN_PRECISION)
-            keep = name not in anew and (same or (not own and reads(stage, name)))
-        if keep:
-            yield item
+    same = stage == _command[0]
+    anew = {option_of(stage, name) for name in anew}
+    for words in in_words(_command[0], _command[1:]):
+        name = option_of(_command[0], words[0])
+        own = name.startswith(f"{_command[0]}.") or (name == "trainer.precision" and stage in OWN_PRECISION)
+        if name not in anew and (same or (not own and reads(stage, name))):
+            yield from words

@@ -92,13 +92,13 @@ def sha256_file(path: Path | str) -> str:
 
 
 def known_sha256(path: Path | str) -> str:
-    """As `sha256_file`, but a file of the same size, time and inode is not read again by this process."""
+    """As `sha256_file`, but a file of the same size, times and inode is not read again by this process."""
     path = Path(path).resolve()
     stat = path.stat()
-    key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    key = (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
     if key not in _KNOWN:
         _KNOWN[key] = sha256_file(path)
     return _KNOWN[key]
 
 
-_KNOWN: dict[tuple[Path, int, int, int], str] = {}
+_KNOWN: dict[tuple[Path, int, int, int, int], str] = {}

@@ -40,10 +40,7 @@ STAGES = {
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
 WITHOUT_TORCH = ("shard", "select", "report", "doctor")
-FLAGS = ("--help", "--cfg", "--multirun", "-m", "-h")  # of every stage
 COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
-
-SHORT = {"predict": ("input",)}  # options of a stage that are typed without its name
 
 USAGE = """Noisy Student Training.
 
@@ -194,15 +191,14 @@ def dispatch(arguments: list[str]) -> int:
         asked = [item for item in options if not item.startswith("-") and "=" not in item]
         print(group_help(stage, asked[0]) if asked else stage_help(stage, STAGES[stage]))
         return 0
-    flags = [item for item in options if item.startswith("-")]
-    for flag in flags:
-        _require_flag(stage, flag)
-    overrides = flags_as_options(stage, [item for item in options if item not in ("-m", "--multirun", "--cfg")])
-    if "-m" in flags or "--multirun" in flags:
+    from nst.flags import flags_as_options
+
+    overrides = flags_as_options(stage, options)
+    if {"-m", "--multirun"} & set(options):
         from nst.launcher import sweep
 
         return sweep(stage, overrides)
-    return run_stage(stage, overrides, show_only="--cfg" in flags)
+    return run_stage(stage, overrides, show_only="--cfg" in options)
 
 
 def _complete(arguments: list[str]) -> int:
@@ -212,19 +208,6 @@ def _complete(arguments: list[str]) -> int:
     text = arguments[1] if len(arguments) > 1 else ""
     print(script(text) if arguments[0] == "--completion" else "\n".join(candidates(text, list(STAGES))))
     return 0
-
-
-def _require_flag(stage: str, flag: str) -> None:
-    """Raises UsageError where a flag is neither one of all stages nor an option of this one."""
-    from nst.checking import kind_of
-    from nst.settings import SECTIONS, TREE
-
-    name = flag.partition("=")[0]
-    if name in FLAGS or (stage in SECTIONS and kind_of(f"{stage}.{name.lstrip('-').replace('-', '_')}") is not None):
-        return
-    own = [f"--{option.replace('_', '-')}" for option in TREE[stage]] if stage in SECTIONS else []
-    valid = [*(each for each in FLAGS if each.startswith("--")), *own]
-    raise UsageError(f"unknown flag {name}{nearest(name, valid)}", got=flag, valid=", ".join(valid))
 
 
 def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> int:
@@ -261,32 +244,3 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
 def _by_ray(stage: str, config: Any) -> bool:
     """Whether others compute, and the `trainer` is of their machines."""
     return stage == "label" and config.label.engine == "ray"
-
-
-def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
-    """`--verify` reads as `shard.verify=true`, and `--exclude <folder>` or `--exclude=<folder>` as
-    `shard.exclude=<folder>`: a flag is an option of the stage, switched on or given the value behind it. Some need
-    no flag: `nst predict input=<folder>`."""
-    found: list[str] = []
-    open_flag = ""
-    for item in items:
-        if open_flag and not item.startswith("-") and not _names_an_option(item):
-            found[-1] = f"{open_flag}={item}"
-            open_flag = ""
-        elif item.startswith("-"):
-            name, equals, value = item.lstrip("-").partition("=")
-            option = f"{stage}.{name.replace('-', '_')}"
-            found.append(f"{option}={value or 'true'}")
-            open_flag = "" if equals else option
-        else:
-            found.append(f"{stage}.{item}" if item.partition("=")[0] in SHORT.get(stage, ()) else item)
-            open_flag = ""
-    return found
-
-
-def _names_an_option(item: str) -> bool:
-    """Whether an argument is `option=value` or Hydra's `~option`, and no path with a `=` in it or of a home folder."""
-    name, equals, _ = item.partition("=")
-    if not equals:
-        return item.startswith("~") and "/" not in item
-    return ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)

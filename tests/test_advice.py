@@ -12,8 +12,9 @@ import pytest
 
 from nst.advice import note_command, whole
 from nst.checking import kind_of, takes_more
-from nst.cli import SHORT, STAGES, flags_as_options
+from nst.cli import STAGES
 from nst.config import group_choices, groups
+from nst.flags import SHORT, flags_as_options
 from nst.settings import SECTIONS, TREE
 from tests.conftest import TINY
 from tests.forked import run
@@ -93,7 +94,7 @@ def test_every_flag_that_is_advised_is_an_option_of_its_stage():
     for file, text in ADVICE:
         for stage, flag in re.findall(r"nst (\w+)[^,;]*? (--[a-z][\w-]*)", text):
             if stage in SECTIONS and flag not in ("--help", "--cfg"):
-                (option,) = flags_as_options(stage, [flag])
+                (option,) = flags_as_options(stage, [f"{flag}=x"])
                 assert kind_of(option.partition("=")[0]) is not None, (file, text)
 
 
@@ -109,6 +110,10 @@ def test_every_flag_that_is_advised_is_an_option_of_its_stage():
         (["predict", "model.checkpoint=x", "input=a b", "--top", "2", "--sort-into=c"],
          "nst evaluate; nst predict --top 5",
          "nst evaluate model.checkpoint=x; nst predict model.checkpoint=x 'input=a b' --sort-into=c --top 5"),
+        (["predict", "--output", "name=x", "model.checkpoint=y"], "nst evaluate; nst predict --top 5",
+         "nst evaluate model.checkpoint=y; nst predict --output name=x model.checkpoint=y --top 5"),
+        (["predict", "--output", "a", "input=b", "predict.top=4"], "nst predict predict.output=c input=d --top 5",
+         "nst predict predict.output=c input=d --top 5"),
         (["select", "teacher.run=x", "select.max_copies=3"], "nst label; nst select overwrite=true",
          "nst label teacher.run=x; nst select teacher.run=x select.max_copies=3 overwrite=true"),
         (["train", "seed=1"], "`nst train` said it; nst <stage> --help; nst again",

@@ -19,7 +19,10 @@ import pytest
 from nst import cli
 from nst.config import compose_config
 from nst.errors import NstError, Preempted, nearest
+from nst.flags import flags_as_options
 from nst.groups import group_choices, groups, summary_line
+from nst.kinds import Kind
+from nst.settings import SECTIONS, TREE
 from nst.stages import resolving as stage_options
 from nst.stages import select, train
 from nst.xla import environment
@@ -75,12 +78,46 @@ def test_every_configuration_file_and_row_says_what_it_is():
     assert len(found) > 200
 
 
+@pytest.mark.parametrize("value", ["name=x", "so=rt [1]", "~here", "-1", "a b", "seed=1", "top"])
+@pytest.mark.parametrize("flag", ["output", "sort-into"])
+def test_what_is_behind_a_flag_that_needs_a_value_is_its_value(flag: str, value: str):
+    options = flags_as_options("predict", [f"--{flag}", value, "--top", "5", "input=x"])
+    name = f"predict.{flag.replace('-', '_')}"
+    assert options == [f"{name}={value}", "predict.top=5", "predict.input=x"]
+    assert compose_config(options).predict[flag.replace("-", "_")] == os.path.expanduser(value)
+
+
+def flags_with_a_value() -> list[tuple[str, str]]:
+    """Of every stage, the flags that cannot stand alone."""
+    return [
+        (stage, f"--{name.replace('_', '-')}") for stage in cli.STAGES if stage in SECTIONS
+        for name, kind in TREE[stage].items() if isinstance(kind, Kind) and not kind.words.startswith("true or false")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "flag"), flags_with_a_value())
+@pytest.mark.parametrize("behind", [[], ["--cfg"], ["-m"]])
+def test_a_flag_without_the_value_that_it_needs_is_refused(stage: str, flag: str, behind: list[str], capsys):
+    code, _, said = main(capsys, stage, flag, *behind)
+    assert code == 2
+    assert f"{flag} needs a value" in said
+    assert f"next:  nst {stage} " in said
+    assert f"{flag}=<value>" in said
+
+
+def test_an_empty_value_is_no_value(capsys: pytest.CaptureFixture[str]):
+    for flag in ("--output=", "--top="):
+        code, _, said = main(capsys, "predict", "input=x", "model.checkpoint=y", flag)
+        assert code == 2
+        assert "cannot be ''" in said
+
+
 def test_the_value_of_a_flag_may_have_a_sign_of_equality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.flags_as_options("shard", ["--exclude", "runs/noise=none"]) == ["shard.exclude=runs/noise=none"]
-    assert cli.flags_as_options("shard", ["--exclude", "seed=1"]) == ["shard.exclude=true", "seed=1"]
+    assert flags_as_options("shard", ["--exclude", "runs/noise=none"]) == ["shard.exclude=runs/noise=none"]
+    assert flags_as_options("shard", ["--exclude", "seed=1"]) == ["shard.exclude=true", "seed=1"]
     (tmp_path / "noise=none").mkdir()
-    assert cli.flags_as_options("shard", ["--exclude", "noise=none"]) == ["shard.exclude=noise=none"]
+    assert flags_as_options("shard", ["--exclude", "noise=none"]) == ["shard.exclude=noise=none"]
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from PIL import Image
 
 from nst.atomic import sha256_file
 from nst.checking import kind_of
-from nst.cli import STAGES, dispatch, flags_as_options
+from nst.cli import STAGES, dispatch
 from nst.cloud import commands as tpu
 from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
 from nst.data.shard_set import ShardSet
+from nst.flags import flags_as_options
 from nst.report import findings
 from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from nst.atomic import sha256_file
-from nst.cli import dispatch, flags_as_options
+from nst.cli import dispatch
 from nst.config import compose_config, job_from
 from nst.data import hashes as hashing
 from nst.data.batches import UnlabeledSamples
@@ -37,6 +37,7 @@ from nst.data.source import Sample
 from nst.data.views import clean_view
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.flags import flags_as_options
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
 from nst.settings.data import Pictures

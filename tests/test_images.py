@@ -12,7 +12,18 @@ from helpers import encode, noise
 from PIL import Image, ImageOps
 
 from nst.data import images
-from nst.data.images import DARK, ON_WHITE, TURNED, BadImage, decode, encode_png, extension_of, image_extension, inspect
+from nst.data.images import (
+    DARK,
+    ON_WHITE,
+    TURNED,
+    BadImage,
+    decode,
+    encode_png,
+    extension_of,
+    from_pillow,
+    image_extension,
+    inspect,
+)
 
 PIXELS = noise(24, 20)
 RGB = Image.fromarray(PIXELS)
@@ -158,6 +169,51 @@ def test_cmyk_jpeg_has_pillows_colours() -> None:
 def test_16_bit_grey_keeps_its_high_byte() -> None:
     grey = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
     assert decode(encode(Image.fromarray(grey), "PNG"))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def _turned(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(RGB, kind, exif=exif)
+
+
+def _odd_files() -> dict[str, bytes]:
+    """Files whose pixels a bare conversion to RGB shows otherwise, and some that it does not."""
+    alpha = RGB.convert("RGBA")
+    alpha.putalpha(Image.fromarray(PIXELS[:, :, 0]))
+    grey = Image.merge("LA", [Image.fromarray(PIXELS[:, :, 1]), Image.fromarray(PIXELS[:, :, 0])])
+    deep = Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 256 + 3)
+    palette = RGB.convert("P", palette=Image.Palette.ADAPTIVE)
+    return {
+        **{f"exif {kind}": _turned(kind) for kind in ("JPEG", "PNG", "TIFF", "WEBP")},
+        "RGBA": encode(alpha, "PNG"), "LA": encode(grey, "PNG"), "16 bits": encode(deep, "PNG"),
+        "16 bits TIFF": encode(deep, "TIFF"), "palette": encode(palette, "PNG"),
+        "transparent palette": encode(palette, "PNG", transparency=3), "GIF": encode(palette, "GIF", transparency=3),
+        "transparent colour": encode(RGB, "PNG", transparency=tuple(PIXELS[0, 0].tolist())),
+        "CMYK": encode(RGB.convert("CMYK"), "JPEG"), "CMYK TIFF": encode(RGB.convert("CMYK"), "TIFF"),
+        "grey": encode(RGB.convert("L"), "PNG"), "1 bit": encode(RGB.convert("1"), "PNG"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data"), _odd_files().items())
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_image_that_pillow_has_opened_is_seen_as_its_file(name: str, data: bytes, loaded: bool) -> None:
+    image = Image.open(io.BytesIO(data))
+    if loaded:
+        image.load()
+    seen, expected = from_pillow(image), decode(data)
+    assert seen.shape == expected.shape
+    # libjpeg-turbo and Pillow round otherwise
+    assert np.abs(seen.astype(int) - expected).max() <= (2 if "JPEG" in name else 0)
+    if loaded:
+        assert np.array_equal(from_pillow(image), seen), "also when it is asked again"
+
+
+def test_an_image_of_pillow_that_cannot_be_seen_is_refused() -> None:
+    cut = Image.open(io.BytesIO(encode(noise(200, 200), "JPEG")[:5000]))
+    for image in (cut, Image.new("I", (4, 4)), Image.new("F", (4, 4))):
+        with pytest.raises(BadImage):
+            from_pillow(image)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from nst.config import compose_config, job_from
 from nst.documents import read_metrics
 from nst.errors import NstError, UsageError
 from nst.refused import option_of
+from nst.report.records import CONTROL
 from nst.report.terminal import table
 from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, SelectJob, changed
 from nst.stages import generations, iterate, select
@@ -97,6 +98,27 @@ def test_the_table_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):
     assert "…" not in out
     for text in ("small w0.65 d0.5", "efficientnet_b7", "480.00M", "1281167", "81000000", "87.40", "12.3", "+2.40"):
         assert text in out
+
+
+@pytest.mark.parametrize("robust", [{}, {"corruption_error": 45.3, "flip_rate": 10.3}])
+@pytest.mark.parametrize("model", ["tf_efficientnet_lite0", "tf_efficientnet_l2.ns_jft_in1k"])
+def test_a_long_name_is_folded_before_a_number_is_cut(model: str, robust: dict, capsys: pytest.CaptureFixture[str]):
+    suites = {name: "a suite" for name in ("corruption_suite", "perturbation_suite") if robust}
+    rows = [
+        {"generation": number, "model": model, "width": None, "depth": None, "parameters": 480e6, "labeled": 1000,
+         "unlabeled": 14000, "top1": 88.42, "ece": 12.3, "gain": gain, **robust, **suites}
+        for number, gain in ((0, None), (1, -13.42), (2, 10.90), (CONTROL, 15.20))
+    ]  # fmt: skip
+    Console(width=80).print(table(rows))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out
+    numbers = [line.split() for line in lines if "14000" in line]
+    assert [line[0] for line in numbers] == ["0", "1", "2", "ctrl"]
+    gains = [next(word for word in line[-3:] if word[0] in "+-") for line in numbers]
+    assert gains == ["-", "-13.42", "+10.90", "+15.20"]
+    assert all({"480.00M", "1000", "88.42", "12.3", *map(str, robust.values())} <= set(line) for line in numbers)
 
 
 def test_the_table_with_robustness_fits_80_columns_uncut(capsys: pytest.CaptureFixture[str]):

@@ -19,6 +19,7 @@ from nst.config import compose_config, plain
 from nst.errors import NstError, UsageError
 from nst.groups import conf_dir, group_choices, groups, summary_line
 from nst.typed import verbatim
+from tests import forked
 from tests.conftest import TINY
 
 ROWS_OF_TABLE_6 = [
@@ -60,6 +61,18 @@ def test_noise_ablation_runs_each_job_in_a_process_and_directory_of_its_own(
     marks = {job: (here / "runs/sweep" / job / "DONE").stat().st_mtime_ns for job in jobs}
     assert launcher.sweep("train", options) == 0
     assert marks == {job: (here / "runs/sweep" / job / "DONE").stat().st_mtime_ns for job in jobs}
+
+
+def test_the_directory_of_a_job_is_a_run_for_evaluate_and_label(here: Path, digits: Path):
+    """Whose name has signs of equality and a comma."""
+    options = [*TINY, f"data.root={digits}", "student.steps=4", "name=s", "seed=choice(1)", "noise=none,full"]
+    assert launcher.sweep("train", options) == 0
+    place = "runs/s/seed=1,noise=none"
+    for stage, name in (("evaluate", "model.checkpoint"), ("label", "teacher.run")):
+        done = forked.run([stage, f"{name}={place}", f"data.root={digits}"], here)
+        assert done.returncode == 0, done.stderr
+    assert (here / place / "evaluation" / "result.json").exists()
+    assert len(list((here / place / "predictions").rglob("*.parquet"))) == 3
 
 
 def test_a_failed_job_is_listed_and_the_others_finish(here: Path, digits: Path, capfd: pytest.CaptureFixture[str]):

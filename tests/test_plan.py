@@ -31,7 +31,7 @@ from nst.plan.chips import CHIPS, EXAMPLES, GIB, cluster
 from nst.plan.dataset_size import KEY, DatasetSize, find_images
 from nst.plan.layer_costs import measure
 from nst.plan.rates import Measurement, Rates, assumed, read_measurements, view_seconds
-from nst.plan.tables import duration, memory, number, short, size, tables
+from nst.plan.tables import duration, memory, number, short, size, stages, tables
 from nst.settings.data import DataOptions, Pictures, SourceOptions
 from nst.settings.job import SurveyJob
 from nst.settings.learning import OptimizerOptions, Recipe
@@ -473,6 +473,17 @@ def test_hardware_follows_the_trainer_unless_it_is_named(trainer: str, name: str
     options = ["student=efficientnet_b0", "data=imagenet", f"trainer={trainer}"]
     assert planned(*options)["cluster"]["name"] == name
     assert planned(*options, "plan.hardware=v6e:4x4")["cluster"]["name"] == "v6e:4x4"
+
+
+def test_a_long_name_of_a_network_is_folded_before_a_number_is_cut():
+    found = planned(*L2)
+    for row in found["stages"]:
+        row["model"] = "tf_efficientnet_l2.ns_jft_in1k_475_and_more"
+    sheet = io.StringIO()
+    Console(file=sheet, width=80).print(stages(found))
+    assert max(map(len, sheet.getvalue().splitlines())) <= 80
+    assert "…" not in sheet.getvalue()
+    assert all(short(row["hours"]) in sheet.getvalue() for row in found["stages"])
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,16 @@ from PIL import Image
 
 import nst
 from nst.atomic import sha256_file, write_json
-from nst.cli import flags_as_options
 from nst.config import compose_config, job_from
-from nst.data import inputs
+from nst.data import files, inputs
 from nst.data.image_list import listed_paths
 from nst.data.shards import index_tars
 from nst.data.sorting import class_folders
+from nst.data.sources import open_source
 from nst.data.transforms import CenterView
 from nst.data.views import SideBySide
 from nst.errors import NstError
+from nst.flags import flags_as_options
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.report.sheet import shared_out, spread
@@ -188,8 +189,9 @@ def test_a_picture_that_exif_turns_is_shown_upright(network, tmp_path):
     pixels = picture(3, 40, 20)
     plain.write_bytes(encode(np.rot90(pixels, -1), "PNG"))
     turned.write_bytes(encode(Image.fromarray(pixels), "PNG", exif=exif))
-    one, other = nst.load(network).predict([plain, turned])
-    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+    for place in (turned, Image.open(turned)):
+        one, other = nst.load(network).predict([plain, place])
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
 
 
 # ---- other inputs
@@ -254,6 +256,20 @@ def test_all_kinds_of_inputs_give_the_same_answers(kind, network, tmp_path):
         "shards": ["not an image of a known format"], "list": ["No such file or directory"],
         "tar": ["no picture (.txt)"], "tar.gz": ["no picture (.txt)"],
     }.get(kind, [])  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_predictions_of_an_archive_are_labels_for_its_pictures(kind, network, tmp_path, monkeypatch):
+    """The table as it was written, by the name of the archive that was typed and by another one."""
+    monkeypatch.chdir(tmp_path)
+    place = KINDS[kind](tmp_path)
+    for number, typed in enumerate((place, place.relative_to(tmp_path))):
+        ask(network, typed, tmp_path / f"out{number}")
+        table = tmp_path / f"out{number}" / "predictions.csv"
+        source = open_source("csv", root=table, pictures=place)
+        answers = {row["path"].rsplit("/", 1)[-1]: row["class"] for row in rows(table)}
+        samples = {sample.image: source.classes[sample.label] for sample in source}
+        assert samples == {encode(picture(each), "JPEG"): answers[f"{each}.jpg"] for each in range(5)}
 
 
 def test_one_picture_is_an_input(network, tmp_path):
@@ -397,7 +413,7 @@ def test_a_killed_run_goes_on_with_another_batch_size(network, tmp_path, parts_o
      (27_000, 1000, 256, 250)],
 )  # fmt: skip
 def test_parts_depend_on_the_number_of_pictures_alone_and_batches_are_hardly_padded(samples, part, at_most, batch):
-    found = inputs.NumberedPictures([str(n) for n in range(samples)], lambda number: b"", (), None)
+    found = inputs.NumberedPictures([str(n) for n in range(samples)], lambda number: b"", (), list)
     assert found.shards[0].samples == part
     assert sum(shard.samples for shard in found.shards) == samples
     assert found.batch_size(at_most) == batch
@@ -434,6 +450,61 @@ def test_another_picture_in_the_folder_is_another_input(network, photos, tmp_pat
     with pytest.raises(NstError, match="with other inputs"):
         ask(network, photos, tmp_path / "out")
     assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+
+
+def pair(kind: str, folder: Path, first: int, second: int) -> Path:
+    """Two pictures of one size and date, as an input of this kind."""
+    folder.mkdir(exist_ok=True)
+    place = folder if kind == "folder" else folder / {"list": "list.csv", "picture": "a.bmp"}.get(kind, f"p.{kind}")
+    for name, number in (("a.bmp", first), ("b.bmp", second)):
+        (folder / name).write_bytes(encode(picture(number), "BMP"))
+    if kind == "list":
+        place.write_text(f"path\na.bmp\n{folder / 'b.bmp'}\nmissing.bmp\n.\n")
+    elif kind == "tar":
+        with tarfile.open(place, "w") as tar:
+            for name in ("a.bmp", "b.bmp"):
+                add_file(tar, name, (folder / name).read_bytes())
+    elif kind == "zip":
+        with zipfile.ZipFile(place, "w") as file:
+            for name in ("a.bmp", "b.bmp"):
+                file.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+    for path in folder.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return place
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "picture", "tar", "zip"])
+def test_pictures_are_known_by_their_content_and_not_by_their_dates(kind, network, tmp_path, monkeypatch):
+    place = pair(kind, tmp_path / "photos", 1, 2)
+    ask(network, place, tmp_path / "out")
+    before = rows(tmp_path / "out" / "predictions.csv")
+    for path in (tmp_path / "photos").iterdir():
+        path.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(LightningEngine, "label", lambda *_: pytest.fail("asked again"))
+        ask(network, place, tmp_path / "out")
+    pair(kind, tmp_path / "photos", 2, 1)
+    with pytest.raises(NstError, match="with other inputs"):
+        ask(network, place, tmp_path / "out")
+    ask(network, place, tmp_path / "out", "overwrite=true")
+    assert rows(tmp_path / "out" / "predictions.csv") != before
+
+
+def test_pictures_that_have_not_changed_are_not_read_again_to_be_known(network, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "KEPT_BYTES", 1)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ask(network, photos, tmp_path / "out")
+    monkeypatch.setattr(files, "_hash_file", lambda *_: pytest.fail("read again"))
+    ask(network, photos, tmp_path / "out")
+
+
+def test_python_does_not_read_pictures_twice(network, photos, monkeypatch):
+    monkeypatch.setattr(files, "_hash_file", lambda *_: pytest.fail("nobody asks what they are"))
+    (photos / "cut.jpg").unlink()
+    for name in ("words.jpg", "empty.png", "gone.jpg"):
+        (photos / name).unlink()
+    assert len(nst.load(network).predict(photos)) == 12
 
 
 @pytest.fixture
@@ -628,6 +699,7 @@ def test_python_takes_paths_images_arrays_and_bytes_and_folders(network, photos)
         (np.zeros((4, 4, 4), np.uint8), "this array is no picture"),
         (np.zeros((4, 4, 3)), "this array is no picture"),
         (7, "this is no picture"),
+        (Image.new("F", (4, 4)), "a PIL image cannot be read"),
     ],
 )
 def test_python_says_which_picture_cannot_be_read(network, photos, what, says):

@@ -23,6 +23,7 @@ from PIL import Image
 from nst.data import files, sources
 from nst.data.images import decode, encode_png
 from nst.data.layout import is_image, unique_keys
+from nst.data.shards import ShardSet, write_shards
 from nst.data.source import Source
 from nst.data.sources import open_source
 from nst.data.torchvision_sets import FILE_SETS
@@ -90,6 +91,31 @@ def test_split_folders_are_the_same_in_a_folder_and_in_archives(tmp_path: Path, 
     assert summary(source) == expected
     images = {sample.key: sample.image for sample in source}
     assert images == {name[:-4].replace("/", "-"): png(i) for i, name in enumerate(SPLIT)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+def test_names_with_two_underscores_are_names_and_no_metadata(tmp_path: Path, kind: str) -> None:
+    """What begins so in a tar is metadata to WebDataset; only macOS's own folder is passed over."""
+    names = ["__init__/a.png", "_init__/a.png", "__init__/__b__.png", "cat/__init__.png", "__cat/__MACOSX.png"]
+    hidden = ["__MACOSX/cat/1.png", "cat/__MACOSX/2.png"]
+    place = tmp_path / f"pets.{kind}"
+    if kind == "folder":
+        write_files(place, names + hidden)
+    elif kind == "tar":
+        write_tar(place, names + hidden)
+    else:
+        with zipfile.ZipFile(place, "w") as archive:
+            for number, name in enumerate(names + hidden):
+                archive.writestr(name, png(number))
+    source = open_source("folder" if kind == "folder" else "tar", root=place)
+    assert source.classes == ("__cat", "__init__", "_init__", "cat")
+    classes = {sample.image: source.classes[sample.label or 0] for sample in source}
+    assert classes == {png(number): name.partition("/")[0] for number, name in enumerate(names)}
+    write_shards(tmp_path / "set", "labeled", list(source), classes=source.classes, labeled=True, name="x")
+    kept = list(ShardSet.open(tmp_path / "set").reader(0))
+    assert len(kept) == len(names)
+    assert not [key for key, _ in kept if key.startswith("__")]
+    assert {fields["png"]: source.classes[int(fields["cls"])] for _, fields in kept} == classes
 
 
 def test_several_archives_are_the_splits_they_are_named_after(tmp_path: Path) -> None:

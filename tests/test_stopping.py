@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from nst.data.images import encode_png
 from nst.errors import Preempted
 from nst.training import callbacks
 from nst.training.callbacks import LOOK_S, KeepLast
@@ -44,6 +46,42 @@ def test_ctrl_c_says_where_a_training_stopped_and_the_same_command_continues(dig
     code, said = stopped(command, tmp_path, lambda: state.stat().st_mtime_ns != before)
     assert code == 130, said
     assert f"train: continuing from step {kept}\n" in said
+
+
+def test_ctrl_c_says_where_a_loop_stopped_and_the_same_command_continues(digits: Path, tmp_path: Path):
+    """In the student's training, behind all of the teacher's."""
+    given = ["student.steps=100000", "student.labeled_batch_size=8"]
+    generations = f"iterate.generations=[[student.steps=4],[{','.join(given)}]]"
+    command = ["iterate", *TINY, f"data.root={digits}", "run_dir=run", generations]
+    state = tmp_path / "run" / "gen1" / "checkpoints" / "trained_last.ckpt"
+    code, said = stopped(command, tmp_path, state.exists)
+    assert code == 130, said
+    assert re.search(r"gen1.*: stopped at step \d+; the state of step \d+ is kept\n", said), said
+    assert said.endswith("nst: stopped; the same command continues\n"), said
+    assert "Traceback" not in said
+    kept, before = int(re.findall(r"state of step (\d+)", said)[0]), state.stat().st_mtime_ns
+    teacher = (tmp_path / "run" / "gen0" / "DONE").stat().st_mtime_ns
+    code, said = stopped(command, tmp_path, lambda: state.stat().st_mtime_ns != before)
+    assert code == 130, said
+    assert f": continuing from step {kept}\n" in said, said
+    assert (tmp_path / "run" / "gen0" / "DONE").stat().st_mtime_ns == teacher
+
+
+def test_ctrl_c_in_predict_keeps_the_parts_that_are_done(digits: Path, tmp_path: Path):
+    assert run(["train", *TINY, f"data.root={digits}", "student.steps=4", "run_dir=run"], tmp_path).returncode == 0
+    (tmp_path / "photos").mkdir()
+    for number in range(4000):
+        (tmp_path / "photos" / f"{number:04d}.png").write_bytes(encode_png(np.full((8, 8), number % 256, np.uint8)))
+    command = ["predict", "model.checkpoint=run", "input=photos", "trainer.workers=0", "predict.sheet=0"]
+    parts = tmp_path / "run" / "predict" / "photos" / "parts"
+    code, said = stopped([*command, "predict.batch_size=4"], tmp_path, lambda: any(parts.glob("*.parquet")))
+    assert (code, said.endswith("nst: stopped; the same command continues\n")) == (130, True), said
+    assert "Traceback" not in said
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    assert 1 <= len(done) < 4
+    assert run(command, tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len((parts.parent / "predictions.csv").read_text().splitlines()) == 4001
 
 
 def test_ctrl_c_ends_a_sweep_and_its_job(digits: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import signal
 import struct
 import sys
 import time
@@ -24,6 +25,8 @@ from nst.stages import evaluate, iterate, report, train
 from nst.training.classifier import Classifier
 from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tracking import Tracking, resolved_mode, run_id
+from tests import forked
+from tests.conftest import TINY
 
 Compose = Callable[..., Any]
 HEADER_BYTES, BLOCK_BYTES = 7, 32768
@@ -163,6 +166,23 @@ def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path, 
     table = [
         row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row[1].startswith(("train/", "validation/"))
     ]
+    assert sorted(rows) == sorted(table)
+    assert {step for step, *_ in rows} >= {2, 4, 6, 8, 10, 12}
+
+
+def test_a_training_that_was_killed_goes_on_in_its_run_with_each_row_once(digits: Path, tmp_path: Path):
+    """By SIGKILL, behind rows that no checkpoint holds: those of step 6 are logged again."""
+    command = ["train", *TINY, f"data.root={digits}", "run_dir=run", "logger=wandb", "logger.wandb.mode=offline"]
+    done = forked.run([*forked.PYTHON, "tests.killed_program", "step:7", *command], tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (before,) = logged_ids(tmp_path / "run")
+    done = forked.run(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing from step 4" in done.stdout + done.stderr
+    assert logged_ids(tmp_path / "run") == {before}
+    rows = [(int(row["trainer/global_step"]), name, value) for row in history(records(tmp_path / "run"))
+            for name, value in row.items() if name.startswith(("train/", "validation/"))]  # fmt: skip
+    table = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row[1].startswith(("train/", "valid"))]
     assert sorted(rows) == sorted(table)
     assert {step for step, *_ in rows} >= {2, 4, 6, 8, 10, 12}
 

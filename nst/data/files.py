@@ -183,19 +183,26 @@ def read_file(path: Path) -> bytes:
 # ---- content ---------------------------------------------------------------------------------------
 
 
-def contents_of(root: Path, files: Sequence[tuple[str, Status]]) -> list[str]:
+def contents_of(root: Path, files: Sequence[tuple[str, Status]], *, tolerant: bool = False) -> list[str]:
     """A hash of the content of every file, from names relative to `root` and status.
 
     What a kept file knows under the same status is not read again.
+
+    Args:
+        tolerant: a file that cannot be read has an empty hash.
+
+    Raises:
+        NstError: a file that cannot be read.
     """
     total = sum(status[0] for _, status in files)
     kept = _kept_at(root) if total >= KEPT_BYTES else None
     known = _read_kept(kept) if kept is not None else {}
     missing = [name for name, status in files if known.get(name, (None, ""))[0] != status]
     now = time.time_ns()
+    hash_one = _hash_or_nothing if tolerant else _hash_file
     if missing:
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)) * 2)) as pool:
-            hashed = pool.map(lambda name: _hash_file(root / name), missing)
+            hashed = pool.map(lambda name: hash_one(root / name), missing)
             shown = track(hashed, "reading pictures", len(missing)) if kept is not None else hashed
             fresh = dict(zip(missing, shown, strict=True))
     else:
@@ -203,10 +210,17 @@ def contents_of(root: Path, files: Sequence[tuple[str, Status]]) -> list[str]:
     digests = [fresh[name] if name in fresh else known[name][1] for name, _ in files]
     if kept is not None and fresh:
         rows = [(name, status, digest) for (name, status), digest in zip(files, digests, strict=True)
-                if max(status[1:3]) < now - SETTLED_NS]  # fmt: skip
+                if digest and max(status[1:3]) < now - SETTLED_NS]  # fmt: skip
         with contextlib.suppress(OSError, NstError):  # without it the next run reads the files again
             _write_kept(kept, rows)
     return digests
+
+
+def _hash_or_nothing(path: Path) -> str:
+    try:
+        return _hash_file(path)
+    except NstError:
+        return ""
 
 
 def _hash_file(path: Path) -> str:

@@ -123,6 +123,20 @@ def inspect(data: bytes, *, upright: bool = True) -> Decoded:
         raise
 
 
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of a Pillow image, as `decode` sees those of a file that holds it.
+
+    Raises:
+        BadImage: it cannot be loaded, or is of unknown range (32-bit), or above MAX_PIXELS.
+    """
+    try:
+        return _shown(image, upright=True).pixels
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # as of files
+        raise BadImage(f"{error}") from error
+
+
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """The fast path; None where Pillow should decide."""
     try:
@@ -142,12 +156,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
 def _decode_any(data: bytes, upright: bool) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_bomb(*image.size)
-            # Pillow turns a TIFF while it loads; of a PNG it reads EXIF only behind the pixels, so not before them
-            said = _orientation(image) if upright and image.format == "TIFF" else 1
-            image.load()
-            left = _orientation(image) if upright else 1
-            found = _to_rgb(image)
+            return _shown(image, upright)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow's readers raise nearly every kind there is
@@ -156,6 +165,15 @@ def _decode_any(data: bytes, upright: bool) -> Decoded:
         if is_heif(data[:32]):
             raise BadImage("HEIC or AVIF, which is not read", "convert them to JPEG") from error
         raise BadImage("not an image of a known format", "remove them: they are no pictures") from error
+
+
+def _shown(image: Image.Image, upright: bool) -> Decoded:
+    _refuse_bomb(*image.size)
+    # Pillow turns a TIFF while it loads; of a PNG it reads EXIF only behind the pixels, so not before them
+    said = _orientation(image) if upright and image.format == "TIFF" else 1
+    image.load()
+    left = _orientation(image) if upright else 1
+    found = _to_rgb(image)
     turned = said in TURNS or left in TURNS
     return Decoded(_turned(found.pixels, left), (*found.notes, TURNED)) if turned else found
 

@@ -6,12 +6,11 @@ nothing but their names. What is passed over is listed with its reason; nothing 
 
 from __future__ import annotations
 
-import os
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from nst.data.archives import Read, open_archive
 from nst.data.batches import Images
-from nst.data.files import LINKED_TWICE, LINKED_UP, list_pictures
+from nst.data.files import LINKED_TWICE, LINKED_UP, Status, contents_of, list_pictures, status_of
 from nst.data.image_list import listed_paths
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
 from nst.data.layout import is_image
@@ -49,9 +48,11 @@ class Inputs(Protocol):
     @property
     def shards(self) -> Sequence[ShardInfo]: ...
     @property
+    def sizes(self) -> Sequence[int]: ...  # pictures of each part; other than the parts themselves, read from nothing
+    @property
     def samples(self) -> int: ...
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str: ...  # of names and content
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]: ...
     def data(self, shard: int, index: int) -> bytes: ...
@@ -66,13 +67,13 @@ class NumberedPictures:
 
     Args:
         files: where each lies, if it is a file of its own; empty inside an archive.
-        state: sizes and times of the files, by which a change of the pictures is seen.
+        contents: gives the hashes of the files, which may have to be read for it.
     """
 
     listed: Sequence[str]
     reads: Reads
     files: Sequence[Path]
-    state: Any
+    contents: Callable[[], Any]
     passed: Sequence[tuple[str, str]] = ()
 
     @property
@@ -81,12 +82,15 @@ class NumberedPictures:
 
     @cached_property
     def digest(self) -> str:
-        return fingerprint([list(self.listed), self.state])
+        return fingerprint([list(self.listed), self.contents()])
+
+    @property
+    def sizes(self) -> list[int]:
+        return [min(self.part, self.samples - start) for start in range(0, self.samples, self.part)]
 
     @cached_property
     def shards(self) -> list[ShardInfo]:
-        sizes = [min(self.part, self.samples - start) for start in range(0, self.samples, self.part)]
-        return [ShardInfo(f"{number:06d}.tar", size, 0, self.digest) for number, size in enumerate(sizes)]
+        return [ShardInfo(f"{number:06d}.tar", size, 0, self.digest) for number, size in enumerate(self.sizes)]
 
     @property
     def part(self) -> int:
@@ -149,6 +153,10 @@ class ShardPictures:
     def shards(self) -> Sequence[ShardInfo]:
         return self.set.shards
 
+    @property
+    def sizes(self) -> list[int]:
+        return [shard.samples for shard in self.shards]
+
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]:
         return [f"{self.shards[shard].name}/{key}" for key in keys]
 
@@ -192,24 +200,23 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
     return found
 
 
-def files_of(paths: Sequence[Path], names: Sequence[str] | None = None) -> NumberedPictures:
-    """Files one by one; those that are not there fail when they are read."""
-    shown = [str(path) for path in paths] if names is None else names
-    return NumberedPictures(shown, Files(paths), paths, [_state(path) for path in paths])
+def _files_of(place: Path, paths: Sequence[Path], names: Sequence[str]) -> NumberedPictures:
+    """Files that `place` names one by one; those that are not there fail when they are read."""
+    contents = partial(_contents, place, [(str(path.absolute()), _status(path)) for path in paths])
+    return NumberedPictures(names, Files(paths), paths, contents)
 
 
 def _file(path: Path) -> NumberedPictures:
     if path.suffix.lower() in (".csv", ".tsv"):
-        return files_of(*listed_paths(path))
-    if is_image(path.name):
-        return files_of([path])
-    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
-        archive = open_archive(path)
-        names = sorted(archive.pictures)
-        reads = Archived([archive.files[name] for name in names])
-        passed = [(f"{path}/{name}", reason) for name, reason in sorted(archive.passed.each())]
-        return NumberedPictures([f"{path}/{name}" for name in names], reads, (), _state(path), passed)
-    return files_of([path])  # whatever it is: decoding says so
+        return _files_of(path, *listed_paths(path))
+    if is_image(path.name) or not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        return _files_of(path, [path], [str(path)])  # whatever it is: decoding says so
+    contents = partial(_contents, path, [("", _status(path))])  # before it is read
+    archive = open_archive(path)
+    names = sorted(archive.pictures)
+    reads = Archived([archive.files[name] for name in names])
+    passed = [(f"{path}/{name}", reason) for name, reason in sorted(archive.passed.each())]
+    return NumberedPictures([f"{path}/{name}" for name in names], reads, (), contents, passed)
 
 
 def _folder(root: Path) -> NumberedPictures:
@@ -223,17 +230,24 @@ def _folder(root: Path) -> NumberedPictures:
             valid=f"files ending in {', '.join(IMAGE_EXTENSIONS)}, in any folders",
             next=f"for its shards: nst predict input={root / sets[0]}" if sets else None,
         )
-    paths, states = [root / name for name in listing.files], [status[:2] for _, status in listing.files.values()]
-    told = [(str(root / name), reason) for name, reason in passed]
-    return NumberedPictures([str(path) for path in paths], Files(paths), paths, states, told)
+    paths, told = [root / name for name in listing.files], [(str(root / name), reason) for name, reason in passed]
+    contents = partial(_contents, root, [(name, status) for name, (_, status) in listing.files.items()])
+    return NumberedPictures([str(path) for path in paths], Files(paths), paths, contents, told)
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _contents(root: Path, files: Sequence[tuple[str, Status | None]]) -> list[str | None]:
+    """A hash of each file's content; empty where it cannot be read, None where there is none."""
+    there = [(name, status) for name, status in files if status is not None]
+    found = contents_of(root, there, tolerant=True)
+    known = {name: digest for (name, _), digest in zip(there, found, strict=True)}
+    return [known.get(name) for name, _ in files]
+
+
+def _status(path: Path) -> Status | None:
     try:
-        about = os.stat(path)
-    except OSError:
+        return status_of(path)
+    except NstError:
         return None
-    return about.st_size, about.st_mtime_ns
 
 
 def written_name(name: str) -> str:

@@ -215,5 +215,7 @@ def _table(title: str, columns: Sequence[str], *, left: Sequence[str], head: boo
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=head
     )
     for name in columns:
-        shown.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+        # a network's name may be long, and is folded where the numbers leave no room
+        folded = name == "network"
+        shown.add_column(name, justify="left" if name in left else "right", no_wrap=not folded, overflow="fold")
     return shown

@@ -13,6 +13,7 @@ from nst.report.records import CONTROL
 from nst.shown import short
 
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")
+LONG = 18  # letters of a network's name that leave room for wide columns
 ROBUSTNESS = {"corruption_error": "corr.\nerr. %", "flip_rate": "flip\n%"}  # of a row → heading
 
 
@@ -23,6 +24,7 @@ def table(results: Sequence[Mapping[str, Any]], title: str = "Noisy Student Trai
         results: rows with what `nst iterate` knows, or those of a report, which have a `label`.
     """
     robust = [name for name in ROBUSTNESS if any(name in row for row in results)]
+    narrow = bool(robust) or any(len(model_name(row)) > LONG for row in results)
     shown = Table(
         title=title,
         title_justify="left",
@@ -30,15 +32,16 @@ def table(results: Sequence[Mapping[str, Any]], title: str = "Noisy Student Trai
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 0 if robust else 1, 0, 0),
+        padding=(0, 0 if narrow else 1, 0, 0),
     )
     first = HEADINGS[0] if all(row["generation"] is not None for row in results) else "run"
-    headings = [_narrow(heading) if robust else heading for heading in (first, *HEADINGS[1:])]
+    headings = [_narrow(heading) if narrow else heading for heading in (first, *HEADINGS[1:])]
     for heading in (*headings, *(ROBUSTNESS[name] for name in robust)):
-        left = heading in ("run", "model")
-        # names of runs alone may be long, and are folded where the others leave no room
-        shown.add_column(heading, vertical="bottom", justify="left" if left else "right", no_wrap=heading != "run",
-                         overflow="fold" if heading == "run" else "ellipsis")  # fmt: skip
+        # names alone may be long, and are folded where the numbers leave no room
+        name = heading in ("run", "model")
+        shown.add_column(
+            heading, vertical="bottom", justify="left" if name else "right", no_wrap=not name, overflow="fold"
+        )
     for row in results:
         shown.add_row(
             _name(row),

@@ -40,7 +40,7 @@ class ImageSet:
         keys: unique in the set; the same for one image in all its corruptions.
         labels: (N,) int64, or (N, M) with several each; -1 is none.
         read: gives the pixels of number i or raises BadImage.
-        digest: identifies the content by names and sizes, without reading it.
+        digest: identifies the content by names and sizes. The files are not read for it: ImageNet-C has millions.
         frames: T of a set of clips, 1 of images.
         rows: what `read` knows the samples as; None is their number.
         cells: (N,) int64, which corruption at which severity a sample shows (`CorruptionErrors.cell`), -1 for none;

@@ -66,7 +66,7 @@ def run(job: PredictJob, directory: Path) -> Result:
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {
         "network": network.digest, "pictures": inputs.digest, "views": views, "turns": len(network.turns),
-        "precision": precision, "parts": [part.samples for part in inputs.shards],
+        "precision": precision, "parts": list(inputs.sizes),
     }  # fmt: skip
     metadata = PredictionMetadata(
         network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(identity(known))}

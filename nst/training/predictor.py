@@ -19,7 +19,7 @@ from PIL import Image
 
 from nst.data.batches import Batch
 from nst.data.image_stack import images_to_tensor
-from nst.data.images import BadImage, decode
+from nst.data.images import BadImage, decode, from_pillow
 from nst.data.inputs import Inputs, open_inputs
 from nst.errors import NstError
 from nst.models.located import locate_ours
@@ -123,8 +123,8 @@ def _opened(pictures: Iterable[Any]) -> Iterator[Read]:
 
 def _at(place: str) -> Iterator[Read]:
     inputs = open_inputs(place)
-    for shard, part in enumerate(inputs.shards):
-        yield from (partial(_decoded, inputs, shard, index) for index in range(part.samples))
+    for shard, size in enumerate(inputs.sizes):
+        yield from (partial(_decoded, inputs, shard, index) for index in range(size))
 
 
 def _decoded(inputs: Inputs, shard: int, index: int) -> tuple[str, np.ndarray]:
@@ -137,13 +137,12 @@ def _decoded(inputs: Inputs, shard: int, index: int) -> tuple[str, np.ndarray]:
 
 
 def _in_memory(picture: Any) -> tuple[None, np.ndarray]:
-    if isinstance(picture, Image.Image):
-        return None, np.asarray(picture.convert("RGB"))
-    if isinstance(picture, bytes):
+    if isinstance(picture, bytes | Image.Image):
         try:
-            return None, decode(picture)
+            return None, decode(picture) if isinstance(picture, bytes) else from_pillow(picture)
         except BadImage as error:
-            raise _unreadable("an image file in memory", error) from error
+            what = "an image file in memory" if isinstance(picture, bytes) else "a PIL image"
+            raise _unreadable(what, error) from error
     if not isinstance(picture, np.ndarray):
         raise NstError("this is no picture", got=type(picture).__name__, valid=VALID)
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):

@@ -1,0 +1,99 @@
+"""Flags of the command line: an option of the stage, as `--top 5` is `predict.top=5`.
+
+A flag whose option is a switch may stand alone. Any other needs a value, and what is behind it is the value, whatever
+it looks like: `--output name=x` names a folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from nst.checking import kind_of
+from nst.errors import UsageError, nearest
+from nst.kinds import Kind
+from nst.settings import SECTIONS, TREE
+
+GENERAL = ("--help", "--cfg", "--multirun", "-m", "-h")  # of every stage; none has a value
+SHORT = {"predict": ("input",)}  # options of a stage that are typed without its name
+
+
+def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
+    """The options that a command line gives: `--verify` reads as `shard.verify=true`, `--output x` or `--output=x` as
+    `predict.output=x`. Some options need no flag: `nst predict input=<folder>`.
+
+    Raises:
+        UsageError: no such flag, or one that needs a value and has none.
+    """
+    return [_as_option(stage, words) for words in in_words(stage, items) if words[0] not in GENERAL]
+
+
+def in_words(stage: str, items: Sequence[str]) -> Iterator[list[str]]:
+    """The arguments behind a stage, those of an option together: `[option=value]`, `[--flag]`, `[--flag, value]`."""
+    waiting = list(items)
+    while waiting:
+        words = [waiting.pop(0)]
+        if waiting and words[0].startswith("-") and "=" not in words[0] and words[0] not in GENERAL:
+            kind = _kind(stage, words[0])
+            if kind is not None and _is_value(waiting[0], kind):
+                words.append(waiting.pop(0))
+        yield words
+
+
+def option_of(stage: str, item: str) -> str:
+    """The name of the option that an argument gives: `predict.top` of `--top=5`, `predict.input` of `input=x`."""
+    name = item.partition("=")[0]
+    if name.startswith("-"):
+        return f"{stage}.{name.lstrip('-').replace('-', '_')}"
+    return f"{stage}.{name}" if name in SHORT.get(stage, ()) else name.lstrip("+")
+
+
+def _as_option(stage: str, words: Sequence[str]) -> str:
+    item = words[0]
+    if not item.startswith("-"):
+        return f"{stage}.{item}" if item.partition("=")[0] in SHORT.get(stage, ()) else item
+    kind = _kind(stage, item)
+    if kind is None:
+        raise _unknown(stage, item)
+    _, equals, value = item.partition("=")
+    if equals or len(words) > 1:
+        return f"{option_of(stage, item)}={value if equals else words[1]}"
+    if not _may_stand_alone(kind):
+        raise UsageError(f"{item} needs a value", got="none", valid=kind.words, next=f"nst {stage} {item}=<value>")
+    return f"{option_of(stage, item)}=true"
+
+
+def _kind(stage: str, flag: str) -> Kind | None:
+    """The kind of a flag's option; None where the stage has no such option."""
+    return kind_of(option_of(stage, flag)) if stage in SECTIONS else None
+
+
+def _unknown(stage: str, flag: str) -> UsageError:
+    name = flag.partition("=")[0]
+    if name in GENERAL:
+        return UsageError(f"{name} takes no value", got=flag, next=f"nst {stage} {name}")
+    own = [f"--{option.replace('_', '-')}" for option in TREE[stage]] if stage in SECTIONS else []
+    valid = [*(each for each in GENERAL if each.startswith("--")), *own]
+    return UsageError(f"unknown flag {name}{nearest(name, valid)}", got=flag, valid=", ".join(valid))
+
+
+def _may_stand_alone(kind: Kind) -> bool:
+    try:
+        return kind.read(True) is True
+    except ValueError:
+        return False
+
+
+def _is_value(item: str, kind: Kind) -> bool:
+    """Whether an argument is the value of the flag before it."""
+    if item.startswith("--") or item in GENERAL:
+        return False
+    return not _may_stand_alone(kind) or not (item.startswith("-") or _names_an_option(item))
+
+
+def _names_an_option(item: str) -> bool:
+    """Whether an argument is `option=value` or Hydra's `~option`, and no path with a `=` in it or of a home folder."""
+    name, equals, _ = item.partition("=")
+    if not equals:
+        return item.startswith("~") and "/" not in item
+    return ("/" not in name or name.startswith("hydra/")) and not os.path.lexists(item)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import select
 import shutil
 import sys
 import textwrap
@@ -40,6 +41,7 @@ STAGES = {
 # these compute nothing on the trainer's machine, and run where it is not
 AT_A_DESK = ("plan", "report", "doctor", "export")
 WITHOUT_TORCH = ("shard", "select", "report", "doctor")
+READER_GONE = 141  # as a shell reports a process that SIGPIPE has ended
 COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
 
 USAGE = """Noisy Student Training.
@@ -72,6 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_wrapped(f"nst: {_host()}{fault}"), file=sys.stderr)
     _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
     sys.exit(code)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed any more, as behind `nst train --help | head`."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    if not any(events & select.POLLERR for _, events in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more as it ends
+    return True
 
 
 def _wrapped(fault: str) -> str:
@@ -109,9 +121,15 @@ def module_of(stage: str) -> Any:
 def _outcome(arguments: list[str]) -> tuple[int, str]:
     """The exit code, and a mistake or fault in words."""
     try:
-        return dispatch(arguments), ""
+        code = dispatch(arguments)
+        sys.stdout.flush()
+        return code, ""
     except NstError as error:
         return error.exit_code, _told(error)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return READER_GONE, ""
     except OSError as error:
         return 1, _file_error(error)
     except RuntimeError as error:

@@ -377,3 +377,14 @@ def test_other_hosts_are_told_how_this_one_ends(outcome: Any, told: str | None, 
     with pytest.raises((SystemExit, ValueError, RuntimeError)):
         cli.main(["train"])
     assert heard == [told]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--cfg"]])
+def test_nothing_is_said_to_a_reader_that_is_gone(arguments: list[str]):
+    """As behind `nst train --help | head -1`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, "-m", "nst", *arguments], cwd=ROOT, stdout=writes, stderr=subprocess.PIPE,
+                          text=True, check=False)  # fmt: skip
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -30,8 +30,13 @@ VARIABLES = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS"
 @functools.cache
 def server() -> ForkServer:
     """It ends with this process."""
-    environment = {**os.environ, **VARIABLES}
+    environment = {**surroundings(), **VARIABLES}
     return ForkServer(list(cli.STAGES), environment=environment, program=["-m", "tests.forked"])
+
+
+def surroundings() -> dict[str, str]:
+    """The environment, without the W&B service of this process: it outlives a command that is killed, and its run."""
+    return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
 
 
 def start(arguments: Sequence[str], folder: Path, files: Sequence[IO[str] | int], **variables: str) -> Forked:
@@ -45,7 +50,7 @@ def start(arguments: Sequence[str], folder: Path, files: Sequence[IO[str] | int]
         return server().start(
             list(map(str, arguments)),
             folder=folder,
-            environment={**os.environ, **VARIABLES, **variables},
+            environment={**surroundings(), **VARIABLES, **variables},
             files=[nothing.fileno(), *(item if isinstance(item, int) else item.fileno() for item in files)],
             new_session=True,
         )

@@ -284,20 +284,12 @@ def test_another_family_is_evaluated_and_neither_trains_nor_teaches(digits: Path
     assert dispatch(["evaluate", *data, f"model.checkpoint={folder}", output]) == 0
     small = "student.labeled_batch_size=8"
     refused = (
-        ("train", small, f"model.checkpoint={folder}"),
-        ("export", f"model.checkpoint={folder}", "export.format=nst"),
+        ("train", small, f"model.checkpoint={folder}", f"run_dir={tmp_path / 'train'}"),
+        ("export", f"model.checkpoint={folder}", "export.format=nst", f"export.output={tmp_path / 'run'}"),
     )
     for stage, *options in refused:
         with pytest.raises(NstError, match="is no network we know"):
-            dispatch(
-                [
-                    stage,
-                    *read_by(stage, data),
-                    *options,
-                    f"run_dir={tmp_path / stage}",
-                    f"export.output={tmp_path / 'run'}",
-                ]
-            )
+            dispatch([stage, *read_by(stage, data), *options])
     with pytest.raises(NstError, match="released weights do not say"):
         dispatch(["label", *data, f"teacher.checkpoint={folder}", f"teacher.predictions={tmp_path / 'predictions'}"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,11 +98,7 @@ def test_a_loader_lives_in_a_small_dev_shm_and_without_the_bound_dies_in_words(d
     command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=5m none /dev/shm && exec "$0" "$@"']
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, sys.executable, "-c", IN_A_SMALL_ONE, digits], capture_output=True, text=True, env=environment,
-        check=False, timeout=200,
-    )  # fmt: skip
+    done = run_by_itself(IN_A_SMALL_ONE, digits, within=command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("read all") == 1, done.stdout
     assert "shared memory (/dev/shm) has no room for the loader's batches" in done.stdout
@@ -110,6 +107,7 @@ def test_a_loader_lives_in_a_small_dev_shm_and_without_the_bound_dies_in_words(d
 
 HELD_AT_THE_END = """
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from nst.data.datamodule import Loader, _Steps
 from nst.data.shared_memory import LoaderOptions
@@ -139,11 +137,11 @@ except RuntimeError as error:
 """
 
 
-def run_by_itself(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_by_itself(program: str, *arguments: object, within: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, env=environment,
-        check=False, timeout=100,
+        [*within, sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True,
+        env=environment, check=False, timeout=200,
     )  # fmt: skip
 
 

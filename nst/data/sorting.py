@@ -6,6 +6,7 @@ that an earlier sorting made goes where the picture is of another class now.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -68,13 +69,14 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     Classes whose own name will do come first: of `a/b` and `a_b` the second has the folder a_b, and the first a_b~2.
     """
     wanted = [_shortened(UNSAFE.sub("_", name).strip(". ") or "_") for name in classes]
-    folders: dict[str, str] = {name: name for name, folder in zip(classes, wanted, strict=True) if name == folder}
+    folders = {name: name for name, folder in zip(classes, wanted, strict=True) if name == folder}
+    taken = set(folders)
     for name, folder in zip(classes, wanted, strict=True):
-        number, own = 1, folder
-        while name not in folders and own in folders.values():
-            number += 1
-            own = f"{folder}~{number}"
-        folders.setdefault(name, own)
+        if name in folders:
+            continue
+        others = (f"{folder}~{number}" for number in itertools.count(2))
+        folders[name] = next(each for each in itertools.chain([folder], others) if each not in taken)
+        taken.add(folders[name])
     return [folders[name] for name in classes]
 
 

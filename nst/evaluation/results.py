@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nst.data.views import turns
 from nst.documents import read_document
 from nst.errors import NstError
 from nst.evaluation import attacked, corrupted, photographs, sequences
 from nst.evaluation.suite import Block, Subject, Suite, SuiteKind
 from nst.robustness.baselines import ALEXNET, PUBLISHED_SAMPLES
+from nst.settings.data import Pictures
 from nst.shown import some
 
 ROOMS = (photographs, corrupted, sequences, attacked)  # a new kind of suites is a module of its own, and its name here
@@ -85,8 +87,8 @@ def looks_of(inputs: Mapping[str, Any]) -> int:
     """In how many views of a picture an evaluation of these inputs asks its network."""
     if inputs.get("views", "one") == "one":
         return 1
-    pictures = inputs.get("pictures") or {}
-    return (2 if pictures.get("flip") else 1) * (4 if pictures.get("turn") else 1)
+    known = inputs.get("pictures") or {}
+    return len(turns(Pictures(flip=bool(known.get("flip")), turn=bool(known.get("turn")))))
 
 
 def with_views(block: Block, looks: int) -> Block:

@@ -71,10 +71,9 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     size = int((config.get("test_input_size") or config["input_size"])[-1])  # as timm's validate.py
     free = not config.get("fixed_input_size") or (config.get("model_args") or {}).get("dynamic_img_size")
     only = None if free else size
-    if isinstance(found, str):
-        assume_order(str(source), found, classes)
-    elif label_names(found.weights) is None:
-        assume_order(str(source), found.weights, classes)
+    place = found if isinstance(found, str) else found.weights
+    if isinstance(place, str) or label_names(place) is None:
+        assume_order(str(source), place, classes)
     info = Evaluated(tuple(classes), size, framing_of(str(source), config, size), only)
     return Renormalized(model, config).eval(), info
 

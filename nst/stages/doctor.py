@@ -39,6 +39,7 @@ from nst.sharing import is_rank_zero
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.places import teacher_files
+from nst.stages.unread import typed_names
 from nst.training.phases import phases
 from nst.training.wandb_mode import resolved_mode
 
@@ -64,7 +65,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     trainings: list[TrainingFacts] = []
     mistakes: list[Finding] = []
     given = not single and starts_from_a_run(job)
-    own = [[]] if single else [[item.partition("=")[0] for item in options] for options in generation_options(job)]
+    own = [[]] if single else [list(typed_names(options)) for options in generation_options(job)]
     teacher, classes = None, None
     if taught:
         teacher, classes = _teacher(job, mistakes)

@@ -91,7 +91,8 @@ def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
     ImageNet's where only released sets are evaluated.
 
     Raises:
-        NstError: other classes than the network's, no labels, too many bad images, or as `nst.stages.robustness.run`.
+        NstError: other classes than the network's, no labels, too many bad images, or as `plan` and `run` of
+            `nst.stages.robustness`.
     """
     config = require_values(job.config)
     own = tracking_of(replace(job.logger, table=False), output, config, "evaluate").within(Path(_weights(job)))
@@ -127,22 +128,21 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
         )  # fmt: skip
     with Run(output, "evaluate", inputs, config=job.config, overwrite=job.overwrite, collective=True) as run_:
         before = run_.result() if hardware.agreed(run_.done) else None
-        if before is None and subject is not None:
-            suites.plan(subject)  # a mistake is told now, and not after the clean scores
-        if before is None or subject is not None:
+        planned = suites.plan(subject) if subject is not None else None  # a mistake is told before the clean scores
+        if before is None or planned is not None:
             network = looking_at(hardware.place(network), turns)
         if before is None:
             run_.finish(
                 {"weights": digest, "image_size": size, **_clean_scores(job, output, network, test, view, hardware)}
             )
         result = run_.result()
-        if subject is not None:
+        if planned is not None:
             blocks = suites.run(
-                output / "robustness", subject, network, weights=digest, hardware=hardware,
+                output / "robustness", planned, network, weights=digest, hardware=hardware,
                 max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, label=job.title,
             )  # fmt: skip
             clean_error = 100.0 - result["top1"] if test else None
-            result = _joined(result, suites.scores(blocks, subject, clean_error, result.get("robustness", {})))
+            result = _joined(result, suites.scores(blocks, planned.subject, clean_error, result.get("robustness", {})))
         if is_rank_zero() and result != before:
             _keep(output, result, tracking)
         return result

@@ -49,6 +49,7 @@ from nst.stages.judging import VALIDATION, Judging
 from nst.stages.own_folders import require_own_folders
 from nst.stages.places import has_validation_set, shards_place
 from nst.stages.resolving import machine, open_shards, test_set
+from nst.stages.unread import typed_names
 from nst.training.noised_teacher import require_noisable
 from nst.training.tracking import forget_run
 from nst.written import LIST, begin, require_free
@@ -238,7 +239,7 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
 
 def _require_alike(job: IterateJob, output: Path) -> None:
     """Raises UsageError where the command line asks for other sets than the shards have been made with."""
-    typed = [item.partition("=")[0] for item in job.overrides if item.partition("=")[0] != "data.source.root"]
+    typed = [name for name in typed_names(job.overrides) if name != "data.source.root"]
     if wrong := differing({**job.config["data"], "root": output}, typed):
         raise UsageError(
             f"{output} holds shards that were made otherwise",

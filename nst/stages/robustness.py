@@ -10,6 +10,7 @@ in which it was. A suite that is done is skipped, so suites can be added to an e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,17 @@ def clean_images(test: ShardSet | None, options: RobustnessOptions, classes: Seq
     return None
 
 
-def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
-    """The suites that are asked for, and the conditions of each by name.
+@dataclass(frozen=True)
+class Planned:
+    """The suites that are asked for of a subject, and the conditions of each by name."""
+
+    subject: Subject
+    suites: Sequence[Suite]
+    conditions: Mapping[str, dict[str, Any]]
+
+
+def plan(subject: Subject) -> Planned:
+    """What will be evaluated.
 
     Raises:
         NstError: nothing to evaluate, a set that does not fit, or a baseline that was measured under other conditions.
@@ -86,12 +96,12 @@ def plan(subject: Subject) -> tuple[list[Suite], dict[str, dict[str, Any]]]:
         )
     conditions = {suite.name: {**as_json(suite.conditions), "views": subject.looks} for suite in suites}
     _check_baseline(subject.options.baseline, conditions)  # now, and not after hours
-    return suites, conditions
+    return Planned(subject, suites, conditions)
 
 
 def run(
     folder: Path,
-    subject: Subject,
+    planned: Planned,
     network: torch.nn.Module,
     *,
     weights: str,
@@ -108,11 +118,11 @@ def run(
         option: by which the command line names the evaluation's directory.
 
     Raises:
-        NstError: as `plan`, too many bad images, or (`Preempted`) the process was told to stop.
+        NstError: too many bad images, or (`Preempted`) the process was told to stop.
     """
-    suites, conditions = plan(subject)
+    subject, conditions = planned.subject, planned.conditions
     found = {}
-    for suite in suites:
+    for suite in planned.suites:
         # the views are an input of the evaluation around this one, by which also an older suite is known
         named = {name: value for name, value in conditions[suite.name].items() if name != "views"}
         inputs = {"weights": weights, "precision": str(hardware.precision), **named}

@@ -90,7 +90,7 @@ class MeasuredSuites:
         seen = f" in {len(self.turns)} views" if len(self.turns) > 1 else ""
         measured = suites.run(
             folder,
-            subject,
+            suites.plan(subject),
             looking_at(network, self.turns),
             weights=state_digest(network) + seen,
             hardware=self.hardware,

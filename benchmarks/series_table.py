@@ -111,7 +111,8 @@ def few_labels(ratio: int) -> tuple[str, ...]:
 def from_scratch(name: str, network: str) -> Row:
     """A network that has seen no picture before, with 100 labels a class."""
     generations = 'iterate.generations=[["student.steps=1000"],["${scale.student}","student.steps=1000"]]'
-    options = ("data.labeled_per_class=100", f"model.name={network}", "model.pretrained=false", "student.frozen_blocks=0")
+    untrained = ("model.pretrained=false", "student.frozen_blocks=0")
+    options = ("data.labeled_per_class=100", f"model.name={network}", *untrained)
     return Row(name, ("scale=eurosat", *options, generations, CONTROL))
 
 

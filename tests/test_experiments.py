@@ -341,7 +341,7 @@ def write_golden() -> None:
     lines = ["# row: its base, and what differs from it; see tests/test_experiments.py\n"]
     for number, row in enumerate(ROWS):
         base = min([DEFAULTS, *ROWS[:number]], key=lambda other: len(difference(row, other)))
-        differs = yaml.safe_dump(difference(row, base), default_flow_style=True, width=118)
+        differs = yaml.safe_dump(difference(row, base), default_flow_style=True, width=124)
         lines += [f"{row}:\n  base: {base}\n", textwrap.indent(f"differs: {differs}", "  ")]
     GOLDEN.write_text("".join(lines))
 

@@ -11,16 +11,17 @@ from nst.errors import UsageError, nearest
 from nst.groups import group_choices, groups, has_file, summary_line
 from nst.settings import GROUPS
 from nst.settings.option_lines import group_options, stage_options
+from nst.stage_table import STAGES
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
 NAME_COLUMNS = 26  # a longer name has its text below it
 MOST_COLUMNS = 100
 
 
-def stage_help(stage: str, does: str) -> str:
+def stage_help(stage: str) -> str:
     """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their choices."""
     parts = [
-        filled(f"nst {stage}: {does}"),
+        filled(f"nst {stage}: {STAGES[stage].does}"),
         "",
         "options:",
         table(stage_options((stage, *SHARED_SECTIONS))),

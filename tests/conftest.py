@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from nst.settings import GROUPS
-from nst.settings.reading import JOBS, options_read, reads
+from nst.settings.reading import options_read, reads
+from nst.stage_table import STAGES
 from tests import composing
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -53,7 +54,7 @@ TINY = [
 
 def read_by(stage: str, options: list[str]) -> list[str]:
     """Of options for a whole recipe those that a stage reads; others are refused on the command line."""
-    if stage not in JOBS:  # whose recipes are whole
+    if STAGES[stage].job is None or not STAGES[stage].strict:  # its recipes are whole
         return options
     names = [option.partition("=")[0] for option in options]
     chosen = {name for name in names if name in GROUPS and name not in options_read(stage)}  # which would ask for more

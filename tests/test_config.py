@@ -236,7 +236,7 @@ def test_every_option_that_a_message_or_comment_names_exists():
 
 
 def test_every_stage_that_a_message_names_exists():
-    from nst.cli import STAGES
+    from nst.stage_table import STAGES
 
     assert len(groups()) > 8
     named = [

@@ -18,7 +18,7 @@ from PIL import Image
 
 from nst.atomic import sha256_file
 from nst.checking import kind_of
-from nst.cli import STAGES, dispatch
+from nst.cli import dispatch
 from nst.cloud import commands as tpu
 from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
 from nst.data.shard_set import ShardSet
@@ -26,6 +26,7 @@ from nst.flags import flags_as_options
 from nst.report import findings
 from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions
+from nst.stage_table import STAGES
 from nst.stages.generations import configurations
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for

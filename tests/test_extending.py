@@ -115,9 +115,9 @@ def test_every_file_and_edit_of_the_page_is_made(copy: Path):
 
 @pytest.mark.parametrize("command", list(commands(PAGE)))
 def test_the_pages_commands_compose(command: str):
-    from nst.cli import STAGES
     from nst.config import compose_config, job_from, plain
     from nst.settings.job import GenerationsJob
+    from nst.stage_table import STAGES
     from nst.stages.generations import configurations
 
     program, stage, *options = shlex.split(command)
@@ -338,7 +338,7 @@ def test_the_experiment_has_what_every_experiment_has():
 def test_the_summary_line_of_every_file_is_shown_by_help():
     from nst.help import stage_help
 
-    shown = " ".join(stage_help("train", "trains").split())
+    shown = " ".join(stage_help("train").split())
     for name, text in FILES.items():
         line = next(line for line in text.splitlines() if not line.startswith("# @package"))
         assert re.search(rf"{Path(name).stem} {re.escape(line.removeprefix('# '))}", shown), name

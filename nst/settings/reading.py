@@ -12,48 +12,21 @@ from typing import Any, get_args, get_type_hints
 
 from nst.settings import GROUPS
 from nst.settings.fields import Group, kinds_of
-from nst.settings.job import EvaluateJob, ExportJob, Job, LabelJob, PredictJob, ReportJob, SelectJob, ShardJob
 from nst.settings.measuring import EvalOptions, Evaluation, RobustnessSettings
+from nst.stage_table import STAGES
 
-JOBS: Mapping[str, type[Job]] = {
-    "label": LabelJob,
-    "select": SelectJob,
-    "evaluate": EvaluateJob,
-    "predict": PredictJob,
-    "report": ReportJob,
-    "export": ExportJob,
-}
-ONLY: Mapping[str, Mapping[str, Sequence[str]]] = {  # of these groups a stage reads these options alone
-    "label": {
-        "teacher": ("run", "checkpoint", "predictions", "image_size", "views", "noised"),
-        "data": ("root", "unlabeled", "validation", "pictures"),
-    },
-    "select": {
-        "teacher": ("run", "predictions", "selection"),
-        "data": ("root", "labeled", "unlabeled", "validation"),
-    },
-    "evaluate": {"model": ("checkpoint",), "data": ("root", "test", "test_samples", "pictures")},
-    "predict": {"model": ("checkpoint",)},
-    "export": {"model": ("checkpoint",), "data": ("root", "labeled", "pictures")},
-}
-# but not these, which are of trainings
+# of these groups no job reads these options, which are of trainings
 NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
-OWN_PRECISION = ("label", "predict")  # have an option for it; only on XLA they read trainer.precision
-BESIDES: Mapping[str, type[Job]] = {"shard": ShardJob}  # refuses no option either, but is advised without others
-RECIPES: Mapping[str, Sequence[str]] = {  # stages that take whole recipes, and groups of which they read nothing
-    "train": ("predict", "report", "export"),
-    "iterate": ("predict", "export"),
-}
-WITHOUT_DATA = ("predict",)  # what its pictures are says input= alone: even a choice of data would mislead
 
 
 def reads(stage: str, name: str) -> bool:
     """Whether a stage reads an option, by its dotted name; a group's name alone is its choice, a recipe for many."""
-    if stage not in {**JOBS, **BESIDES} or name.startswith("hydra"):
-        return name.partition(".")[0] not in RECIPES.get(stage, ())
+    record = STAGES[stage]
+    if record.job is None or name.startswith("hydra"):
+        return name.partition(".")[0] not in record.unread
     node: Any = options_read(stage)
     if name in (*GROUPS, "experiment"):
-        return name in node or name in ("experiment", "scale") or stage not in WITHOUT_DATA
+        return name in node or name in ("experiment", "scale") or record.needs_data
     for part in name.split("."):
         if not isinstance(node, dict):
             return node is not None  # an entry of an option
@@ -63,8 +36,10 @@ def reads(stage: str, name: str) -> bool:
 
 @functools.cache
 def options_read(stage: str) -> Mapping[str, Any]:
-    """The options of a stage's job: name → kind, or the same of a group."""
-    job, only = {**JOBS, **BESIDES}[stage], ONLY.get(stage, {})
+    """The options of a stage's job: name → kind, or the same of a group; nothing of a stage that has none."""
+    job, only = STAGES[stage].job, STAGES[stage].only
+    if job is None:
+        return {}
     hints = get_type_hints(job)
     return {
         entry.name: _read(hints[entry.name], only.get(entry.name), NEVER.get(entry.name, ())) for entry in fields(job)

@@ -8,7 +8,7 @@ that is read refers, as `data.root=data_${seed}` does to the seed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,12 @@ from nst.documents import read_config
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.models.network_info import read_info
-from nst.refused import OPTIONS
-from nst.settings.reading import JOBS, OWN_PRECISION, RECIPES, WITHOUT_DATA, options_read, reads
-from nst.settings.stages import RayOptions
+from nst.settings.reading import options_read, reads
 from nst.shown import as_typed, some
+from nst.stage_table import STAGES
 from nst.stages.as_sharded import differing
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
-# what helps instead, by stage and option
-INSTEAD = {
-    ("evaluate", "model.test_size"): "eval.image_size",
-    ("label", "model.test_size"): "teacher.image_size",
-    ("label", "trainer.precision"): "label.precision, which chooses by itself",
-    ("predict", "trainer.precision"): "predict.precision, which chooses by itself",
-    **{("label", f"label.ray.{part.name}"): "label.engine=ray, whose option it is" for part in fields(RayOptions)},
-    ("predict", "max_bad_fraction"): "any number of unreadable pictures, all in unreadable.csv with the reason",
-    **{(stage, "run_dir"): OPTIONS[stage] for stage in ("label", "select", "evaluate", "export")},
-}
 VALID = {
     "model": "the network's file says what it is",
     "noise": "a network is asked without noise",
@@ -48,7 +37,6 @@ VALID = {
     "export": "it is an option of nst export",
     "report": "it is an option of nst report",
 }
-OWN_FOLDER = ("evaluate", "export")  # what these make lies in the run that they read, and run_dir counts without one
 ABSENT = object()
 
 
@@ -77,10 +65,11 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
     Raises:
         UsageError: one changes nothing.
     """
-    if stage not in {**JOBS, **RECIPES}:
+    record = STAGES[stage]
+    if not record.strict:
         return
     names = list(typed_names(_typed(cfg)))
-    whole = stage not in WITHOUT_DATA and any(name in WHOLE for name in names)  # with what such a choice needs
+    whole = record.needs_data and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
         if _is_read(cfg, stage, name) or name.partition(".")[0] in besides:
@@ -127,32 +116,29 @@ def _typed(cfg: DictConfig) -> list[str]:
 def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
     """As `reads`, but for what other options of the command or the network's file decide."""
     if stage == "export" and name.startswith("data.pictures."):  # only where no file says it
-        return all(_known(source, name) is ABSENT for source in _sources(cfg, stage))
+        return all(_known(source, name) is ABSENT for source in networks(cfg, stage))
     if stage == "export" and name.startswith("data."):
         return bool(cfg.export.format == "nst")
     if name.startswith("report.") and stage == "iterate":
         return bool(cfg.iterate.report)
-    if name == "run_dir" and stage in OWN_FOLDER and cfg.export.format != "nst":
-        return not any(Path(source).is_dir() for source in _sources(cfg, stage))
-    if name == "trainer.precision" and stage in OWN_PRECISION:
+    if name == "run_dir" and STAGES[stage].within and cfg.export.format != "nst":  # it lies in the run, if there is one
+        return reads(stage, name) and not any(Path(source).is_dir() for source in networks(cfg, stage))
+    if name == "trainer.precision" and STAGES[stage].own_precision:
         return bool(cfg.trainer.accelerator == "xla")
     if name.startswith("label.ray.") and stage == "label":
         return bool(cfg.label.engine == "ray")
     return reads(stage, name)
 
 
-def _sources(cfg: DictConfig, stage: str) -> list[str]:
+def networks(cfg: DictConfig, stage: str) -> list[str]:
     """The run or network, or several, on which the stage works."""
-    if stage == "report":
-        return [str(cfg.run_dir)]
-    names = ("teacher.checkpoint", "teacher.run") if stage in ("label", "select") else ("model.checkpoint",)
-    given = next((value for name in names if (value := OmegaConf.select(cfg, name))), None)
+    given = next((value for name in STAGES[stage].networks if (value := OmegaConf.select(cfg, name))), None)
     return [given] if isinstance(given, str) else list(given or ())
 
 
 def _says_what_is(cfg: DictConfig, stage: str, name: str) -> bool:
     """Whether an option says of all networks what their files and runs say, too."""
-    asked, sources = plain(OmegaConf.select(cfg, name)), _sources(cfg, stage)
+    asked, sources = plain(OmegaConf.select(cfg, name)), networks(cfg, stage)
     return bool(sources) and all(_known(source, name) == asked for source in sources)
 
 
@@ -214,9 +200,10 @@ def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
     """The refusal, and the command without these options, or with those that help."""
     helps, valid = [], []
-    groups = [group for group, node in (options_read(stage) if stage in JOBS else {}).items() if isinstance(node, dict)]
+    record = STAGES[stage]
+    groups = [group for group, node in options_read(stage).items() if isinstance(node, dict)]
     for item, name in zip(items, typed_names(items), strict=True):
-        instead = INSTEAD.get((stage, name), "")
+        instead = record.instead.get(name) or (record.folder if name == "run_dir" and record.within else "")
         if instead and " " not in instead:
             instead = f"{instead}={item.partition('=')[2]}"
             helps.append(instead)

@@ -13,6 +13,7 @@ from nst.settings import GROUPS
 from nst.settings.reading import options_read, reads
 from nst.stage_table import STAGES
 from tests import composing
+from tests.sharding import sharded
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -30,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+SIZES = ["data.test_samples=100", "data.unlabeled_samples=240", "shard.samples_per_shard=80"]
 # a network of 50,000 parameters on 12-px digits, a few steps
 TINY = [
     "experiment=digits_demo",
@@ -46,9 +48,7 @@ TINY = [
     "student.validate_every=8",
     "student.log_every=2",
     "trainer.workers=0",
-    "data.test_samples=100",
-    "data.unlabeled_samples=240",
-    "shard.samples_per_shard=80",
+    *SIZES,
 ]
 
 
@@ -64,18 +64,8 @@ def read_by(stage: str, options: list[str]) -> list[str]:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shard sets of the digits: 50 labeled, 240 unlabeled in three shards, 100 test images."""
-    from nst.data.sources import open_source
-    from nst.stages import shard
-
     root = tmp_path_factory.mktemp("digits")
-    shard.run(
-        open_source("digits"),
-        root,
-        labeled_per_class=5,
-        test_samples=100,
-        unlabeled_samples=240,
-        samples_per_shard=80,
-    )
+    sharded("digits", root, *SIZES)
     return root
 
 

@@ -74,12 +74,7 @@ def test_every_option_that_is_advised_is_there_and_can_have_the_value():
         for name, value in options_in(text):
             if name in OTHERS or name.startswith("hydra."):
                 continue
-            known = (
-                name in TREE
-                or name in groups()
-                or kind_of(name)
-                or takes_more(name.rpartition(".")[0])
-            )
+            known = name in TREE or name in groups() or kind_of(name) or takes_more(name.rpartition(".")[0])
             assert known, (file, name, text)
             if value and HOLE not in value and "<" not in value and "." not in value[-1:]:
                 if name in groups():

@@ -98,7 +98,7 @@ def test_where_the_images_come_from_is_asked_by_shard_alone(data: str, tmp_path:
     for kind in (TrainJob, LabelJob, EvaluateJob, SurveyJob, IterateJob):
         require_values(job_from(kind, cfg).config)
     with pytest.raises(UsageError, match=r"option 'data\.source\.root' needs a value\n  next:  data\.source\.root="):
-        shard.make(job_from(ShardJob, cfg))
+        shard.run(job_from(ShardJob, cfg))
 
 
 def test_the_table_is_that_of_the_classes():

@@ -27,6 +27,8 @@ from nst.training import fitting, phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
 from nst.training.loggers import TIMING_METRICS
+from tests.conftest import SIZES, TINY
+from tests.sharding import sharded
 
 Compose = Callable[..., Any]
 
@@ -44,7 +46,6 @@ def weights(run: Path, name: str = "trained") -> str:
 def teacher(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained teacher with predictions and a selection."""
     from nst.config import compose_config
-    from tests.conftest import TINY
 
     run = tmp_path_factory.mktemp("teacher") / "gen0"
     common = [*TINY, f"data.root={digits}", f"run_dir={run}", f"teacher.run={run}", "select.min_confidence=0",
@@ -429,11 +430,7 @@ def test_a_selection_of_another_teacher_is_refused_unless_reassigned(
 
 
 def test_a_selection_made_of_other_shards_of_the_same_name_is_refused(tiny: Compose, teacher: Path, tmp_path: Path):
-    from nst.data.sources import open_source
-    from nst.stages import shard
-
-    shard.run(open_source("digits"), tmp_path / "data", labeled_per_class=5, test_samples=100, unlabeled_samples=240,
-              samples_per_shard=80, seed=1)  # fmt: skip
+    sharded("digits", tmp_path / "data", *SIZES, "seed=1")
     with pytest.raises(NstError, match="was made of other shards"):
         train.from_cfg(tiny(f"teacher.run={teacher}", f"data.unlabeled={tmp_path / 'data/unlabeled'}"))
 

@@ -266,6 +266,6 @@ def make_shards(job: IterateJob) -> None:
     from nst.stages import shard
 
     needed = [part for part, folder in folders.items() if folder == Path(output) / part]
-    shard.tell(shard.make(job_of(ShardJob, job.config, title=job.title), needed), output)
+    shard.tell(shard.run(job_of(ShardJob, job.config, title=job.title), needed), output)
     for part in needed:
         wait_until_seen(folders[part] / "index.json")

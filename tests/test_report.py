@@ -366,8 +366,8 @@ def test_chain_of_trainings_is_recognised_by_its_weights(tmp_path):
     first = make_generation(tmp_path / "one", tmp_path / "data", truth, ("a", "b"), right=0.6)
     make_generation(tmp_path / "two", tmp_path / "data", truth, ("a", "b"), right=0.8, teacher=first)
     runs = [tmp_path / "one", tmp_path / "two"]
-    assert [[g.label for g in e.generations] for e in open_runs(tmp_path, runs)] == [["one", "two"]]
-    assert [[g.label for g in e.generations] for e in open_runs(tmp_path, runs[::-1])] == [["two"], ["one"]]
+    assert [[g.title for g in e.generations] for e in open_runs(tmp_path, runs)] == [["one", "two"]]
+    assert [[g.title for g in e.generations] for e in open_runs(tmp_path, runs[::-1])] == [["two"], ["one"]]
 
 
 @pytest.mark.parametrize(("several", "kept"), [(True, True), (True, False), (False, False)])

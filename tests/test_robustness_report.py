@@ -219,7 +219,7 @@ def test_a_network_under_other_conditions_is_left_out_by_name(run: Path):
     )
     give(run / "gen2", {"c_onthefly": corruption_block(22.0, conditions=MADE | PICTURES | {"shown_at": 24})})
     shown, apart = networks_of(open_runs(run)[0], "c_onthefly")
-    assert [network.label for network in shown] == ["teacher", "student 2"], "only the size that it is shown at differs"
+    assert [network.title for network in shown] == ["teacher", "student 2"], "only the size that it is shown at differs"
     assert apart == ["student 1 was measured on c_onthefly under other conditions: side."]
     report.run(run)
     text = words(page_of(run))

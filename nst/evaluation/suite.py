@@ -231,7 +231,7 @@ class SuiteKind:
     def compared(self, blocks: Mapping[str, Block]) -> dict[str, dict[str, float]]:
         """What a report tells of networks side by side: title → network → value; without what none has."""
         found = {
-            title: {label: block[key] for label, block in blocks.items() if block.get(key) is not None}
+            title: {network: block[key] for network, block in blocks.items() if block.get(key) is not None}
             for key, title in self.headlines.items()
             if title
         }

@@ -42,8 +42,8 @@ def resize_official(image: Image, size: int) -> Image:
 def official_bicubic(image: Image, size: int) -> NDArray[np.float32]:
     """TensorFlow 1's bicubic: uint8 (H, W, 3) -> float32 (size, size, 3), not clipped.
 
-    Coefficient -0.75, source position = index * scale (no half-pixel shift), fraction rounded to 1/1024,
-    border replicated, no antialiasing.
+    Coefficient -0.75, source position = index * scale (no half-pixel shift), fraction rounded to 1/1024, border
+    replicated, no antialiasing.
     """
     across = _interpolate(np.moveaxis(image.astype(np.float32), 1, 0), size)
     return _interpolate(np.moveaxis(across, 1, 0), size)

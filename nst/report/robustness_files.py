@@ -1,7 +1,7 @@
 """What the evaluations of robustness left on disk: which networks can be compared on a suite, and their shown answers.
 
-Networks stand side by side only where they were shown the same pictures, that is
-under the same conditions but for the size at which they are shown. What differs is left out by name.
+Networks stand side by side only where they were shown the same pictures, that is under the same conditions but for the
+size at which they are shown. What differs is left out by name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The section on robustness: headline numbers, errors under corruption, flips, film strips, attacks, pictures.
 
-Single sequences and pictures are chosen for showing a difference, so the sentence
-beside them counts how often it is the other way round.
+Single sequences and pictures are chosen for showing a difference, so the sentence beside them counts how often it is
+the other way round.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     FR_p = FP_p / FP_p of the baseline                     mCE, mFR: 100 * their means, unweighted
 
 Definitions: Hendrycks and Dietterich 2019 and their ImageNet-P/test.py. Every error and probability here is in
-percent. A mean is given for the whole benchmark or not at all. What is missing
-is listed, so a part of it is never mistaken for an mCE. Plain numbers: a report reads them without loading torch.
+percent. A mean is given for the whole benchmark or not at all. What is missing is listed, so a part of it is never
+mistaken for an mCE. Plain numbers: a report reads them without loading torch.
 """
 
 from __future__ import annotations

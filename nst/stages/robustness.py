@@ -3,8 +3,8 @@
     evaluation/robustness/<suite>/parts/<part>.json   what one part came to: the mark that it is done
     evaluation/robustness/<suite>/result.json, DONE   what the suite measured
 
-One part is measured at a time, by all ranks together; a killed evaluation begins the part anew
-in which it was. A suite that is done is skipped, so suites can be added to an evaluation later.
+One part is measured at a time, by all ranks together; a killed evaluation begins the part anew in which it was. A suite
+that is done is skipped, so suites can be added to an evaluation later.
 """
 
 from __future__ import annotations

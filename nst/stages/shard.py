@@ -47,8 +47,8 @@ READERS = 4  # threads that read and decode
 def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Splits the job's source into labeled/, unlabeled/, test/ and validation/ of its folder; returns what was written.
 
-    A finished run of the same source and options is returned as it is. One that was killed starts over
-    and ends with the same bytes.
+    A finished run of the same source and options is returned as it is. One that was killed starts over and ends with
+    the same bytes.
 
     Args:
         needed: sets that may not be empty; where one would be, nothing is written.

@@ -2,8 +2,8 @@
 
     <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
 
-Suites, images, seeds and views are those of `nst evaluate` with the same options, so the
-curve over the steps ends where the evaluation of the finished network stands.
+Suites, images, seeds and views are those of `nst evaluate` with the same options, so the curve over the steps ends
+where the evaluation of the finished network stands.
 """
 
 from __future__ import annotations

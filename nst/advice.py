@@ -61,12 +61,11 @@ def _given(stage: str, anew: set[str]) -> Iterator[str]:
     For the same stage also its flags, with what is behind them, and options of it alone (`select.min_confidence`).
     """
     from nst.flags import in_words, option_of  # here: only who has made a mistake waits for it
-    from nst.settings.reading import reads
 
     same = stage == _command[0]
     anew = {option_of(stage, name) for name in anew}
     for words in in_words(_command[0], _command[1:]):
         name = option_of(_command[0], words[0])
         own = name.startswith(f"{_command[0]}.") or (name == "trainer.precision" and STAGES[stage].own_precision)
-        if name not in anew and (same or (not own and reads(stage, name))):
+        if name not in anew and (same or (not own and STAGES[stage].reads(name))):
             yield from words

@@ -11,7 +11,6 @@ from nst.errors import UsageError
 from nst.groups import group_choices, groups
 from nst.kinds import Kind
 from nst.settings import SECTIONS, TREE
-from nst.settings.reading import reads
 from nst.stage_table import STAGES
 
 FLAGS = ("--help", "--cfg", "-m")
@@ -71,7 +70,7 @@ def candidates(line: str) -> list[str]:
     if word.startswith("-"):
         found = flags
     else:
-        found = [f"{each}=" for each in _names() if stage not in STAGES or reads(stage, each)]
+        found = [f"{each}=" for each in _names() if stage not in STAGES or STAGES[stage].reads(each)]
     return [each for each in found if each.startswith(word)]
 
 

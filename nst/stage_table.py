@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_type_hints
 
+from nst.settings import GROUPS
+from nst.settings.fields import Group, kinds_of
 from nst.settings.job import EvaluateJob, ExportJob, Job, LabelJob, PredictJob, ReportJob, SelectJob, ShardJob
+from nst.settings.measuring import EvalOptions, Evaluation, RobustnessSettings
 from nst.settings.stages import RayOptions
 
+# of these groups no job reads these options, which are of trainings
+NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
 BY_ITSELF = "{}.precision, which chooses by itself"
 
 
@@ -58,6 +65,40 @@ class StageRecord:
     torch: bool = True
     at_a_desk: bool = False
     together: bool = False
+
+    def reads(self, name: str) -> bool:
+        """Whether it reads an option, by its dotted name; a group's name alone is its choice, a recipe for many."""
+        if self.job is None or name.startswith("hydra"):
+            return name.partition(".")[0] not in self.unread
+        node: Any = self.options
+        if name in (*GROUPS, "experiment"):
+            return name in node or name in ("experiment", "scale") or self.needs_data
+        for part in name.split("."):
+            if not isinstance(node, dict):
+                return node is not None  # an entry of an option
+            node = node.get(part, node.get("*"))
+        return node is not None
+
+    @functools.cached_property
+    def options(self) -> Mapping[str, Any]:
+        """The options of its job: name → kind, or the same of a group; nothing where it has none."""
+        if self.job is None:
+            return {}
+        hints = get_type_hints(self.job)
+        return {
+            entry.name: _read(hints[entry.name], self.only.get(entry.name), NEVER.get(entry.name, ()))
+            for entry in fields(self.job)
+        }
+
+
+def _read(hint: Any, only: Sequence[str] | None, never: Sequence[str]) -> Any:
+    """What is read of a group, which may have several bases; the hint itself where it is an option."""
+    hints = (EvalOptions, RobustnessSettings) if hint is Evaluation else get_args(hint) or (hint,)
+    bases = [each for each in hints if isinstance(each, type) and issubclass(each, Group)]
+    if not bases:
+        return hint
+    kinds = {name: kind for base in bases for name, kind in kinds_of(base).items()}
+    return {name: kind for name, kind in kinds.items() if (only is None or name in only) and name not in never}
 
 
 STAGES: Mapping[str, StageRecord] = {

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from nst.settings import GROUPS
-from nst.settings.reading import options_read, reads
 from nst.stage_table import STAGES
 from tests import composing
 from tests.sharding import sharded
@@ -54,11 +53,12 @@ TINY = [
 
 def read_by(stage: str, options: list[str]) -> list[str]:
     """Of options for a whole recipe those that a stage reads; others are refused on the command line."""
-    if STAGES[stage].job is None or not STAGES[stage].strict:  # its recipes are whole
+    record = STAGES[stage]
+    if record.job is None or not record.strict:  # its recipes are whole
         return options
     names = [option.partition("=")[0] for option in options]
-    chosen = {name for name in names if name in GROUPS and name not in options_read(stage)}  # which would ask for more
-    return [option for option, name in zip(options, names, strict=True) if reads(stage, name) and name not in chosen]
+    chosen = {name for name in names if name in GROUPS and name not in record.options}  # which would ask for more
+    return [option for option, name in zip(options, names, strict=True) if record.reads(name) and name not in chosen]
 
 
 @pytest.fixture(scope="session")

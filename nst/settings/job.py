@@ -1,7 +1,7 @@
 """Jobs of stages: a frozen dataclass of the groups that a stage reads. The configuration ends here.
 
 A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(job, directory)` does the work. What a
-stage reads at all follows from its job, too (`nst.settings.reading`).
+stage reads at all follows from its job, too (`nst.stage_table`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Refuses options that change nothing, instead of recording them as if they had been used.
 
-A stage that works on a finished run reads the options of its job (`nst.settings.reading`); how the network was made and
+A stage that works on a finished run reads the options of its job (`nst.stage_table`); how the network was made and
 trained is decided. An option may be repeated all the same where it says what is so anyway, and may be one to which one
 that is read refers, as `data.root=data_${seed}` does to the seed.
 """
@@ -20,7 +20,6 @@ from nst.documents import read_config
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.models.network_info import read_info
-from nst.settings.reading import options_read, reads
 from nst.shown import as_typed, some
 from nst.stage_table import STAGES
 from nst.stages.as_sharded import differing
@@ -114,20 +113,21 @@ def _typed(cfg: DictConfig) -> list[str]:
 
 
 def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
-    """As `reads`, but for what other options of the command or the network's file decide."""
+    """As its record says, but for what other options of the command or the network's file decide."""
+    record = STAGES[stage]
     if stage == "export" and name.startswith("data.pictures."):  # only where no file says it
         return all(_known(source, name) is ABSENT for source in networks(cfg, stage))
     if stage == "export" and name.startswith("data."):
         return bool(cfg.export.format == "nst")
     if name.startswith("report.") and stage == "iterate":
         return bool(cfg.iterate.report)
-    if name == "run_dir" and STAGES[stage].within and cfg.export.format != "nst":  # it lies in the run, if there is one
-        return reads(stage, name) and not any(Path(source).is_dir() for source in networks(cfg, stage))
-    if name == "trainer.precision" and STAGES[stage].own_precision:
+    if name == "run_dir" and record.within and cfg.export.format != "nst":  # it lies in the run, if there is one
+        return record.reads(name) and not any(Path(source).is_dir() for source in networks(cfg, stage))
+    if name == "trainer.precision" and record.own_precision:
         return bool(cfg.trainer.accelerator == "xla")
     if name.startswith("label.ray.") and stage == "label":
         return bool(cfg.label.engine == "ray")
-    return reads(stage, name)
+    return record.reads(name)
 
 
 def networks(cfg: DictConfig, stage: str) -> list[str]:
@@ -201,7 +201,7 @@ def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
     """The refusal, and the command without these options, or with those that help."""
     helps, valid = [], []
     record = STAGES[stage]
-    groups = [group for group, node in options_read(stage).items() if isinstance(node, dict)]
+    groups = [group for group, node in record.options.items() if isinstance(node, dict)]
     for item, name in zip(items, typed_names(items), strict=True):
         instead = record.instead.get(name) or (record.folder if name == "run_dir" and record.within else "")
         if instead and " " not in instead:

@@ -26,7 +26,7 @@ from nst.settings.learning import only_run
 from nst.shown import as_typed
 from nst.stage_table import STAGES
 from nst.stages.apart import PARTS
-from nst.stages.unread import WHOLE, networks, require_as_sharded, require_read, run_of, typed_names
+from nst.stages.unread import WHOLE, leaves, networks, require_as_sharded, require_read, run_of, typed_names, value_at
 
 
 def silent(_: str) -> None:
@@ -132,21 +132,13 @@ def _refuse_taken(cfg: DictConfig, stage: str) -> None:
         names = [name for name in typed_names(cfg.overrides) if name == group or name.startswith(f"{group}.")]
         if not given or not names or not config.exists():
             continue
-        first = group.partition(".")[0]
-        before, now = _options(read_config(config), group), _options({first: plain(cfg[first], whole=False)}, group)
+        known = (read_config(config), plain(cfg, whole=False))
+        before, now = (dict(leaves(value_at(each, group, {}), group)) for each in known)
         for option, value in now.items():
             is_typed = any(f"{option}.".startswith(f"{name}.") or name.startswith(f"{option}.") for name in names)
             was = before.get(option, ADDED.get(tuple(option.split(".")), value))  # older than the option
             if is_typed and was != value:
                 raise _taken(cfg, stage, option, (was, value), given)
-
-
-def _options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """The options of a group, or the one option, by dotted name."""
-    node: Any = config
-    for part in group.split("."):
-        node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return {f"{group}.{name}": value for name, value in node.items()} if isinstance(node, Mapping) else {group: node}
 
 
 def _taken(cfg: DictConfig, stage: str, option: str, values: tuple[Any, Any], folder: str) -> UsageError:

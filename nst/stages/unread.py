@@ -146,10 +146,15 @@ def _known(source: str, name: str) -> Any:
     """What an option was in the run, or is in the network's file; ABSENT where these do not say."""
     run = run_of(Path(source))
     told = read_config(run / "config.yaml") if run else {}
-    node: Any = {**told, **{group: {**told.get(group, {}), **own} for group, own in _of_file(source).items()}}
+    told |= {group: {**told.get(group, {}), **own} for group, own in _of_file(source).items()}
+    return value_at(told, name, ABSENT)
+
+
+def value_at(config: Any, name: str, default: Any) -> Any:
+    """The option or group of a dotted name, where there is one."""
     for part in name.split("."):
-        node = node.get(part, ABSENT) if isinstance(node, Mapping) else ABSENT
-    return node
+        config = config.get(part, default) if isinstance(config, Mapping) else default
+    return config
 
 
 def _of_file(source: str) -> dict[str, dict[str, Any]]:
@@ -178,7 +183,7 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
         return True  # it is needed, too: by a choice as model=timm
     if OmegaConf.select(without, name) == OmegaConf.select(cfg, name):
         return True
-    values, others = (dict(_values(plain(each, whole=False))) for each in (cfg, without))
+    values, others = (dict(leaves(plain(each, whole=False))) for each in (cfg, without))
     typed = set(typed_names(_typed(cfg))) - {name}
     return any(
         value != others.get(option)
@@ -188,11 +193,11 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
     )
 
 
-def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All options by dotted name."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _values(value, f"{name}.{key}" if name else str(key))
+            yield from leaves(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, node
 

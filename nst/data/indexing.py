@@ -18,7 +18,7 @@ from shlex import quote
 import numpy as np
 
 from nst.atomic import sha256_file
-from nst.data.images import image_extension, pictures_among
+from nst.data.images import READERS, image_extension, pictures_among
 from nst.data.layout import is_hidden
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, listed_problems, load_index
@@ -53,7 +53,6 @@ def index_tars(
     *,
     output: Path | str | None = None,
     remote: Remote | None = None,
-    workers: int = 4,
     progress: Progress = silent,
 ) -> ShardSet:
     """Writes index.json for the WebDataset tars that lie in `folder`, such as img2dataset's.
@@ -64,7 +63,6 @@ def index_tars(
     Args:
         folder: path or address; from an address every tar is fetched once.
         output: where index.json goes; None: to the tars.
-        workers: threads that read.
 
     Raises:
         NstError: no tars, one cut short, samples without an image, labels for some only, keys used twice.
@@ -75,7 +73,7 @@ def index_tars(
         raise _no_tars(folder)
     opened = _Opener(folder, remote or Remote())
     before = _excluded_before(output)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         looks = pool.map(lambda name: _look(name, *opened(name), before), names)
         found = list(progress(looks, "indexing", len(names)))
     labels = sum((look.labels for look in found), Counter[int | None]())

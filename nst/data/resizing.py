@@ -62,7 +62,8 @@ def _interpolate(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return result
 
 
-def _cubic_kernel(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
+def _cubic_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    a = -0.75
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance <= 1, near, far)

@@ -42,7 +42,7 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     Raises:
         UsageError: no data is named at all, or an option that changes nothing.
     """
-    require_read(cfg, stage, besides=STAGES[stage].taken)
+    require_read(cfg, stage)
     cfg = _with_data(cfg, stage, tell)
     if stage == "train":
         require_as_sharded(cfg, stage)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from nst.atomic import atomic_path
 from nst.config import job_from, require_values
 from nst.data.examination import Examined, examine, in_order, report_bad
-from nst.data.images import DARK
+from nst.data.images import DARK, READERS
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
 from nst.data.shard_writer import MAX_SHARD_BYTES
@@ -41,7 +41,6 @@ from nst.stages.places import shards_place
 from nst.stages.shard_table import lines, summary_line
 
 SETS = ("labeled", "unlabeled", "test", "validation")
-READERS = 4  # threads that read and decode
 
 
 def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:

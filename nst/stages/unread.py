@@ -7,7 +7,7 @@ that is read refers, as `data.root=data_${seed}` does to the seed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,9 @@ def run_of(source: Path) -> Path | None:
     return run if (source.is_dir() or source.parent.name == "checkpoints") and (run / "config.yaml").exists() else None
 
 
-def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) -> None:
-    """Holds the options of the command line against those that the stage reads.
-
-    Args:
-        besides: groups of earlier steps, which are held against what these have written.
+def require_read(cfg: DictConfig, stage: str) -> None:
+    """Holds the options of the command line against those that the stage reads; those of steps that were taken before
+    are held against what these have written (`nst.stages.inherited`).
 
     Raises:
         UsageError: one changes nothing.
@@ -71,7 +69,7 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
     whole = record.needs_data and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
-        if _is_read(cfg, stage, name) or name.partition(".")[0] in besides:
+        if _is_read(cfg, stage, name) or name.partition(".")[0] in record.taken:
             continue
         if whole and _fits_the_shards(cfg, name):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from nst.atomic import sha256_file
-from nst.config import job_from
+from nst.config import compose_config, job_from
 from nst.documents import read_json, read_metrics
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
@@ -90,8 +91,6 @@ def test_multiples_are_of_the_steps_of_all_phases():
 @pytest.fixture(scope="module")
 def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same training without and with evaluations, and with two phases."""
-    from nst.config import compose_config
-
     root = tmp_path_factory.mktemp("pair")
     common = [*TINY, f"data.root={digits}", "student.finetune.epochs=1", "student.finetune.image_size=16",
               "student.finetune.labeled_batch_size=10"]  # fmt: skip
@@ -154,11 +153,18 @@ def test_the_time_of_an_evaluation_is_not_time_of_the_steps(tiny: Compose, tmp_p
 # ---- killed and continued --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def watched(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with evaluations that nothing has stopped."""
+    run = tmp_path_factory.mktemp("watched") / "run"
+    train.from_cfg(compose_config([*TINY, f"data.root={digits}", *EVERY, f"run_dir={run}"]))
+    return run
+
+
 @pytest.mark.parametrize("step", [5, 9, 11])
 def test_a_training_that_dies_later_neither_repeats_nor_loses_an_evaluation(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
     original = Classifier.training_step
 
     def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -172,15 +178,14 @@ def test_a_training_that_dies_later_neither_repeats_nor_loses_an_evaluation(
         train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     assert seen == [f"{at}/{suite}" for at in ("000008", "000012") for suite in ("c_onthefly", "p_onthefly", "fgsm")]
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
+    assert rows(watched) == rows(tmp_path / "killed")
+    assert weights(watched) == weights(tmp_path / "killed")
 
 
 @pytest.mark.parametrize("killed_at", ["000008/p_onthefly", "000012/c_onthefly", "000012/fgsm"])
 def test_a_training_that_dies_within_an_evaluation_continues_there(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
+    tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ):
-    train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
     steps: list[int] = []
     original = Classifier.training_step
 
@@ -203,14 +208,13 @@ def test_a_training_that_dies_within_an_evaluation_continues_there(
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     assert steps == list(range(12))  # no step of the training was lost
     assert len(seen) == len(set(seen)) == 6
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-    assert read_json(tmp_path / "whole/result.json") == read_json(tmp_path / "killed/result.json")
+    assert rows(watched) == rows(tmp_path / "killed")
+    assert read_json(watched / "result.json") == read_json(tmp_path / "killed/result.json")
 
 
 def test_sigterm_within_an_evaluation_ends_the_training_which_continues_there(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
     original = Counting.test_step
 
     def told(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -224,12 +228,12 @@ def test_sigterm_within_an_evaluation_ends_the_training_which_continues_there(
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "told"))
-    assert rows(tmp_path / "whole") == rows(tmp_path / "told")
+    assert rows(watched) == rows(tmp_path / "told")
 
 
-def test_other_weights_at_the_same_step_are_measured_anew(tiny: Compose, tmp_path: Path):
+def test_other_weights_at_the_same_step_are_measured_anew(tiny: Compose, watched: Path, tmp_path: Path):
     """As after a kill on a GPU, whose sums do not repeat to the last bit."""
-    train.from_cfg(tiny(*EVERY))
+    shutil.copytree(watched, tmp_path / "run")
     path = tmp_path / "run/robustness/000008/c_onthefly/started.json"
     text = path.read_text()
     for name in ("DONE", "result.json", "checkpoints"):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from nst.atomic import sha256_file
 from nst.config import compose_config, job_from
 from nst.documents import read_json, read_metrics
 from nst.errors import NstError, Preempted
@@ -23,9 +22,9 @@ from nst.stages.watching import state_digest
 from nst.training.classifier import Classifier
 from nst.training.counting import Counting, SeenByAll
 from nst.training.hardware import Hardware
-from nst.training.loggers import TIMING_METRICS
 from nst.training.periodic import Monitor, Monitoring
 from tests.conftest import TINY
+from tests.trainings import Crash, dying_at, rows, weights
 
 Compose = Callable[..., Any]
 # checkpoints every 4 of 12 steps: a multiple of 5 is measured at steps 8 and 12
@@ -35,20 +34,8 @@ EVERY = [*SUITES, "eval.every=5"]
 NAMES = {"robustness/c_onthefly/error/fog", "robustness/p_onthefly/flip/brightness", "robustness/fgsm/top1_at_8"}
 
 
-class Crash(Exception):
-    """Stands for the process dying."""
-
-
-def rows(run: Path) -> list[tuple[int, str, float]]:
-    return [row for row in read_metrics(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
-
-
 def robust(run: Path) -> list[tuple[int, str, float]]:
     return [row for row in rows(run) if row[1].startswith("robustness/")]
-
-
-def weights(run: Path, name: str = "trained") -> str:
-    return sha256_file(run / "checkpoints" / f"{name}.safetensors")
 
 
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -165,16 +152,8 @@ def watched(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_training_that_dies_later_neither_repeats_nor_loses_an_evaluation(
     tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    original = Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == step:
-            raise Crash
-        return original(self, batch, batch_idx)
-
     seen = passes(monkeypatch)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+    with dying_at(step):
         train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     assert seen == [f"{at}/{suite}" for at in ("000008", "000012") for suite in ("c_onthefly", "p_onthefly", "fgsm")]

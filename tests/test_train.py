@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nst.atomic import sha256_file, write_json
+from nst.atomic import write_json
 from nst.config import compose_config, made
-from nst.documents import read_json, read_metrics
+from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
 from nst.settings.learning import StudentOptions
@@ -25,21 +25,12 @@ from nst.stages.chosen_network import architecture
 from nst.training import fitting, phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
-from nst.training.loggers import TIMING_METRICS
 from tests.conftest import SIZES, TINY
 from tests.sharding import sharded
+from tests.trainings import Crash, dying_at, rows, weights
 
 Compose = Callable[..., Any]
 FINETUNE = ["student.finetune.epochs=1", "student.finetune.image_size=16", "student.finetune.frozen_blocks=2"]
-
-
-def rows(run: Path) -> list[tuple[int, str, float]]:
-    """metrics.csv without what depends on the machine's speed."""
-    return [row for row in read_metrics(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
-
-
-def weights(run: Path, name: str = "trained") -> str:
-    return sha256_file(run / "checkpoints" / f"{name}.safetensors")
 
 
 # ---- runs that many tests look at, and none changes
@@ -104,23 +95,11 @@ def test_student_is_repeatable_too(tiny: Compose, teacher: Path, student: Path, 
     assert weights(tmp_path / "run") == weights(student)
 
 
-class Crash(Exception):
-    """Stands for the process dying: nothing after it runs."""
-
-
 @pytest.mark.parametrize("step", [1, 3, 6, 8, 11])
 def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics(
-    tiny: Compose, teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tiny: Compose, teacher: Path, student: Path, tmp_path: Path, step: int
 ):
-    original = Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == step:
-            raise Crash
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+    with dying_at(step):
         train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "killed"))
     assert not (tmp_path / "killed" / "DONE").exists()
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "killed"))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from wandb.proto import wandb_internal_pb2
 
 from nst.cli import dispatch
@@ -24,11 +23,11 @@ from nst.errors import NstError
 from nst.report import workspace
 from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
-from nst.training.classifier import Classifier
 from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tracking import Tracking, resolved_mode, run_id
 from tests import forked
 from tests.conftest import TINY
+from tests.trainings import dying_at
 
 Compose = Callable[..., Any]
 HEADER_BYTES, BLOCK_BYTES = 7, 32768
@@ -152,19 +151,9 @@ def logged_ids(folder: Path) -> set[str]:
     return {path.name.split("-")[3] for path in folder.glob("wandb/offline-run-*")}
 
 
-def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Crash(Exception):
-        """Stands for the process dying."""
-
-    cfg, original = tiny("logger=wandb", "logger.wandb.mode=offline"), Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == 6:
-            raise Crash
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path):
+    cfg = tiny("logger=wandb", "logger.wandb.mode=offline")
+    with dying_at(6):
         train.from_cfg(cfg)
     before = run_id(tmp_path / "run")
     train.from_cfg(cfg)

@@ -6,6 +6,8 @@ sweeper and our launcher, which gives every job a process, a directory and a W&B
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
 import re
@@ -14,14 +16,13 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from nst.advice import note_command, whole
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
 from nst.faults import in_words
-from nst.loading import nothing_thrown_away
 from nst.sharing import is_rank_zero
 from nst.shown import shown
 from nst.stage_table import STAGES
@@ -96,10 +97,24 @@ def module_of(stage: str) -> Any:
     name = f"nst.stages.{stage}"
     if name in sys.modules:
         return sys.modules[name]
-    with nothing_thrown_away():
+    with _nothing_thrown_away():
         if STAGES[stage].torch:
             importlib.import_module("nst.lean")
         return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _nothing_thrown_away() -> Iterator[None]:
+    """While modules load: all they bring stays, and to look through it for garbage again and again takes a fifth of
+    the time. Later looks pass over it too."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def _outcome(arguments: list[str]) -> tuple[int, str]:

@@ -105,7 +105,7 @@ READ_AND_WRITTEN = {
     " data.source.pictures={pictures} data.root={pictures}",
     "shard.output by a link": "shard data=folder data.source.root={pictures} shard.output={link}",
     "the source by a link": "shard data=folder data.source.root={link} data.root={pictures}/new",
-    "run_dir": "train data=folder data.source.root={pictures} data.root={data} run_dir={pictures}",
+    "run_dir": "train data=folder data.source.root={pictures} data.root={tmp}/none run_dir={pictures}",
     "run_dir around shards": "train {tiny} data.root={data} run_dir={data}",
     "run_dir in shards": "train {tiny} data.root={data} run_dir={data}/labeled",
     "run_dir of the teacher": "train {tiny} data.root={data} run_dir={run} teacher.run={run}",
@@ -135,7 +135,7 @@ READ_AND_WRITTEN = {
     "export over the run": "export {tiny} model.checkpoint={run} export.output={run}",
     "report": "report data=folder data.source.root={pictures} run_dir={pictures}",
     "plan.output": "plan {tiny} data.source.name=folder +data.source.root={pictures} plan.output={pictures}/cat/00.jpg",
-    "remote.cache": "train {tiny} data.root={data} +data.source.root={pictures} remote.cache={pictures}",
+    "remote.cache": "train {tiny} data.root={tmp}/none +data.source.root={pictures} remote.cache={pictures}",
 }
 
 

@@ -82,6 +82,16 @@ def tiny(digits: Path, tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
+    from nst.report import page
+    from nst.stages import report
+
+    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
+    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
+
+
+@pytest.fixture
 def tf32() -> Iterator[list[Any]]:
     """Whatever may compute in TF32 does so; afterwards as before."""
     import torch

@@ -149,13 +149,6 @@ def finished(tmp_path_factory):
     return directory, report.run(directory, stage="iterate", overrides=["experiment=demo", "name=it's"])
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
-
-
 def page_of(directory):
     return (directory / "report.html").read_text(encoding="utf-8")
 

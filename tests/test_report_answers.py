@@ -30,13 +30,6 @@ CLASSES = ("cat", "dog & co", "<owl>")
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
-
-
-@pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path, CLASSES)
 

@@ -17,7 +17,7 @@ from nst.atomic import write_json
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation.results import row_numbers, scored, summary
-from nst.report import page, robustness_figures
+from nst.report import robustness_figures
 from nst.report.figures import series_color
 from nst.report.records import open_runs
 from nst.report.robustness_files import networks_of
@@ -32,13 +32,6 @@ MADE = {"images": 40, "digest": "d", "max_images": 40, "seed": 7, "side": 16, "s
 PICTURES = {"corruptions": list(CORRUPTIONS), "severities": [1, 2, 3, 4, 5], "jpeg_quality": None,
             "frost": "procedural"}  # fmt: skip
 TILE = 4
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
 
 
 def corruption_block(error: float, names: Any = CORRUPTIONS, suite: str = "c_onthefly", **more: Any) -> dict[str, Any]:

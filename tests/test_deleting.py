@@ -28,10 +28,11 @@ from nst.errors import NstError
 from nst.leftovers import temporary
 from nst.runs import Run
 from nst.settings.job import ExportJob
-from nst.stages import export, report
+from nst.stages import export
 from nst.training.tracking import forget_run, run_id
 from nst.written import LIST, FolderContents, begin, note
 from tests.conftest import TINY, read_by
+from tests.reported import reported
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -545,7 +546,7 @@ def test_the_model_card_of_a_copied_run_is_the_same(run: Path, tmp_path: Path):
 
 def test_a_report_killed_at_any_moment_leaves_nothing(run: Path):
     number = 1
-    while killed_at(number, "replace", lambda: report.run(run)):
+    while killed_at(number, "replace", lambda: reported(run)):
         assert list(run.rglob("*.tmp-*"))
         number += 1
     assert number > 4

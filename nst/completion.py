@@ -8,9 +8,9 @@ from typing import Any
 
 from nst.checking import kind_of
 from nst.errors import UsageError
+from nst.flags import own_flags
 from nst.groups import group_choices, groups
-from nst.kinds import Kind
-from nst.settings import SECTIONS, TREE
+from nst.settings import TREE
 from nst.stage_table import STAGES
 
 FLAGS = ("--help", "--cfg", "-m")
@@ -66,9 +66,8 @@ def candidates(line: str) -> list[str]:
     name, equals, begun = word.partition("=")
     if equals:
         return [f"{name}={value}" for value in _values(name) if value.startswith(begun)]
-    flags = [*FLAGS, *(f"--{option.replace('_', '-')}" for option in _own(stage))]
     if word.startswith("-"):
-        found = flags
+        found = [*FLAGS, *own_flags(stage)]
     else:
         found = [f"{each}=" for each in _names() if stage not in STAGES or STAGES[stage].reads(each)]
     return [each for each in found if each.startswith(word)]
@@ -88,11 +87,6 @@ def _leaves(tree: Mapping[str, Any], around: str = "") -> Iterator[str]:
             yield from _leaves(node, f"{around}{name}.")
         else:
             yield around + name
-
-
-def _own(stage: str) -> list[str]:
-    """Names of a stage's own options, which are flags too."""
-    return [name for name, node in TREE[stage].items() if isinstance(node, Kind)] if stage in SECTIONS else []
 
 
 def _values(name: str) -> list[str]:

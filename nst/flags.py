@@ -28,6 +28,12 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
     return [_as_option(stage, words) for words in in_words(stage, items) if words[0] not in GENERAL]
 
 
+def own_flags(stage: str) -> list[str]:
+    """The flags of a stage that no other has."""
+    own = TREE[stage] if stage in SECTIONS else {}
+    return [f"--{name.replace('_', '-')}" for name, kind in own.items() if isinstance(kind, Kind)]
+
+
 def in_words(stage: str, items: Sequence[str]) -> Iterator[list[str]]:
     """The arguments behind a stage, those of an option together: `[option=value]`, `[--flag]`, `[--flag, value]`."""
     waiting = list(items)
@@ -76,8 +82,7 @@ def _unknown(stage: str, flag: str) -> UsageError:
     name = flag.partition("=")[0]
     if name in GENERAL:
         return UsageError(f"{name} takes no value", got=flag, next=f"nst {stage} {name}")
-    own = [f"--{option.replace('_', '-')}" for option in TREE[stage]] if stage in SECTIONS else []
-    valid = [*(each for each in GENERAL if each.startswith("--")), *own]
+    valid = [*(each for each in GENERAL if each.startswith("--")), *own_flags(stage)]
     return UsageError(f"unknown flag {name}{nearest(name, valid)}", got=flag, valid=", ".join(valid))
 
 

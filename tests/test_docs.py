@@ -20,7 +20,7 @@ from nst.atomic import sha256_file
 from nst.checking import kind_of
 from nst.cli import dispatch
 from nst.cloud import commands as tpu
-from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
+from nst.config import compose_config, group_choices, groups, job_from, option_names, plain
 from nst.data.shard_set import ShardSet
 from nst.flags import flags_as_options
 from nst.report import findings
@@ -31,6 +31,7 @@ from nst.stages.generations import configurations
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for
 from tests import forked
+from tests.composing import made
 from tests.conftest import TINY, read_by
 
 ROOT = Path(__file__).parent.parent

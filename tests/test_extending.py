@@ -232,14 +232,15 @@ def test_a_training_from_before_the_option_is_refused(ran: dict[str, Any], tmp_p
 
 
 def test_the_network_is_timms_and_is_recognized_by_its_weights():
-    from nst.config import compose_config, made
+    from nst.config import compose_config, plain
     from nst.models.checkpoints import recognize
     from nst.models.efficientnet import ARCHITECTURES, build
     from nst.models.formats import timm_name
+    from nst.settings.fields import made_of
     from nst.settings.network import Model
     from nst.stages.chosen_network import architecture as architecture_of
 
-    architecture = architecture_of(made(Model, compose_config(["model=efficientnet_b8"]).model))
+    architecture = architecture_of(made_of(Model, plain(compose_config(["model=efficientnet_b8"]).model)))
     assert architecture == ARCHITECTURES["efficientnet_b8"]
     with torch.device("meta"):
         ours, theirs = build(architecture, 1000), timm.create_model("tf_efficientnet_b8")

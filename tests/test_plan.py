@@ -18,7 +18,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from nst.cli import dispatch
-from nst.config import compose_config, job_from, made
+from nst.config import compose_config, job_from
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
@@ -41,6 +41,7 @@ from nst.training.optim import build_optimizer, parameter_groups
 from nst.training.recipe import Length
 from nst.xla import aot
 from nst.xla.program import Collective, TrainStep, collectives
+from tests.composing import made
 from tests.tiny_networks import TINY
 
 GOLDEN = list(csv.DictReader((Path(__file__).parent / "golden" / "architectures.csv").open()))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from nst.atomic import write_json
-from nst.config import compose_config, made
+from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
@@ -25,6 +25,7 @@ from nst.stages.chosen_network import architecture
 from nst.training import fitting, phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
+from tests.composing import made
 from tests.conftest import SIZES, TINY
 from tests.sharding import sharded
 from tests.trainings import Crash, dying_at, rows, weights

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+
+from nst.stage_table import STAGES
 
 _command: list[str] = []  # the stage and options that this process was given
-_stages: set[str] = set()
 _wrong: set[str] = set()  # options that no advice repeats
 OF_ONE_STAGE = ("run_dir", "name", "input")  # another stage's directory is another one, and it reads something else
 
 
-def note_command(arguments: Sequence[str], stages: Iterable[str] = ()) -> None:
-    """Keeps the command line of this process, and which words are stages."""
+def note_command(arguments: Sequence[str]) -> None:
+    """Keeps the command line of this process."""
     _command[:] = arguments
-    _stages.update(stages)
     _wrong.clear()
 
 
@@ -46,7 +46,7 @@ def whole(text: str) -> str:
 
 def _with_options(match: re.Match[str]) -> str:
     stage = match[1]
-    if stage not in _stages or not _command:
+    if stage not in STAGES or not _command:
         return match[0]
     behind = re.split(r"\n|;|, |(?<!=)\bnst ", match.string[match.end() :])[0]
     anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
@@ -61,12 +61,11 @@ def _given(stage: str, anew: set[str]) -> Iterator[str]:
     For the same stage also its flags, with what is behind them, and options of it alone (`select.min_confidence`).
     """
     from nst.flags import in_words, option_of  # here: only who has made a mistake waits for it
-    from nst.settings.reading import OWN_PRECISION, reads
 
     same = stage == _command[0]
     anew = {option_of(stage, name) for name in anew}
     for words in in_words(_command[0], _command[1:]):
         name = option_of(_command[0], words[0])
-        own = name.startswith(f"{_command[0]}.") or (name == "trainer.precision" and stage in OWN_PRECISION)
-        if name not in anew and (same or (not own and reads(stage, name))):
+        own = name.startswith(f"{_command[0]}.") or (name == "trainer.precision" and STAGES[stage].own_precision)
+        if name not in anew and (same or (not own and STAGES[stage].reads(name))):
             yield from words

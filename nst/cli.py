@@ -6,6 +6,8 @@ sweeper and our launcher, which gives every job a process, a directory and a W&B
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
 import re
@@ -14,35 +16,18 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from nst.advice import note_command, whole
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
 from nst.faults import in_words
-from nst.loading import nothing_thrown_away
 from nst.sharing import is_rank_zero
 from nst.shown import shown
+from nst.stage_table import STAGES
 
-STAGES = {
-    "shard": "images -> shards/*.tar + index.json, split into labeled, unlabeled and test",
-    "train": "labeled (and selected pseudo-labeled) shards -> a teacher or a noised student",
-    "label": "teacher + unlabeled shards -> predictions/*.parquet",
-    "select": "predictions -> selection/*.parquet: confident, balanced over the classes",
-    "iterate": "Algorithm 1: train, label, select, train, ... for a list of generations, then report",
-    "evaluate": "weights + test shards -> result.json: top-1, top-5, ECE, confusion",
-    "predict": "a trained network + pictures of your own -> predictions.csv, Parquet, a contact sheet",
-    "report": "run directories -> table, figures, report.html",
-    "doctor": "what is wrong or unwise with the options of a train or iterate, before hours are spent",
-    "export": "a trained network -> weights for timm, ONNX, and a model card",
-    "plan": "what an iterate would need, before it: work, memory, traffic, storage, hours",
-}
-# these compute nothing on the trainer's machine, and run where it is not
-AT_A_DESK = ("plan", "report", "doctor", "export")
-WITHOUT_TORCH = ("shard", "select", "report", "doctor")
 READER_GONE = 141  # as a shell reports a process that SIGPIPE has ended
-COMPUTING = ("train", "label", "evaluate", "predict", "iterate")  # on all hosts and ranks together
 
 USAGE = """Noisy Student Training.
 
@@ -112,10 +97,24 @@ def module_of(stage: str) -> Any:
     name = f"nst.stages.{stage}"
     if name in sys.modules:
         return sys.modules[name]
-    with nothing_thrown_away():
-        if stage not in WITHOUT_TORCH:
+    with _nothing_thrown_away():
+        if STAGES[stage].torch:
             importlib.import_module("nst.lean")
         return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _nothing_thrown_away() -> Iterator[None]:
+    """While modules load: all they bring stays, and to look through it for garbage again and again takes a fifth of
+    the time. Later looks pass over it too."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def _outcome(arguments: list[str]) -> tuple[int, str]:
@@ -188,7 +187,7 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from nst.help import table
 
-        print(USAGE.format(stages=table(STAGES)))
+        print(USAGE.format(stages=table({name: record.does for name, record in STAGES.items()})))
         return 0 if arguments else UsageError.exit_code
     if arguments[0] in ("--completion", "--complete"):
         return _complete(arguments)
@@ -200,14 +199,14 @@ def dispatch(arguments: list[str]) -> int:
     stage, options = arguments[0], arguments[1:]
     if stage not in STAGES:
         raise UsageError(f"unknown stage '{stage}'{nearest(stage, STAGES)}", valid=", ".join(STAGES), next="nst --help")
-    note_command(arguments, STAGES)
+    note_command(arguments)
     if not {"-h", "--help", "--cfg"} & set(options) and "hydra" not in sys.modules and is_rank_zero():
         print(f"nst {stage}: loading", file=sys.stderr, flush=True)  # which takes seconds
     if "-h" in options or "--help" in options:
         from nst.help import group_help, stage_help
 
         asked = [item for item in options if not item.startswith("-") and "=" not in item]
-        print(group_help(stage, asked[0]) if asked else stage_help(stage, STAGES[stage]))
+        print(group_help(stage, asked[0]) if asked else stage_help(stage))
         return 0
     from nst.flags import flags_as_options
 
@@ -224,7 +223,7 @@ def _complete(arguments: list[str]) -> int:
     from nst.completion import candidates, script
 
     text = arguments[1] if len(arguments) > 1 else ""
-    print(script(text) if arguments[0] == "--completion" else "\n".join(candidates(text, list(STAGES))))
+    print(script(text) if arguments[0] == "--completion" else "\n".join(candidates(text)))
     return 0
 
 
@@ -246,11 +245,11 @@ def run_stage(stage: str, overrides: list[str], *, show_only: bool = False) -> i
 
         print(OmegaConf.to_yaml(config))
         return 0
-    if config.trainer.accelerator == "xla" and stage not in AT_A_DESK:
+    if config.trainer.accelerator == "xla" and not STAGES[stage].at_a_desk:
         from nst.xla.environment import announce_host
 
         announce_host(config.trainer.device, config.trainer.many_hosts)
-    if stage in COMPUTING and config.trainer.get("many_hosts", True) and not _by_ray(stage, config):
+    if STAGES[stage].together and config.trainer.get("many_hosts", True) and not _by_ray(stage, config):
         module_of(stage)
         from nst.stages.resolving import machine_from
 

@@ -3,15 +3,15 @@ key press loads neither torch nor Hydra."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nst.checking import kind_of
 from nst.errors import UsageError
+from nst.flags import own_flags
 from nst.groups import group_choices, groups
-from nst.kinds import Kind
-from nst.settings import SECTIONS, TREE
-from nst.settings.reading import reads
+from nst.settings import TREE
+from nst.stage_table import STAGES
 
 FLAGS = ("--help", "--cfg", "-m")
 BASH = """_nst() {
@@ -56,18 +56,20 @@ def script(shell: str) -> str:
     return SCRIPTS[shell]
 
 
-def candidates(line: str, stages: Sequence[str]) -> list[str]:
+def candidates(line: str) -> list[str]:
     """Words that can stand where the line up to the cursor ends; none where a file can."""
     words = line.split(" ")
     word = words[-1]
     if len([each for each in words[:-1] if each]) < 2:
-        return [each for each in (*stages, "--help", "--version") if each.startswith(word)]
+        return [each for each in (*STAGES, "--help", "--version") if each.startswith(word)]
     stage = next((each for each in words[1:] if each), "")
     name, equals, begun = word.partition("=")
     if equals:
         return [f"{name}={value}" for value in _values(name) if value.startswith(begun)]
-    flags = [*FLAGS, *(f"--{option.replace('_', '-')}" for option in _own(stage))]
-    found = flags if word.startswith("-") else [f"{each}=" for each in _names() if reads(stage, each)]
+    if word.startswith("-"):
+        found = [*FLAGS, *own_flags(stage)]
+    else:
+        found = [f"{each}=" for each in _names() if stage not in STAGES or STAGES[stage].reads(each)]
     return [each for each in found if each.startswith(word)]
 
 
@@ -85,11 +87,6 @@ def _leaves(tree: Mapping[str, Any], around: str = "") -> Iterator[str]:
             yield from _leaves(node, f"{around}{name}.")
         else:
             yield around + name
-
-
-def _own(stage: str) -> list[str]:
-    """Names of a stage's own options, which are flags too."""
-    return [name for name, node in TREE[stage].items() if isinstance(node, Kind)] if stage in SECTIONS else []
 
 
 def _values(name: str) -> list[str]:

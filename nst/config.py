@@ -20,12 +20,11 @@ from nst.checking import WrongOption, kind_of, read_settings, takes_more
 from nst.errors import UsageError, nearest
 from nst.groups import conf_dir, group_choices, groups
 from nst.recipes.search_path import register
-from nst.settings.fields import MISSING_VALUE, made_of
+from nst.settings.fields import MISSING_VALUE
 from nst.settings.job import Job, job_of
 from nst.typed import verbatim
 
 NO_REFERENCE = r"a $ that is no reference is written \${...}, in single quotes of the shell"
-T = TypeVar("T")
 J = TypeVar("J", bound=Job)
 
 
@@ -242,8 +241,3 @@ def require_values(config: Mapping[str, Any], group: str = "") -> Mapping[str, A
 def job_from(cls: type[J], cfg: DictConfig, *, title: str | None = None) -> J:
     """The job of a stage that a configuration asks for."""
     return job_of(cls, plain(cfg, whole=False), title=title or str(cfg.stage))
-
-
-def made(cls: type[T], node: Any, **more: Any) -> T:
-    """The group `cls` of `nst.settings` (or a class that adds fields to one) from its configuration node."""
-    return made_of(cls, plain(node, whole=False), **more)

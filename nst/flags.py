@@ -13,9 +13,9 @@ from nst.checking import kind_of
 from nst.errors import UsageError, nearest
 from nst.kinds import Kind
 from nst.settings import SECTIONS, TREE
+from nst.stage_table import STAGES
 
 GENERAL = ("--help", "--cfg", "--multirun", "-m", "-h")  # of every stage; none has a value
-SHORT = {"predict": ("input",)}  # options of a stage that are typed without its name
 
 
 def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
@@ -26,6 +26,12 @@ def flags_as_options(stage: str, items: Sequence[str]) -> list[str]:
         UsageError: no such flag, or one that needs a value and has none.
     """
     return [_as_option(stage, words) for words in in_words(stage, items) if words[0] not in GENERAL]
+
+
+def own_flags(stage: str) -> list[str]:
+    """The flags of a stage that no other has."""
+    own = TREE[stage] if stage in SECTIONS else {}
+    return [f"--{name.replace('_', '-')}" for name, kind in own.items() if isinstance(kind, Kind)]
 
 
 def in_words(stage: str, items: Sequence[str]) -> Iterator[list[str]]:
@@ -42,38 +48,41 @@ def in_words(stage: str, items: Sequence[str]) -> Iterator[list[str]]:
 
 def option_of(stage: str, item: str) -> str:
     """The name of the option that an argument gives: `predict.top` of `--top=5`, `predict.input` of `input=x`."""
+    return _named(stage, item).lstrip("+")
+
+
+def _named(stage: str, item: str) -> str:
+    """The same as it is typed for Hydra, which adds what is behind a `+`."""
     name = item.partition("=")[0]
     if name.startswith("-"):
         return f"{stage}.{name.lstrip('-').replace('-', '_')}"
-    return f"{stage}.{name}" if name in SHORT.get(stage, ()) else name.lstrip("+")
+    return f"{stage}.{name}" if name in STAGES[stage].short else name
 
 
 def _as_option(stage: str, words: Sequence[str]) -> str:
-    item = words[0]
+    item, name, (_, equals, value) = words[0], _named(stage, words[0]), words[0].partition("=")
     if not item.startswith("-"):
-        return f"{stage}.{item}" if item.partition("=")[0] in SHORT.get(stage, ()) else item
+        return f"{name}{equals}{value}"
     kind = _kind(stage, item)
     if kind is None:
         raise _unknown(stage, item)
-    _, equals, value = item.partition("=")
     if equals or len(words) > 1:
-        return f"{option_of(stage, item)}={value if equals else words[1]}"
+        return f"{name}={value if equals else words[1]}"
     if not _may_stand_alone(kind):
         raise UsageError(f"{item} needs a value", got="none", valid=kind.words, next=f"nst {stage} {item}=<value>")
-    return f"{option_of(stage, item)}=true"
+    return f"{name}=true"
 
 
 def _kind(stage: str, flag: str) -> Kind | None:
     """The kind of a flag's option; None where the stage has no such option."""
-    return kind_of(option_of(stage, flag)) if stage in SECTIONS else None
+    return kind_of(_named(stage, flag)) if stage in SECTIONS else None
 
 
 def _unknown(stage: str, flag: str) -> UsageError:
     name = flag.partition("=")[0]
     if name in GENERAL:
         return UsageError(f"{name} takes no value", got=flag, next=f"nst {stage} {name}")
-    own = [f"--{option.replace('_', '-')}" for option in TREE[stage]] if stage in SECTIONS else []
-    valid = [*(each for each in GENERAL if each.startswith("--")), *own]
+    valid = [*(each for each in GENERAL if each.startswith("--")), *own_flags(stage)]
     return UsageError(f"unknown flag {name}{nearest(name, valid)}", got=flag, valid=", ".join(valid))
 
 

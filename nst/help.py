@@ -5,25 +5,31 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field
+from typing import Any
 
 from nst.errors import UsageError, nearest
 from nst.groups import group_choices, groups, has_file, summary_line
-from nst.settings import GROUPS
-from nst.settings.option_lines import group_options, stage_options
+from nst.kinds import Kind
+from nst.settings import GROUPS, SECTIONS
+from nst.settings.fields import About, Group, options_of
+from nst.settings.stages import CommonOptions
+from nst.shown import as_typed
+from nst.stage_table import STAGES
 
 SHARED_SECTIONS = ("remote",)  # options of several stages
 NAME_COLUMNS = 26  # a longer name has its text below it
 MOST_COLUMNS = 100
 
 
-def stage_help(stage: str, does: str) -> str:
+def stage_help(stage: str) -> str:
     """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their choices."""
     parts = [
-        filled(f"nst {stage}: {does}"),
+        filled(f"nst {stage}: {STAGES[stage].does}"),
         "",
         "options:",
-        table(stage_options((stage, *SHARED_SECTIONS))),
+        table(_stage_options((stage, *SHARED_SECTIONS))),
         "",
         "configuration groups (group=choice):",
     ]
@@ -46,7 +52,7 @@ def group_help(stage: str, group: str) -> str:
     parts = [f"{group}=", table(_choices(group, whole=True), indent=4)]
     if group in GROUPS:
         title = f"options of the group {group} (a choice may say otherwise: nst {stage} --cfg)"
-        parts = [filled(title), table(group_options(group)), "", *parts]
+        parts = [filled(title), table(_group_options(group)), "", *parts]
     return "\n".join(parts)
 
 
@@ -90,3 +96,53 @@ def filled(text: str, indent: int = 0) -> str:
 
 def _columns() -> int:
     return min(shutil.get_terminal_size().columns, MOST_COLUMNS)
+
+
+# ---- options, and the text of each ---------------------------------------------------------------------------------
+
+
+def _stage_options(sections: Iterable[str]) -> dict[str, str]:
+    """The options common to all stages, and those of some sections."""
+    rows = _described(CommonOptions)
+    for name in sections:
+        if name in SECTIONS:
+            rows |= _described(SECTIONS[name], name)
+    return rows
+
+
+def _group_options(group: str) -> dict[str, str]:
+    """The options inside a configuration group, with what each can be."""
+    rows: dict[str, str] = {}
+    for base in GROUPS[group].values():
+        rows |= _described(base, group, whole=True)
+    return rows
+
+
+def _described(section: type[Group], name: str = "", *, whole: bool = False) -> dict[str, str]:
+    """`option=default` → its text.
+
+    Args:
+        whole: tell what each can be, and go into inner groups too.
+    """
+    rows: dict[str, str] = {}
+    for entry, about in options_of(section):
+        own = f"{name}.{entry.name}" if name else entry.name
+        if isinstance(about.kind, Kind):
+            text = f"{about.help} ({about.kind.words})".strip() if whole else about.help
+            if text:
+                rows[f"+{name}.<name>=" if about.rest else f"{own}={_default(entry, about)}"] = text
+        elif whole:
+            if about.entries or about.nullable:
+                rows[f"{own}=null"] = about.help
+            rows |= _described(about.kind, f"{own}.<name>" if about.entries else own, whole=True)
+    return rows
+
+
+def _default(entry: Field[Any], about: About) -> str:
+    """As it is typed; nothing where there is none."""
+    if about.follows is not None:
+        return about.follows
+    if entry.default is MISSING:
+        return ""
+    value = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+    return as_typed(value)

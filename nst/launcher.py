@@ -31,13 +31,12 @@ from omegaconf.errors import OmegaConfBaseException
 from nst import forkserver
 from nst.atomic import write_json
 from nst.checking import check_value, kind_of
-from nst.cli import STAGES, WITHOUT_TORCH
 from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.progress import console, say
-from nst.refused import OPTIONS
 from nst.sharing import is_rank_zero
+from nst.stage_table import STAGES
 from nst.sweep_table import STOPPED, SweepJob, result_in, summary_table
 from nst.typed import quoted, verbatim
 
@@ -45,13 +44,6 @@ GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes 
 SIGINT_GRACE_S = 15  # for a job, which a terminal's Ctrl-C reaches too: it says where it stopped
 ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # whose processes start many jobs
 NAME_BYTES = 255  # of a folder's name, on the file systems that people have
-# stages that write into the run that they read: the option that names it, and the folder there
-WITHIN_A_RUN = {
-    "label": ("teacher.run", "predictions"),
-    "select": ("teacher.run", "selection"),
-    "evaluate": ("model.checkpoint", "evaluation"),
-    "export": ("model.checkpoint", "export"),
-}
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
 
 
@@ -79,7 +71,7 @@ class Launch:
         """The job's objective; None if it failed or has none."""
         settings = HydraConfig.get()
         own, number = [_tidy(item) for item in settings.overrides.task], int(settings.job.num)
-        if self.stage in WITHIN_A_RUN:
+        if STAGES[self.stage].within:
             own = [item for item in own if _name(item) != "run_dir"]  # of the sweep
         directory = self.base / _job_name(own, self.swept)
         say(f"job {number + 1}: {directory.name}")
@@ -107,14 +99,14 @@ class Launch:
         What label, select, evaluate and export make lies in the run that they read. Jobs that differ in their runs
         alone leave it there; others would write over each other.
         """
-        if self.stage not in WITHIN_A_RUN:
+        record = STAGES[self.stage]
+        if record.within is None:
             return [f"run_dir={quoted(directory)}"], directory
-        source, folder = WITHIN_A_RUN[self.stage]
+        source, folder = record.within
         given = {name: value for name, _, value in (item.partition("=") for item in own)}
         if self.swept == {source} and (run := Path(given[source].strip("'"))).is_dir():
             return [], run / folder
-        output = OPTIONS[self.stage]
-        return [] if output in given else [f"{output}={quoted(directory)}"], directory
+        return [] if record.folder in given else [f"{record.folder}={quoted(directory)}"], directory
 
 
 def run_job(arguments: Sequence[str], *, forks: bool) -> int | None:
@@ -138,7 +130,7 @@ def run_job(arguments: Sequence[str], *, forks: bool) -> int | None:
 @functools.cache
 def _server(stage: str) -> forkserver.ForkServer:
     """One for all jobs that this process starts; it ends with it."""
-    return forkserver.ForkServer([stage] if stage in WITHOUT_TORCH else list(STAGES))
+    return forkserver.ForkServer(list(STAGES) if STAGES[stage].torch else [stage])
 
 
 def sweep(stage: str, overrides: Sequence[str]) -> int:

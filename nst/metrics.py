@@ -1,11 +1,11 @@
 """What an evaluation counts: top-1, top-5, loss, calibration, confusion (paper section 3.2, table 2).
 
-Everything is a sum kept on the device, so an evaluation never waits for the
-accelerator before `compute`, ranks are merged by adding their `state`, and the result does not depend on how
-the data were batched. Padded samples of a ragged last batch are masked out with `valid`.
+Everything is a sum kept on the device, so an evaluation never waits for the accelerator before `compute`, ranks are
+merged by adding their `state`, and the result does not depend on how the data were batched. Padded samples of a ragged
+last batch are masked out with `valid`.
 
-A tie between logits goes to the lower class (as argmax) and a NaN is always wrong: a network that has
-collapsed or diverged must not score.
+A tie between logits goes to the lower class (as argmax) and a NaN is always wrong: a network that has collapsed or
+diverged must not score.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def by_iterate(directory: Path) -> bool:
     return False
 
 
-def by_a_run(directory: Path, *, overwrite: bool, option: str = "run_dir") -> bool:
+def by_a_run(directory: Path, *, overwrite: bool) -> bool:
     """Whether a run of a single stage lies where `nst iterate` would begin, and may be deleted for it.
 
     Raises:
@@ -40,9 +40,9 @@ def by_a_run(directory: Path, *, overwrite: bool, option: str = "run_dir") -> bo
     if not started.exists():
         return False
     if not overwrite:
-        about = read_json(started, next=f"choose another {option}=...")
-        raise other_inputs(directory, "iterate", about, {}, option)
-    _require_only_ours(directory, option)
+        about = read_json(started, next="choose another run_dir=...")
+        raise other_inputs(directory, "iterate", about, {}, "run_dir")
+    _require_only_ours(directory, "run_dir")
     return True
 
 

@@ -11,47 +11,8 @@ from nst.advice import again, command_is_known
 from nst.errors import NstError
 from nst.run_inputs import ADDED
 from nst.shown import as_typed
+from nst.stage_table import STAGES
 
-# the option that names a stage's directory
-OPTIONS = {
-    "shard": "shard.output",
-    "label": "teacher.predictions",
-    "select": "teacher.selection",
-    "evaluate": "evaluate.output",
-    "predict": "predict.output",
-    "export": "export.output",
-}
-# what an input is called on the command line, by stage; the longest name that begins it counts
-TYPED = {
-    "train": {
-        "recipe": "student", "finetune": "student.finetune", "architecture": "model", "pictures": "data.pictures",
-        "labeled": "data.labeled", "validation": "data.test", "start": "model.checkpoint",
-        "pretrained": "model.pretrained",
-        "accumulate": "trainer.accumulate", "teacher.weights": "teacher.run", "teacher.unlabeled": "data.unlabeled",
-    },
-    "label": {
-        "teacher": "teacher.run", "unlabeled": "data.unlabeled", "image_size": "teacher.image_size",
-        "pictures": "data.pictures", "batch_size": "label.batch_size", "keep": "label.keep",
-        "precision": "label.precision", "turns": "teacher.views",
-        "noise_of_labels": "teacher.noised",
-    },
-    "select": {
-        "seed": "seed", "teacher": "teacher.run", "predictions": "teacher.predictions", "truth": "data.unlabeled",
-        "": "select",
-    },
-    "evaluate": {
-        "weights": "model.checkpoint", "test": "data.test", "pictures": "data.pictures",
-        "precision": "trainer.precision", "computed_in": "trainer.precision", "": "eval",
-    },
-    "predict": {
-        "network": "model.checkpoint", "pictures": "input", "turns": "predict.views", "precision": "predict.precision",
-    },
-    "shard": {
-        "source": "data.source", "labeled_per_class": "data.labeled_per_class", "test_samples": "data.test_samples",
-        "unlabeled_samples": "data.unlabeled_samples", "samples_per_shard": "shard.samples_per_shard",
-        "check_images": "shard.check_images",
-    },
-}  # fmt: skip
 SHOWN = 4
 
 
@@ -60,12 +21,12 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
         return "data.root"
     if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
-        own = OPTIONS.get(stage, "run_dir")
+        own = STAGES[stage].folder
         if own != "run_dir" and any(chooses(item, own, directory) for item in config.get("overrides", ())):
             return own
         shared = config.get("iterate", {}).get("teacher")
         return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
-    return OPTIONS.get(stage, "run_dir")
+    return STAGES[stage].folder
 
 
 def chooses(item: str, option: str, folder: Path) -> bool:
@@ -130,7 +91,7 @@ def _with_why(found: written.FolderContents) -> str:
 
 def typed(stage: str, name: str) -> str:
     """The option behind an input of a stage, as it is typed: `student.steps` for a training's `recipe.steps`."""
-    names = TYPED.get(stage, {})
+    names = STAGES[stage].typed
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         if option := names.get(".".join(parts[:length])):

@@ -13,6 +13,7 @@ from typing import IO
 
 from nst.errors import NstError
 
+SEEN_S = 120  # within which a network disk shows what another machine has written
 _launcher = os.getppid()  # asked for at the start: who begins to wait may begin too late to see it go
 
 
@@ -73,11 +74,11 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
     return lock
 
 
-def wait_until_seen(path: Path, patience: float = 120) -> Path:
+def wait_until_seen(path: Path) -> Path:
     """The path of a file that another rank has written, once it is seen here: a network disk may show it a minute late.
 
     Raises:
-        NstError: it does not appear within `patience` seconds.
+        NstError: it does not appear within SEEN_S.
     """
     since = time.monotonic()
     while True:
@@ -85,10 +86,10 @@ def wait_until_seen(path: Path, patience: float = 120) -> Path:
             open(path, "rb").close()  # unlike a look at the name, opening asks the server
             return path
         except FileNotFoundError as error:
-            if time.monotonic() - since > patience:
+            if time.monotonic() - since > SEEN_S:
                 raise NstError(
                     f"{path} was written by another rank and is not seen here",
-                    got=f"nothing within {patience:.0f} s",
+                    got=f"nothing within {SEEN_S} s",
                     valid="run directories on a disk that all machines share",
                     next="run_dir=<folder on the shared disk>",
                 ) from error

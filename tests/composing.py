@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from nst import config
+from nst.settings.fields import made_of
 
 
 def _files(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -56,6 +57,11 @@ def composed(name: str, overrides: Sequence[str] = (), **more: Any) -> DictConfi
     except Exception:  # said again, in its own words, by Hydra
         pass
     return compose(name, overrides=list(overrides), **more)
+
+
+def made(cls: type[Any], node: Any) -> Any:
+    """A group of options from its configuration node."""
+    return made_of(cls, config.plain(node, whole=False))
 
 
 def start() -> None:

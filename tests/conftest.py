@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from nst.settings import GROUPS
-from nst.settings.reading import JOBS, options_read, reads
+from nst.stage_table import STAGES
 from tests import composing
+from tests.sharding import sharded
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -29,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+SIZES = ["data.test_samples=100", "data.unlabeled_samples=240", "shard.samples_per_shard=80"]
 # a network of 50,000 parameters on 12-px digits, a few steps
 TINY = [
     "experiment=digits_demo",
@@ -45,36 +47,25 @@ TINY = [
     "student.validate_every=8",
     "student.log_every=2",
     "trainer.workers=0",
-    "data.test_samples=100",
-    "data.unlabeled_samples=240",
-    "shard.samples_per_shard=80",
+    *SIZES,
 ]
 
 
 def read_by(stage: str, options: list[str]) -> list[str]:
     """Of options for a whole recipe those that a stage reads; others are refused on the command line."""
-    if stage not in JOBS:  # whose recipes are whole
+    record = STAGES[stage]
+    if record.job is None or not record.strict:  # its recipes are whole
         return options
     names = [option.partition("=")[0] for option in options]
-    chosen = {name for name in names if name in GROUPS and name not in options_read(stage)}  # which would ask for more
-    return [option for option, name in zip(options, names, strict=True) if reads(stage, name) and name not in chosen]
+    chosen = {name for name in names if name in GROUPS and name not in record.options}  # which would ask for more
+    return [option for option, name in zip(options, names, strict=True) if record.reads(name) and name not in chosen]
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shard sets of the digits: 50 labeled, 240 unlabeled in three shards, 100 test images."""
-    from nst.data.sources import open_source
-    from nst.stages import shard
-
     root = tmp_path_factory.mktemp("digits")
-    shard.run(
-        open_source("digits"),
-        root,
-        labeled_per_class=5,
-        test_samples=100,
-        unlabeled_samples=240,
-        samples_per_shard=80,
-    )
+    sharded("digits", root, *SIZES)
     return root
 
 
@@ -88,6 +79,16 @@ def tiny(digits: Path, tmp_path: Path) -> Callable[..., Any]:
         return compose_config([*TINY, f"data.root={digits}", f"run_dir='{directory}'", *overrides])
 
     return compose
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
+    from nst.report import page
+    from nst.stages import report
+
+    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
+    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from typing import IO
 
 from nst import cli, forkserver
 from nst.forkserver import Forked, ForkServer
+from nst.stage_table import STAGES
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ("python", "-m")  # before a module and its arguments, as ("python", "-c") before code: instead of a stage
@@ -31,7 +32,7 @@ VARIABLES = {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS"
 def server() -> ForkServer:
     """It ends with this process."""
     environment = {**surroundings(), **VARIABLES}
-    return ForkServer(list(cli.STAGES), environment=environment, program=["-m", "tests.forked"])
+    return ForkServer(list(STAGES), environment=environment, program=["-m", "tests.forked"])
 
 
 def surroundings() -> dict[str, str]:

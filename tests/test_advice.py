@@ -12,17 +12,17 @@ import pytest
 
 from nst.advice import note_command, whole
 from nst.checking import kind_of, takes_more
-from nst.cli import STAGES
 from nst.config import group_choices, groups
-from nst.flags import SHORT, flags_as_options
+from nst.flags import flags_as_options
 from nst.settings import SECTIONS, TREE
+from nst.stage_table import STAGES
 from tests.conftest import TINY
 from tests.forked import run
 
 PACKAGE = Path(__file__).parent.parent / "nst"
 HOLE = "\u00a7"  # where a value is filled in
 PROSE = {"again", "is", "has", "that", "wrote", "writes", "of", "to"}  # words that follow the name of the program
-OTHERS = {name for names in SHORT.values() for name in names}  # options that are typed without their stage
+OTHERS = {name for record in STAGES.values() for name in record.short}  # options that are typed without their stage
 
 
 def advice() -> Iterator[tuple[str, str]]:
@@ -74,13 +74,7 @@ def test_every_option_that_is_advised_is_there_and_can_have_the_value():
         for name, value in options_in(text):
             if name in OTHERS or name.startswith("hydra."):
                 continue
-            known = (
-                name in TREE
-                or any(name in names for names in SHORT.values())
-                or name in groups()
-                or kind_of(name)
-                or takes_more(name.rpartition(".")[0])
-            )
+            known = name in TREE or name in groups() or kind_of(name) or takes_more(name.rpartition(".")[0])
             assert known, (file, name, text)
             if value and HOLE not in value and "<" not in value and "." not in value[-1:]:
                 if name in groups():
@@ -127,7 +121,7 @@ def test_commands_are_shown_with_the_options_that_were_given(
     command: list[str], text: str, seen: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("nst.advice._command", [])
-    note_command(command, STAGES)
+    note_command(command)
     assert whole(text) == seen
 
 

@@ -15,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 
-from nst.cli import STAGES
+from nst.stage_table import STAGES
 from tests.conftest import TINY
 from tests.forked import run
 

@@ -23,6 +23,7 @@ from nst.flags import flags_as_options
 from nst.groups import group_choices, groups, summary_line
 from nst.kinds import Kind
 from nst.settings import SECTIONS, TREE
+from nst.stage_table import STAGES
 from nst.stages import resolving as stage_options
 from nst.stages import select, train
 from nst.xla import environment
@@ -42,13 +43,13 @@ def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def test_help_names_every_stage_in_a_line(capsys: pytest.CaptureFixture[str]):
     code, out, _ = main(capsys, "--help")
     assert code == 0
-    for stage, line in cli.STAGES.items():
+    for stage, record in STAGES.items():
         assert f"  {stage}" in out
-        assert line in " ".join(out.split())
+        assert record.does in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("stage", list(cli.STAGES))
+@pytest.mark.parametrize("stage", list(STAGES))
 def test_stage_help_lists_options_groups_and_choices_with_a_line_each(stage: str, capsys: pytest.CaptureFixture[str]):
     code, out, _ = main(capsys, stage, "--help")
     assert code == 0
@@ -90,7 +91,7 @@ def test_what_is_behind_a_flag_that_needs_a_value_is_its_value(flag: str, value:
 def flags_with_a_value() -> list[tuple[str, str]]:
     """Of every stage, the flags that cannot stand alone."""
     return [
-        (stage, f"--{name.replace('_', '-')}") for stage in cli.STAGES if stage in SECTIONS
+        (stage, f"--{name.replace('_', '-')}") for stage in STAGES if stage in SECTIONS
         for name, kind in TREE[stage].items() if isinstance(kind, Kind) and not kind.words.startswith("true or false")
     ]  # fmt: skip
 
@@ -230,7 +231,7 @@ def test_a_fault_is_broken_between_words_and_a_command_is_not(monkeypatch: pytes
 
 
 def test_help_is_quick_because_it_imports_no_torch():
-    code = "import sys; from nst.help import stage_help; stage_help('train', 'x'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from nst.help import stage_help; stage_help('train'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

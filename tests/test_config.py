@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
+from nst.config import compose_config, group_choices, groups, job_from, option_names, plain
 from nst.data.shard_set import ShardSet
 from nst.data.views import clean_view, training_view
 from nst.errors import NstError, UsageError
@@ -24,6 +24,7 @@ from nst.stages import resolving
 from nst.stages.generations import configurations
 from nst.stages.resolving import measured
 from nst.training.recipe import Length
+from tests.composing import made
 
 ROOT = Path(__file__).parent.parent
 
@@ -236,7 +237,7 @@ def test_every_option_that_a_message_or_comment_names_exists():
 
 
 def test_every_stage_that_a_message_names_exists():
-    from nst.cli import STAGES
+    from nst.stage_table import STAGES
 
     assert len(groups()) > 8
     named = [

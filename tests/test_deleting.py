@@ -28,10 +28,11 @@ from nst.errors import NstError
 from nst.leftovers import temporary
 from nst.runs import Run
 from nst.settings.job import ExportJob
-from nst.stages import export, report
+from nst.stages import export
 from nst.training.tracking import forget_run, run_id
 from nst.written import LIST, FolderContents, begin, note
 from tests.conftest import TINY, read_by
+from tests.reported import reported
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -105,7 +106,7 @@ READ_AND_WRITTEN = {
     " data.source.pictures={pictures} data.root={pictures}",
     "shard.output by a link": "shard data=folder data.source.root={pictures} shard.output={link}",
     "the source by a link": "shard data=folder data.source.root={link} data.root={pictures}/new",
-    "run_dir": "train data=folder data.source.root={pictures} data.root={data} run_dir={pictures}",
+    "run_dir": "train data=folder data.source.root={pictures} data.root={tmp}/none run_dir={pictures}",
     "run_dir around shards": "train {tiny} data.root={data} run_dir={data}",
     "run_dir in shards": "train {tiny} data.root={data} run_dir={data}/labeled",
     "run_dir of the teacher": "train {tiny} data.root={data} run_dir={run} teacher.run={run}",
@@ -135,7 +136,7 @@ READ_AND_WRITTEN = {
     "export over the run": "export {tiny} model.checkpoint={run} export.output={run}",
     "report": "report data=folder data.source.root={pictures} run_dir={pictures}",
     "plan.output": "plan {tiny} data.source.name=folder +data.source.root={pictures} plan.output={pictures}/cat/00.jpg",
-    "remote.cache": "train {tiny} data.root={data} +data.source.root={pictures} remote.cache={pictures}",
+    "remote.cache": "train {tiny} data.root={tmp}/none +data.source.root={pictures} remote.cache={pictures}",
 }
 
 
@@ -545,7 +546,7 @@ def test_the_model_card_of_a_copied_run_is_the_same(run: Path, tmp_path: Path):
 
 def test_a_report_killed_at_any_moment_leaves_nothing(run: Path):
     number = 1
-    while killed_at(number, "replace", lambda: report.run(run)):
+    while killed_at(number, "replace", lambda: reported(run)):
         assert list(run.rglob("*.tmp-*"))
         number += 1
     assert number > 4

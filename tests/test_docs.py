@@ -18,18 +18,20 @@ from PIL import Image
 
 from nst.atomic import sha256_file
 from nst.checking import kind_of
-from nst.cli import STAGES, dispatch
+from nst.cli import dispatch
 from nst.cloud import commands as tpu
-from nst.config import compose_config, group_choices, groups, job_from, made, option_names, plain
+from nst.config import compose_config, group_choices, groups, job_from, option_names, plain
 from nst.data.shard_set import ShardSet
 from nst.flags import flags_as_options
 from nst.report import findings
 from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions
+from nst.stage_table import STAGES
 from nst.stages.generations import configurations
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for
 from tests import forked
+from tests.composing import made
 from tests.conftest import TINY, read_by
 
 ROOT = Path(__file__).parent.parent
@@ -249,7 +251,9 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "placeholder"
 
 
-def test_every_command_for_own_pictures_runs(photographs: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_command_for_own_pictures_runs(
+    photographs: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+):
     """From the folders that the page draws to predictions that are corrected and given back."""
     ran = []
     for command in commands(OWN_DATA):
@@ -262,6 +266,8 @@ def test_every_command_for_own_pictures_runs(photographs: Path, capsys: pytest.C
         known = SECONDS if words[0] == "iterate" else []
         assert dispatch([*words, *known]) == 0, command
         ran.append((words[0], capsys.readouterr().out))
+        if words[0] == "iterate":
+            request.getfixturevalue("undrawn")  # as the figures of the first report have been
     assert [stage for stage, _ in ran] == ["shard", "iterate", "iterate", "predict", "iterate", "iterate"]
     assert re.search(r"datasets/mine: 14 labeled, 24 unlabeled, 24 test, 10 validation images of 2 classes", ran[0][1])
     for said in ("selected labels: ", " the control", "best: gen", "ctrl", "report: runs/mine/report.html"):

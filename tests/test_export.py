@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from nst.cli import run_stage
-from nst.config import compose_config, job_from, made
+from nst.config import compose_config, job_from
 from nst.data.shard_set import load_index
 from nst.documents import read_json
 from nst.errors import NstError
@@ -30,6 +30,7 @@ from nst.settings.job import ExportJob
 from nst.settings.learning import TeacherOptions
 from nst.stages import export
 from nst.stages.places import teacher_files
+from tests.composing import made
 from tests.conftest import TINY, read_by
 from tests.test_networks import FAMILIES, Family, as_timm_sees, network_of
 from tests.tiny_networks import random_images, timm_b0, trained_tiny

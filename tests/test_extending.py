@@ -115,9 +115,9 @@ def test_every_file_and_edit_of_the_page_is_made(copy: Path):
 
 @pytest.mark.parametrize("command", list(commands(PAGE)))
 def test_the_pages_commands_compose(command: str):
-    from nst.cli import STAGES
     from nst.config import compose_config, job_from, plain
     from nst.settings.job import GenerationsJob
+    from nst.stage_table import STAGES
     from nst.stages.generations import configurations
 
     program, stage, *options = shlex.split(command)
@@ -232,14 +232,15 @@ def test_a_training_from_before_the_option_is_refused(ran: dict[str, Any], tmp_p
 
 
 def test_the_network_is_timms_and_is_recognized_by_its_weights():
-    from nst.config import compose_config, made
+    from nst.config import compose_config, plain
     from nst.models.checkpoints import recognize
     from nst.models.efficientnet import ARCHITECTURES, build
     from nst.models.formats import timm_name
+    from nst.settings.fields import made_of
     from nst.settings.network import Model
     from nst.stages.chosen_network import architecture as architecture_of
 
-    architecture = architecture_of(made(Model, compose_config(["model=efficientnet_b8"]).model))
+    architecture = architecture_of(made_of(Model, plain(compose_config(["model=efficientnet_b8"]).model)))
     assert architecture == ARCHITECTURES["efficientnet_b8"]
     with torch.device("meta"):
         ours, theirs = build(architecture, 1000), timm.create_model("tf_efficientnet_b8")
@@ -338,7 +339,7 @@ def test_the_experiment_has_what_every_experiment_has():
 def test_the_summary_line_of_every_file_is_shown_by_help():
     from nst.help import stage_help
 
-    shown = " ".join(stage_help("train", "trains").split())
+    shown = " ".join(stage_help("train").split())
     for name, text in FILES.items():
         line = next(line for line in text.splitlines() if not line.startswith("# @package"))
         assert re.search(rf"{Path(name).stem} {re.escape(line.removeprefix('# '))}", shown), name

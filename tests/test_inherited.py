@@ -303,7 +303,7 @@ def test_an_option_may_repeat_what_the_run_says_what_holds_anyway_and_what_other
 def test_advice_repeats_no_option_that_another_stage_does_not_read(teacher, monkeypatch):
     monkeypatch.setattr("nst.advice._command", [])
     note_command(["train", f"teacher.run={teacher}", "student.steps=7", "data.root=x", "trainer=cpu",
-                  "trainer.precision=bf16-mixed"], cli.STAGES)  # fmt: skip
+                  "trainer.precision=bf16-mixed"])  # fmt: skip
     assert (
         whole("nst label overwrite=true") == f"nst label teacher.run={teacher} data.root=x trainer=cpu overwrite=true"
     )

@@ -332,6 +332,7 @@ def put_picture(path: Path, number: int) -> None:
     Image.new("RGB", (16, 16), (9 * number, 9, 200)).save(path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_share_a_teacher_and_select_for_themselves(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -380,7 +381,8 @@ def test_runs_wait_for_each_other_at_a_shared_teacher(tmp_path: Path):
 
 def command(run: Path, digits: Path) -> list[str]:
     options = [*TINY, f"data.root={digits}", f"run_dir={run}", GENERATIONS, "select.min_confidence=0",
-               "select.allow_empty_classes=true", "label.batch_size=16", "trainer.workers=1"]  # fmt: skip
+               "select.allow_empty_classes=true", "label.batch_size=16", "trainer.workers=1",
+               "iterate.report=false"]  # fmt: skip
     return ["iterate", *options]
 
 

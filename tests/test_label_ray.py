@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from nst.config import compose_config
-from nst.data.sources import open_source
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build
-from nst.stages import label, shard
+from nst.stages import label
 from nst.training import label_ray
 from nst.training.label_ray import RayEngine
+from tests.sharding import sharded
 
 ROOT = Path(__file__).parent.parent
 SMALL = Architecture(0.35, 0.5, train_size=16, test_size=16, small_images=True, name="small")
@@ -34,10 +34,8 @@ SHARDS, IMAGES = 12, 240
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """Twelve unlabeled shards of twenty digits, and a teacher."""
     root = tmp_path_factory.mktemp("ray")
-    shard.run(
-        open_source("digits"), root, labeled_per_class=5, test_samples=0, unlabeled_samples=IMAGES,
-        samples_per_shard=IMAGES // SHARDS,
-    )  # fmt: skip
+    sizes = ("data.test_samples=0", f"data.unlabeled_samples={IMAGES}", f"shard.samples_per_shard={IMAGES // SHARDS}")
+    sharded("digits", root, *sizes)
     torch.manual_seed(3)
     network = build(SMALL, 10)
     network(torch.randn(8, 3, 16, 16))

@@ -19,11 +19,11 @@ from nst.evaluation.suite import Subject
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.networks import build
 from nst.models.timm_architecture import timm_architecture
-from nst.report import page
 from nst.robustness.options import RobustnessOptions
 from nst.settings.data import Pictures
 from nst.settings.job import EvaluateJob
-from nst.stages import evaluate, iterate, report, train
+from nst.stages import evaluate, iterate, train
+from tests.reported import reported
 from tests.test_report import make_run, page_of, words
 from tests.test_robustness_report import corruption_block, give
 
@@ -141,20 +141,17 @@ def test_a_watched_training_ends_where_its_evaluation_stands_with_all_views_too(
     assert again["robustness"] == found["all"]["robustness"]
 
 
-def test_networks_of_other_views_have_no_gain_and_no_interval_and_the_report_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
+@pytest.mark.usefixtures("undrawn")
+def test_networks_of_other_views_have_no_gain_and_no_interval_and_the_report_says_so(tmp_path: Path):
     directory = make_run(tmp_path, accuracies=(0.6, 0.9))
     block = corruption_block(30.0)
     for number in (0, 1):
         give(directory / f"gen{number}", {"c_onthefly": block})
-    text = [words(page_of(directory))] if report.run(directory) else []
+    text = [words(page_of(directory))] if reported(directory) else []
     started = directory / "gen1" / "evaluation" / "started.json"
     inputs = {**read_json(started)["inputs"], "views": "all", "pictures": {"flip": True}}
     write_json(started, {**read_json(started), "inputs": inputs})
-    first, last = report.run(directory)["rows"][0]
+    first, last = reported(directory)["rows"][0]
     text.append(words(page_of(directory)))
     assert (first["gain"], last["gain"], last["gain_low"], last["gain_high"]) == (0.0, None, None, None)
     note = "Pictures were not looked at alike: teacher in 1 view, student 1 in 2 views."

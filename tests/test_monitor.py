@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nst.atomic import sha256_file
-from nst.config import job_from
+from nst.config import compose_config, job_from
 from nst.documents import read_json, read_metrics
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network
@@ -22,9 +22,9 @@ from nst.stages.watching import state_digest
 from nst.training.classifier import Classifier
 from nst.training.counting import Counting, SeenByAll
 from nst.training.hardware import Hardware
-from nst.training.loggers import TIMING_METRICS
 from nst.training.periodic import Monitor, Monitoring
 from tests.conftest import TINY
+from tests.trainings import Crash, dying_at, rows, weights
 
 Compose = Callable[..., Any]
 # checkpoints every 4 of 12 steps: a multiple of 5 is measured at steps 8 and 12
@@ -34,20 +34,8 @@ EVERY = [*SUITES, "eval.every=5"]
 NAMES = {"robustness/c_onthefly/error/fog", "robustness/p_onthefly/flip/brightness", "robustness/fgsm/top1_at_8"}
 
 
-class Crash(Exception):
-    """Stands for the process dying."""
-
-
-def rows(run: Path) -> list[tuple[int, str, float]]:
-    return [row for row in read_metrics(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
-
-
 def robust(run: Path) -> list[tuple[int, str, float]]:
     return [row for row in rows(run) if row[1].startswith("robustness/")]
-
-
-def weights(run: Path, name: str = "trained") -> str:
-    return sha256_file(run / "checkpoints" / f"{name}.safetensors")
 
 
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -90,8 +78,6 @@ def test_multiples_are_of_the_steps_of_all_phases():
 @pytest.fixture(scope="module")
 def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same training without and with evaluations, and with two phases."""
-    from nst.config import compose_config
-
     root = tmp_path_factory.mktemp("pair")
     common = [*TINY, f"data.root={digits}", "student.finetune.epochs=1", "student.finetune.image_size=16",
               "student.finetune.labeled_batch_size=10"]  # fmt: skip
@@ -154,33 +140,31 @@ def test_the_time_of_an_evaluation_is_not_time_of_the_steps(tiny: Compose, tmp_p
 # ---- killed and continued --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def watched(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with evaluations that nothing has stopped."""
+    run = tmp_path_factory.mktemp("watched") / "run"
+    train.from_cfg(compose_config([*TINY, f"data.root={digits}", *EVERY, f"run_dir={run}"]))
+    return run
+
+
 @pytest.mark.parametrize("step", [5, 9, 11])
 def test_a_training_that_dies_later_neither_repeats_nor_loses_an_evaluation(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
-    original = Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == step:
-            raise Crash
-        return original(self, batch, batch_idx)
-
     seen = passes(monkeypatch)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+    with dying_at(step):
         train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     assert seen == [f"{at}/{suite}" for at in ("000008", "000012") for suite in ("c_onthefly", "p_onthefly", "fgsm")]
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
+    assert rows(watched) == rows(tmp_path / "killed")
+    assert weights(watched) == weights(tmp_path / "killed")
 
 
 @pytest.mark.parametrize("killed_at", ["000008/p_onthefly", "000012/c_onthefly", "000012/fgsm"])
 def test_a_training_that_dies_within_an_evaluation_continues_there(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
+    tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ):
-    train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
     steps: list[int] = []
     original = Classifier.training_step
 
@@ -203,14 +187,13 @@ def test_a_training_that_dies_within_an_evaluation_continues_there(
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "killed"))
     assert steps == list(range(12))  # no step of the training was lost
     assert len(seen) == len(set(seen)) == 6
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-    assert read_json(tmp_path / "whole/result.json") == read_json(tmp_path / "killed/result.json")
+    assert rows(watched) == rows(tmp_path / "killed")
+    assert read_json(watched / "result.json") == read_json(tmp_path / "killed/result.json")
 
 
 def test_sigterm_within_an_evaluation_ends_the_training_which_continues_there(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "whole"))
     original = Counting.test_step
 
     def told(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -224,12 +207,12 @@ def test_sigterm_within_an_evaluation_ends_the_training_which_continues_there(
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
     train.from_cfg(tiny(*EVERY, run_dir=tmp_path / "told"))
-    assert rows(tmp_path / "whole") == rows(tmp_path / "told")
+    assert rows(watched) == rows(tmp_path / "told")
 
 
-def test_other_weights_at_the_same_step_are_measured_anew(tiny: Compose, tmp_path: Path):
+def test_other_weights_at_the_same_step_are_measured_anew(tiny: Compose, watched: Path, tmp_path: Path):
     """As after a kill on a GPU, whose sums do not repeat to the last bit."""
-    train.from_cfg(tiny(*EVERY))
+    shutil.copytree(watched, tmp_path / "run")
     path = tmp_path / "run/robustness/000008/c_onthefly/started.json"
     text = path.read_text()
     for name in ("DONE", "result.json", "checkpoints"):

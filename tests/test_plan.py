@@ -18,13 +18,13 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from nst.cli import dispatch
-from nst.config import compose_config, job_from, made
+from nst.config import compose_config, job_from
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata
 from nst.data.shard_set import ShardSet
 from nst.data.views import turns
 from nst.errors import NstError
-from nst.models.efficientnet import ARCHITECTURES, build
+from nst.models.efficientnet import ARCHITECTURES, Architecture, build
 from nst.plan import budget, paper_costs
 from nst.plan.budget import Numerics, PhaseCost
 from nst.plan.chips import CHIPS, EXAMPLES, GIB, cluster
@@ -41,6 +41,7 @@ from nst.training.optim import build_optimizer, parameter_groups
 from nst.training.recipe import Length
 from nst.xla import aot
 from nst.xla.program import Collective, TrainStep, collectives
+from tests.composing import made
 from tests.tiny_networks import TINY
 
 GOLDEN = list(csv.DictReader((Path(__file__).parent / "golden" / "architectures.csv").open()))
@@ -640,7 +641,7 @@ def test_the_step_that_is_compiled_asks_an_online_teacher_in_each_of_its_turns(t
                              "student=small", "stage=plan"])  # fmt: skip
     images = find_images(data("digits", "nowhere", "nowhere"), PlanCounts(), None)
     assert len(plan._generation(1, job_from(SurveyJob, config), images).teacher_turns) == 2
-    step = train_step()
+    step = train_step(architecture=Architecture(0.25, 0.25, train_size=32, test_size=32, name="tiny"))
     online = replace(step, teacher=(step.architecture, 32))
     steps = {"none": step, "one": online, "two": replace(online, teacher_turns=turns(Pictures(flip=True)))}
     sizes = {}
@@ -682,7 +683,6 @@ def test_the_tpu_compiler_confirms_the_plan_of_b0():
 def test_a_network_is_measured_by_one_rank_alone(monkeypatch: pytest.MonkeyPatch):
     """On the meta device no rank waits for another."""
     from nst.models import batch_norm
-    from nst.models.efficientnet import Architecture
 
     monkeypatch.setattr(batch_norm, "ranks", lambda: 2)
     assert measure(Architecture(width=0.3, depth=0.3), 7, 24).parameters > 1000

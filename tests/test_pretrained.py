@@ -25,9 +25,8 @@ from nst.models.pretrained import PACKAGES, Pretrained, digest, read, shown_to, 
 from nst.models.timm_architecture import TimmArchitecture, timm_architecture
 from nst.robustness.attacks import Attack, attack
 from nst.stages import evaluate, export, label, select, train
-from nst.training.classifier import Classifier
-from tests.test_train import Crash, rows, weights
 from tests.tiny_networks import random_images
+from tests.trainings import dying_at, rows, weights
 
 Compose = Callable[..., Any]
 NAME = "test_resnet"
@@ -195,24 +194,14 @@ def test_names_of_logits_are_read_and_others_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_mambaout"])
-def test_a_network_of_timms_teaches_labels_and_continues_bit_for_bit(
-    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+def test_a_network_of_timms_teaches_labels_and_continues_bit_for_bit(small: Compose, tmp_path: Path, name: str):
     gen0 = tmp_path / "gen0"
     train.from_cfg(small(f"model.name={name}", run_dir=gen0))
     taught = [f"teacher.run={gen0}", f"model.name={name}", "student.start=teacher"]
     label.from_cfg(small(*taught, run_dir=gen0))
     select.from_cfg(small(*taught, run_dir=gen0))
     train.from_cfg(small(*taught, run_dir=tmp_path / "whole"))
-    original = Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == 3:
-            raise Crash
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+    with dying_at(3):
         train.from_cfg(small(*taught, run_dir=tmp_path / "killed"))
     train.from_cfg(small(*taught, run_dir=tmp_path / "killed"))
     assert weights(tmp_path / "whole") == weights(tmp_path / "killed") != weights(gen0)

@@ -38,6 +38,7 @@ from nst.report.robustness_section import FIGURES as ROBUSTNESS_FIGURES
 from nst.report.style import inline_svg, save_png, svg_document
 from nst.stages import report
 from nst.written import LIST
+from tests.reported import reported
 
 UNLABELED, TEST = 120, 60
 CLASSES = ("cat", "dog & co", "<owl>")
@@ -146,14 +147,7 @@ def make_run(tmp_path, classes=CLASSES, accuracies=(0.6, 0.75, 0.9), *, name="de
 def finished(tmp_path_factory):
     """A run of three generations, reported."""
     directory = make_run(tmp_path_factory.mktemp("finished"))
-    return directory, report.run(directory, stage="iterate", overrides=["experiment=demo", "name=it's"])
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
+    return directory, reported(directory, stage="iterate", overrides=["experiment=demo", "name=it's"])
 
 
 def page_of(directory):
@@ -251,7 +245,7 @@ def test_same_files_give_the_same_bytes(finished):
     directory, _ = finished
     made = [*(directory / "figures").iterdir(), directory / "report.html", directory / "report.csv"]
     before = {path: path.read_bytes() for path in made}
-    report.run(directory, stage="iterate", overrides=["experiment=demo", "name=it's"])
+    reported(directory, stage="iterate", overrides=["experiment=demo", "name=it's"])
     assert {path: path.read_bytes() for path in made} == before
 
 
@@ -272,7 +266,7 @@ def test_single_training_has_no_student_sections(tmp_path):
         for file in (directory / "gen0" / path).iterdir():
             file.unlink()
     (directory / "gen0" / "metrics.csv").unlink()
-    result = report.run(directory / "gen0")
+    result = reported(directory / "gen0")
     text = words(page_of(directory / "gen0"))
     assert {path.stem for path in result["figures"]} == {"confusion"}
     assert "No training kept a table of its metrics" in text
@@ -285,7 +279,7 @@ def test_single_training_has_no_student_sections(tmp_path):
 def test_report_without_its_data_says_so(tmp_path):
     directory = make_run(tmp_path)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
-    report.run(directory)
+    reported(directory)
     text = words(page_of(directory))
     assert "the unlabeled shards are not in" in text
     assert "the test shards are not in" in text
@@ -298,7 +292,7 @@ def test_unfinished_generation_is_named_not_counted(tmp_path):
     directory = make_run(tmp_path)
     (directory / "gen2" / "DONE").unlink()
     (directory / "gen2" / "evaluation" / "result.json").unlink()
-    result = report.run(directory)
+    result = reported(directory)
     assert [row["run"] for row in result["rows"][0]] == ["gen0", "gen1"]
     assert "Not finished yet: student 2." in words(page_of(directory))
 
@@ -307,7 +301,7 @@ def test_unfinished_generation_is_named_not_counted(tmp_path):
 def test_nothing_finished_still_makes_a_page(tmp_path):
     directory = make_run(tmp_path, accuracies=(0.7,))
     (directory / "gen0" / "DONE").unlink()
-    report.run(directory)
+    reported(directory)
     assert "No training of" in words(page_of(directory))
 
 
@@ -317,7 +311,7 @@ def test_other_shards_of_the_same_name_show_no_wrong_pictures(tmp_path):
     samples = [Sample(f"other-{i}", encode_png(np.zeros((8, 8), np.uint8)), "png", None) for i in range(90)]
     shutil.rmtree(tmp_path / "data" / "unlabeled")  # which are not the set's to delete
     write_shards(tmp_path / "data" / "unlabeled", "unlabeled", samples, classes=["x"], labeled=False, name="other")
-    report.run(directory)
+    reported(directory)
     assert "are not those that were labeled" in words(page_of(directory))
 
 
@@ -327,7 +321,7 @@ def test_a_network_of_which_released_sets_alone_were_evaluated_is_reported(tmp_p
     path = directory / "gen0" / "evaluation" / "result.json"
     known = read_json(path)
     write_json(path, {"stage": "evaluate", "test": None, "weights": known.get("weights"), "classes": known["classes"]})
-    report.run(directory)
+    reported(directory)
     assert "What to try next" in words(page_of(directory))
 
 
@@ -335,7 +329,7 @@ def test_a_network_of_which_released_sets_alone_were_evaluated_is_reported(tmp_p
 def test_published_figures_stand_beside_ours(tmp_path):
     paper = {"places": ["table 2"], "row": "Noisy Student (L2)", "columns": [None, "ImageNet"]}
     directory = make_run(tmp_path, more={"paper": paper})
-    report.run(directory)
+    reported(directory)
     text = words(page_of(directory))
     assert "published: ImageNet table 2, Noisy Student (L2) 87.40 98.20" in text
     assert "full size" in text
@@ -349,16 +343,17 @@ def test_published_figures_stand_beside_ours(tmp_path):
     assert set(told) == {"run", "model", "top-1 %", "top-5 %"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_are_compared_and_the_best_is_shown(tmp_path):
     runs = [make_run(tmp_path, accuracies=(0.5, right), name=name)
             for name, right in (("noise=none", 0.6), ("noise=full", 0.95))]  # fmt: skip
-    result = report.run(tmp_path / "comparison", runs)
+    result = reported(tmp_path / "comparison", f"report.runs={[*map(str, runs)]}")
     assert "runs_compared" in {path.stem for path in result["figures"]}
     text = words(page_of(tmp_path / "comparison"))
     assert "2 runs, best: noise=full" in text
     assert len(result["rows"]) == 2
     # the folder above them, as a sweep leaves it, is the same report
-    assert report.run(tmp_path)["rows"] == result["rows"][::-1]
+    assert reported(tmp_path)["rows"] == result["rows"][::-1]
 
 
 def test_chain_of_trainings_is_recognised_by_its_weights(tmp_path):
@@ -366,8 +361,8 @@ def test_chain_of_trainings_is_recognised_by_its_weights(tmp_path):
     first = make_generation(tmp_path / "one", tmp_path / "data", truth, ("a", "b"), right=0.6)
     make_generation(tmp_path / "two", tmp_path / "data", truth, ("a", "b"), right=0.8, teacher=first)
     runs = [tmp_path / "one", tmp_path / "two"]
-    assert [[g.label for g in e.generations] for e in open_runs(tmp_path, runs)] == [["one", "two"]]
-    assert [[g.label for g in e.generations] for e in open_runs(tmp_path, runs[::-1])] == [["two"], ["one"]]
+    assert [[g.title for g in e.generations] for e in open_runs(tmp_path, runs)] == [["one", "two"]]
+    assert [[g.title for g in e.generations] for e in open_runs(tmp_path, runs[::-1])] == [["two"], ["one"]]
 
 
 @pytest.mark.parametrize(("several", "kept"), [(True, True), (True, False), (False, False)])
@@ -382,7 +377,7 @@ def test_a_student_of_a_list_of_teachers_is_reported_and_has_a_card(tmp_path, un
     started = read_json(tmp_path / "student" / "started.json")
     started["inputs"]["teacher"] |= {"mode": "offline" if kept or not several else "online", "targets": "soft"}
     write_json(tmp_path / "student" / "started.json", started)
-    report.run(tmp_path / "student")
+    reported(tmp_path / "student")
     text = words(page_of(tmp_path / "student"))
     who = "the teachers" if several else "the teacher"
     assert (f"images that {who} labeled" in text) == (kept or not several)
@@ -395,11 +390,11 @@ def test_a_student_of_a_list_of_teachers_is_reported_and_has_a_card(tmp_path, un
 def test_figures_that_no_longer_apply_are_removed(tmp_path):
     directory = make_run(tmp_path)
     (directory / LIST).touch()  # as `nst iterate` begins it
-    report.run(directory)
+    reported(directory)
     for number in range(3):
         (directory / f"gen{number}" / "metrics.csv").unlink()
     (directory / "figures" / "mine.png").write_bytes(b"x")
-    report.run(directory)
+    reported(directory)
     left = {path.name for path in (directory / "figures").iterdir()}
     assert "learning_curves.png" not in left
     assert {"mine.png", "generations.png"} <= left
@@ -411,7 +406,7 @@ def test_figures_that_no_longer_apply_are_removed(tmp_path):
 def test_folder_without_a_run_is_refused_with_the_next_command(tmp_path, make):
     make(tmp_path / "empty")
     with pytest.raises(NstError, match="no run to report") as error:
-        report.run(tmp_path / "empty")
+        reported(tmp_path / "empty")
     assert "nst iterate" in str(error.value)
 
 
@@ -419,13 +414,13 @@ def test_damaged_file_is_named(tmp_path):
     directory = make_run(tmp_path, accuracies=(0.7,))
     (directory / "gen0" / "evaluation" / "result.json").write_text('{"top1": ')
     with pytest.raises(NstError, match=r"evaluation/result\.json"):
-        report.run(directory)
+        reported(directory)
 
 
 def test_many_classes_still_fit(tmp_path):
     classes = tuple(f"a rather long class name {i}" for i in range(120))
     directory = make_run(tmp_path, classes, accuracies=(0.5, 0.8))
-    result = report.run(directory, examples=12)
+    result = reported(directory, "report.examples=12")
     assert "confusion" not in {path.stem for path in result["figures"]}
     assert "The most frequent confusions" in words(page_of(directory))
     assert len(page_of(directory)) < LIMIT_BYTES

@@ -24,16 +24,10 @@ from nst.report.generation_rows import control_row, rows
 from nst.report.records import open_runs
 from nst.stages import report
 from nst.training.callbacks import training_note
+from tests.reported import reported
 from tests.test_report import TEST, UNLABELED, make_data, make_generation, make_run, page_of, words
 
 CLASSES = ("cat", "dog & co", "<owl>")
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
 
 
 @pytest.fixture
@@ -78,7 +72,7 @@ def test_without_the_mistakes_or_on_other_images_the_interval_is_of_two_accuraci
 @pytest.mark.usefixtures("undrawn")
 def test_a_gain_within_its_interval_is_not_praised(tmp_path: Path):
     directory = make_run(tmp_path, CLASSES, (0.7, 0.71))
-    report.run(directory)
+    reported(directory)
     text = words(page_of(directory))
     assert "that is no sure difference." in text
     assert "which these images cannot tell from no difference" in text
@@ -90,7 +84,7 @@ def test_a_gain_within_its_interval_is_not_praised(tmp_path: Path):
 @pytest.mark.usefixtures("undrawn")
 def test_the_control_is_a_row_and_is_compared_with_the_last_student(run: Path, tmp_path: Path):
     add_control(run, 0.85, tmp_path)
-    result = report.run(run)
+    result = reported(run)
     text = words(page_of(run))
     (control,) = result["controls"]
     student = result["rows"][0][-1]
@@ -161,7 +155,7 @@ def test_labels_by_class_are_those_of_the_selection(run: Path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_surest_of_the_selected_and_wrong_come_first(run: Path):
-    report.run(run)
+    reported(run)
     labeled = open_runs(run)[0].generations[1].labeled
     assert labeled is not None
     truth = np.array([int(key[-4:]) % len(CLASSES) for key in labeled.key])
@@ -197,7 +191,7 @@ def test_a_sweep_of_trainings_tells_what_their_teacher_labeled(tmp_path: Path):
         given = {"run": str(tmp_path / "teacher"), "predictions": None, "selection": None}
         make_generation(tmp_path / "sweep" / name, data, truth, CLASSES, right=0.8, teacher=sha, labels=False,
                         more={"teacher": given})  # fmt: skip
-    result = report.run(tmp_path / "sweep")
+    result = reported(tmp_path / "sweep")
     totals = read_json(tmp_path / "teacher" / "selection" / "selection.json")["totals"]
     for (row,) in result["rows"]:
         assert (row["unlabeled"], row["unlabeled_with_copies"]) == (totals["selected"], totals["copies"])
@@ -215,12 +209,12 @@ def test_labels_that_were_made_online_and_those_that_are_gone_are_told_apart(tmp
     given = {"run": str(tmp_path / "teacher"), "predictions": None, "selection": None}
     make_generation(tmp_path / "student", data, truth, CLASSES, right=0.8, teacher="0", labels=False,
                     more={"teacher": given})  # fmt: skip
-    report.run(tmp_path / "student")
+    reported(tmp_path / "student")
     assert f"{tmp_path / 'teacher' / 'selection'} is not there any more" in words(page_of(tmp_path / "student"))
     path = tmp_path / "student" / "started.json"
     started = read_json(path)
     write_json(path, {**started, "inputs": {"teacher": {"weights": "0", "mode": "online"}}})
-    report.run(tmp_path / "student")
+    reported(tmp_path / "student")
     assert "labels were made online" in words(page_of(tmp_path / "student"))
 
 
@@ -262,14 +256,14 @@ def test_all_mistakes_are_a_table_with_names(tmp_path: Path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_mistakes_are_linked_from_wherever_the_page_is(run: Path, tmp_path: Path):
-    report.run(tmp_path / "elsewhere", [run])
+    reported(tmp_path / "elsewhere", f"report.runs=['{run}']")
     assert '<a href="../demo/gen2/evaluation/mistakes.csv">' in page_of(tmp_path / "elsewhere")
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_name_of_a_run_is_no_address(tmp_path: Path):
     run = make_run(tmp_path, CLASSES, name="javascript:alert(1)")
-    report.run(tmp_path, [run])
+    reported(tmp_path, f"report.runs=['{run}']")
     assert 'href="javascript%3Aalert%281%29/gen2/evaluation/mistakes.csv"' in page_of(tmp_path)
 
 
@@ -326,7 +320,7 @@ def test_a_teacher_that_guesses_is_told(tmp_path: Path):
 @pytest.mark.usefixtures("undrawn")
 def test_the_command_that_repeats_a_run_deletes_nothing(run: Path):
     write_config(run / "config.yaml", yaml.safe_dump({"stage": "iterate", "overrides": ["overwrite=true", "seed=4"]}))
-    report.run(run)
+    reported(run)
     assert "The same again: nst iterate seed=4 " in words(page_of(run))
 
 

@@ -17,14 +17,14 @@ from nst.atomic import write_json
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.evaluation.results import row_numbers, scored, summary
-from nst.report import page, robustness_figures
+from nst.report import robustness_figures
 from nst.report.figures import series_color
 from nst.report.records import open_runs
 from nst.report.robustness_files import networks_of
 from nst.report.robustness_section import _claim, _clip, _telling, robustness
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.sheets import COLUMNS
-from nst.stages import report
+from tests.reported import reported
 from tests.test_report import make_run, page_of, words
 
 CLASSES = ("cat", "dog & co", "<owl>")
@@ -32,13 +32,6 @@ MADE = {"images": 40, "digest": "d", "max_images": 40, "seed": 7, "side": 16, "s
 PICTURES = {"corruptions": list(CORRUPTIONS), "severities": [1, 2, 3, 4, 5], "jpeg_quality": None,
             "frost": "procedural"}  # fmt: skip
 TILE = 4
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that read words only: figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr(report, "save_png", lambda figure, path: None)
-    monkeypatch.setattr(page, "svg_document", lambda figure: '<svg width="1" height="1"/>')
 
 
 def corruption_block(error: float, names: Any = CORRUPTIONS, suite: str = "c_onthefly", **more: Any) -> dict[str, Any]:
@@ -130,7 +123,7 @@ def test_a_row_takes_the_benchmark_before_what_was_made_on_the_fly_and_only_whol
 
 
 def test_page_figures_and_table_tell_the_robustness_of_every_generation(run: Path):
-    result = report.run(run)
+    result = reported(run)
     text = words(page_of(run))
     # 30, 34, ... 38 at corruption 0 and one more at each of the fifteen: 34 + 7
     assert "mean corruption error %, unnormalised c_onthefly 41.00 37.00 33.00 -8.00" in text
@@ -154,7 +147,7 @@ def test_page_figures_and_table_tell_the_robustness_of_every_generation(run: Pat
 
 @pytest.mark.usefixtures("undrawn")
 def test_what_was_made_on_the_fly_is_never_called_mce(run: Path):
-    report.run(run)
+    reported(run)
     assert "mCE" not in words(page_of(run))
     assert "AlexNet" not in words(page_of(run))
 
@@ -166,7 +159,7 @@ def test_the_benchmark_s_files_give_an_mce_with_its_source(tmp_path: Path):
     for number, error in enumerate((60.0, 50.0)):
         block = corruption_block(error, suite="imagenet_c", imagenet=True, conditions=released)
         give(directory / f"gen{number}", {"imagenet_c": block})
-    report.run(directory)
+    reported(directory)
     text = words(page_of(directory))
     assert "mCE (AlexNet = 100) imagenet_c" in text
     assert "the released files of 224 px" in text
@@ -180,7 +173,7 @@ def test_missing_corruptions_are_named_and_no_mean_is_given(tmp_path: Path):
     for number in range(2):
         names = [name for name in CORRUPTIONS if name not in ("fog", "snow")]
         give(directory / f"gen{number}", {"c_onthefly": corruption_block(30.0 - number, names)})
-    result = report.run(directory)
+    result = reported(directory)
     text = words(page_of(directory))
     assert "c_onthefly is not whole, so no mean over the benchmark is given. Missing: snow, fog." in text
     assert "mean corruption error" not in text
@@ -193,7 +186,7 @@ def test_one_network_alone_has_no_comparison(tmp_path: Path):
     directory = make_run(tmp_path, CLASSES, (0.7,))
     give(directory / "gen0", {"c_onthefly": corruption_block(30.0), "p_onthefly": perturbation_block(9.0)})
     show(directory / "gen0", "p_onthefly", "tilt", [entry("a", "tilt", None, "cat", "<owl>")], frames=[0, 1])
-    result = report.run(directory / "gen0")
+    result = reported(directory / "gen0")
     text = words(page_of(directory / "gen0"))
     assert "mean corruption error %, unnormalised c_onthefly 41.00" in text
     assert "Chosen for the most flips among the 1 sequences" in text
@@ -206,7 +199,7 @@ def test_one_network_alone_has_no_comparison(tmp_path: Path):
 @pytest.mark.usefixtures("undrawn")
 def test_without_an_evaluation_the_page_says_how_to_get_one(tmp_path: Path):
     directory = make_run(tmp_path, CLASSES, (0.6, 0.8))
-    report.run(directory)
+    reported(directory)
     text = words(page_of(directory))
     assert "Robustness was not measured." in text
     assert f"nst evaluate eval=robustness model.checkpoint={directory / 'gen1'}" in text
@@ -219,9 +212,9 @@ def test_a_network_under_other_conditions_is_left_out_by_name(run: Path):
     )
     give(run / "gen2", {"c_onthefly": corruption_block(22.0, conditions=MADE | PICTURES | {"shown_at": 24})})
     shown, apart = networks_of(open_runs(run)[0], "c_onthefly")
-    assert [network.label for network in shown] == ["teacher", "student 2"], "only the size that it is shown at differs"
+    assert [network.title for network in shown] == ["teacher", "student 2"], "only the size that it is shown at differs"
     assert apart == ["student 1 was measured on c_onthefly under other conditions: side."]
-    report.run(run)
+    reported(run)
     text = words(page_of(run))
     assert apart[0] in text
     assert "mean corruption error %, unnormalised c_onthefly 41.00 – 33.00 -8.00" in text
@@ -235,7 +228,7 @@ def test_swept_runs_are_compared_by_robustness_too(tmp_path: Path):
     runs = [make_run(tmp_path, CLASSES, (0.5, right), name=name)
             for name, right in (("noise=none", 0.6), ("noise=full", 0.95))]  # fmt: skip
     give(runs[1] / "gen1", {"c_onthefly": corruption_block(22.0), "p_onthefly": perturbation_block(5.0)})
-    report.run(tmp_path)
+    reported(tmp_path)
     text = words(page_of(tmp_path))
     assert "ECE % corruption error % flip rate %" in text
     lines = text[text.index("flip rate %") : text.index("± is half")]
@@ -245,7 +238,7 @@ def test_swept_runs_are_compared_by_robustness_too(tmp_path: Path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_gallery_shows_what_only_the_student_gets_right(run: Path):
-    report.run(run)
+    reported(run)
     html = page_of(run)
     text = words(html)
     assert "student 2 gets right and the teacher wrong: 2 of the 3" in text
@@ -257,7 +250,7 @@ def test_the_gallery_shows_what_only_the_student_gets_right(run: Path):
     assert "<s>&lt;owl&gt;</s> → <b>dog &amp; co</b>" in shown
     assert "fog 3" in shown
     assert "frost 3" not in shown
-    report.run(run, examples=0)
+    reported(run, "report.examples=0")
     assert "Right where" not in page_of(run)
 
 
@@ -307,9 +300,9 @@ def test_pictures_that_are_gone_cost_only_their_gallery_and_damaged_ones_are_nam
     sheet = parts / "images-000000.png"
     sheet.write_bytes(b"\x89PNG cut short")
     with pytest.raises(NstError, match=r"images-000000\.png"):
-        report.run(run)
+        reported(run)
     sheet.unlink()
-    report.run(run)
+    reported(run)
     assert "Right where" not in page_of(run)
     assert "mean corruption error %, unnormalised" in words(page_of(run))
 

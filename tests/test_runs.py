@@ -13,7 +13,6 @@ import pytest
 from nst.advice import note_command, whole
 from nst.atomic import write_text
 from nst.checking import kind_of
-from nst.cli import STAGES
 from nst.errors import NstError
 from nst.refused import typed
 from nst.run_inputs import identity
@@ -103,7 +102,7 @@ def test_what_moves_no_result_continues_the_run(tmp_path: Path, stage: str, opti
 
 def test_the_refusal_repeats_the_command_and_names_options_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("nst.advice._command", [])
-    note_command(["train", "data.root=a b", "run_dir=x", "student.steps=5"], STAGES)
+    note_command(["train", "data.root=a b", "run_dir=x", "student.steps=5"])
     with Run(tmp_path, "train", {"recipe": {"steps": 4}, "start": None}) as run:
         run.finish({})
     with pytest.raises(NstError) as caught:

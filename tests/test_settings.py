@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nst import cli
+from nst.checking import _node
 from nst.config import compose_config, job_from, plain, require_values
 from nst.errors import UsageError
 from nst.kinds import Kind
@@ -22,6 +23,7 @@ from nst.settings.learning import Recipe, StudentOptions
 from nst.settings.network import Noise
 from nst.settings.stages import CommonOptions
 from nst.settings.trainer import TorchOptions, XlaOptions
+from nst.stage_table import STAGES
 from nst.stages import shard
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +100,15 @@ def test_where_the_images_come_from_is_asked_by_shard_alone(data: str, tmp_path:
     for kind in (TrainJob, LabelJob, EvaluateJob, SurveyJob, IterateJob):
         require_values(job_from(kind, cfg).config)
     with pytest.raises(UsageError, match=r"option 'data\.source\.root' needs a value\n  next:  data\.source\.root="):
-        shard.make(job_from(ShardJob, cfg))
+        shard.run(job_from(ShardJob, cfg))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_options_that_the_record_of_a_stage_names_are_there(stage: str):
+    record = STAGES[stage]
+    named = {record.folder, *record.networks, *record.runs, *record.taken, *record.typed.values(), *record.instead}
+    named |= {f"{stage}.{name}" for name in record.short} | {*(record.within or ())[:1]}
+    assert not [name for name in named - set(record.short) if _node(name) is None]
 
 
 def test_the_table_is_that_of_the_classes():

@@ -21,13 +21,13 @@ from nst.config import compose_config, job_from
 from nst.data.images import encode_png
 from nst.data.layout import Entry
 from nst.data.shards import ShardSet, TarReader, verify
-from nst.data.source import Source
 from nst.data.sources import open_source
 from nst.data.splits import shares, split
 from nst.errors import NstError
 from nst.settings.data import Sizes
 from nst.settings.job import ShardJob
 from nst.stages import shard, shard_table
+from tests.sharding import sharded
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -200,7 +200,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def test_digits_demo_has_50_labels_500_test_images_and_1247_unlabeled(tmp_path: Path) -> None:
-    result = shard.run(open_source("digits"), tmp_path, labeled_per_class=5, test_samples=500)
+    result = sharded("digits", tmp_path)
     assert {name: found["samples"] for name, found in result["sets"].items()} == {
         "labeled": 50, "unlabeled": 1247, "test": 500,
     }  # fmt: skip
@@ -215,13 +215,7 @@ def test_digits_demo_has_50_labels_500_test_images_and_1247_unlabeled(tmp_path: 
 
 def test_sets_hold_the_files_byte_for_byte_and_no_label_where_unlabeled(tmp_path: Path) -> None:
     root = pets(tmp_path / "pets")
-    shard.run(
-        open_source("folder", root=root),
-        tmp_path / "out",
-        labeled_per_class=2,
-        test_samples=6,
-        samples_per_shard=4,
-    )
+    sharded(root, tmp_path / "out", "data.labeled_per_class=2", "data.test_samples=6", "shard.samples_per_shard=4")
     sets = {name: read_set(tmp_path / "out" / name) for name in ("labeled", "unlabeled", "test")}
     found = {key: content for of in sets.values() for key, content in of.items()}
     assert len(found) == 30 == sum(map(len, sets.values()))
@@ -235,21 +229,21 @@ def test_sets_hold_the_files_byte_for_byte_and_no_label_where_unlabeled(tmp_path
 
 def test_a_finished_run_is_not_repeated_and_other_options_are_refused(tmp_path: Path) -> None:
     root = pets(tmp_path / "pets")
-    first = shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6)
+    first = sharded(root, tmp_path / "out", "data.test_samples=6")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.tar")}
-    assert shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6) == first
+    assert sharded(root, tmp_path / "out", "data.test_samples=6") == first
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.tar")} == before
     with pytest.raises(NstError, match="test_samples: 6 before, 3 now"):
-        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=3)
+        sharded(root, tmp_path / "out", "data.test_samples=3")
     next(iter(before)).unlink()
     with pytest.raises(NstError, match="missing"):
-        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=6)
+        sharded(root, tmp_path / "out", "data.test_samples=6")
 
 
 def test_a_val_folder_beside_test_becomes_the_validation_set(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         pets(tmp_path / "pets" / part, 4)
-    result = shard.run(open_source("folder", root=tmp_path / "pets"), tmp_path / "out")
+    result = sharded(tmp_path / "pets", tmp_path / "out")
     assert {name: found["label_counts"] for name, found in result["sets"].items()} == {
         "labeled": [4, 4, 4], "test": [4, 4, 4], "validation": [4, 4, 4],
     }  # fmt: skip
@@ -263,10 +257,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("reads", [31, 40, 59])
-def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, reads: int) -> None:
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int) -> None:
     root = pets(tmp_path / "pets")
-    options = {"labeled_per_class": 2, "test_samples": 6, "samples_per_shard": 4, "workers": 1}
-    shard.run(open_source("folder", root=root), tmp_path / "clean", **options)
+    options = ["data.labeled_per_class=2", "data.test_samples=6", "shard.samples_per_shard=4"]
+    monkeypatch.setattr(shard, "READERS", 1)
+    sharded(root, tmp_path / "clean", *options)
 
     source = open_source("folder", root=root)
     left = reads
@@ -281,11 +276,12 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, reads: int) -> No
 
     source.read = read  # type: ignore[method-assign]
     out = tmp_path / "out"
-    with pytest.raises(Killed):
-        shard.run(source, out, **options)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shard, "open_source", lambda **_: source)
+        sharded(root, out, *options)
     (out / "labeled").mkdir(exist_ok=True, parents=True)  # a start that wrote nothing has left nothing
     (out / "labeled" / ".index.json.tmp-1234-5").write_bytes(b"half a file")
-    shard.run(open_source("folder", root=root), out, **options)
+    sharded(root, out, *options)
     assert tree(out) == tree(tmp_path / "clean")
     assert (out / "result.json").read_bytes() == (tmp_path / "clean" / "result.json").read_bytes()
 
@@ -303,14 +299,9 @@ def test_bad_images_are_left_out_counted_and_named(tmp_path: Path, caplog: pytes
     root = pets(tmp_path / "pets")
     (root / "emu" / "00.jpg").unlink()
     bad = spoil(root)
+    options = ["data.labeled_per_class=8", "data.test_samples=0", "max_bad_fraction=0.2"]
     with caplog.at_level(logging.WARNING):
-        result = shard.run(
-            open_source("folder", root=root),
-            tmp_path / "out",
-            labeled_per_class=8,
-            test_samples=0,
-            max_bad_fraction=0.2,
-        )
+        result = sharded(root, tmp_path / "out", *options)
     assert result["skipped"]["count"] == 4
     assert {name.split(":")[0] for name in result["skipped"]["names"]} == bad
     assert all(key in caplog.text for key in bad)
@@ -329,16 +320,13 @@ def test_what_was_done_to_pictures_and_passed_over_is_told(tmp_path: Path) -> No
     (root / "cat" / "clear.png").write_bytes(encode(Image.new("RGBA", (8, 8), (0, 0, 0, 9)), "PNG"))
     (root / "dog" / "dark.png").write_bytes(encode(Image.fromarray(np.full((8, 8), 4000, np.uint16)), "PNG"))
     (root / "dog" / "notes.txt").write_text("a text")
-    result = shard.run(open_source("folder", root=root), tmp_path / "out", labeled_per_class=4, unlabeled_samples=3)
+    result = sharded(root, tmp_path / "out", "data.labeled_per_class=4", "data.unlabeled_samples=3")
     told = "\n".join(result["notes"])
     for words in ("1 passed over, no picture (.txt): dog/notes.txt", "1 picture is turned upright",
                   "1 picture is transparent: shown on white", "1 picture has 16 bits of which only the lower 12",
                   "pictures are in none of the sets"):  # fmt: skip
         assert words in told
-    assert (
-        shard.run(open_source("folder", root=root), tmp_path / "out", labeled_per_class=4, unlabeled_samples=3)
-        == result
-    )
+    assert sharded(root, tmp_path / "out", "data.labeled_per_class=4", "data.unlabeled_samples=3") == result
 
 
 def test_a_class_with_one_picture_is_refused_with_what_to_do_where_a_test_picture_is_needed(tmp_path: Path) -> None:
@@ -346,10 +334,9 @@ def test_a_class_with_one_picture_is_refused_with_what_to_do_where_a_test_pictur
     (root / "emu" / "more").mkdir()
     for each in sorted((root / "emu").glob("*.jpg"))[1:]:
         each.unlink()
-    source = open_source("folder", root=root, ignore=["more"])
     with pytest.raises(NstError, match=r"emu has 1[\s\S]*next:  add pictures of these classes, or leave"):
-        shard.run(source, tmp_path / "out")
-    result = shard.run(source, tmp_path / "out", test_samples=0)
+        sharded(root, tmp_path / "out", "data.source.ignore=[more]")
+    result = sharded(root, tmp_path / "out", "data.source.ignore=[more]", "data.test_samples=0")
     assert result["sets"]["labeled"]["label_counts"][2] == 1
 
 
@@ -373,10 +360,10 @@ def test_pictures_replaced_under_the_same_names_and_sizes_are_noticed(tmp_path: 
         (root / name).mkdir(parents=True)
         for i in range(3):
             (root / name / f"{i}.bmp").write_bytes(encode(noise(8, 8, i), "BMP"))
-    shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
+    sharded(root, tmp_path / "out", "data.test_samples=0")
     (root / "cat" / "0.bmp").write_bytes(encode(noise(8, 8, 9), "BMP"))
     with pytest.raises(NstError, match=r"other inputs[\s\S]*source\.digest"):
-        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
+        sharded(root, tmp_path / "out", "data.test_samples=0")
 
 
 def test_too_many_bad_images_stop_before_anything_is_written(tmp_path: Path) -> None:
@@ -384,7 +371,7 @@ def test_too_many_bad_images_stop_before_anything_is_written(tmp_path: Path) -> 
     spoil(root)
     told = r"cannot be read: 4 of 31[\s\S]*cat-00: JPEG: Premature[\s\S]*1: remove them[\s\S]*max_bad_fraction=0\.13$"
     with pytest.raises(NstError, match=told):
-        shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0)
+        sharded(root, tmp_path / "out", "data.test_samples=0")
     assert not list((tmp_path / "out").rglob("*.tar"))
     assert not (tmp_path / "out" / "DONE").exists()
 
@@ -392,7 +379,7 @@ def test_too_many_bad_images_stop_before_anything_is_written(tmp_path: Path) -> 
 def test_unchecked_images_are_taken_as_they_are(tmp_path: Path) -> None:
     root = pets(tmp_path / "pets")
     (root / "cat" / "00.jpg").write_bytes(b"no image")
-    shard.run(open_source("folder", root=root), tmp_path / "out", test_samples=0, check_images=False)
+    sharded(root, tmp_path / "out", "data.test_samples=0", "shard.check_images=false")
     assert read_set(tmp_path / "out" / "labeled")["cat-00"]["jpg"] == b"no image"
 
 
@@ -401,17 +388,17 @@ def test_images_without_labels_make_one_unlabeled_set(tmp_path: Path) -> None:
     root.mkdir()
     for i in range(5):
         (root / f"{i}.jpg").write_bytes(jpeg(i))
-    result = shard.run(open_source("folder", root=root), tmp_path / "out")
+    result = sharded(root, tmp_path / "out")
     assert {name: found["samples"] for name, found in result["sets"].items()} == {"unlabeled": 5}
     assert not (tmp_path / "out" / "unlabeled" / "truth.parquet").exists()
 
 
 def test_shards_from_elsewhere_are_not_replaced(tmp_path: Path) -> None:
-    shard.run(open_source("folder", root=pets(tmp_path / "pets")), tmp_path / "out", test_samples=0)
+    sharded(pets(tmp_path / "pets"), tmp_path / "out", "data.test_samples=0")
     (tmp_path / "copy").mkdir()
     shutil.copytree(tmp_path / "out" / "labeled", tmp_path / "copy" / "labeled")
     with pytest.raises(NstError, match=r"index\.json would be replaced, and nst has not written it"):
-        shard.run(open_source("digits"), tmp_path / "copy", test_samples=0)
+        sharded("digits", tmp_path / "copy", "data.test_samples=0")
 
 
 def test_main_shards_verifies_and_indexes_as_the_configuration_says(
@@ -444,7 +431,7 @@ def test_pictures_of_ones_own_need_nothing_but_their_folder(tmp_path: Path) -> N
     cfg = compose_config(["stage=shard", "name=mine", "data=folder", f"data.source.root='{root}'"])
     assert cfg.data.root == "datasets/folder-None-seed0"  # of the data and not of the run: train finds it again
     cfg.shard.output = str(tmp_path / "out")
-    result = shard.make(job_from(ShardJob, cfg))
+    result = shard.run(job_from(ShardJob, cfg))
     assert {name: found["samples"] for name, found in result["sets"].items()} == {
         "labeled": 27, "unlabeled": 7, "test": 3,
     }  # fmt: skip
@@ -472,7 +459,7 @@ def test_a_source_given_as_one_option_is_told_what_it_is_called(tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_progress_sees_every_image_twice(tmp_path: Path) -> None:
+def test_progress_sees_every_image_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
 
     def progress(items: Any, description: str, total: int) -> Any:
@@ -481,6 +468,6 @@ def test_progress_sees_every_image_twice(tmp_path: Path) -> None:
             yield item
         assert seen[description] == total
 
-    source: Source = open_source("folder", root=pets(tmp_path / "pets"))
-    shard.run(source, tmp_path / "out", labeled_per_class=2, test_samples=6, progress=progress)
+    monkeypatch.setattr(shard, "track", progress)
+    sharded(pets(tmp_path / "pets"), tmp_path / "out", "data.labeled_per_class=2", "data.test_samples=6")
     assert seen == {"checking images": 30, "writing labeled": 6, "writing unlabeled": 18, "writing test": 6}

@@ -1,7 +1,6 @@
 """Training: repeatable, the same for any number of workers, continued bit for bit, and noised where it should be."""
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -14,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nst.atomic import sha256_file, write_json
-from nst.config import made
-from nst.documents import read_json, read_metrics
+from nst.atomic import write_json
+from nst.config import compose_config
+from nst.documents import read_json
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import load_network, read_info
 from nst.settings.learning import StudentOptions
@@ -26,85 +25,97 @@ from nst.stages.chosen_network import architecture
 from nst.training import fitting, phases
 from nst.training.callbacks import KeepLast
 from nst.training.classifier import Classifier
-from nst.training.loggers import TIMING_METRICS
+from tests.composing import made
+from tests.conftest import SIZES, TINY
+from tests.sharding import sharded
+from tests.trainings import Crash, dying_at, rows, weights
 
 Compose = Callable[..., Any]
+FINETUNE = ["student.finetune.epochs=1", "student.finetune.image_size=16", "student.finetune.frozen_blocks=2"]
 
 
-def rows(run: Path) -> list[tuple[int, str, float]]:
-    """metrics.csv without what depends on the machine's speed."""
-    return [row for row in read_metrics(run / "metrics.csv") if not row[1].endswith(TIMING_METRICS)]
-
-
-def weights(run: Path, name: str = "trained") -> str:
-    return sha256_file(run / "checkpoints" / f"{name}.safetensors")
+# ---- runs that many tests look at, and none changes
 
 
 @pytest.fixture(scope="module")
-def teacher(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Compose:
+    """`made_once(name, *overrides)` composes the configuration of a run for the whole module."""
+    root = tmp_path_factory.mktemp("made_once")
+    return lambda name, *more: compose_config([*TINY, f"data.root={digits}", f"run_dir={root / name}", *more])
+
+
+@pytest.fixture(scope="module")
+def teacher(made_once: Compose) -> Path:
     """A trained teacher with predictions and a selection."""
-    from nst.config import compose_config
-    from tests.conftest import TINY
-
-    run = tmp_path_factory.mktemp("teacher") / "gen0"
-    common = [*TINY, f"data.root={digits}", f"run_dir={run}", f"teacher.run={run}", "select.min_confidence=0",
-              "select.allow_empty_classes=true"]  # fmt: skip
-    train.from_cfg(compose_config([*common, "teacher.run=null"]))
-    label.from_cfg(compose_config(common))
-    select.from_cfg(compose_config(common))
-    return run
+    training = made_once("gen0")
+    train.from_cfg(training)
+    lenient = ["select.min_confidence=0", "select.allow_empty_classes=true"]
+    for step in (label, select):
+        step.from_cfg(made_once("gen0", f"teacher.run={training.run_dir}", *lenient))
+    return Path(training.run_dir)
 
 
-def test_same_seed_gives_the_same_weights_whatever_the_number_of_workers(tiny: Compose, tmp_path: Path):
-    for workers in (0, 1, 3):
-        train.from_cfg(tiny(f"trainer.workers={workers}", run_dir=tmp_path / str(workers)))
-    assert weights(tmp_path / "0") == weights(tmp_path / "1") == weights(tmp_path / "3")
-    assert rows(tmp_path / "0") == rows(tmp_path / "1") == rows(tmp_path / "3")
-    train.from_cfg(tiny("seed=1", run_dir=tmp_path / "other"))
-    assert weights(tmp_path / "0") != weights(tmp_path / "other")
+@pytest.fixture(scope="module")
+def other(made_once: Compose) -> Path:
+    """A teacher of another seed, with predictions."""
+    training = made_once("other", "seed=5")
+    train.from_cfg(training)
+    label.from_cfg(made_once("other", f"teacher.run={training.run_dir}"))
+    return Path(training.run_dir)
 
 
-def test_student_is_repeatable_too(tiny: Compose, teacher: Path, tmp_path: Path):
-    for workers in (0, 2):
-        train.from_cfg(tiny(f"trainer.workers={workers}", f"teacher.run={teacher}", run_dir=tmp_path / str(workers)))
-    assert weights(tmp_path / "0") == weights(tmp_path / "2")
+@pytest.fixture(scope="module")
+def student(made_once: Compose, teacher: Path) -> Path:
+    """A trained student of the teacher."""
+    training = made_once("student", f"teacher.run={teacher}")
+    train.from_cfg(training)
+    return Path(training.run_dir)
 
 
-class Crash(Exception):
-    """Stands for the process dying: nothing after it runs."""
+@pytest.fixture(scope="module")
+def finetuned(made_once: Compose) -> Path:
+    """A training with fine-tuning."""
+    training = made_once("finetuned", *FINETUNE)
+    train.from_cfg(training)
+    return Path(training.run_dir)
+
+
+def test_same_seed_gives_the_same_weights_whatever_the_number_of_workers(
+    tiny: Compose, teacher: Path, other: Path, tmp_path: Path
+):
+    for workers in (1, 3):  # the teacher's loader is of its own process
+        run = tmp_path / str(workers)
+        train.from_cfg(tiny(f"trainer.workers={workers}", run_dir=run))
+        assert weights(run) == weights(teacher)
+        assert rows(run) == rows(teacher)
+    assert weights(teacher) != weights(other)
+
+
+def test_student_is_repeatable_too(tiny: Compose, teacher: Path, student: Path, tmp_path: Path):
+    train.from_cfg(tiny("trainer.workers=2", f"teacher.run={teacher}"))
+    assert weights(tmp_path / "run") == weights(student)
 
 
 @pytest.mark.parametrize("step", [1, 3, 6, 8, 11])
 def test_a_training_that_dies_at_any_step_ends_with_the_same_weights_and_metrics(
-    tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tiny: Compose, teacher: Path, student: Path, tmp_path: Path, step: int
 ):
-    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "whole"))
-    original = Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == step:
-            raise Crash
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+    with dying_at(step):
         train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "killed"))
     assert not (tmp_path / "killed" / "DONE").exists()
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "killed"))
-    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
-    assert one == other
+    assert weights(tmp_path / "killed") == weights(student)
+    assert rows(tmp_path / "killed") == rows(student)
+    assert read_json(tmp_path / "killed" / "result.json") == read_json(student / "result.json")
 
 
 @pytest.mark.parametrize("step", [1, 5, 7, 12])
 def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights_and_metrics(
-    tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tiny: Compose, teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ):
     """SIGTERM within a segment (of 4 steps), at its end, and in the last step; metrics are read every 2 steps.
 
     It stops after that very step, and what is summed until the next read goes on where it was."""
-    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "whole"))
     original = Classifier.training_step
     seen: list[int] = []
 
@@ -121,15 +132,13 @@ def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights
     assert signal.getsignal(signal.SIGTERM) == before
     train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "told"))
     assert seen == list(range(12))  # no step was taken twice
-    assert weights(tmp_path / "whole") == weights(tmp_path / "told")
-    assert rows(tmp_path / "whole") == rows(tmp_path / "told")
+    assert weights(tmp_path / "told") == weights(student)
+    assert rows(tmp_path / "told") == rows(student)
 
 
 def test_dying_between_checkpoint_and_export_changes_nothing(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    train.from_cfg(tiny(run_dir=tmp_path / "whole"))
-
     def dies(*_: Any) -> None:
         raise Crash
 
@@ -137,8 +146,8 @@ def test_dying_between_checkpoint_and_export_changes_nothing(
         patch.setattr(fitting, "_export", dies)
         train.from_cfg(tiny(run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(run_dir=tmp_path / "killed"))
-    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    assert weights(tmp_path / "killed") == weights(teacher)
+    assert rows(tmp_path / "killed") == rows(teacher)
 
 
 def test_resuming_starts_at_the_checkpoint_and_not_at_the_beginning(
@@ -172,9 +181,8 @@ def test_validation_happens_on_schedule_and_at_the_end(tiny: Compose, tmp_path: 
     assert steps == [8, 14]
 
 
-def test_metrics_are_a_table_that_anyone_can_read(tiny: Compose, tmp_path: Path):
-    train.from_cfg(tiny())
-    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+def test_metrics_are_a_table_that_anyone_can_read(teacher: Path):
+    with open(teacher / "metrics.csv", newline="") as file:
         table = list(csv.DictReader(file))
     names = {row["metric"] for row in table}
     assert {"train/loss", "train/labeled_loss", "train/gradient_norm", "train/images_per_second"} <= names
@@ -182,15 +190,14 @@ def test_metrics_are_a_table_that_anyone_can_read(tiny: Compose, tmp_path: Path)
     assert [int(row["step"]) for row in table if row["metric"] == "train/loss"] == [2, 4, 6, 8, 10, 12]
 
 
-def test_the_network_that_is_kept_is_the_moving_average(tiny: Compose, tmp_path: Path):
-    train.from_cfg(tiny())
-    state = torch.load(tmp_path / "run/checkpoints/trained_last.ckpt", weights_only=False)["state_dict"]
-    kept = load_file(tmp_path / "run/checkpoints/trained.safetensors")
+def test_the_network_that_is_kept_is_the_moving_average(teacher: Path):
+    state = torch.load(teacher / "checkpoints/trained_last.ckpt", weights_only=False)["state_dict"]
+    kept = load_file(teacher / "checkpoints/trained.safetensors")
     assert len(kept) > 50
     for name, value in kept.items():
         assert torch.equal(value, state[f"ema.network.{name}"])
     assert any(not torch.equal(value, state[f"network.{name}"]) for name, value in kept.items())
-    info = read_info(tmp_path / "run/checkpoints/trained.safetensors")
+    info = read_info(teacher / "checkpoints/trained.safetensors")
     assert info.classes == tuple(str(number) for number in range(10))
     assert info.image_size == 12
 
@@ -203,7 +210,10 @@ def test_another_configuration_in_the_same_directory_is_refused_and_overwrite_st
     assert train.from_cfg(tiny("student.weight_decay=0.01", "overwrite=true"))["steps"] == 12
 
 
-def test_lanes_are_another_order_of_which_the_run_directory_knows(tiny: Compose, teacher: Path, tmp_path: Path):
+def test_lanes_are_another_order_of_which_the_run_directory_knows(
+    tiny: Compose, teacher: Path, student: Path, tmp_path: Path
+):
+    shutil.copytree(student, tmp_path / "run")
     options = [f"teacher.run={teacher}", "run_dir=" + str(tmp_path / "run")]
     plain = train.from_cfg(tiny(*options))
     assert plain["weights_sha256"] == train.from_cfg(tiny(*options, "lanes=1"))["weights_sha256"], "the same run"
@@ -241,9 +251,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_steps(tiny: Compose, tmp_
 # ---- the student
 
 
-def test_student_learns_from_labeled_and_selected_images(tiny: Compose, teacher: Path, tmp_path: Path):
-    train.from_cfg(tiny(f"teacher.run={teacher}"))
-    losses = {name: value for _, name, value in rows(tmp_path / "run")}
+def test_student_learns_from_labeled_and_selected_images(student: Path):
+    losses = {name: value for _, name, value in rows(student)}
     assert losses["train/unlabeled_loss"] > 0
     total = losses["train/labeled_loss"] + 3 * losses["train/unlabeled_loss"]
     assert losses["train/loss"] == pytest.approx(total, rel=1e-5)
@@ -254,17 +263,18 @@ def test_student_learns_from_labeled_and_selected_images(tiny: Compose, teacher:
     [["teacher=hard"], ["teacher=online"], ["teacher=online", "teacher.targets=hard"], ["teacher.temperature=0.5"]],
     ids=" ".join,
 )
-def test_targets_of_every_kind_train_and_differ(tiny: Compose, teacher: Path, tmp_path: Path, options: list[str]):
-    train.from_cfg(tiny(f"teacher.run={teacher}", run_dir=tmp_path / "soft"))
-    train.from_cfg(tiny(*options, f"teacher.run={teacher}", run_dir=tmp_path / "other"))
+def test_targets_of_every_kind_train_and_differ(
+    tiny: Compose, teacher: Path, student: Path, tmp_path: Path, options: list[str]
+):
+    train.from_cfg(tiny(*options, f"teacher.run={teacher}"))
     online_soft = options == ["teacher=online"]
     if online_soft:
         # the same teacher on the same clean view says the same, up to the rounding of stored probabilities
-        soft, other = ({(s, n): v for s, n, v in rows(tmp_path / name)} for name in ("soft", "other"))
+        soft, online = ({(s, n): v for s, n, v in rows(run)} for run in (student, tmp_path / "run"))
         key = (2, "train/unlabeled_loss")
-        assert other[key] == pytest.approx(soft[key], rel=1e-3)
+        assert online[key] == pytest.approx(soft[key], rel=1e-3)
     else:
-        assert weights(tmp_path / "soft") != weights(tmp_path / "other")
+        assert weights(tmp_path / "run") != weights(student)
 
 
 def test_online_teacher_without_a_selection_sees_all_unlabeled_images(tiny: Compose, teacher: Path, tmp_path: Path):
@@ -332,14 +342,11 @@ def test_training_step_is_the_equation(tiny: Compose, teacher: Path, tmp_path: P
 # ---- FixRes fine-tuning
 
 
-FINETUNE = ["student.finetune.epochs=1", "student.finetune.image_size=16", "student.finetune.frozen_blocks=2"]
-
-
-def test_fine_tuning_keeps_both_networks_and_freezes_the_shallow_one(tiny: Compose, tmp_path: Path):
-    result = train.from_cfg(tiny(*FINETUNE))
-    before = load_file(tmp_path / "run/checkpoints/trained.safetensors")
-    after = load_file(tmp_path / "run/checkpoints/finetuned.safetensors")
-    network, info = load_network(tmp_path / "run/checkpoints/finetuned.safetensors")
+def test_fine_tuning_keeps_both_networks_and_freezes_the_shallow_one(finetuned: Path):
+    result = read_json(finetuned / "result.json")
+    before = load_file(finetuned / "checkpoints/trained.safetensors")
+    after = load_file(finetuned / "checkpoints/finetuned.safetensors")
+    network, info = load_network(finetuned / "checkpoints/finetuned.safetensors")
     frozen = [f"{name}." for name, part in network.named_modules() if part in (network.conv_stem, network.bn1)]
     blocks = [name for name, part in network.named_modules() if part in network.residual_blocks]
     frozen += [f"{name}." for name in blocks[:2]]
@@ -348,7 +355,7 @@ def test_fine_tuning_keeps_both_networks_and_freezes_the_shallow_one(tiny: Compo
     assert all(torch.equal(before[name], after[name]) for name in untouched)
     assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
     assert info.image_size == 16
-    assert read_info(tmp_path / "run/checkpoints/trained.safetensors").image_size == 12
+    assert read_info(finetuned / "checkpoints/trained.safetensors").image_size == 12
     assert result["weights"] == "checkpoints/finetuned.safetensors"
     assert result["trained"]["steps"] == 12
     assert result["finetuned"]["steps"] == 6  # one pass of 50 labeled images in batches of 8
@@ -365,9 +372,8 @@ def test_fine_tuning_keeps_the_noise_of_the_network_as_it_is_configured(tiny: Co
 
 
 def test_fine_tuning_that_dies_before_its_first_checkpoint_leaves_no_row_twice(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "whole"))
     original = Classifier.training_step
 
     def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -379,12 +385,13 @@ def test_fine_tuning_that_dies_before_its_first_checkpoint_leaves_no_row_twice(
         patch.setattr(Classifier, "training_step", dies)
         train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
-    assert weights(tmp_path / "whole", "finetuned") == weights(tmp_path / "killed", "finetuned")
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    assert weights(tmp_path / "killed", "finetuned") == weights(finetuned, "finetuned")
+    assert rows(tmp_path / "killed") == rows(finetuned)
 
 
-def test_fine_tuning_that_dies_continues_after_training(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "whole"))
+def test_fine_tuning_that_dies_continues_after_training(
+    tiny: Compose, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     saves = []
     original = KeepLast.on_train_epoch_end
 
@@ -398,15 +405,15 @@ def test_fine_tuning_that_dies_continues_after_training(tiny: Compose, tmp_path:
         patch.setattr(KeepLast, "on_train_epoch_end", dies)
         train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
     train.from_cfg(tiny(*FINETUNE, run_dir=tmp_path / "killed"))
-    assert weights(tmp_path / "whole", "finetuned") == weights(tmp_path / "killed", "finetuned")
-    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    assert weights(tmp_path / "killed", "finetuned") == weights(finetuned, "finetuned")
+    assert rows(tmp_path / "killed") == rows(finetuned)
 
 
 # ---- inputs that do not fit
 
 
-def test_predictions_of_another_teacher_are_refused(tiny: Compose, teacher: Path, tmp_path: Path):
-    train.from_cfg(tiny("seed=5", run_dir=tmp_path / "other"))
+def test_predictions_of_another_teacher_are_refused(tiny: Compose, teacher: Path, other: Path, tmp_path: Path):
+    shutil.copytree(other, tmp_path / "other", ignore=shutil.ignore_patterns("predictions"))
     for name in ("predictions", "selection"):
         shutil.copytree(teacher / name, tmp_path / "other" / name)
     with pytest.raises(NstError, match="another teacher"):
@@ -416,11 +423,9 @@ def test_predictions_of_another_teacher_are_refused(tiny: Compose, teacher: Path
 
 @pytest.mark.parametrize("targets", ["soft", "hard"])
 def test_a_selection_of_another_teacher_is_refused_unless_reassigned(
-    tiny: Compose, teacher: Path, tmp_path: Path, targets: str
+    tiny: Compose, teacher: Path, other: Path, tmp_path: Path, targets: str
 ):
-    train.from_cfg(tiny("seed=5", run_dir=tmp_path / "other"))
-    label.from_cfg(tiny(f"teacher.run={tmp_path / 'other'}"))
-    options = [f"teacher.run={tmp_path / 'other'}", f"teacher.selection={teacher / 'selection'}",
+    options = [f"teacher.run={other}", f"teacher.selection={teacher / 'selection'}",
                f"teacher.targets={targets}"]  # fmt: skip
     with pytest.raises(NstError, match="another teacher"):
         train.from_cfg(tiny(*options, run_dir=tmp_path / "student"))
@@ -429,11 +434,7 @@ def test_a_selection_of_another_teacher_is_refused_unless_reassigned(
 
 
 def test_a_selection_made_of_other_shards_of_the_same_name_is_refused(tiny: Compose, teacher: Path, tmp_path: Path):
-    from nst.data.sources import open_source
-    from nst.stages import shard
-
-    shard.run(open_source("digits"), tmp_path / "data", labeled_per_class=5, test_samples=100, unlabeled_samples=240,
-              samples_per_shard=80, seed=1)  # fmt: skip
+    sharded("digits", tmp_path / "data", *SIZES, "seed=1")
     with pytest.raises(NstError, match="was made of other shards"):
         train.from_cfg(tiny(f"teacher.run={teacher}", f"data.unlabeled={tmp_path / 'data/unlabeled'}"))
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import signal
 import struct
 import sys
@@ -13,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from wandb.proto import wandb_internal_pb2
 
 from nst.cli import dispatch
+from nst.config import compose_config
 from nst.documents import read_metrics
 from nst.errors import NstError
 from nst.report import workspace
 from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
-from nst.training.classifier import Classifier
 from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tracking import Tracking, resolved_mode, run_id
 from tests import forked
 from tests.conftest import TINY
+from tests.trainings import dying_at
 
 Compose = Callable[..., Any]
 HEADER_BYTES, BLOCK_BYTES = 7, 32768
@@ -77,13 +78,21 @@ def summary_of(found: list[wandb_internal_pb2.Record]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def run(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    directory = tmp_path / "run"
-    cfg = tiny("logger=wandb", "logger.wandb.mode=offline", "logger.wandb.tags=[a,b]", run_dir=directory)
-    train.from_cfg(cfg)
+@pytest.fixture(scope="module")
+def logged(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with its W&B run, which no test changes."""
+    directory = tmp_path_factory.mktemp("logged") / "run"
+    options = ["logger=wandb", "logger.wandb.mode=offline", "logger.wandb.tags=[a,b]", f"run_dir={directory}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_API_KEY", raising=False)
+        train.from_cfg(compose_config([*TINY, f"data.root={digits}", *options]))
     return directory
+
+
+@pytest.fixture
+def run(logged: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(logged, tmp_path / "run", symlinks=True))
 
 
 def history(found: list[wandb_internal_pb2.Record]) -> list[dict[str, float]]:
@@ -95,8 +104,8 @@ def history(found: list[wandb_internal_pb2.Record]) -> list[dict[str, float]]:
     return rows
 
 
-def test_offline_run_holds_config_metrics_axes_and_summary(run: Path):
-    found = records(run)
+def test_offline_run_holds_config_metrics_axes_and_summary(logged: Path):
+    found = records(logged)
     (start,) = [record.run for record in found if record.HasField("run")]
     config = {item.key: json.loads(item.value_json) for record in found if record.HasField("run")
               for item in record.run.config.update}  # fmt: skip
@@ -107,10 +116,10 @@ def test_offline_run_holds_config_metrics_axes_and_summary(run: Path):
     assert config["noise"]["randaugment"]["variant"] == "fixed"
 
     rows = history(found)
-    logged = {(int(row["trainer/global_step"]), name, value) for row in rows for name, value in row.items()
-              if name.startswith(("train/", "validation/"))}  # fmt: skip
-    table = {row for row in read_metrics(run / "metrics.csv") if row[1].startswith(("train/", "validation/"))}
-    assert logged == table
+    told = {(int(row["trainer/global_step"]), name, value) for row in rows for name, value in row.items()
+            if name.startswith(("train/", "validation/"))}  # fmt: skip
+    table = {row for row in read_metrics(logged / "metrics.csv") if row[1].startswith(("train/", "validation/"))}
+    assert told == table
     assert len(table) > 30
 
     axes = {record.metric.name or record.metric.glob_name: record.metric.step_metric for record in found
@@ -118,11 +127,11 @@ def test_offline_run_holds_config_metrics_axes_and_summary(run: Path):
     assert axes["train/*"] == axes["validation/*"] == "trainer/global_step"
 
 
-def test_the_run_is_closed_with_the_results_in_its_summary(run: Path):
-    found = records(run)
+def test_the_run_is_closed_with_the_results_in_its_summary(logged: Path):
+    found = records(logged)
     assert any(record.HasField("exit") for record in found)
     summary = summary_of(found)
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((logged / "result.json").read_text())
     assert summary["top1"] == result["top1"]
     assert summary["parameters"] == result["parameters"]
 
@@ -142,19 +151,9 @@ def logged_ids(folder: Path) -> set[str]:
     return {path.name.split("-")[3] for path in folder.glob("wandb/offline-run-*")}
 
 
-def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Crash(Exception):
-        """Stands for the process dying."""
-
-    cfg, original = tiny("logger=wandb", "logger.wandb.mode=offline"), Classifier.training_step
-
-    def dies(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.trainer.global_step == 6:
-            raise Crash
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Classifier, "training_step", dies)
+def test_a_continued_training_goes_on_in_its_run(tiny: Compose, tmp_path: Path):
+    cfg = tiny("logger=wandb", "logger.wandb.mode=offline")
+    with dying_at(6):
         train.from_cfg(cfg)
     before = run_id(tmp_path / "run")
     train.from_cfg(cfg)
@@ -247,8 +246,6 @@ def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_
         "iterate.generations=[['model.width=0.25'],['model.width=0.25']]",
     ]
     cfg = tiny(*options)
-    from tests.conftest import TINY
-
     cfg.overrides = [*TINY, *options, f"data.root={cfg.data.root}"]
     cfg.stage = "iterate"
     iterate.main(cfg)
@@ -279,11 +276,11 @@ def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_
 
 
 def test_an_evaluation_has_a_run_with_its_robustness_as_summary_and_table(
-    tiny: Compose, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     suites = ["eval=robustness", "eval.max_images=10", "eval.corruptions=[fog,frost]", "eval.perturbations=[rotate]",
               "eval.attacks={fgsm: {epsilons: [0, 8]}, pgd: null}"]  # fmt: skip
-    options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={run}"]
+    options = ["logger=wandb", "logger.wandb.mode=offline", f"model.checkpoint={logged}"]
     cfg = tiny(*suites, *options, f"evaluate.output={tmp_path / 'e'}")
     result = evaluate.from_cfg(cfg)
     found = records(tmp_path / "e")
@@ -328,9 +325,9 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_account")
-def test_a_report_is_sent_as_an_artifact(run: Path, tmp_path: Path):
+def test_a_report_is_sent_as_an_artifact(logged: Path, tmp_path: Path):
     output = tmp_path / "by_hand"
-    dispatch(["report", "--wandb", f"report.runs=['{run}']", f"run_dir={output}", "logger.wandb=null"])
+    dispatch(["report", "--wandb", f"report.runs=['{logged}']", f"run_dir={output}", "logger.wandb=null"])
     artifacts = [
         record.request.log_artifact.artifact
         for record in records(output)
@@ -340,8 +337,8 @@ def test_a_report_is_sent_as_an_artifact(run: Path, tmp_path: Path):
     (artifact,) = [artifact for artifact in artifacts if artifact.type == "report"]
     names = {entry.path for entry in artifact.manifest.contents}
     assert {"report.html", "report.csv", "learning_curves.png"} <= names
-    logged = [row for row in history(records(output)) if any(name.startswith("report/generations") for name in row)]
-    assert len(logged) == 1
+    told = [row for row in history(records(output)) if any(name.startswith("report/generations") for name in row)]
+    assert len(told) == 1
 
 
 def test_the_view_has_panels_for_what_runs_log():

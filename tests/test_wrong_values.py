@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from nst.cli import AT_A_DESK, STAGES
 from nst.config import compose_config
+from nst.stage_table import STAGES
 from tests.forked import PYTHON, run
 from tests.many_commands import LIMIT_S
 
@@ -131,7 +131,7 @@ def every_option() -> Iterator[tuple[str, list[str], str, Any]]:
 def stage_for(name: str, world: str, number: int) -> str:
     """The stage whose option it is, else any in turn; on XLA one that computes nothing."""
     own = name.partition(".")[0]
-    stages = AT_A_DESK if world == "xla" else tuple(STAGES)
+    stages = tuple(stage for stage, record in STAGES.items() if world != "xla" or record.at_a_desk)
     return own if own in stages else stages[number % len(stages)]
 
 
@@ -152,7 +152,7 @@ def cases_of_every_stage() -> list[Case]:
         Case(stage, tuple(given), name, draw.choice(VALUES), default)
         for stage in STAGES
         for world, given, name, default in every_option()
-        if (world != "xla" or stage in AT_A_DESK) and "wandb" not in name
+        if (world != "xla" or STAGES[stage].at_a_desk) and "wandb" not in name
     ]
 
 
@@ -171,7 +171,7 @@ def fault(case: Case, outcome: CompletedProcess[str], left: list[str]) -> str | 
         return f"the option is not named: {shown}"
     if outcome.returncode == 2 and not any(line.startswith(("  valid:", "  next:")) for line in shown):
         return f"what would be valid is not said: {shown}"
-    if outcome.returncode == 0 and case.stage not in AT_A_DESK:
+    if outcome.returncode == 0 and not STAGES[case.stage].at_a_desk:
         return "it went on without data"
     return None
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nst.cli import dispatch
-from nst.settings.reading import JOBS
+from nst.stage_table import STAGES
 from tests.conftest import TINY, read_by
 from tests.forked import PYTHON, Launched
 
@@ -39,7 +39,7 @@ class Program:
 
     def add(self, name: str, *options: str, stage: str = "train", run_dir: str | None = None, **patches: Any) -> None:
         asked = [*self.common, f"run_dir={self.folder / (run_dir or name)}", *options]
-        if stage in JOBS:  # which lie in the run that they read
+        if STAGES[stage].job is not None:  # it lies in the run that it reads
             asked = [option for option in read_by(stage, asked) if not option.startswith("run_dir=")]
         self.runs.append({"name": name, "stage": stage, "options": asked, **patches})
 

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nst.cli import COMPUTING, STAGES
 from nst.cloud import worker_scripts
 from nst.cloud.deploy import COMMIT
 from nst.cloud.gcloud import Tpu
 from nst.cloud.queue import node_of, state_of
 from nst.cloud.workers import State, Workers, copy, numbers
 from nst.errors import NstError, require_choice
+from nst.stage_table import STAGES
 
 IDLE = f"idle - {COMMIT} - -"
 
@@ -54,7 +54,7 @@ class CloudJob:
         """Raises NstError for what would train on the processors beside a TPU of so many hosts; None: not known."""
         valid = {None: ("trainer=tpu", "trainer=tpu_pod"), 1: ("trainer=tpu",)}.get(hosts, ("trainer=tpu_pod",))
         given = next((word for word in reversed(self.words) if word.startswith("trainer=")), None)
-        if self.words[0] in COMPUTING and given not in valid:
+        if STAGES[self.words[0]].together and given not in valid:
             raise NstError(
                 f"nst {self.words[0]} would not run on this TPU",
                 got=given or "no trainer=, so a CPU's",

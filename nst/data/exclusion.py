@@ -22,7 +22,7 @@ import numpy as np
 
 from nst.atomic import write_json
 from nst.data.hashes import Hashes, hash_shards
-from nst.data.index_files import read_index
+from nst.data.index_files import has_index, read_index
 from nst.data.lookalikes import Lookalikes
 from nst.data.shard_set import EXCLUDE_AGAIN, ShardInfo, ShardSet, emptied_shards, in_index, load_index
 from nst.data.transfer import is_remote
@@ -140,7 +140,7 @@ def exclude(
 
 def _as_left(shards: ShardSet, output: Path) -> ShardSet:
     """The set as an earlier exclusion left it in `output`, if that is not the folder of the set itself."""
-    if shards.folder == output or not (output / "index.json").exists():
+    if shards.folder == output or not has_index(output):
         return shards
     earlier = load_index(output, shards.remote)
     if (earlier.whole_digest or earlier.digest) != (shards.whole_digest or shards.digest):

@@ -13,30 +13,36 @@ from pathlib import Path
 from nst.errors import NstError
 
 COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath")
+Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
 
-def read_rows(
-    path: Path, *, delimiters: str = ",;\t", errors: str = "strict", next: str | None = None
-) -> list[tuple[int, list[str]]]:
-    """Lines that are not blank, each with its number, in UTF-8 or UTF-16.
+def read_rows(path: Path, *, next: str) -> Rows:
+    """The rows of a file in UTF-8 or UTF-16; its first line shows what parts the columns: a comma, semicolon or tab.
 
     Args:
-        delimiters: what may part the columns; the first line shows which one does.
-        errors: what becomes of bytes that are no UTF-8, as `bytes.decode` takes it.
         next: what to do where there is no such file.
 
     Raises:
         NstError: it cannot be read, or is no text.
     """
+    text = _text(path, "strict", next)
+    return _rows(path, text, max(",;\t", key=text.partition("\n")[0].count))
+
+
+def _text(path: Path, errors: str, next: str | None = None) -> str:
+    """A file's text; `errors` is what becomes of bytes that are no UTF-8, as `bytes.decode` takes it."""
     try:
         data = path.read_bytes()
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors)
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors)
     except OSError as error:
         raise NstError(f"cannot read {path}", got=error.strerror, next=next) from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise at_line(path, line, "is not UTF-8", data[error.start : error.start + 8], "text in UTF-8") from error
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(delimiters, key=text.partition("\n")[0].count))
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Rows:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         return [(lines.line_num, line) for line in lines if any(map(str.strip, line))]
     except csv.Error as error:
@@ -56,10 +62,10 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     Raises:
         NstError: it is no text, or has no line.
     """
-    tabs = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = [row for _, row in read_rows(path, delimiters=tabs, errors="surrogateescape")]
+    text = _text(path, "surrogateescape")
+    rows = [row for _, row in _rows(path, text, "\t" if path.suffix.lower() == ".tsv" else ",")]
     if rows and {cell.strip().lower() for cell in rows[0][0].split(";")} & {*COLUMNS} and ";" in rows[0][0]:
-        rows = [row for _, row in read_rows(path, delimiters=";", errors="surrogateescape")]
+        rows = [row for _, row in _rows(path, text, ";")]
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []
     column = next((heading.index(name) for name in COLUMNS if name in heading), None)
     names = [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0)]

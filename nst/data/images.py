@@ -34,6 +34,7 @@ ORIENTATION = 0x0112  # its tag in EXIF
 # how the pixels lie for orientations 2 to 8: turned so many quarters to the left, then mirrored or not
 TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 HEAD = 32  # bytes that tell a picture's kind
+READERS = 4  # threads that read and decode the pictures of a set
 # the first bytes of pictures that are read, and of some that are not
 STARTS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"GIF8": "gif", b"II*\0": "tif", b"MM\0*": "tif",
           b"P5\n": "ppm", b"P6\n": "ppm", b"P5 ": "ppm", b"P6 ": "ppm"}  # fmt: skip

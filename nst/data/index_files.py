@@ -24,7 +24,7 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
     folder = Path(folder)
     if not folder.is_dir():
         raise NstError(f"no such shard folder: {folder}", next="make one: nst shard")
-    if not (folder / "index.json").exists():
+    if not has_index(folder):
         tars = len(list(folder.glob("*.tar")))
         raise NstError(
             f"{folder} has no index.json",
@@ -33,6 +33,11 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
             next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
         )
     return read_json(folder / "index.json", sealed=False, next=made_again(folder))
+
+
+def has_index(place: Path | str | None) -> bool:
+    """Whether shards lie in this folder of this machine; an address is not asked."""
+    return place is not None and not is_remote(place) and (Path(place) / "index.json").exists()
 
 
 def made_again(folder: Path) -> str:

@@ -18,7 +18,8 @@ from shlex import quote
 import numpy as np
 
 from nst.atomic import sha256_file
-from nst.data.images import image_extension, pictures_among
+from nst.data.images import READERS, image_extension, pictures_among
+from nst.data.index_files import has_index
 from nst.data.layout import is_hidden
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet, emptied_shards, listed_problems, load_index
@@ -53,7 +54,6 @@ def index_tars(
     *,
     output: Path | str | None = None,
     remote: Remote | None = None,
-    workers: int = 4,
     progress: Progress = silent,
 ) -> ShardSet:
     """Writes index.json for the WebDataset tars that lie in `folder`, such as img2dataset's.
@@ -64,7 +64,6 @@ def index_tars(
     Args:
         folder: path or address; from an address every tar is fetched once.
         output: where index.json goes; None: to the tars.
-        workers: threads that read.
 
     Raises:
         NstError: no tars, one cut short, samples without an image, labels for some only, keys used twice.
@@ -75,7 +74,7 @@ def index_tars(
         raise _no_tars(folder)
     opened = _Opener(folder, remote or Remote())
     before = _excluded_before(output)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         looks = pool.map(lambda name: _look(name, *opened(name), before), names)
         found = list(progress(looks, "indexing", len(names)))
     labels = sum((look.labels for look in found), Counter[int | None]())
@@ -122,7 +121,7 @@ class _Opener:
 
 def _excluded_before(folder: Path) -> dict[str, ShardInfo]:
     """Shards of which an index written earlier leaves images out, or all, by their sha256."""
-    if not (folder / "index.json").exists():
+    if not has_index(folder):
         return {}
     # in this order: what the index names, it knows best
     known = {shard.sha256: shard for shard in [*emptied_shards(folder), *load_index(folder).shards]}
@@ -224,7 +223,7 @@ def _local_tars(folder: Path) -> list[str]:
     """
     inner = sorted(path for path in folder.rglob("*.tar")
                    if path.parent != folder and not is_hidden(path.relative_to(folder).as_posix()))  # fmt: skip
-    if sets := sorted({path.parent for path in inner if (path.parent / "index.json").exists()}):
+    if sets := sorted({path.parent for path in inner if has_index(path.parent)}):
         raise NstError(
             f"{folder} holds shard sets of their own",
             got=", ".join(map(str, sets[:4])),

@@ -21,6 +21,7 @@ from nst.data.batches import Images
 from nst.data.files import LINKED_TWICE, LINKED_UP, Status, contents_of, list_pictures, status_of
 from nst.data.image_list import listed_paths
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
+from nst.data.index_files import has_index
 from nst.data.layout import is_image
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet
@@ -193,7 +194,7 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
             f"there is nothing at {path}", valid="a folder, picture, tar, zip, list.csv, or folder of shards"
         )
     if path.is_dir():
-        return ShardPictures(ShardSet.open(path, remote)) if (path / "index.json").exists() else _folder(path)
+        return ShardPictures(ShardSet.open(path, remote)) if has_index(path) else _folder(path)
     found = _file(path)
     if not found.samples:
         raise NstError(f"{path} holds no pictures", valid=f"files ending in {', '.join(IMAGE_EXTENSIONS)}")
@@ -223,7 +224,7 @@ def _folder(root: Path) -> NumberedPictures:
     listing = list_pictures(root, tolerant=True)
     passed = sorted((name, reason) for name, reason in listing.passed.each() if reason not in (LINKED_UP, LINKED_TWICE))
     if not listing.files:
-        sets = [part for part in ("test", "unlabeled", "labeled") if (root / part / "index.json").exists()]
+        sets = [part for part in ("test", "unlabeled", "labeled") if has_index(root / part)]
         raise NstError(
             f"{root} holds no pictures",
             got=", ".join(name for name, _ in passed[:4]) or "nothing",

@@ -198,17 +198,17 @@ def sharpness(image: Image, factor: float) -> Image:
 # ---- cutout --------------------------------------------------------------------------------------------
 
 
-def cutout(image: Image, rng: np.random.Generator, half_width: int, fill: int = GREY) -> Image:
+def cutout(image: Image, rng: np.random.Generator, half_width: int) -> Image:
     """Copy of `image` (H, W, 3) with a square of 2 * `half_width` px filled, centre uniform over pixels."""
     height, width = image.shape[:2]
-    return cutout_at(image, int(rng.integers(height)), int(rng.integers(width)), half_width, fill)
+    return cutout_at(image, int(rng.integers(height)), int(rng.integers(width)), half_width)
 
 
-def cutout_at(image: Image, row: int, column: int, half_width: int, fill: int = GREY) -> Image:
+def cutout_at(image: Image, row: int, column: int, half_width: int) -> Image:
     """Copy of `image` (H, W, 3), rows row - p .. row + p - 1 and like columns filled, p = `half_width`."""
     image = image.copy()
     rows = slice(max(0, row - half_width), max(0, row + half_width))
-    image[rows, max(0, column - half_width) : max(0, column + half_width)] = fill
+    image[rows, max(0, column - half_width) : max(0, column + half_width)] = GREY
     return image
 
 

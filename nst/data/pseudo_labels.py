@@ -2,9 +2,9 @@
 
 Paper section 2.1 (soft and hard pseudo-labels) and 3.1 (filtering and balancing).
 
-The selection (nst/data/selected.py) holds no distributions, they stay in the predictions and are
-joined by position and key here. So a selection is small, one folder of predictions serves many selections, and
-another teacher's labels can be put under the same images (`reassign`).
+The selection (nst/data/selected.py) holds no distributions, they stay in the predictions and are joined by position and
+key here. So a selection is small, one folder of predictions serves many selections, and another teacher's labels can be
+put under the same images (`reassign`).
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class PseudoLabels:
         selection: folder written by `nst select`.
         predictions: folder written by `nst label`; may be None for hard targets of the selecting teacher.
         targets: 'soft' (the distribution) or 'hard' (its argmax).
-        reassign: the predictions are by another teacher than the one that selected, and its labels replace
-            the selecting teacher's ([C]'s "reassign"; [P] filters once with B0 and so needs it too).
+        reassign: the predictions are by another teacher than the one that selected, and its labels replace the
+            selecting teacher's ([C]'s "reassign"; [P] filters once with B0 and so needs it too).
 
     Raises:
         NstError: the selection is unfinished, teachers or classes differ, or probabilities were not stored.

@@ -2,7 +2,8 @@
 
 A shard is fetched whole into a folder on the local disk, compared with the size and sha256 in the index, and renamed;
 from then on it is a file like any other. So all readers stay as they are, random access costs no requests, and a
-transfer that broke off is never seen by a stage.
+transfer that broke off is never seen by a stage. fsspec's file cache compares no content, keeps no two processes from
+fetching one file, and never makes room.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def resize_official(image: Image, size: int) -> Image:
 def official_bicubic(image: Image, size: int) -> NDArray[np.float32]:
     """TensorFlow 1's bicubic: uint8 (H, W, 3) -> float32 (size, size, 3), not clipped.
 
-    Coefficient -0.75, source position = index * scale (no half-pixel shift), fraction rounded to 1/1024,
-    border replicated, no antialiasing.
+    Coefficient -0.75, source position = index * scale (no half-pixel shift), fraction rounded to 1/1024, border
+    replicated, no antialiasing.
     """
     across = _interpolate(np.moveaxis(image.astype(np.float32), 1, 0), size)
     return _interpolate(np.moveaxis(across, 1, 0), size)
@@ -62,7 +62,8 @@ def _interpolate(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return result
 
 
-def _cubic_kernel(distance: NDArray[np.float64], a: float = -0.75) -> NDArray[np.float64]:
+def _cubic_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    a = -0.75
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return np.where(distance <= 1, near, far)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nst.atomic import sha256_file
-from nst.data.images import BadImage, decode, image_extension
+from nst.data.images import READERS, BadImage, decode, image_extension
 from nst.data.indexing import index_tars
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet, listed_problems, load_index, size_problems
@@ -22,7 +22,7 @@ from nst.errors import NstError
 __all__ = ["ShardInfo", "ShardSet", "TarReader", "index_tars", "verify", "write_shards"]
 
 
-def verify(folder: Path | str, *, remote: Remote | None = None, workers: int = 4) -> dict[str, Any]:
+def verify(folder: Path | str, *, remote: Remote | None = None) -> dict[str, Any]:
     """Checks a set to the last pixel: sizes, sha256, sample counts, unique keys, labels, every image decoded.
 
     Returns:
@@ -36,7 +36,7 @@ def verify(folder: Path | str, *, remote: Remote | None = None, workers: int = 4
     readable: list[int] = []
     hashes: list[np.ndarray] = []
     counts: Counter[int] = Counter()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for position, shard in enumerate(shards.shards):
             if shards.path(position).exists():
                 reader, found_problems = _open_shard(shards.path(position), shard)

@@ -39,10 +39,10 @@ class _Walk:
 class TarReader:
     """Samples of one tar by position; `read(i)` gives (key, {extension: bytes}).
 
-    Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their
-    own offset. `truncated` is True when the file lacks its end, or has zeros or more samples behind what looks like it;
-    the sample that was cut is then not listed. A link is the file of the tar that it names; `links` counts those that
-    name none, which are passed over.
+    Safe to pickle and to use after a fork: a copy opens the file again on first use, and reads carry their own offset.
+    `truncated` is True when the file lacks its end, or has zeros or more samples behind what looks like it; the sample
+    that was cut is then not listed. A link is the file of the tar that it names; `links` counts those that name none,
+    which are passed over.
 
     Args:
         without: positions of samples that are passed over, as if the tar did not hold them.

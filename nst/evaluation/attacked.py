@@ -41,7 +41,7 @@ class Attacked(SuiteKind):
 
     def compared(self, blocks: Mapping[str, Block]) -> dict[str, dict[str, float]]:
         last = f"top-1 % at ε = {next(iter(blocks.values()))['epsilons'][-1]:g}/255"
-        return {last: {label: block["top1"][-1] for label, block in blocks.items()}}
+        return {last: {network: block["top1"][-1] for network, block in blocks.items()}}
 
 
 def search_stated(block: Block) -> str:

@@ -27,7 +27,7 @@ from nst.evaluation.suite import (
     pictures_stated,
 )
 from nst.robustness import cifar, sets
-from nst.robustness.baselines import CORRUPTIONS, EXTRA_CORRUPTIONS, NUM_SEVERITIES, Baseline
+from nst.robustness.baselines import CORRUPTIONS, EXTRA_CORRUPTIONS, MADE_CORRUPTIONS, NUM_SEVERITIES, Baseline
 from nst.robustness.benchmark_scores import corruption_scores, known_mean
 from nst.robustness.corruptions import Corruptions
 from nst.robustness.image_sets import ImageSet, joined
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from nst.data.batches import Batch
 
-RELEASED, MADE = ("imagenet_c", "imagenet_c_299", "cifar_c"), "c_onthefly"
+RELEASED = ("imagenet_c", "imagenet_c_299", "cifar_c")
 ALL_CORRUPTIONS = CORRUPTIONS + EXTRA_CORRUPTIONS
 SHOWN_SEVERITY = 3
 SHOWN_PER_CORRUPTION = 8
@@ -58,7 +58,7 @@ class Corrupted(SuiteKind):
         "error_to_baseline": "corruption error (baseline run = 100)",
         "degradation_to_baseline": "",
     }
-    suites = (*RELEASED, MADE)
+    suites = (*RELEASED, MADE_CORRUPTIONS)
     row: ClassVar[Mapping[str, str]] = {
         "corruption_error": "mean_error",
         "mce": "mce",
@@ -203,7 +203,7 @@ def made(subject: Subject, images: ImageSet) -> Suite:
     def measured(parts: Kept) -> Block:
         return CorruptionScorer(names).with_counts(parts.values()).measured()
 
-    return Suite(MADE, conditions, list(blocks), opened, len(images) * len(variants), measured)
+    return Suite(MADE_CORRUPTIONS, conditions, list(blocks), opened, len(images) * len(variants), measured)
 
 
 def _shown_variants(

@@ -22,7 +22,7 @@ from nst.evaluation.suite import (
     pictures_stated,
 )
 from nst.robustness import cifar, sets
-from nst.robustness.baselines import CIFAR_PERTURBATIONS, PERTURBATIONS, Baseline
+from nst.robustness.baselines import CIFAR_PERTURBATIONS, MADE_SEQUENCES, PERTURBATIONS, Baseline
 from nst.robustness.benchmark_scores import known_mean, perturbation_scores
 from nst.robustness.image_sets import ImageSet
 from nst.robustness.made import perturbed
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from nst.data.batches import Batch, View
 
-RELEASED, MADE = ("imagenet_p", "imagenet_p_299", "cifar_p"), "p_onthefly"
+RELEASED = ("imagenet_p", "imagenet_p_299", "cifar_p")
 SHOWN_CLIPS = 8
 Clips = dict[str, tuple[str, tuple[int, ...]]]  # perturbation and difficulties of each part
 
@@ -52,7 +52,7 @@ class Perturbed(SuiteKind):
         "distance_to_baseline": "",
     }
     short: ClassVar[Mapping[str, str]] = {"mean_flip_probability": "flip_rate", "mean_top5_distance": "top5_distance"}
-    suites = (*RELEASED, MADE)
+    suites = (*RELEASED, MADE_SEQUENCES)
     row: ClassVar[Mapping[str, str]] = {
         "flip_rate": "mean_flip_probability",
         "mfr": "mfr",
@@ -167,7 +167,7 @@ def made(subject: Subject, images: ImageSet) -> Suite:
         "table": perturbations.table,
     }
     pictures = len(images) * sum(perturbations.frame_count(name) for name, _ in clips.values())
-    return Suite(MADE, conditions, list(clips), opened, pictures, lambda parts: _measured(parts, clips))
+    return Suite(MADE_SEQUENCES, conditions, list(clips), opened, pictures, lambda parts: _measured(parts, clips))
 
 
 def _clips(held: Mapping[str, Sequence[int]], wanted: Sequence[int]) -> Clips:

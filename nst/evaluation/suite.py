@@ -231,7 +231,7 @@ class SuiteKind:
     def compared(self, blocks: Mapping[str, Block]) -> dict[str, dict[str, float]]:
         """What a report tells of networks side by side: title → network → value; without what none has."""
         found = {
-            title: {label: block[key] for label, block in blocks.items() if block.get(key) is not None}
+            title: {network: block[key] for network, block in blocks.items() if block.get(key) is not None}
             for key, title in self.headlines.items()
             if title
         }
@@ -253,9 +253,9 @@ def framing_facts(view: CenterView) -> dict[str, Any]:
     return {"crop": view.crop, "resize": view.resize, "kept": view.kept}
 
 
-def shown_images(images: ImageSet, seed: int, count: int = SHOWN_IMAGES) -> list[int]:
+def shown_images(images: ImageSet, seed: int) -> list[int]:
     """Some images of every class, to be shown."""
-    return stratified(images.keys, images.classes, min(count, len(images)), seed).tolist()
+    return stratified(images.keys, images.classes, min(SHOWN_IMAGES, len(images)), seed).tolist()
 
 
 def block_size(count: int) -> int:

@@ -51,9 +51,8 @@ class EfficientNet(Noised, Freezing, timm_efficientnet.EfficientNet):
         dropout: rate before the classifier.
         stochastic_depth: drop rate at the end of a linear rule: block i of N has this * i / N.
 
-    Weights start as in [C] (timm's default is the same): convolutions normal with variance 2 / fan_out,
-    where fan_out of a depthwise kernel is its area; classifier uniform within 1 / sqrt(num_classes); biases
-    0.
+    Weights start as in [C] (timm's default is the same): convolutions normal with variance 2 / fan_out, where fan_out
+    of a depthwise kernel is its area; classifier uniform within 1 / sqrt(num_classes); biases 0.
     """
 
     def __init__(

@@ -7,8 +7,8 @@ decision worth knowing: a file's overhead in a tar counts too; at 300 million im
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
+from nst.data.index_files import has_index
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.sources import IMAGENET_CLASSES, IMAGENET_IMAGES
 from nst.data.transfer import is_remote
@@ -133,9 +133,7 @@ def _first(name: str, *found: int | None) -> int:
 
 
 def _shards(folder: str | None) -> ShardSet | None:
-    if folder is None:
-        return None
-    return load_index(folder) if is_remote(folder) or (Path(folder) / "index.json").exists() else None
+    return load_index(folder) if folder and (is_remote(folder) or has_index(folder)) else None
 
 
 def _mean_bytes(shards: ShardSet | None) -> float | None:

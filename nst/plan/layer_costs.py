@@ -2,7 +2,8 @@
 
 The parts are the stem, each residual block, and the head. Nothing is looked up in a table. The network itself runs on
 the meta device, where tensors have shapes and no memory, and hooks count, so any width, depth and image size is exact.
-Of a transformer the products of its attention, which are no layers, are left out: a tenth at 224 px.
+Of a transformer the products of its attention, which are no layers, are left out: a tenth at 224 px. torch's
+FlopCounterMode has them, but neither what autograd keeps nor where stochastic depth reaches: the hooks would stay.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from nst.recipes.choices import Choice
 
-SCHEME, MODULES = "rows", ("nst.recipes", "nst.settings.bases")
+SCHEME, MODULES = "rows", ("nst.recipes", "nst.recipes.bases")
 
 
 class RowSource(ConfigSource):

@@ -36,7 +36,7 @@ def precision_and_recall(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def by_class(names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Table:
     """A row per class: its test images, precision and recall of each network."""
     images = next(iter(matrices.values())).sum(axis=1)
-    scores = {label: precision_and_recall(matrix) for label, matrix in matrices.items()}
+    scores = {title: precision_and_recall(matrix) for title, matrix in matrices.items()}
     rows = [
         [short(name), number(int(images[place])), *(number(None if np.isnan(values[place]) else values[place], ".1f")
                                                     for pair in scores.values() for values in pair)]
@@ -44,7 +44,7 @@ def by_class(names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Table:
     ]  # fmt: skip
     last = np.nan_to_num(list(scores.values())[-1][1], nan=100.0)
     rows, left_out = fewer(rows, last.tolist(), "of the lowest recall")
-    columns = ["class", "images", *(f"{what}\u00a0%, {label}" for label in scores for what in ("precision", "recall"))]
+    columns = ["class", "images", *(f"{what}\u00a0%, {title}" for title in scores for what in ("precision", "recall"))]
     return Table(columns, rows, texts=1, note=PRECISION_NOTE + left_out)
 
 
@@ -58,4 +58,4 @@ def frequent_confusions(
     pairs = [divmod(int(place), len(names)) for place in order if total.flat[place] > 0]
     rows = [[short(names[row]), short(names[column]), *(number(int(m[row, column])) for m in matrices.values())]
             for row, column in pairs]  # fmt: skip
-    return Table([*columns, *(f"images, {label}" for label in matrices)], rows, note=note)
+    return Table([*columns, *(f"images, {title}" for title in matrices)], rows, note=note)

@@ -45,7 +45,7 @@ MOST_COUNTED_CLASSES = 12  # more counts do not fit into the cells of a confusio
 
 @styled
 def generations(
-    labels: Sequence[str],
+    titles: Sequence[str],
     top1: Sequence[float],
     bounds: Sequence[tuple[float | None, float | None]],
     certain: bool | None = None,
@@ -68,7 +68,7 @@ def generations(
     for place, value, following in zip(places, top1, [*top1[1:], top1[-1]], strict=True):
         offset = (8, -14) if following >= value else (8, 6)  # on the side that the line does not go to
         axes.annotate(f"{value:.2f}", (place, value), offset, textcoords="offset points", fontweight="bold")
-    axes.set_xticks(places, labels)
+    axes.set_xticks(places, titles)
     axes.set_xlim(-0.35, len(top1) - 0.5)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("top-1 on test images (%)")
@@ -83,11 +83,11 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]
     rows = -(-len(shown) // 2)
     figure, axes = panels("How training went, step by step", 0.8 + 2.8 * rows, columns, rows)
     for panel, metric in zip(axes, shown, strict=False):
-        for number, (label, run) in enumerate(curves.items()):
+        for number, (title, run) in enumerate(curves.items()):
             if _has_signal(run.get(metric)):
                 steps, values = zip(*run[metric], strict=True)
                 dots: dict[str, Any] = {"marker": "o", "markersize": 4} if len(steps) < 12 else {}
-                panel.plot(steps, values, color=series_color(number), label=label, **dots)
+                panel.plot(steps, values, color=series_color(number), label=title, **dots)
         panel.set_title(PANELS[metric])
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
@@ -111,21 +111,21 @@ def series_color(number: int) -> str:
 
 
 @styled
-def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndarray, labels: tuple[str, str]) -> Figure:
+def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndarray, titles: tuple[str, str]) -> Figure:
     """Accuracy (C,) in percent of each class for teacher and student; NaN for a class not seen."""
     known = np.isfinite(teacher) & np.isfinite(student)
     better, worse = int((student > teacher)[known].sum()), int((student < teacher)[known].sum())
     title = f"{better} of {known.sum()} classes gain, {worse} lose"
     if len(classes) > MOST_NAMED_CLASSES:
-        return _class_scatter(title, teacher, student, labels)
+        return _class_scatter(title, teacher, student, titles)
     order = [place for place in np.argsort(teacher, kind="stable") if known[place]]
     figure, (axes,) = panels(title, 1.4 + 0.27 * len(order))
     places = np.arange(len(order))
     before, after = teacher[order], student[order]
     colors = [BLUE if gain else VERMILLION for gain in after >= before]
     axes.hlines(places, before, after, color=colors, linewidth=2.2, alpha=0.5)
-    axes.plot(before, places, color=MUTED, linestyle="none", **MARKER, label=labels[0])
-    axes.plot(after, places, color=BLUE, linestyle="none", **{**MARKER, "marker": "D"}, label=labels[1])
+    axes.plot(before, places, color=MUTED, linestyle="none", **MARKER, label=titles[0])
+    axes.plot(after, places, color=BLUE, linestyle="none", **{**MARKER, "marker": "D"}, label=titles[1])
     axes.set_yticks(places, fitting([classes[place] for place in order]))
     axes.set_xlabel("top-1 of the class (%)")
     axes.set_xlim(right=102)
@@ -134,12 +134,12 @@ def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndar
     return figure
 
 
-def _class_scatter(title: str, teacher: np.ndarray, student: np.ndarray, labels: tuple[str, str]) -> Figure:
+def _class_scatter(title: str, teacher: np.ndarray, student: np.ndarray, titles: tuple[str, str]) -> Figure:
     figure, (axes,) = panels(title, 5.4)
     axes.axline((0, 0), slope=1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(teacher, student, s=16, color=BLUE, alpha=0.55, linewidths=0)
-    axes.set_xlabel(f"top-1 of a class, {labels[0]} (%)")
-    axes.set_ylabel(f"{labels[1]} (%)")
+    axes.set_xlabel(f"top-1 of a class, {titles[0]} (%)")
+    axes.set_ylabel(f"{titles[1]} (%)")
     axes.set_aspect("equal")
     return figure
 
@@ -159,14 +159,14 @@ def confusion(
     count = len(classes)
     height = 4.6 if len(matrices) > 1 else 6.0
     figure, axes = panels(title, height + room_for(classes), len(matrices), sharey=True)
-    for panel, (label, matrix) in zip(axes, matrices.items(), strict=True):
+    for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         panel.pcolormesh(share, cmap=heat(), vmin=0, vmax=1, rasterized=count > MOST_NAMED_CLASSES)
         if count <= MOST_COUNTED_CLASSES:
             _write_counts(panel, matrix, share)
         panel.set_aspect("equal")
         panel.grid(visible=False)
-        panel.set_title(label)
+        panel.set_title(title)
         panel.set_xlabel(axis_names[1])
         panel.spines[["top", "right"]].set_visible(True)
         panel.spines[:].set_color(GRID)

@@ -70,7 +70,7 @@ def row(generation: Generation) -> Row:
     accuracy = (generation.learned_from or {}).get("accuracy", {}).get("after", {}).get("accuracy")
     return {
         "run": generation.directory.name,
-        "label": generation.label,
+        "label": generation.title,
         "generation": generation.number,
         "model": result.get("model"),
         "width": architecture.get("width"),

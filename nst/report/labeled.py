@@ -56,8 +56,8 @@ class Labeled:
         return matrix
 
 
-def read_labeled(predictions: Path, selection: Path, truth: Path | None, limit: int = SCANNED_ROWS) -> Labeled | None:
-    """The predictions of the first shards, at least `limit` where there are as many; None where there are none."""
+def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labeled | None:
+    """The predictions of the first shards, at least SCANNED_ROWS where there are as many; None where there are none."""
     paths = sorted(predictions.glob("*.parquet"))
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "index", "key", "label", "confidence")}
     copies: list[np.ndarray] = []
@@ -65,7 +65,7 @@ def read_labeled(predictions: Path, selection: Path, truth: Path | None, limit: 
     chosen = _selected_shards(selection)
     rows = 0
     for number, path in enumerate(paths):
-        if rows >= limit:
+        if rows >= SCANNED_ROWS:
             paths = paths[:number]
             break
         table = read_table(path, ["index", "key", "label", "confidence"], footer=noted.get(path.name))

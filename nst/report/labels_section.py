@@ -78,7 +78,7 @@ def selection_data(generation: Generation) -> SelectionData:
     per_class = {name: np.array([entry[name] for entry in document["per_class"]]) for name in
                  ("labeled", "selected", "copies_total")}  # fmt: skip
     return SelectionData(
-        label=f"labels by {generation.named}",
+        title=f"labels by {generation.named}",
         classes=tuple(document["classes"]),
         min_confidence=document["min_confidence"],
         edges=np.array(histogram["edges"]),

@@ -40,13 +40,13 @@ class Generation:
     Args:
         teacher: the generation before it in this report; None for the first.
         folders: of its predictions, its selection and the images that it labeled, where its own files do not say.
-        title: what it is called, where its directory does not say it.
+        called: its title, where its directory does not say it.
     """
 
     directory: Path
     teacher: Generation | None = None
     folders: Mapping[str, Path] = field(default_factory=dict)
-    title: str | None = None
+    called: str | None = None
 
     @property
     def number(self) -> int | None:
@@ -55,18 +55,18 @@ class Generation:
         return int(match[1]) if match else None
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         """`teacher`, `student 1`, ...; a directory of another name goes by that."""
-        if self.title is not None:
-            return self.title
+        if self.called is not None:
+            return self.called
         if self.number is None:
             return short(self.directory.name, 80)
         return f"student {self.number}" if self.number else "teacher"
 
     @property
     def named(self) -> str:
-        """The label inside a sentence."""
-        return f"the {self.label}" if self.label in ("teacher", "teachers") else self.label
+        """The title inside a sentence."""
+        return f"the {self.title}" if self.title in ("teacher", "teachers") else self.title
 
     @cached_property
     def config(self) -> Document:
@@ -139,7 +139,7 @@ class Generation:
         directory = Path(run) if run else next(iter(known.values())).parent
         if (images := self.data_folder("unlabeled")) is not None:
             known["unlabeled"] = images
-        return Generation(directory, folders=known, title="teachers" if named and not run else "teacher")
+        return Generation(directory, folders=known, called="teachers" if named and not run else "teacher")
 
     @property
     def has_teacher(self) -> bool:
@@ -252,7 +252,7 @@ def _experiment(directory: Path) -> Experiment | None:
     own = generations[-1].config.get("name")
     # in a sweep all jobs have one name, and their directories say what distinguishes them
     name = own if own and len(folders) > 1 and "=" not in directory.name else directory.resolve().name
-    control = Generation(directory / CONTROL, title=CONTROL) if _is_training(directory / CONTROL) else None
+    control = Generation(directory / CONTROL, called=CONTROL) if _is_training(directory / CONTROL) else None
     return Experiment(short(name, 80), directory, generations, control)
 
 

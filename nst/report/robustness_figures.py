@@ -20,7 +20,7 @@ from nst.report.style import INK, MARKER, MUTED, VERMILLION, WIDTH, legend, pane
 from nst.shown import short
 
 Values = Sequence[float | None]
-Colors = Mapping[str, str]  # of each network, by label
+Colors = Mapping[str, str]  # of each network, by title
 STRIP_LEFT = 1.15  # inches for the names at the left of a strip
 STRIP_PX = 96  # smallest side of a frame as it is embedded: small pictures stay sharp
 LETTER, LINES = 0.074, 2  # inches; of a class name under a frame
@@ -32,12 +32,12 @@ def bars(title: str, names: Sequence[str], networks: Mapping[str, Values], axis:
     """A group of bars per condition, a bar per network; with two or more conditions their means as lines."""
     figure, (axes,) = panels(title, 4.0)
     places, width = np.arange(len(names)), 0.8 / len(networks)
-    for number, (label, values) in enumerate(networks.items()):
+    for number, (title, values) in enumerate(networks.items()):
         heights = np.array(values, float)
         left = places - 0.4 + width * number
-        axes.bar(left, heights, width * 0.92, align="edge", color=colors[label], label=label)
+        axes.bar(left, heights, width * 0.92, align="edge", color=colors[title], label=title)
         if len(names) > 1 and np.isfinite(heights).all():
-            axes.axhline(heights.mean(), color=colors[label], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+            axes.axhline(heights.mean(), color=colors[title], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xticks(places, [readable(name) for name in names], rotation=38, ha="right", rotation_mode="anchor")
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(names) - 0.4)
@@ -85,10 +85,10 @@ def _draw_curves(
 ) -> None:
     """Draws each panel on its axes; `names` are those of both axes."""
     for place, (drawn, panel) in enumerate(zip(axes, found, strict=False)):
-        for label, values in panel.networks.items():
+        for title, values in panel.networks.items():
             heights = np.array(values, float)
             known = np.isfinite(heights)
-            drawn.plot(np.array(panel.places)[known], heights[known], color=colors[label], label=label,
+            drawn.plot(np.array(panel.places)[known], heights[known], color=colors[title], label=title,
                        **{**MARKER, "markersize": 5})  # fmt: skip
         drawn.set_title(panel.name)
         drawn.set_xlabel(names[0])
@@ -149,9 +149,9 @@ def _strip(axes: Axes, clip: StripData, *, top: float, side: float, line: float)
         axes.imshow(enlarged, extent=(left, left + 0.95 * side, frames_top + 0.95 * side, frames_top),
                     interpolation="none")  # fmt: skip
         _say(axes, left + 0.475 * side, top + 0.12, f"{number + 1}", ha="center", color=MUTED)
-    for row, (label, said) in enumerate(clip.predicted.items()):
+    for row, (title, said) in enumerate(clip.predicted.items()):
         middle = frames_top + side + line / 2 + (line + 0.06) * row
-        _say(axes, 0.08, middle, label, color=MUTED)
+        _say(axes, 0.08, middle, title, color=MUTED)
         for column, text in enumerate(said):
             wrong = clip.label is not None and text != clip.label
             name = "\n".join(_wrapped(f"{text} ×" if wrong else text, int(side / LETTER)))

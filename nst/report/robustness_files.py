@@ -1,7 +1,7 @@
 """What the evaluations of robustness left on disk: which networks can be compared on a suite, and their shown answers.
 
-Networks stand side by side only where they were shown the same pictures, that is
-under the same conditions but for the size at which they are shown. What differs is left out by name.
+Networks stand side by side only where they were shown the same pictures, that is under the same conditions but for the
+size at which they are shown. What differs is left out by name.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Answer:
 class Measured:
     """One network on one suite."""
 
-    label: str
-    named: str  # the label inside a sentence
+    title: str
+    named: str  # the title inside a sentence
     suite: str
     block: Block
     folder: Path
@@ -118,10 +118,10 @@ def networks_of(experiment: Experiment, suite: str) -> tuple[list[Measured], lis
             continue
         differ = differences(shown[0].block["conditions"], block["conditions"]) if shown else []
         if differ:
-            apart.append(f"{generation.label} was measured on {suite} under other conditions: {', '.join(differ)}.")
+            apart.append(f"{generation.title} was measured on {suite} under other conditions: {', '.join(differ)}.")
         else:
             folder = generation.directory / "evaluation" / "robustness" / suite
-            shown.append(Measured(generation.label, generation.named, suite, block, folder))
+            shown.append(Measured(generation.title, generation.named, suite, block, folder))
     return shown, apart
 
 
@@ -143,7 +143,7 @@ def corruption_values(networks: Sequence[Measured]) -> tuple[list[str], dict[str
     def values(block: Block) -> list[float | None]:
         return [block["ce"][name] if normalised else known_mean(block["errors"].get(name, ())) for name in names]
 
-    return names, {network.label: values(network.block) for network in networks}, normalised
+    return names, {network.title: values(network.block) for network in networks}, normalised
 
 
 def severity_means(network: Measured, names: Sequence[str]) -> list[float | None]:

@@ -1,7 +1,7 @@
 """The section on robustness: headline numbers, errors under corruption, flips, film strips, attacks, pictures.
 
-Single sequences and pictures are chosen for showing a difference, so the sentence
-beside them counts how often it is the other way round.
+Single sequences and pictures are chosen for showing a difference, so the sentence beside them counts how often it is
+the other way round.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def robustness(experiment: Experiment, examples: int) -> Section:
         return section
     found = {suite: networks_of(experiment, suite) for suite in suites}
     networks = {suite: shown for suite, (shown, _) in found.items()}
-    colors = {generation.label: series_color(place) for place, generation in enumerate(experiment.generations)}
+    colors = {generation.title: series_color(place) for place, generation in enumerate(experiment.generations)}
     section.text = "The same pictures for all networks, without noise in the network and with its averaged weights."
     section.blocks.append(numbers_table(networks, list(colors)))
     for suite, shown in networks.items():
@@ -74,20 +74,20 @@ def robustness(experiment: Experiment, examples: int) -> Section:
 
 def numbers_table(networks: Mapping[str, Sequence[Measured]], every: Sequence[str]) -> Table:
     """A row per number, a column per measured network of `every`, and the change from first to last."""
-    measured = {network.label for shown in networks.values() for network in shown}
-    labels = [label for label in every if label in measured]
+    measured = {network.title for shown in networks.values() for network in shown}
+    titles = [title for title in every if title in measured]
     rows, others = [], []
     for suite, shown in networks.items():
-        blocks = {network.label: network.block for network in shown}
+        blocks = {network.title: network.block for network in shown}
         kind = kind_of(shown[0].block)
-        rows += [[name, suite, *_cells([values.get(label) for label in labels])]
+        rows += [[name, suite, *_cells([values.get(title) for title in titles])]
                  for name, values in kind.compared(blocks).items()]  # fmt: skip
         if not kind.stated(shown[0].block):  # the others' stand below their figures
             others.append(conditions(suite, shown[0].block))
-    change = ["change"] if len(labels) > 1 else []
+    change = ["change"] if len(titles) > 1 else []
     divided = any("(baseline run = 100)" in row[0] for row in rows)
     notes = [CHANGE_NOTE] * bool(change) + [BASELINE_NOTE] * divided
-    return Table(["", "suite", *labels, *change], rows, note=" ".join([*notes, *others]))
+    return Table(["", "suite", *titles, *change], rows, note=" ".join([*notes, *others]))
 
 
 def _cells(values: Sequence[float | None]) -> list[str]:
@@ -112,7 +112,7 @@ def _corruptions(suite: str, shown: Sequence[Measured], colors: Colors) -> list[
     drawings = [Drawing(f"{suite}_errors", figure, caption)]
     groups = _groups(whole_rows(shown, names))
     if groups:
-        curves = [Panel(name, range(6), {network.label: severity_means(network, members) for network in shown})
+        curves = [Panel(name, range(6), {network.title: severity_means(network, members) for network in shown})
                   for name, members in groups.items()]  # fmt: skip
         figure = robustness_figures.severity_curves(curves, colors)
         drawings.append(Drawing(f"{suite}_severities", figure, f"Mean error of the corruptions of a kind, {suite}."))
@@ -138,11 +138,11 @@ def _claim(values: Mapping[str, Sequence[float | None]], verbs: tuple[str, str, 
             if before is not None and after is not None]  # fmt: skip
     if len(rows) == 1 or not both:
         return f"{verbs[0]} under {conditions}"
-    label = list(values)[-1]
+    title = list(values)[-1]
     fewer, more = sum(after < before for before, after in both), sum(after > before for before, after in both)
     means = f"{fmean(before for before, _ in both):.1f} → {fmean(after for _, after in both):.1f} %"
     verb, count = (verbs[1], fewer) if fewer >= more else (verbs[2], more)
-    return f"{label[:1].upper()}{label[1:]} {verb} under {count} of {len(both)} {conditions}: {means} on average"
+    return f"{title[:1].upper()}{title[1:]} {verb} under {count} of {len(both)} {conditions}: {means} on average"
 
 
 # ---- perturbation sequences --------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def _perturbations(suite: str, shown: Sequence[Measured], colors: Colors) -> lis
     names = list(dict.fromkeys(name for network in shown for name in network.block["flip_probability"]))
     if not names:
         return []
-    values = {network.label: [network.block["flip_probability"].get(name) for name in names] for network in shown}
+    values = {network.title: [network.block["flip_probability"].get(name) for name in names] for network in shown}
     title = _claim(values, FLIPS, "perturbations")
     figure = robustness_figures.bars(title, names, values, "flip rate (%)", colors)
     caption = (
@@ -202,7 +202,7 @@ def _clip(first: Measured, last: Measured, before: Answer, after: Answer) -> Str
         return None
     longest = max(map(len, (*before.predicted, *after.predicted)))
     places = range(0, len(frames), 1 if longest <= SHORT_NAME else 2)
-    said = {network.label: [answer.predicted[place] for place in places]
+    said = {network.title: [answer.predicted[place] for place in places]
             for network, answer in ((first, before), (last, after))}  # fmt: skip
     numbers = [after.frames[place] for place in places]
     return StripData(after.caption, after.label, [frames[place] for place in places], numbers, said)
@@ -213,7 +213,7 @@ def _clip(first: Measured, last: Measured, before: Answer, after: Answer) -> Str
 
 def _attacks(found: Sequence[Sequence[Measured]], colors: Colors) -> list[Drawing]:
     data = [Panel(shown[0].suite.upper().replace("_", " "), shown[0].block["epsilons"],
-                  {network.label: network.block["top1"] for network in shown}) for shown in found]  # fmt: skip
+                  {network.title: network.block["top1"] for network in shown}) for shown in found]  # fmt: skip
     caption = " ".join(conditions(shown[0].suite, shown[0].block) for shown in found)
     return [Drawing("attacks", robustness_figures.attacks(data, colors), caption)]
 

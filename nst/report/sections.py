@@ -37,15 +37,15 @@ def generations(experiment: Experiment, entries: Sequence[Row], control: Row | N
     section.text = " ".join([*verdicts(entries, control), *_best(experiment)])
     if entries:
         section.blocks.append(_table(entries, control, experiment.paper))
-    waiting = [generation.label for generation in experiment.generations if not generation.finished]
+    waiting = [generation.title for generation in experiment.generations if not generation.finished]
     if waiting:
         section.missing.append(f"Not finished yet: {', '.join(waiting)}.")
     scored = [entry for entry in entries if entry["top1"] is not None]
     if len(scored) > 1 and scored[-1]["gain"] is not None:
-        labels = [f"{entry['label']}\n{model_name(entry)}" for entry in scored]
+        titles = [f"{entry['label']}\n{model_name(entry)}" for entry in scored]
         bounds = [(entry["top1_low"], entry["top1_high"]) for entry in scored]
         sure = certain(scored[-1]["gain_low"], scored[-1]["gain_high"])
-        figure = figures.generations(labels, [entry["top1"] for entry in scored], bounds, sure)
+        figure = figures.generations(titles, [entry["top1"] for entry in scored], bounds, sure)
         caption = "Top-1 of the averaged network on the test images; bars are 95 % intervals."
         section.blocks.append(Drawing("generations", figure, caption))
     return section
@@ -177,7 +177,7 @@ def _told_apart(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Ro
 def learning(experiment: Experiment) -> Section:
     """Losses and accuracies over the steps of each training."""
     section = Section("Learning curves")
-    curves = {generation.label: generation.curves for generation in experiment.generations}
+    curves = {generation.title: generation.curves for generation in experiment.generations}
     if not any(metric in run for run in curves.values() for metric in figures.PANELS):
         section.missing.append("No training kept a table of its metrics (logger=none, or metrics.csv was removed).")
         return section
@@ -200,7 +200,7 @@ def classes(experiment: Experiment, directory: Path) -> Section:
         name = f"All {number(len(mistakes))} mistakes of {experiment.last.named} on the test images, as CSV"
         section.links[name] = quote(relpath(experiment.last.mistakes_file, directory))
     known = {
-        g.label: g.evaluation for g in (experiment.first, experiment.last) if (g.evaluation or {}).get("confusion")
+        g.title: g.evaluation for g in (experiment.first, experiment.last) if (g.evaluation or {}).get("confusion")
     }
     if not known:
         section.missing.append(
@@ -208,11 +208,11 @@ def classes(experiment: Experiment, directory: Path) -> Section:
         )
         return section
     names = list(next(iter(known.values()))["classes"])  # type: ignore[index]
-    matrices = {label: np.array(found["confusion"]) for label, found in known.items() if found}
+    matrices = {title: np.array(found["confusion"]) for title, found in known.items() if found}
     if len(matrices) == 2 and experiment.first.looks == experiment.last.looks:
-        labels = tuple(matrices)
+        titles = tuple(matrices)
         of_class = [100 * m.diagonal() / np.where(m.sum(axis=1), m.sum(axis=1), np.nan) for m in matrices.values()]
-        figure = figures.class_accuracy(names, of_class[0], of_class[1], (labels[0], labels[1]))
+        figure = figures.class_accuracy(names, of_class[0], of_class[1], (titles[0], titles[1]))
         section.blocks.append(Drawing("class_accuracy", figure, "Accuracy of each class, first and last network."))
     if len(names) <= LARGEST_CONFUSION:
         caption = "Rows are true classes, columns predictions; colour is the share of the row."

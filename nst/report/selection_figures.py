@@ -36,12 +36,12 @@ class SelectionData:
     """One selection as the figures need it; `before` and `after` count per class (C,) or bin (B,).
 
     Args:
-        label: whose labels, e.g. "labels of generation 0".
+        title: whose labels, e.g. "labels of generation 0".
         edges: (B + 1,) of the confidence bins; their counts are images before, copies after selection.
         accuracy: (B,) share of right labels per bin before selection, NaN where unknown; None without truth.
     """
 
-    label: str
+    title: str
     classes: tuple[str, ...]
     min_confidence: float
     edges: np.ndarray
@@ -63,7 +63,7 @@ def confidence(selections: Sequence[SelectionData]) -> Figure:
         panel.stairs(data.bins_after, data.edges, color=BLUE, linewidth=1.8, label="selected, with copies")
         panel.axvline(data.min_confidence, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)),
                       label=f"smallest confidence kept ({data.min_confidence:g})")  # fmt: skip
-        panel.set_title(data.label)
+        panel.set_title(data.title)
         panel.set_xlabel("confidence (largest probability)")
         panel.set_xlim(0, 1)
         panel.grid(axis="x", visible=False)
@@ -82,7 +82,7 @@ def class_balance(selections: Sequence[SelectionData]) -> Figure:
             _bars(panel, data)
         else:
             _ranks(panel, data)
-        panel.set_title(data.label)
+        panel.set_title(data.title)
         panel.grid(axis="x", visible=False)
     axes[0].set_ylabel("images")
     legend(figure, axes[0], columns=3)
@@ -132,7 +132,7 @@ def reliability(selections: Sequence[SelectionData]) -> Figure:
                       label="a bin (larger: more images)", zorder=3)  # fmt: skip
         panel.axvline(data.min_confidence, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)),
                       label=f"smallest confidence kept ({data.min_confidence:g})")  # fmt: skip
-        panel.set_title(data.label)
+        panel.set_title(data.title)
         panel.set_xlabel("confidence (largest probability)")
         panel.set_xlim(0, 1)
         panel.set_ylim(-4, 104)

@@ -152,5 +152,5 @@ def command(experiment: Experiment, stage: str | None = None, overrides: Sequenc
 def configs(experiment: Experiment) -> dict[str, str]:
     """config.yaml of the first and the last network, for the foot of the page."""
     shown: dict[Path, Generation] = {entry.directory: entry for entry in (experiment.first, experiment.last)}
-    texts = {entry.label: entry.directory / "config.yaml" for entry in shown.values()}
-    return {f"All options of {label}": config_text(path) for label, path in texts.items() if path.exists()}
+    texts = {entry.title: entry.directory / "config.yaml" for entry in shown.values()}
+    return {f"All options of {title}": config_text(path) for title, path in texts.items() if path.exists()}

@@ -12,9 +12,9 @@ from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports import v2 as wr
 
 from nst.report.paper import exhibits
+from nst.robustness.baselines import MADE_CORRUPTIONS, MADE_SEQUENCES
 
 NAME = "Noisy Student Training"
-ON_THE_FLY = ("c_onthefly", "p_onthefly")
 
 
 def workspace(entity: str, project: str) -> ws.Workspace:
@@ -59,7 +59,6 @@ def _generations() -> ws.Section:
 
 
 def _robustness() -> ws.Section:
-    corruptions, perturbations = ON_THE_FLY
     return _section(
         "Robustness",
         [
@@ -67,11 +66,11 @@ def _robustness() -> ws.Section:
             _bars("mFR, ImageNet-P", "robustness/imagenet_p/mfr", "robustness/imagenet_p_299/mfr"),
             _bars("top-1 %, ImageNet-A, -R, -V2, -Sketch",
                   *(f"robustness/imagenet_{name}/top1" for name in ("a", "r", "v2", "sketch"))),
-            _bars("mean corruption error %, made on the fly", f"robustness/{corruptions}/mean_error"),
-            _bars("flip rate %, made on the fly", f"robustness/{perturbations}/flip_rate"),
+            _bars("mean corruption error %, made on the fly", f"robustness/{MADE_CORRUPTIONS}/mean_error"),
+            _bars("flip rate %, made on the fly", f"robustness/{MADE_SEQUENCES}/flip_rate"),
             _bars("top-1 % under PGD of 10 steps", *(f"robustness/pgd/top1_at_{size}" for size in (1, 4, 16))),
             wr.LinePlot(title="error by corruption, during training", x="trainer/global_step",
-                        metric_regex=f"robustness/{corruptions}/error/.*"),
+                        metric_regex=f"robustness/{MADE_CORRUPTIONS}/error/.*"),
             wr.WeavePanelSummaryTable(table_name="robustness/table"),
         ],
     )  # fmt: skip

@@ -1,9 +1,8 @@
 """Answers to single images: ImageNet-A and -R on their 200 classes, calibration, ReaL (paper tables 2 and 3).
 
-The logits are cut to a set's own classes *before* softmax and argmax, as in the
-evaluation that the paper follows (natural-adv-examples/eval.py), so top-1, top-5 and confidence are 200-way.
-Answers are kept per image, each at its place in the set: calibration needs them sorted, and ranks are merged by
-adding `state`.
+The logits are cut to a set's own classes *before* softmax and argmax, as in the evaluation that the paper follows
+(natural-adv-examples/eval.py), so top-1, top-5 and confidence are 200-way. Answers are kept per image, each at its
+place in the set: calibration needs them sorted, and ranks are merged by adding `state`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The contents of the published benchmarks, and the AlexNet that normalises them (paper tables 4 and 5).
 
-A baseline carries its source, because the numbers differ in how sure they are.
-AlexNet's errors on ImageNet-C are exact to 1e-5. Its flip probabilities on ImageNet-P are known to two
-decimals. Its top-5 distances are not published, so there is no mT5D unless a run brings its own baseline.
+A baseline carries its source, because the numbers differ in how sure they are. AlexNet's errors on ImageNet-C are exact
+to 1e-5. Its flip probabilities on ImageNet-P are known to two decimals. Its top-5 distances are not published, so there
+is no mT5D unless a run brings its own baseline.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+MADE_CORRUPTIONS, MADE_SEQUENCES = "c_onthefly", "p_onthefly"  # suites that are made on the fly of our own images
 NUM_SEVERITIES = 5
 DIFFICULTIES = (1, 2, 3)  # of perturbation sequences
 # the four `extra` ones are for validation: in no mean

@@ -4,8 +4,8 @@
     FR_p = FP_p / FP_p of the baseline                     mCE, mFR: 100 * their means, unweighted
 
 Definitions: Hendrycks and Dietterich 2019 and their ImageNet-P/test.py. Every error and probability here is in
-percent. A mean is given for the whole benchmark or not at all. What is missing
-is listed, so a part of it is never mistaken for an mCE. Plain numbers: a report reads them without loading torch.
+percent. A mean is given for the whole benchmark or not at all. What is missing is listed, so a part of it is never
+mistaken for an mCE. Plain numbers: a report reads them without loading torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ def corruption_scores(
     *,
     clean_error: float | None = None,
     baseline: Baseline | None = None,
-    benchmark: Sequence[str] = CORRUPTIONS,
 ) -> dict[str, Any]:
     """All scores of an error table (percent at severity 1 to 5 by corruption; None where not measured).
 
@@ -41,8 +40,8 @@ def corruption_scores(
     the benchmark; with a baseline also its name as `baseline`, `ce`, `mce`, `relative_ce` and `relative_mce`.
     What is incomplete or undefined is None. Corruptions outside the benchmark are in `errors` alone.
     """
-    missing = missing_cells(errors, benchmark)
-    table = _complete(errors, benchmark)
+    missing = missing_cells(errors)
+    table = _complete(errors, CORRUPTIONS)
     mean_error = None if missing else fmean(error for row in table.values() for error in row)
     scores: dict[str, Any] = {
         "errors": {name: list(row) for name, row in errors.items()},
@@ -58,8 +57,8 @@ def corruption_scores(
         relative = {} if clean is None or base_clean is None else {
             name: relative_corruption_error(table[name], clean, base[name], base_clean) for name in base
         }  # fmt: skip
-        scores |= {"baseline": baseline.name, "ce": ce, "mce": _mean_over(benchmark, ce)}
-        scores |= {"relative_ce": relative, "relative_mce": _mean_over(benchmark, relative)}
+        scores |= {"baseline": baseline.name, "ce": ce, "mce": _mean_over(CORRUPTIONS, ce)}
+        scores |= {"relative_ce": relative, "relative_mce": _mean_over(CORRUPTIONS, relative)}
     return scores
 
 

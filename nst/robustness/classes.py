@@ -1,8 +1,8 @@
 """Finds the logit of each class: from the names that a released set uses to positions in a network's class list.
 
-A class is found by its name, never by the place of its folder, so a partial copy
-keeps its labels, and so does a network whose classes stand in another order. ImageNet's 1,000 names are WordNet
-ids; timm has them in the order of its networks' logits, and `imagenet_wnids` is the class list to open those with.
+A class is found by its name, never by the place of its folder, so a partial copy keeps its labels, and so does a
+network whose classes stand in another order. ImageNet's 1,000 names are WordNet ids; timm has them in the order of its
+networks' logits, and `imagenet_wnids` is the class list to open those with.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Paper section 4.1, table 4. Source: hendrycks/robustness, whose semantics are fo
 glass blur copies instead of swapping, motion blur is ImageMagick's one-sided one, elastic moves three corners
 first, zoom counts the image twice, bytes are truncated.
 
-Results from here are *not* ImageNet-C. The released files were drawn from unknown
-seeds, with other frost, and saved as JPEG at quality 85, which takes a quarter off the noise (`jpeg_quality`).
+Results from here are *not* ImageNet-C. The released files were drawn from unknown seeds, with other frost, and saved as
+JPEG at quality 85, which takes a quarter off the noise (`jpeg_quality`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What corruptions and perturbations draw, from one generator: the only randomness in them.
 
-A corruption asks for *a thing* (a Poisson count for every pixel value, a shift
-for every pixel), not for numbers of a certain generator. So the law is exact while the way to it is ours and
-fast, and a test can hand in the reference's own stream and compare pixel by pixel.
+A corruption asks for *a thing* (a Poisson count for every pixel value, a shift for every pixel), not for numbers of a
+certain generator. So the law is exact while the way to it is ours and fast, and a test can hand in the reference's own
+stream and compare pixel by pixel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Linear filters and fields that corruptions and perturbations share: blurs, zoom, plasma clouds.
 
 Source: what the generators of ImageNet-C use of scikit-image, SciPy and ImageMagick, worked out anew on OpenCV.
-Images are in levels (0 .. 255) and float32, and become bytes by *truncation*
-(`as_bytes`), as in the benchmark; rounding would make every corruption half a level brighter.
+Images are in levels (0 .. 255) and float32, and become bytes by *truncation* (`as_bytes`), as in the benchmark;
+rounding would make every corruption half a level brighter.
 """
 
 from __future__ import annotations

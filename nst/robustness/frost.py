@@ -2,8 +2,8 @@
 
 The benchmark's five photographs carry no licence, so they are not shipped. Who has them names their folder; else
 textures of our own stand in, and a result says which (`Textures.source`), because frost numbers on other textures
-are not comparable. The benchmark draws from frost1 .. frost5 only (its sixth file
-is never used, its second and third are the same picture), and so do we when a folder has those names.
+are not comparable. The benchmark draws from frost1 .. frost5 only (its sixth file is never used, its second and third
+are the same picture), and so do we when a folder has those names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Brightness and saturation in HSV, without going there: both move each channel along a line known beforehand.
 
-With M and m the largest and smallest channel of a pixel, HSV has V = M, S = (M - m) / M, and every channel is
-M minus a share of M - m that only the hue decides. So a new V scales the pixel, a new S scales the distances
-from M, and hue is never computed. As in scikit-image, grey has hue 0: what gains saturation turns *red*.
+With M and m the largest and smallest channel of a pixel, HSV has V = M, S = (M - m) / M, and every channel is M minus a
+share of M - m that only the hue decides. So a new V scales the pixel, a new S scales the distances from M, and hue is
+never computed. As in scikit-image, grey has hue 0: what gains saturation turns *red*.
 """
 
 from __future__ import annotations

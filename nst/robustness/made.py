@@ -1,7 +1,7 @@
 """Corrupted images and perturbation sequences of any image set, made when they are read: sets like the released ones.
 
-The corrupted set is *image-major*. All variants of one image follow each other, and
-a reader keeps the picture that it decoded last, so a loader worker decodes each image once for all of its 75.
+The corrupted set is *image-major*. All variants of one image follow each other, and a reader keeps the picture that it
+decoded last, so a loader worker decodes each image once for all of its 75.
 """
 
 from __future__ import annotations

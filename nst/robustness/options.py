@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from nst.errors import UsageError, require_choice
 from nst.robustness.attacks import Attack
-from nst.robustness.baselines import CORRUPTIONS, PERTURBATIONS
+from nst.robustness.baselines import CORRUPTIONS, MADE_CORRUPTIONS, MADE_SEQUENCES, PERTURBATIONS
 from nst.robustness.corruptions import NAMES as CORRUPTION_NAMES
 from nst.robustness.perturbations import NAMES as PERTURBATION_NAMES
 from nst.settings.measuring import RobustnessSettings
 
 JPEG_TABLES = (224, 299)  # the benchmarks whose released files are JPEGs of quality 85
 RELEASED_QUALITY = 85
-MADE = ("c_onthefly", "p_onthefly")  # suites of corruptions and perturbations made on the fly
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class RobustnessOptions(RobustnessSettings):
         Raises:
             NstError: an attack has the name of an option or no epsilons.
         """
-        found = {}
+        found, others = {}, {*RobustnessOptions.__dataclass_fields__, MADE_CORRUPTIONS, MADE_SEQUENCES}
         for name, given in (self.attacks or {}).items():
-            if not name.isidentifier() or name in (*RobustnessOptions.__dataclass_fields__, *MADE):
+            if not name.isidentifier() or name in others:
                 raise UsageError("an attack needs a name of its own", got=name, valid="such as fgsm, pgd or pgd_40")
             if given is None:
                 continue

@@ -1,7 +1,7 @@
 """Batches of an image set, like `EvaluationBatches`: padded, so shapes never change.
 
-A clip is never split. Its frames lie one after another in `images`, so the
-network sees ordinary images, and `(N * T, ...)` answers are N clips again by a reshape.
+A clip is never split. Its frames lie one after another in `images`, so the network sees ordinary images, and
+`(N * T, ...)` answers are N clips again by a reshape.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Paper section 4.1, table 5. Source: hendrycks/robustness, the generators for 224, 299, 64 and 32 px. Noise sequences
 begin with the clean image, draw afresh for every frame and come in three strengths; the others move a little from
-frame to frame. Moves happen on the *whole* picture, which is cropped afterwards, so
-what enters at an edge is more of the picture and not black; colours, noise and blurs work on the crop.
+frame to frame. Moves happen on the *whole* picture, which is cropped afterwards, so what enters at an edge is more of
+the picture and not black; colours, noise and blurs work on the crop.
 
 Results from here are not ImageNet-P: the released sequences went through a video codec, these did not.
 """

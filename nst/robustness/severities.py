@@ -1,8 +1,8 @@
 """Strength of every corruption at severity 1 to 5, by the side of the image.
 
 Source: hendrycks/robustness, the generators of ImageNet-C (224), its 299 px companion, Tiny-ImageNet-C (64) and
-CIFAR-10-C (32). Strengths are in pixels and are *not* scaled, so an image of
-another side takes the table of the nearest one, and a result says which (`table_side`).
+CIFAR-10-C (32). Strengths are in pixels and are *not* scaled, so an image of another side takes the table of the
+nearest one, and a result says which (`table_side`).
 """
 
 from __future__ import annotations

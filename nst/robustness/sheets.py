@@ -3,8 +3,8 @@
     parts/<part>.png|jpg    images in rows of COLUMNS; of clips, one row of frames each
     parts/<part>.json       its "shown": key, label, caption, confidence and predicted class of every frame, in order
 
-Which pictures are shown follows from the seed and not from the answers, so sheets of
-a teacher and a student show the same ones and can be laid side by side.
+Which pictures are shown follows from the seed and not from the answers, so sheets of a teacher and a student show the
+same ones and can be laid side by side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Moves of a whole picture in the perturbation sequences: affine maps, tilts, and the crops taken afterwards.
 
 Source: hendrycks/robustness (ImageNet-P), with the affine map of torchvision 0.2 that its 2018 files were made
-with. That map turns about (W/2 + 0.5, H/2 + 0.5), half a pixel from the middle;
-later versions turn about the middle, which changes more than half of the pixels.
+with. That map turns about (W/2 + 0.5, H/2 + 0.5), half a pixel from the middle; later versions turn about the middle,
+which changes more than half of the pixels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Jobs of stages: a frozen dataclass of the groups that a stage reads. The configuration ends here.
 
 A stage's `main(cfg)` makes its job of the configuration (`job_of`), and `run(job, directory)` does the work. What a
-stage reads at all follows from its job, too (`nst.settings.reading`).
+stage reads at all follows from its job, too (`nst.stage_table`).
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def job_of(cls: type[T], config: Mapping[str, Any], *, title: str) -> T:
     return cls(**values)
 
 
-def changed(job: T, options: Mapping[str, Any], *, title: str | None = None) -> T:
+def changed(job: T, options: Mapping[str, Any]) -> T:
     """The job with other values of options, by their dotted names; the configuration that is kept says so too."""
     config = copy.deepcopy(dict(job.config))
     for name, value in options.items():
@@ -230,4 +230,4 @@ def changed(job: T, options: Mapping[str, Any], *, title: str | None = None) -> 
         for group in groups:
             node = node[group]
         node[last] = value
-    return job_of(type(job), config, title=title or job.title)
+    return job_of(type(job), config, title=job.title)

@@ -21,23 +21,13 @@ from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.finished import generation_of
 from nst.settings.learning import only_run
+from nst.stage_table import STAGES
 
 SAME, WITHIN, AROUND = "is", "lies in", "is around"
 PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
 SETS = ("imagenet_", "cifar_", "frost_folder", "real_labels")  # how names of such options in `eval` begin
 NETWORKS = ("model.checkpoint", "model.pretrained")  # which may also be names of timm's, or of packages
 INSIDE = ("iterate.teacher", "data.root", "shard.output")  # which may lie in the directory of `nst iterate`
-# by stage, options that name folders of runs which it reads
-RUNS = {
-    "iterate": ("iterate.teacher",),
-    "predict": ("model.checkpoint",),
-    "train": ("teacher.run", "teacher.checkpoint", "teacher.predictions", "teacher.selection", *NETWORKS),
-    "label": ("teacher.run", "teacher.checkpoint"),
-    "select": ("teacher.run", "teacher.predictions"),
-    "evaluate": ("model.checkpoint", "eval.baseline"),
-    "export": ("model.checkpoint",),
-    "shard": ("teacher.run", "teacher.predictions", "teacher.selection"),
-}
 
 
 def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = None, *, deleted: bool = False) -> None:
@@ -52,12 +42,12 @@ def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = 
     """
     outputs = list(_given({**(written or _written(cfg, stage)), "remote.cache": cfg.remote.cache}))
     images = list(_given(_images(cfg, stage)))
-    runs = list(_runs(cfg, RUNS.get(stage, ())))
+    runs = list(_runs(cfg, STAGES[stage].runs))
     if stage == "iterate":  # whose result would replace that of the shards
         runs += _given(_shards(cfg))
     if deleted:
         images += _given({f"data.{part}": _value(cfg, f"data.{part}") for part in PARTS} | _shards(cfg))
-        runs += _runs(cfg, RUNS["train"])
+        runs += _runs(cfg, STAGES["train"].runs)
     for option, output in outputs:
         for name, source in [*images, *runs]:
             how = _relation(output, source)
@@ -101,8 +91,7 @@ def _refuse(option: str, output: Path, how: str, name: str, source: Path) -> Non
 def _written(cfg: DictConfig, stage: str) -> dict[str, Any]:
     """Option → folder or file that the stage writes."""
     if stage in ("label", "select"):
-        option = "teacher.predictions" if stage == "label" else "teacher.selection"
-        return {option: _value(cfg, option)}
+        return {(option := STAGES[stage].folder): _value(cfg, option)}
     if stage == "plan":
         return {"plan.output": cfg.plan.output}
     if stage == "shard":

@@ -18,9 +18,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nst.config import job_from
+from nst.data.index_files import has_index
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
-from nst.data.transfer import is_remote
 from nst.data.views import training_view
 from nst.doctor.compare import compare
 from nst.doctor.facts import MemoryFacts, Selecting, Situation, TeacherFacts, TrainingFacts, network_facts
@@ -99,9 +99,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
 def _shards(job: SurveyJob, name: str) -> ShardSet | None:
     """The set `data.<name>` in a folder of this machine; None where there is none yet."""
     folder = getattr(job.data, name)
-    if folder is None or is_remote(folder) or not (Path(folder) / "index.json").exists():
-        return None
-    return load_index(Path(folder), Remote(**vars(job.remote)))
+    return load_index(folder, Remote(**vars(job.remote))) if has_index(folder) else None
 
 
 def _images(job: SurveyJob) -> DatasetSize | None:

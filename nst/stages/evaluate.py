@@ -139,7 +139,7 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
         if planned is not None:
             blocks = suites.run(
                 output / "robustness", planned, network, weights=digest, hardware=hardware,
-                max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, label=job.title,
+                max_bad_fraction=job.max_bad_fraction, overwrite=job.overwrite, option=run_.option, title=job.title,
             )  # fmt: skip
             clean_error = 100.0 - result["top1"] if test else None
             result = _joined(result, suites.scores(blocks, planned.subject, clean_error, result.get("robustness", {})))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nst.data.exclusion import exclude
+from nst.data.index_files import has_index
 from nst.data.remote import Remote
 from nst.data.shard_set import in_index, must_be_named
 from nst.data.shards import ShardSet, index_tars
@@ -44,8 +45,7 @@ def evaluation_sets(job: ShardJob) -> list[str]:
 def _own_sets(job: ShardJob) -> list[str]:
     """The test set, and the validation set where there is one."""
     validation = job.data.validation
-    there = validation is not None and not is_remote(validation) and (Path(validation) / "index.json").exists()
-    return [shards_place(job.data, "test"), *([validation] if there and validation else [])]
+    return [shards_place(job.data, "test"), *([validation] if validation and has_index(validation) else [])]
 
 
 def look_alikes_out(options: ShardOptions, unlabeled: ShardSet, evaluation: Sequence[ShardSet]) -> Iterator[str]:
@@ -84,7 +84,7 @@ def shard_sets(folder: str) -> list[Path | str]:
     if is_remote(folder):
         return [folder]
     parts = (Path(folder), *(Path(folder) / name for name in ("labeled", "unlabeled", "test", "validation")))
-    found: list[Path | str] = [part for part in parts if (part / "index.json").exists()]
+    found: list[Path | str] = [part for part in parts if has_index(part)]
     if not found:
         raise NstError(f"there is no shard set in {folder}", next="nst shard writes one; shard.output=<folder>")
     return found

@@ -24,25 +24,9 @@ from nst.models.network_info import read_info
 from nst.run_inputs import ADDED
 from nst.settings.learning import only_run
 from nst.shown import as_typed
+from nst.stage_table import STAGES
 from nst.stages.apart import PARTS
-from nst.stages.unread import WHOLE, require_as_sharded, require_read, run_of, typed_names
-
-# stage → options that name a run, the first that is given counts
-NAMED = {
-    "label": ("teacher.checkpoint", "teacher.run"),
-    "select": ("teacher.run",),
-    "train": ("teacher.run",),
-    "evaluate": ("model.checkpoint",),
-}
-SHOWS_PICTURES = ("label", "evaluate")  # as the network was trained, and not as this command says by default
-# steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
-TAKEN = {
-    "train": {
-        "select": "selection",
-        **dict.fromkeys(("label", "teacher.views", "teacher.noised", "teacher.image_size"), "predictions"),
-    },
-    "select": {"label": "predictions"},
-}
+from nst.stages.unread import WHOLE, leaves, networks, require_as_sharded, require_read, run_of, typed_names, value_at
 
 
 def silent(_: str) -> None:
@@ -58,7 +42,7 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     Raises:
         UsageError: no data is named at all, or an option that changes nothing.
     """
-    require_read(cfg, stage, besides=TAKEN.get(stage, ()))
+    require_read(cfg, stage)
     cfg = _with_data(cfg, stage, tell)
     if stage == "train":
         require_as_sharded(cfg, stage)
@@ -66,19 +50,19 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
 
 
 def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> DictConfig:
-    source = next((value for name in NAMED.get(stage, ()) if (value := OmegaConf.select(cfg, name))), None)
     _refuse_taken(cfg, stage)
-    if source is None:
+    record, sources = STAGES[stage], networks(cfg, stage)
+    if not record.takes_data or not sources:
         return cfg
-    source = source if isinstance(source, str) else source[0]  # of several, the first
+    source = sources[0]
     run, typed = run_of(Path(source)), list(typed_names(cfg.overrides))
     about_data = [name for name in typed if name.startswith("data.")]
     told, whole = "", any(name in WHOLE for name in typed)
     if run is not None and not whole:
         told = _take_data(cfg, run, about_data)
-    elif stage in SHOWS_PICTURES and not whole and not about_data:
+    elif record.shows_pictures and not whole and not about_data:
         raise _no_pictures(stage, source)
-    elif stage in SHOWS_PICTURES and not any(name.startswith("data.pictures") for name in about_data):
+    elif record.shows_pictures and not any(name.startswith("data.pictures") for name in about_data):
         told = _take_pictures(cfg, source)
     if told:
         tell(told)
@@ -141,28 +125,20 @@ def _refuse_taken(cfg: DictConfig, stage: str) -> None:
     """Raises UsageError where an option of an earlier step is another one than the step was taken with."""
     if cfg.teacher.mode == "online" and stage == "train":
         return
-    for group, folder in TAKEN.get(stage, {}).items():
+    for group, folder in STAGES[stage].taken.items():
         run = only_run(cfg.teacher.run)
         given = OmegaConf.select(cfg, f"teacher.{folder}") or (f"{run}/{folder}" if run else None)
         config = Path(given or ".") / "config.yaml"
         names = [name for name in typed_names(cfg.overrides) if name == group or name.startswith(f"{group}.")]
         if not given or not names or not config.exists():
             continue
-        first = group.partition(".")[0]
-        before, now = _options(read_config(config), group), _options({first: plain(cfg[first], whole=False)}, group)
+        known = (read_config(config), plain(cfg, whole=False))
+        before, now = (dict(leaves(value_at(each, group, {}), group)) for each in known)
         for option, value in now.items():
             is_typed = any(f"{option}.".startswith(f"{name}.") or name.startswith(f"{option}.") for name in names)
             was = before.get(option, ADDED.get(tuple(option.split(".")), value))  # older than the option
             if is_typed and was != value:
                 raise _taken(cfg, stage, option, (was, value), given)
-
-
-def _options(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """The options of a group, or the one option, by dotted name."""
-    node: Any = config
-    for part in group.split("."):
-        node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return {f"{group}.{name}": value for name, value in node.items()} if isinstance(node, Mapping) else {group: node}
 
 
 def _taken(cfg: DictConfig, stage: str, option: str, values: tuple[Any, Any], folder: str) -> UsageError:

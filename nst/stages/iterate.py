@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from nst import occupied
 from nst.atomic import write_config, write_json
 from nst.config import job_from, require_values
+from nst.data.index_files import has_index
 from nst.data.transfer import is_remote
 from nst.errors import UsageError
 from nst.evaluation.results import ROW_COLUMNS, row_numbers
@@ -260,12 +261,12 @@ def make_shards(job: IterateJob) -> None:
     ours = (Path(output) / LIST).exists()  # whole: skipped; killed: continued
     places = {part: shards_place(job.data, part) for part in ("labeled", "unlabeled")}
     folders = {part: Path(place) for part, place in places.items() if not is_remote(place)}
-    there = all((folder / "index.json").exists() for folder in folders.values())
+    there = all(map(has_index, folders.values()))
     if machine(job.trainer).agreed(not ours and there):
         return
     from nst.stages import shard
 
     needed = [part for part, folder in folders.items() if folder == Path(output) / part]
-    shard.tell(shard.make(job_of(ShardJob, job.config, title=job.title), needed), output)
+    shard.tell(shard.run(job_of(ShardJob, job.config, title=job.title), needed), output)
     for part in needed:
         wait_until_seen(folders[part] / "index.json")

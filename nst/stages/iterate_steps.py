@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,15 @@ class Networks:
         """What is asked of a network, with a title for its progress bar."""
         if isinstance(which, int):
             return replace(self.generations[which], title=f"gen{which} {step}")
-        last = self.generations[-1]
+        return replace(self._control, title=f"{which} {step}")
+
+    @cached_property
+    def _control(self) -> GenerationJob:
+        """What is asked of the control, once generation 0 is there."""
+        last, first = self.generations[-1], self.places.generation(0)
         labeled = open_shards(last.data, "labeled", last.remote).samples
-        first = self.places.generation(0)
-        options = control_options(self.generations, labeled, first if learned_from_labels_alone(first) else None)
-        return changed(last, options, title=f"{which} {step}")
+        start = first if learned_from_labels_alone(first) else None
+        return changed(last, control_options(self.generations, labeled, start))
 
     def train(self, which: int | str) -> Result:
         from nst.stages import train

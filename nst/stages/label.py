@@ -114,10 +114,10 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def from_cfg(cfg: DictConfig, *, title: str = "label") -> dict[str, Any]:
+def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """The labeling that the configuration asks for."""
     keep_apart(cfg, "label")
-    job = job_from(LabelJob, cfg, title=title)
+    job = job_from(LabelJob, cfg, title="label")
     return run(job, predictions_folder(job.teacher, job.stage))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nst.data.index_files import has_index
 from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
@@ -29,9 +30,7 @@ def shards_place(data: DataOptions, part: str) -> str:
 def has_validation_set(data: DataOptions) -> bool:
     """Whether there is one. At an address none is looked for: there it has to be named."""
     folder = data.validation
-    if folder is None or not is_remote(folder):
-        return folder is not None and (Path(folder) / "index.json").exists()
-    return folder != f"{data.root}/validation"
+    return folder != f"{data.root}/validation" if is_remote(folder) else has_index(folder)
 
 
 def teacher_files(teacher: TeacherOptions, stage: str) -> list[Path]:

@@ -39,29 +39,17 @@ FIGURES = ("generations", "runs_compared", "learning_curves", "confidence", "cla
            "class_accuracy", "confusion", "label_confusion", *ROBUSTNESS_FIGURES)  # fmt: skip
 
 
-def run(
-    directory: Path | str,
-    runs: Sequence[Path | str] | None = None,
-    *,
-    examples: int = 24,
-    stage: str | None = None,
-    overrides: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Writes the report into `directory`; returns its paths and the rows of its table.
-
-    Args:
-        runs: run directories, teacher first or to be compared; None: what `directory` holds.
-        examples: pictures per gallery.
-        stage, overrides: the command line that made the run, where config.yaml does not record it.
+def run(job: ReportJob) -> dict[str, Any]:
+    """Writes the report into the job's directory; returns its paths and the rows of its table.
 
     Raises:
         NstError: there is no run, or one of its files is damaged.
     """
-    directory = Path(directory)
-    experiments = open_runs(directory, [Path(path) for path in runs] if runs else None)
+    directory = Path(job.run_dir)
+    experiments = open_runs(directory, [Path(path) for path in job.report.runs] if job.report.runs else None)
     rows_of = [rows(experiment) for experiment in experiments]
     controls = [control_row(*pair) for pair in zip(experiments, rows_of, strict=True)]
-    page = _page(directory, experiments, rows_of, controls, examples, stage, overrides)
+    page = _page(job, experiments, rows_of, controls)
     drawings = page.drawings()
     figures_ = {name: [f"figures/{name}{ending}" for ending in (".png", ".svg")] for name in FIGURES}
     drawn = [name for drawing in drawings for name in figures_[drawing.name]]
@@ -86,20 +74,17 @@ def run(
 
 
 def _page(
-    directory: Path,
+    job: ReportJob,
     experiments: Sequence[Experiment],
     rows_of: Sequence[Sequence[Row]],
     controls: Sequence[Row | None],
-    examples: int,
-    stage: str | None,
-    overrides: Sequence[str] | None,
 ) -> Page:
-    place = _best(rows_of)
+    examples, place = job.report.examples, _best(rows_of)
     focus, entries, control = experiments[place], rows_of[place], controls[place]
     body = [sections.generations(focus, entries, control), next_steps.section(focus, entries, control)]
     if len(experiments) > 1:
         body.insert(0, sections.comparison(experiments, rows_of, focus))
-    body += [sections.learning(focus), labels_section.selection(focus), sections.classes(focus, directory)]
+    body += [sections.learning(focus), labels_section.selection(focus), sections.classes(focus, Path(job.run_dir))]
     body += [robustness(focus, examples), pictures(focus, examples)]
     return Page(
         title=focus.name if len(experiments) == 1 else f"{len(experiments)} runs, best: {focus.name}",
@@ -107,7 +92,8 @@ def _page(
         numbers=summary.headline_numbers(entries),
         sections=body,
         facts=summary.facts(focus),
-        command=summary.command(focus, stage, overrides),
+        # the run that it ends has not recorded its command yet
+        command=summary.command(focus, *((job.stage, job.overrides) if job.stage == "iterate" else (None, None))),
         configs=summary.configs(focus),
     )
 
@@ -180,15 +166,8 @@ def main(cfg: DictConfig) -> None:
 
 def make(job: ReportJob) -> None:
     """The report of run directories; at the end of `nst iterate` with its command line."""
-    own = job.stage == "iterate"
-    result = run(
-        job.run_dir,
-        job.report.runs,
-        examples=job.report.examples,
-        stage=job.stage if own else None,
-        overrides=job.overrides if own else None,
-    )
-    if not own:
+    result = run(job)
+    if job.stage != "iterate":
         tell(result["rows"], result["controls"])
     say(f"report: {result['page']}")
     outcome = Path(job.run_dir) / "result.json"

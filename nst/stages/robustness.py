@@ -3,8 +3,8 @@
     evaluation/robustness/<suite>/parts/<part>.json   what one part came to: the mark that it is done
     evaluation/robustness/<suite>/result.json, DONE   what the suite measured
 
-One part is measured at a time, by all ranks together; a killed evaluation begins the part anew
-in which it was. A suite that is done is skipped, so suites can be added to an evaluation later.
+One part is measured at a time, by all ranks together; a killed evaluation begins the part anew in which it was. A suite
+that is done is skipped, so suites can be added to an evaluation later.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def run(
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
     option: str | None = None,
-    label: str = "evaluate",
+    title: str = "evaluate",
 ) -> dict[str, Block]:
     """Evaluates in turn all suites that are asked for; what each has measured, by name.
 
@@ -128,7 +128,7 @@ def run(
         inputs = {"weights": weights, "precision": str(hardware.precision), **named}
         with Run(folder / suite.name, "evaluate", inputs, overwrite=overwrite, collective=True, option=option) as run_:
             if not hardware.agreed(run_.done):
-                parts = _evaluate(run_.directory, suite, network, subject, hardware, max_bad_fraction, label)
+                parts = _evaluate(run_.directory, suite, network, subject, hardware, max_bad_fraction, title)
                 measured = suite.measured(parts) if is_rank_zero() else {}
                 run_.finish({"conditions": conditions[suite.name], **measured})
             found[suite.name] = results.with_views(run_.result(), subject.looks)
@@ -143,7 +143,7 @@ def _evaluate(
     subject: Subject,
     hardware: Machine,
     max_bad_fraction: float,
-    label: str,
+    title: str,
 ) -> dict[str, Any]:
     """What every part of a suite has kept, after evaluating those that have no file yet."""
     names = suite.parts
@@ -151,7 +151,7 @@ def _evaluate(
     missing = hardware.agreed([name for name in names if not paths[name].exists()])
     total = suite.pictures
     done = total * (len(names) - len(missing)) // len(names)
-    with Bar(f"{label} {suite.name}", total, start=done, quiet=not is_rank_zero()) as bar:
+    with Bar(f"{title} {suite.name}", total, start=done, quiet=not is_rank_zero()) as bar:
         for name in missing:
             kept = evaluate_pass(suite.open(name), network, subject, hardware, paths[name], bar, max_bad_fraction)
             if is_rank_zero():

@@ -22,6 +22,7 @@ from nst.atomic import sha256_file, write_json
 from nst.config import job_from
 from nst.data import forecast
 from nst.data.cutoffs import Exact
+from nst.data.index_files import has_index
 from nst.data.predictions import FORMAT, Predictions
 from nst.data.remote import Remote
 from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
@@ -52,7 +53,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
     check(job)
     opened = Predictions.open(predictions_folder(job.teacher, job.stage))
     folder = Path(shards_place(job.data, "unlabeled"))  # of an address nothing exists here, and nothing is compared
-    opened.require(shards=load_index(folder) if (folder / "index.json").exists() else None)
+    opened.require(shards=load_index(folder) if has_index(folder) else None)
     truth = folder / "truth.parquet" if (folder / "truth.parquet").exists() else None
     rule = SelectionRule(options, job.seed, _shares(job, opened.classes), opened.keep)
     watched = _validation(job, opened)
@@ -192,8 +193,7 @@ def _no_proportions(job: SelectJob, valid: str) -> NstError:
 
 def _labeled(job: SelectJob, classes: Sequence[str]) -> ShardSet | None:
     """The labeled images, where they are on this machine and of the same classes."""
-    folder = Path(job.data.labeled)
-    labeled = load_index(folder) if (folder / "index.json").exists() else None
+    labeled = load_index(job.data.labeled) if has_index(job.data.labeled) else None
     return labeled if labeled and list(labeled.classes) == list(classes) else None
 
 
@@ -231,7 +231,7 @@ def check(job: SelectJob) -> None:
             valid="multiples of 0.01",
             next="select.method=exact takes any minimum",
         )
-    if options.prior == "labeled" and not (Path(job.data.labeled) / "index.json").exists():
+    if options.prior == "labeled" and not has_index(job.data.labeled):
         raise _no_proportions(job, "a folder of shards on this machine")
 
 

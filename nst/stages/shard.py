@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,24 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from nst.atomic import atomic_path
-from nst.checking import check_values
 from nst.config import job_from, require_values
 from nst.data.examination import Examined, examine, in_order, report_bad
-from nst.data.images import DARK
+from nst.data.images import DARK, READERS
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
-from nst.data.shard_writer import MAX_SHARD_BYTES, SAMPLES_PER_SHARD
+from nst.data.shard_writer import MAX_SHARD_BYTES
 from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
 from nst.data.sources import open_source
 from nst.data.splits import split
 from nst.data.transfer import is_remote
 from nst.errors import NstError
-from nst.progress import Progress, say, silent, track
+from nst.progress import say, track
 from nst.runs import Run
-from nst.settings.data import Sizes
 from nst.settings.job import ShardJob
 from nst.shown import some
 from nst.stages.apart import keep_apart
+from nst.stages.as_sharded import SIZES
 from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
 from nst.stages.places import shards_place
 from nst.stages.shard_table import lines, summary_line
@@ -45,64 +43,39 @@ from nst.stages.shard_table import lines, summary_line
 SETS = ("labeled", "unlabeled", "test", "validation")
 
 
-def run(
-    source: Source,
-    output: Path | str,
-    *,
-    labeled_per_class: int | None = None,
-    test_samples: int | None = None,
-    unlabeled_samples: int | None = None,
-    validation_samples: int = 0,
-    seed: int = 0,
-    samples_per_shard: int = SAMPLES_PER_SHARD,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    check_images: bool = True,
-    max_bad_fraction: float = 0.01,
-    workers: int = 4,
-    overwrite: bool = False,
-    needed: Sequence[str] = (),
-    config: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Splits `source` into `output`/labeled, /unlabeled, /test and /validation and returns what was written.
+def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """Splits the job's source into labeled/, unlabeled/, test/ and validation/ of its folder; returns what was written.
 
-    A finished run of the same source and options is returned as it is. One that was killed starts over
-    and ends with the same bytes.
+    A finished run of the same source and options is returned as it is. One that was killed starts over and ends with
+    the same bytes.
 
     Args:
-        labeled_per_class, test_samples, unlabeled_samples, validation_samples: see settings.data.Sizes.
-        samples_per_shard, max_shard_bytes: a shard ends with whichever comes first.
-        check_images: decode every image first and leave out those that fail.
-        max_bad_fraction: a larger part of bad images stops the run.
-        workers: threads that read and decode.
         needed: sets that may not be empty; where one would be, nothing is written.
-        config: kept as config.yaml.
 
     Raises:
-        NstError: options out of range, images that the split needs and that are not there, too many bad ones, or an
-            `output` that holds something else.
+        NstError: images that the split needs and that are not there, too many bad ones, or a folder that holds
+            something else.
     """
-    output = Path(output)
-    sizes = Sizes(labeled_per_class, test_samples, unlabeled_samples, validation_samples)
-    check_values("shard", samples_per_shard=samples_per_shard, workers=workers)
-    layout = {"samples_per_shard": samples_per_shard, "max_bytes": max_shard_bytes}
-    checks = {"check_images": check_images, "max_bad_fraction": max_bad_fraction}
+    config, sizes, output = require_values(job.config), job.data, Path(job.shard.output)
+    source = open_source(**vars(job.data.source))
+    layout = {"samples_per_shard": job.shard.samples_per_shard, "max_bytes": MAX_SHARD_BYTES}
+    checks = {"check_images": job.shard.check_images, "max_bad_fraction": job.max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
     # no images for validation is what runs of before this option asked for
-    asked = {name: value for name, value in asdict(sizes).items() if name != "validation_samples" or value}
-    inputs = {"source": origin, "seed": seed, **asked, **layout, **checks}
+    asked = {name: getattr(sizes, name) for name in SIZES if name != "validation_samples" or sizes.validation_samples}
+    inputs = {"source": origin, "seed": job.seed, **asked, **layout, **checks}
     indexes = [f"{name}/index.json" for name in SETS]
-    with Run(output, "shard", inputs, config=config, overwrite=overwrite, files=indexes) as this:
+    with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=indexes) as this:
         if this.done:
             result = _reopened(output, this.result())
             counts = result["sets"].get("labeled", {}).get("label_counts", ())
             _require_sets(needed, result["sets"], counts, f" data.root=<another folder than {output}>")
             return result
-        with ThreadPoolExecutor(workers) as pool:
-            seen = examine(source, pool, progress) if check_images else Examined()
-            named = report_bad(source, seen, max_bad_fraction)
+        with ThreadPoolExecutor(READERS) as pool:
+            seen = examine(source, pool, track) if job.shard.check_images else Examined()
+            named = report_bad(source, seen, job.max_bad_fraction)
             good = [position for position in range(len(source)) if position not in seen.bad]
-            parts = split(source.entries, good, source.classes, sizes, seed)
+            parts = split(source.entries, good, source.classes, sizes, job.seed)
             labels = Counter(source.entries[position].label for position in parts["labeled"])
             _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
             skipped = [source.entries[position].key for position in seen.bad]
@@ -111,13 +84,13 @@ def run(
                     write_shards(
                         output / name,
                         name,
-                        progress(in_order(pool, source.sample, part), f"writing {name}", len(part)),
+                        track(in_order(pool, source.sample, part), f"writing {name}", len(part)),
                         classes=source.classes,
                         labeled=name != "unlabeled",
                         name=f"{source.name}-{name}",
                         source=origin,
                         split=name,
-                        seed=seed,
+                        seed=job.seed,
                         skipped=skipped,
                         **layout,
                     )
@@ -245,28 +218,7 @@ def main(cfg: DictConfig) -> None:
             counted = f"{report['shards']} shard{'s' if report['shards'] != 1 else ''}"
             say(f"{folder}: {report['samples']} images in {counted}, as index.json lists them{left_out}")
     if options.index is None and not options.exclude and not options.verify:
-        tell(make(job), options.output)
-
-
-def make(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """`run` on the source that a job names."""
-    config, data = require_values(job.config), job.data
-    return run(
-        open_source(**vars(data.source)),
-        job.shard.output,
-        labeled_per_class=data.labeled_per_class,
-        test_samples=data.test_samples,
-        unlabeled_samples=data.unlabeled_samples,
-        validation_samples=data.validation_samples,
-        seed=job.seed,
-        samples_per_shard=job.shard.samples_per_shard,
-        check_images=job.shard.check_images,
-        max_bad_fraction=job.max_bad_fraction,
-        overwrite=job.overwrite,
-        needed=needed,
-        config=config,
-        progress=track,
-    )
+        tell(run(job), options.output)
 
 
 def tell(result: Mapping[str, Any], output: Path | str) -> None:

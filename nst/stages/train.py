@@ -233,10 +233,10 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def from_cfg(cfg: DictConfig, *, title: str = "train") -> dict[str, Any]:
+def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     """The training that the configuration asks for."""
     keep_apart(cfg, "train")
-    return run(job_from(TrainJob, cfg, title=title), Path(cfg.run_dir))
+    return run(job_from(TrainJob, cfg, title="train"), Path(cfg.run_dir))
 
 
 def check(job: TrainJob) -> None:

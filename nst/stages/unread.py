@@ -1,14 +1,14 @@
 """Refuses options that change nothing, instead of recording them as if they had been used.
 
-A stage that works on a finished run reads the options of its job (`nst.settings.reading`); how the network was made and
+A stage that works on a finished run reads the options of its job (`nst.stage_table`); how the network was made and
 trained is decided. An option may be repeated all the same where it says what is so anyway, and may be one to which one
 that is read refers, as `data.root=data_${seed}` does to the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,11 @@ from nst.documents import read_config
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.models.network_info import read_info
-from nst.refused import OPTIONS
-from nst.settings.reading import JOBS, OWN_PRECISION, RECIPES, WITHOUT_DATA, options_read, reads
-from nst.settings.stages import RayOptions
 from nst.shown import as_typed, some
+from nst.stage_table import STAGES
 from nst.stages.as_sharded import differing
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
-# what helps instead, by stage and option
-INSTEAD = {
-    ("evaluate", "model.test_size"): "eval.image_size",
-    ("label", "model.test_size"): "teacher.image_size",
-    ("label", "trainer.precision"): "label.precision, which chooses by itself",
-    ("predict", "trainer.precision"): "predict.precision, which chooses by itself",
-    **{("label", f"label.ray.{part.name}"): "label.engine=ray, whose option it is" for part in fields(RayOptions)},
-    ("predict", "max_bad_fraction"): "any number of unreadable pictures, all in unreadable.csv with the reason",
-    **{(stage, "run_dir"): OPTIONS[stage] for stage in ("label", "select", "evaluate", "export")},
-}
 VALID = {
     "model": "the network's file says what it is",
     "noise": "a network is asked without noise",
@@ -48,7 +36,6 @@ VALID = {
     "export": "it is an option of nst export",
     "report": "it is an option of nst report",
 }
-OWN_FOLDER = ("evaluate", "export")  # what these make lies in the run that they read, and run_dir counts without one
 ABSENT = object()
 
 
@@ -68,22 +55,21 @@ def run_of(source: Path) -> Path | None:
     return run if (source.is_dir() or source.parent.name == "checkpoints") and (run / "config.yaml").exists() else None
 
 
-def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) -> None:
-    """Holds the options of the command line against those that the stage reads.
-
-    Args:
-        besides: groups of earlier steps, which are held against what these have written.
+def require_read(cfg: DictConfig, stage: str) -> None:
+    """Holds the options of the command line against those that the stage reads; those of steps that were taken before
+    are held against what these have written (`nst.stages.inherited`).
 
     Raises:
         UsageError: one changes nothing.
     """
-    if stage not in {**JOBS, **RECIPES}:
+    record = STAGES[stage]
+    if not record.strict:
         return
     names = list(typed_names(_typed(cfg)))
-    whole = stage not in WITHOUT_DATA and any(name in WHOLE for name in names)  # with what such a choice needs
+    whole = record.needs_data and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
-        if _is_read(cfg, stage, name) or name.partition(".")[0] in besides:
+        if _is_read(cfg, stage, name) or name.partition(".")[0] in record.taken:
             continue
         if whole and _fits_the_shards(cfg, name):
             continue
@@ -125,34 +111,32 @@ def _typed(cfg: DictConfig) -> list[str]:
 
 
 def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
-    """As `reads`, but for what other options of the command or the network's file decide."""
+    """As its record says, but for what other options of the command or the network's file decide."""
+    record = STAGES[stage]
     if stage == "export" and name.startswith("data.pictures."):  # only where no file says it
-        return all(_known(source, name) is ABSENT for source in _sources(cfg, stage))
+        return all(_known(source, name) is ABSENT for source in networks(cfg, stage))
     if stage == "export" and name.startswith("data."):
         return bool(cfg.export.format == "nst")
     if name.startswith("report.") and stage == "iterate":
         return bool(cfg.iterate.report)
-    if name == "run_dir" and stage in OWN_FOLDER and cfg.export.format != "nst":
-        return not any(Path(source).is_dir() for source in _sources(cfg, stage))
-    if name == "trainer.precision" and stage in OWN_PRECISION:
+    if name == "run_dir" and record.within and cfg.export.format != "nst":  # it lies in the run, if there is one
+        return record.reads(name) and not any(Path(source).is_dir() for source in networks(cfg, stage))
+    if name == "trainer.precision" and record.own_precision:
         return bool(cfg.trainer.accelerator == "xla")
     if name.startswith("label.ray.") and stage == "label":
         return bool(cfg.label.engine == "ray")
-    return reads(stage, name)
+    return record.reads(name)
 
 
-def _sources(cfg: DictConfig, stage: str) -> list[str]:
+def networks(cfg: DictConfig, stage: str) -> list[str]:
     """The run or network, or several, on which the stage works."""
-    if stage == "report":
-        return [str(cfg.run_dir)]
-    names = ("teacher.checkpoint", "teacher.run") if stage in ("label", "select") else ("model.checkpoint",)
-    given = next((value for name in names if (value := OmegaConf.select(cfg, name))), None)
+    given = next((value for name in STAGES[stage].networks if (value := OmegaConf.select(cfg, name))), None)
     return [given] if isinstance(given, str) else list(given or ())
 
 
 def _says_what_is(cfg: DictConfig, stage: str, name: str) -> bool:
     """Whether an option says of all networks what their files and runs say, too."""
-    asked, sources = plain(OmegaConf.select(cfg, name)), _sources(cfg, stage)
+    asked, sources = plain(OmegaConf.select(cfg, name)), networks(cfg, stage)
     return bool(sources) and all(_known(source, name) == asked for source in sources)
 
 
@@ -160,10 +144,15 @@ def _known(source: str, name: str) -> Any:
     """What an option was in the run, or is in the network's file; ABSENT where these do not say."""
     run = run_of(Path(source))
     told = read_config(run / "config.yaml") if run else {}
-    node: Any = {**told, **{group: {**told.get(group, {}), **own} for group, own in _of_file(source).items()}}
+    told |= {group: {**told.get(group, {}), **own} for group, own in _of_file(source).items()}
+    return value_at(told, name, ABSENT)
+
+
+def value_at(config: Any, name: str, default: Any) -> Any:
+    """The option or group of a dotted name, where there is one."""
     for part in name.split("."):
-        node = node.get(part, ABSENT) if isinstance(node, Mapping) else ABSENT
-    return node
+        config = config.get(part, default) if isinstance(config, Mapping) else default
+    return config
 
 
 def _of_file(source: str) -> dict[str, dict[str, Any]]:
@@ -192,7 +181,7 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
         return True  # it is needed, too: by a choice as model=timm
     if OmegaConf.select(without, name) == OmegaConf.select(cfg, name):
         return True
-    values, others = (dict(_values(plain(each, whole=False))) for each in (cfg, without))
+    values, others = (dict(leaves(plain(each, whole=False))) for each in (cfg, without))
     typed = set(typed_names(_typed(cfg))) - {name}
     return any(
         value != others.get(option)
@@ -202,11 +191,11 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
     )
 
 
-def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All options by dotted name."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _values(value, f"{name}.{key}" if name else str(key))
+            yield from leaves(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, node
 
@@ -214,9 +203,10 @@ def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
     """The refusal, and the command without these options, or with those that help."""
     helps, valid = [], []
-    groups = [group for group, node in (options_read(stage) if stage in JOBS else {}).items() if isinstance(node, dict)]
+    record = STAGES[stage]
+    groups = [group for group, node in record.options.items() if isinstance(node, dict)]
     for item, name in zip(items, typed_names(items), strict=True):
-        instead = INSTEAD.get((stage, name), "")
+        instead = record.instead.get(name) or (record.folder if name == "run_dir" and record.within else "")
         if instead and " " not in instead:
             instead = f"{instead}={item.partition('=')[2]}"
             helps.append(instead)

@@ -2,8 +2,8 @@
 
     <run>/robustness/<step>/<suite>/   as nst evaluate leaves it in evaluation/robustness/<suite>/
 
-Suites, images, seeds and views are those of `nst evaluate` with the same options, so the
-curve over the steps ends where the evaluation of the finished network stands.
+Suites, images, seeds and views are those of `nst evaluate` with the same options, so the curve over the steps ends
+where the evaluation of the finished network stands.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class MeasuredSuites:
     turns: tuple[Turn, ...]
     hardware: Machine
     max_bad_fraction: float
-    label: str
+    title: str
 
     def __call__(self, network: nn.Module, image_size: int, folder: Path) -> Mapping[str, float]:
         """Flat numbers, such as `robustness/c_onthefly/mean_error`."""
@@ -96,7 +96,7 @@ class MeasuredSuites:
             hardware=self.hardware,
             max_bad_fraction=self.max_bad_fraction,
             overwrite=True,  # a resumed training may come to this step with weights that differ in their last bits
-            label=f"{self.label} step {int(folder.name)}",
+            title=f"{self.title} step {int(folder.name)}",
         )
         return summary(suites.scores(measured, subject, None))
 

@@ -59,8 +59,8 @@ class Ema(nn.Module):
         Parameters and floating-point buffers are averaged, other buffers (counters) copied.
 
         Args:
-            n: number of the update, 1 for the first; a () tensor on XLA, where a number that
-                changes would recompile the step.
+            n: number of the update, 1 for the first; a () tensor on XLA, where a number that changes would recompile
+                the step.
 
         Raises:
             NstError: the network is not the one that was copied, or is in half precision.

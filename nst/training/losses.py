@@ -76,9 +76,9 @@ def unlabeled_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1
 def joint_loss(labeled: Tensor, unlabeled: Tensor, unlabeled_ratio: float, average: str = "sum") -> Tensor:
     """The student's loss from its two means: (), () -> ().
 
-    Paper and released code differ. `sum` (default, the code): labeled + ratio * unlabeled. `joint` (the
-    paper): the mean over the concatenated batch, the same divided by 1 + ratio. RMSProp's epsilon and the
-    weight decay keep the two from being equivalent.
+    Paper and released code differ. `sum` (default, the code): labeled + ratio * unlabeled. `joint` (the paper): the
+    mean over the concatenated batch, the same divided by 1 + ratio. RMSProp's epsilon and the weight decay keep the two
+    from being equivalent.
     """
     total = labeled + unlabeled_ratio * unlabeled
     return total / (1.0 + unlabeled_ratio) if average == "joint" else total

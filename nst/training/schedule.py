@@ -100,8 +100,7 @@ def decay_epochs_for_final_rate(
     """`decay_epochs` by which the rate falls from one value to the other, both before scaling to the batch.
 
     The released code's rule for SVHN: (total - warm-up) epochs shared by ln(final/base) / ln(decay_rate)
-    decays. As the decay counts from step 0, the rate really ends warm-up's share of decays below the final
-    one.
+    decays. As the decay counts from step 0, the rate really ends warm-up's share of decays below the final one.
 
     Raises:
         NstError: the final rate is not below the base, or there is nothing after warm-up.

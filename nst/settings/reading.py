@@ -1,6 +1,7 @@
 """Which options a stage reads that works on a finished run: those of its job. Others would change nothing there.
 
-`train` and `iterate` begin runs, with whole recipes, and `plan` and `doctor` are given the same options as they.
+`train` and `iterate` begin runs, with whole recipes, and `plan` and `doctor` are given the same options as they. What
+is said of a teacher on the command line of a `train` without one is refused there (`nst.stages.unread`).
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ NAMED = {
     "evaluate": ("model.checkpoint",),
 }
 SHOWS_PICTURES = ("label", "evaluate")  # as the network was trained, and not as this command says by default
+AS_SHARDED = ("train", "plan")  # read shards as they are; iterate may make others, and the doctor lists what it finds
 # steps that were taken before a stage: their options, and the folder whose config.yaml tells what they were
 TAKEN = {
     "train": {
@@ -60,7 +61,7 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     """
     require_read(cfg, stage, besides=TAKEN.get(stage, ()))
     cfg = _with_data(cfg, stage, tell)
-    if stage == "train":
+    if stage in AS_SHARDED:
         require_as_sharded(cfg, stage)
     return cfg
 

@@ -24,10 +24,11 @@ from nst.refused import OPTIONS
 from nst.settings.reading import JOBS, OWN_PRECISION, RECIPES, WITHOUT_DATA, options_read, reads
 from nst.settings.stages import RayOptions
 from nst.shown import as_typed, some
-from nst.stages.as_sharded import differing
+from nst.stages.as_sharded import differing, differing_for
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
-# what helps instead, by stage and option
+OF_A_TEACHER = ("teacher", "label", "select")  # groups of which a training on labels alone reads nothing
+# what helps instead, by stage and option or group
 INSTEAD = {
     ("evaluate", "model.test_size"): "eval.image_size",
     ("label", "model.test_size"): "teacher.image_size",
@@ -36,6 +37,7 @@ INSTEAD = {
     **{("label", f"label.ray.{part.name}"): "label.engine=ray, whose option it is" for part in fields(RayOptions)},
     ("predict", "max_bad_fraction"): "any number of unreadable pictures, all in unreadable.csv with the reason",
     **{(stage, "run_dir"): OPTIONS[stage] for stage in ("label", "select", "evaluate", "export")},
+    **{("train", group): "teacher.run=<run directory>, by whose labels a student learns" for group in OF_A_TEACHER},
 }
 VALID = {
     "model": "the network's file says what it is",
@@ -79,6 +81,7 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
     """
     if stage not in {**JOBS, **RECIPES}:
         return
+    besides = () if _on_labels_alone(cfg, stage) else besides  # without a teacher there are no earlier steps
     names = list(typed_names(_typed(cfg)))
     whole = stage not in WITHOUT_DATA and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
@@ -90,7 +93,12 @@ def require_read(cfg: DictConfig, stage: str, *, besides: Collection[str] = ()) 
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
             unread.append(item)
     if unread:
-        raise _changes_nothing(stage, unread)
+        raise _changes_nothing(stage, unread, alone=_on_labels_alone(cfg, stage))
+
+
+def _on_labels_alone(cfg: DictConfig, stage: str) -> bool:
+    """Whether this is a training without a teacher."""
+    return stage == "train" and cfg.teacher.run is None and cfg.teacher.checkpoint is None
 
 
 def require_as_sharded(cfg: DictConfig, stage: str) -> None:
@@ -99,18 +107,27 @@ def require_as_sharded(cfg: DictConfig, stage: str) -> None:
     Raises:
         UsageError: one says otherwise.
     """
-    wrong = differing(plain(cfg.data, whole=False), list(typed_names(_typed(cfg))))
-    if not wrong:
-        return
-    for name in wrong:
-        leave_out(name)
+    typed = list(typed_names(_typed(cfg)))
+    if wrong := differing_for(stage, plain(cfg.data, whole=False), typed, overwrite=cfg.overwrite):
+        for name in wrong:
+            leave_out(name)
+        raise made_otherwise(wrong, cfg.data.root, stage, f"nst {stage}" if command_is_known() else None)
+
+
+def made_otherwise(wrong: Mapping[str, tuple[Any, Any]], root: str, stage: str, next: str | None = None) -> UsageError:
+    """The refusal of options that are not those with which the shards at `root` were made.
+
+    Args:
+        wrong: as `differing` tells them.
+        next: the command that helps; None: words for it.
+    """
     given = [f"{name}={as_typed(asked)}" for name, (_, asked) in wrong.items()]
     verb = "changes" if len(given) == 1 else "change"
-    raise UsageError(
-        f"{some(given)} {verb} nothing: nst {stage} reads the shards in {cfg.data.root} as they are",
+    return UsageError(
+        f"{some(given)} {verb} nothing: nst {stage} reads the shards in {root} as they are",
         got="; ".join(f"made with {name}={as_typed(before)}" for name, (before, _) in wrong.items()),
         valid="a data.root where nst shard has made others",
-        next=f"nst {stage}" if command_is_known() else f"leave out {some(list(wrong))}",
+        next=next or f"leave out {some(list(wrong))}",
     )
 
 
@@ -138,6 +155,8 @@ def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
         return bool(cfg.trainer.accelerator == "xla")
     if name.startswith("label.ray.") and stage == "label":
         return bool(cfg.label.engine == "ray")
+    if name.partition(".")[0] in OF_A_TEACHER and _on_labels_alone(cfg, stage):
+        return False
     return reads(stage, name)
 
 
@@ -211,12 +230,16 @@ def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, node
 
 
-def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
-    """The refusal, and the command without these options, or with those that help."""
+def _changes_nothing(stage: str, items: Sequence[str], *, alone: bool) -> UsageError:
+    """The refusal, and the command without these options, or with those that help.
+
+    Args:
+        alone: it is a training without a teacher, which would read some of them.
+    """
     helps, valid = [], []
     groups = [group for group, node in (options_read(stage) if stage in JOBS else {}).items() if isinstance(node, dict)]
     for item, name in zip(items, typed_names(items), strict=True):
-        instead = INSTEAD.get((stage, name), "")
+        instead = INSTEAD.get((stage, name)) or INSTEAD.get((stage, name.partition(".")[0]), "")
         if instead and " " not in instead:
             instead = f"{instead}={item.partition('=')[2]}"
             helps.append(instead)
@@ -229,8 +252,9 @@ def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
         leave_out(name)
     names = list(typed_names(items))
     verb, it = ("changes", "it") if len(names) == 1 else ("change", "them")
+    who = f"nst {stage}" + (" without a teacher" if alone else "")
     return UsageError(
-        f"{some(names)} {verb} nothing: nst {stage} does not read {it}",
+        f"{some(names)} {verb} nothing: {who} does not read {it}",
         got=" ".join(items),
         valid="; ".join(dict.fromkeys(valid)),
         next=" ".join(["nst", stage, *helps]) if command_is_known() else f"leave {it} out",

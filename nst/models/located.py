@@ -41,7 +41,7 @@ def locate_ours(source: str | Path) -> Path:
         "released weights do not say which classes they know",
         got=source,
         valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={quote(source)} export.format=nst export.output=runs/released"
+        next=f"nst export model.checkpoint={quote(str(source))} export.format=nst export.output=runs/released"
         " data.root=<shards>, then runs/released instead of it",
     )
 

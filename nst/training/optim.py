@@ -35,8 +35,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         group.update((id(p), p) for p in module.parameters(recurse=False) if p.requires_grad)
     if not decayed and not undecayed:
         raise UsageError(
-            "the network has no trainable parameter",
-            next="freeze fewer layers: student.frozen_blocks=0 student.finetune.frozen_blocks=0",
+            "the network has no trainable parameter", next="freeze fewer layers: student.finetune.frozen_blocks=0"
         )
     groups = ((decayed, weight_decay), (undecayed, 0.0))
     return [{"params": list(members.values()), "weight_decay": decay} for members, decay in groups if members]

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,26 +60,32 @@ def photographs(folder: Path, steps: int | None) -> dict[str, list[str]]:
         path.write_bytes(sample.image)
     common = ["data=folder", f"data.source.root={folder}/pictures", f"data.root={folder}/data"]
     common += [
-        "data.labeled_per_class=3", f"student.steps={steps}", "student.labeled_batch_size=8", "label.batch_size=32",
-        "student.unlabeled_ratio=3", "select.min_confidence=0", "select.allow_empty_classes=true",
-        "student.schedule.warmup_epochs=0", "select.images_per_class=null",
+        "data.labeled_per_class=3", f"student.steps={steps}", "student.labeled_batch_size=8",
+        "student.unlabeled_ratio=3", "student.schedule.warmup_epochs=0",
     ]  # fmt: skip
-    return _chain(common, folder / "teacher", folder / "student", [], [])
+    selecting = ["select.min_confidence=0", "select.allow_empty_classes=true", "select.images_per_class=null"]
+    return _chain(common, folder / "teacher", folder / "student", [], [], ["label.batch_size=32"], selecting)
 
 
 RUNS = {"digits": digits, "photographs": photographs}
 
 
 def _chain(
-    common: list[str], teacher: Path, student: Path, teacher_options: list[str], student_options: list[str]
+    common: list[str],
+    teacher: Path,
+    student: Path,
+    teacher_options: list[str],
+    student_options: list[str],
+    labeling: Sequence[str] = (),
+    selecting: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Arguments of `nst` for each stage, by name."""
     from_teacher = [*common, f"teacher.run={teacher}"]
     return {
         "shard": ["shard", *common],
         "train teacher": ["train", *common, *teacher_options, f"run_dir={teacher}"],
-        "label": ["label", *from_teacher],
-        "select": ["select", *from_teacher],
+        "label": ["label", *from_teacher, *labeling],
+        "select": ["select", *from_teacher, *selecting],
         "train student": ["train", *from_teacher, *student_options, f"run_dir={student}"],
         "evaluate": ["evaluate", *common, f"model.checkpoint={student}"],
         "report": ["report", f"report.runs=[{teacher},{student}]", f"run_dir={teacher.parent}/report"],

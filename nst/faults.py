@@ -79,11 +79,10 @@ def _no_memory(said: str, stage: str) -> NstError:
         f"model.remat=true: with it {CONTINUES}; or trainer.accumulate=2 (4, 8 ...), a smaller"
         " student.labeled_batch_size or student.unlabeled_ratio: another training, so with another run_dir"
     )
-    labeling = "a smaller label.batch_size: another labeling, so with another teacher.predictions=<folder>"
-    evaluating = f"eval.batch_size=<smaller>: with it {CONTINUES}"
-    ways = {"label": labeling, "evaluate": evaluating}
+    options = {"label": "label.batch_size", "evaluate": "eval.batch_size", "predict": "predict.batch_size"}
+    ways = {name: f"{option}=<smaller>: with it {CONTINUES}" for name, option in options.items()}
     if stage == "iterate":
-        training += f"\n         in labeling: {labeling}\n         in evaluation: {evaluating}"
+        training += f"\n         in labeling: {ways['label']}\n         in evaluation: {ways['evaluate']}"
     where = "memory" if "can't allocate memory" in said else "GPU memory"
     return NstError(f"out of {where}", got=_line(said), next=ways.get(stage, training))
 

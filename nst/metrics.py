@@ -152,7 +152,11 @@ class EvaluationSums(RunningSums):
         """
         samples, top1, top5 = self._sums["counts"].tolist()
         if samples == 0:
-            raise NstError("nothing was evaluated", got="0 samples", next="check the data: nst shard --verify")
+            raise NstError(
+                "nothing was evaluated",
+                got="0 samples",
+                next="check the data: nst shard --verify shard.output=<folder of the test set>",
+            )
         return {
             "top1": 100.0 * top1 / samples,
             "top5": 100.0 * top5 / samples,

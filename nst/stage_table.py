@@ -15,6 +15,7 @@ from nst.settings.stages import RayOptions
 
 # of these groups no job reads these options, which are of trainings
 NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
+OF_A_TEACHER = ("teacher", "label", "select")  # groups of which a training on labels alone reads nothing
 BY_ITSELF = "{}.precision, which chooses by itself"
 
 
@@ -30,10 +31,11 @@ class StageRecord:
         unread: groups of whole recipes of which it reads nothing.
         needs_data: false: what its pictures are says `input=` alone, and even a choice of data would mislead.
         own_precision: it has an option for it, and reads trainer.precision on XLA alone.
-        instead: what helps in the place of an option that it does not read: another option, or words.
+        instead: what helps in the place of an option, or of a group, that it does not read: another option, or words.
         short: its options that are typed without its name.
         networks: options that name the run or network on which it works; the first that is given counts.
         takes_data: where the command names no data, it takes those of that run.
+        as_sharded: it reads shards as they are (iterate may make others, and the doctor lists what it finds).
         shows_pictures: as the network was trained, and not as the command says by default.
         taken: steps that were taken before it: their options, and the folder whose config.yaml tells what these were.
         runs: options that name folders of runs which it reads.
@@ -56,6 +58,7 @@ class StageRecord:
     short: Sequence[str] = ()
     networks: Sequence[str] = ()
     takes_data: bool = False
+    as_sharded: bool = False
     shows_pictures: bool = False
     taken: Mapping[str, str] = field(default_factory=dict)
     runs: Sequence[str] = ()
@@ -118,8 +121,10 @@ STAGES: Mapping[str, StageRecord] = {
     "train": StageRecord(
         does="labeled (and selected pseudo-labeled) shards -> a teacher or a noised student",
         unread=("predict", "report", "export"),
+        instead=dict.fromkeys(OF_A_TEACHER, "teacher.run=<run directory>, by whose labels a student learns"),
         networks=("teacher.run",),
         takes_data=True,
+        as_sharded=True,
         taken={
             "select": "selection",
             **dict.fromkeys(("label", "teacher.views", "teacher.noised", "teacher.image_size"), "predictions"),
@@ -246,6 +251,7 @@ STAGES: Mapping[str, StageRecord] = {
     ),
     "plan": StageRecord(
         does="what an iterate would need, before it: work, memory, traffic, storage, hours",
+        as_sharded=True,
         at_a_desk=True,
     ),
 }  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,32 +22,61 @@ from tests.forked import run
 
 PACKAGE = Path(__file__).parent.parent / "nst"
 HOLE = "\u00a7"  # where a value is filled in
-PROSE = {"again", "is", "has", "that", "wrote", "writes", "of", "to"}  # words that follow the name of the program
+PROSE = {"again", "is", "has", "that", "wrote", "writes", "of", "to", "does"}  # that follow the name of the program
 OTHERS = {name for record in STAGES.values() for name in record.short}  # options that are typed without their stage
 
 
 def advice() -> Iterator[tuple[str, str]]:
     """File and text of every `next=` in the package, with holes for what is filled in."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in TREES.items():
+        names = defined(path) | imported(tree)
+        for node in ast.walk(tree):
             for keyword in node.keywords if isinstance(node, ast.Call) else []:
                 if keyword.arg == "next":
-                    yield from ((str(path.relative_to(PACKAGE)), text) for text in texts(keyword.value))
+                    yield from ((str(path.relative_to(PACKAGE)), text) for text in texts(keyword.value, names))
 
 
-def texts(node: ast.AST) -> Iterator[str]:
-    """The texts in an expression; what an inner f-string says stands in the outer one."""
-    if isinstance(node, ast.Constant):
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+Names = Mapping[str, Sequence[ast.expr]]  # a constant of a module and its value, a function and what it returns
+
+
+@functools.cache
+def defined(path: Path) -> dict[str, Sequence[ast.expr]]:
+    found: dict[str, Sequence[ast.expr]] = {}
+    for node in TREES[path].body:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = [each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value]
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.JoinedStr):
+            found |= {each.id: [node.value] for each in node.targets if isinstance(each, ast.Name)}
+    return found
+
+
+def imported(tree: ast.Module) -> dict[str, Sequence[ast.expr]]:
+    found: dict[str, Sequence[ast.expr]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nst."):
+            path = PACKAGE.parent / f"{node.module.replace('.', '/')}.py"
+            found |= {name: value for name, value in (defined(path) if path in TREES else {}).items()
+                      if name in {each.name for each in node.names}}  # fmt: skip
+    return found
+
+
+def texts(node: ast.AST, names: Names) -> Iterator[str]:
+    """The texts in an expression, and what the names in it say; what an inner f-string says stands in the outer one."""
+    if isinstance(node, ast.Name):
+        for value in names.get(node.id, ()):
+            yield from texts(value, {})
+    elif isinstance(node, ast.Constant):
         if isinstance(node.value, str):
             yield node.value
     elif isinstance(node, ast.JoinedStr):
         yield "".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
-                yield from texts(part.value)
+                yield from texts(part.value, names)
     else:
         for child in ast.iter_child_nodes(node):
-            yield from texts(child)
+            yield from texts(child, names)
 
 
 ADVICE = [(file, text) for file, text in advice() if not file.startswith("cloud/")]  # bin/tpu has options of its own
@@ -147,14 +177,6 @@ def works(command: list[str], folder: Path) -> str:
 @pytest.fixture
 def options(digits: Path) -> list[str]:
     return [*TINY, f"data.root={digits}", "student.steps=4"]
-
-
-def test_shards_that_are_missing_are_made_by_the_command_that_is_advised(tmp_path: Path):
-    command = ["train", *TINY, "student.steps=4", "data.root=my shards", "run_dir=run", "data.unlabeled_samples=20"]
-    (shard,) = advised(command, tmp_path)
-    works(shard, tmp_path)
-    works(command, tmp_path)
-    assert (tmp_path / "my shards" / "labeled" / "index.json").exists()
 
 
 def test_another_training_in_a_directory_goes_elsewhere_or_over_it_as_advised(tmp_path: Path, options: list[str]):

@@ -211,12 +211,23 @@ def test_one_rank_says_what_is_wrong_with_the_options_of_all(rank: str, capsys, 
 
 
 def test_the_first_line_comes_before_anything_is_loaded():
-    code = "import sys; from nst import cli; cli.run_stage = lambda *_, **__: print('hydra' in sys.modules) or 0; "
-    done = subprocess.run(
-        [sys.executable, "-c", code + "cli.main(['iterate', 'seed=1'])"], cwd=ROOT, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert (done.stderr, done.stdout) == ("nst iterate: loading\n", "False\n")
+    """Nothing but Python's own modules and a few of ours, so that it is there at once, however busy the machine."""
+    code = """
+import sys, types
+before, errors = set(sys.modules), sys.stderr
+from nst import cli
+def loaded():
+    return sorted({name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
+def write(text):
+    errors.write(f"{loaded()} {text}" if text.strip() else text)
+sys.stderr = types.SimpleNamespace(write=write, flush=errors.flush)
+cli.run_stage = lambda *_, **__: print(loaded()) or 0
+cli.main(["iterate", "seed=1"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "['nst'] nst iterate: loading\n"
+    assert done.stdout == "['nst']\n", "and until the options are composed"
+    assert (ROOT / "bin" / "nst").read_text().splitlines()[-1].endswith('/python" -m nst "$@"'), "as a shell starts it"
 
 
 def test_a_fault_is_broken_between_words_and_a_command_is_not(monkeypatch: pytest.MonkeyPatch):

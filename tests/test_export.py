@@ -299,7 +299,9 @@ def test_a_teacher_of_released_weights_is_told_how_to_become_one(tmp_path: Path)
     save_file(timm_b0().state_dict(), tmp_path / "b0.safetensors")
     for source in ("tf_efficientnet_b7.ns_jft_in1k", tmp_path / "b0.safetensors"):
         cfg = compose_config([f"teacher.checkpoint={source}", "stage=label"])
-        with pytest.raises(NstError, match=r"do not say which classes(.|\n)*export\.format=nst(.|\n)*teacher\.run="):
+        with pytest.raises(
+            NstError, match=r"do not say which classes(.|\n)*export\.format=nst(.|\n)*runs/released instead"
+        ):
             teacher_files(cfg.teacher, cfg.stage)
     with pytest.raises(NstError, match=r"did you mean 'tf_efficientnet_b7\.ns_jft_in1k'"):
         teacher_files(made(TeacherOptions, {"checkpoint": "tf_efficientnet_b7.ns_jft_in1"}), "label")

@@ -159,7 +159,9 @@ PEER = "[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed b
         ("train", "torch.nn.functional.batch_norm", torch.OutOfMemoryError(NO_MEMORY),
          ["out of GPU memory", "20.00 MiB", "model.remat=true", "trainer.accumulate=2", "student.labeled_batch_size",
           "the same command continues"]),
-        ("label", "torch.nn.functional.conv2d", torch.OutOfMemoryError(NO_MEMORY), ["label.batch_size"]),
+        ("label", "torch.nn.functional.conv2d", torch.OutOfMemoryError(NO_MEMORY),
+         ["label.batch_size=<smaller>: with it the same command continues"]),
+        ("predict", "torch.nn.functional.conv2d", torch.OutOfMemoryError(NO_MEMORY), ["predict.batch_size=<smaller>"]),
         ("evaluate", "torch.nn.functional.conv2d", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
          ["out of GPU memory", "eval.batch_size"]),
         ("iterate", "torch.nn.functional.conv2d", RuntimeError(CPU_MEMORY), ["out of memory", "label.batch_size"]),
@@ -169,7 +171,7 @@ PEER = "[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed b
         ("train", "torch._C._cuda_init", RuntimeError(TOO_OLD), ["driver is older", "11040", "pytorch.org"]),
         ("train", "torch.distributed.all_reduce", RuntimeError(PEER), ["another rank is gone"]),
     ],
-    ids=["memory", "memory labeling", "cublas", "host memory", "nccl", "gloo", "driver", "peer"],
+    ids=["memory", "memory labeling", "memory predicting", "cublas", "host memory", "nccl", "gloo", "driver", "peer"],
 )  # fmt: skip
 def test_what_torch_says_of_gpus_is_told_in_words(
     stage: str, place: str, error: Exception, said: list[str], monkeypatch: pytest.MonkeyPatch,

@@ -18,6 +18,7 @@ from nst.advice import note_command, whole
 from nst.atomic import write_config
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError
+from nst.shown import as_typed
 
 TRAINING = [option for option in TINY if not option.startswith("data.")]
 CPU = ["trainer.workers=0"]
@@ -180,6 +181,33 @@ def test_a_training_refuses_options_that_no_part_of_it_reads(stage, option, digi
     assert shown(capsys, stage, *given, f"{name}={as_it_is}"), "what is so anyway"
 
 
+@pytest.mark.parametrize(
+    "option", ["select.min_confidence=0.5", "label.keep=0.5", "teacher.targets=hard", "teacher=online",
+               "teacher.selection=x"],
+)  # fmt: skip
+def test_a_training_without_a_teacher_refuses_options_that_only_a_students_reads(
+    option, teacher, digits, tmp_path, capsys
+):
+    given = [*TRAINING, f"data.root={digits}", f"run_dir={tmp_path / 'r'}"]
+    with pytest.raises(UsageError, match="changes nothing: nst train without a teacher does not read it") as caught:
+        cli.run_stage("train", [*given, option])
+    assert caught.value.valid == "teacher.run=<run directory>, by whose labels a student learns"
+    assert refused(capsys, "train", *given, option) == ["train", *given]
+    assert not list(tmp_path.iterdir())
+    if not option.startswith(("select.", "label.", "teacher.selection")):  # which say otherwise than the teacher's
+        assert shown(capsys, "train", *given, f"teacher.run={teacher}", option)
+    name = option.partition("=")[0]
+    if "." in name:
+        group, _, entry = name.partition(".")
+        as_it_is = shown(capsys, "train", *given)[group][entry]
+        assert shown(capsys, "train", *given, f"{name}={as_typed(as_it_is)}"), "what is so anyway"
+
+
+def test_recipes_that_say_how_a_student_is_taught_train_its_teacher_too(digits, capsys):
+    for experiment in ("eurosat", "photos", "digits_demo"):
+        assert shown(capsys, "train", f"experiment={experiment}", f"data.root={digits}")
+
+
 def test_options_of_the_report_are_read_where_iterate_writes_one(digits, capsys):
     assert shown(capsys, "iterate", f"data.root={digits}", "report.examples=3")
     assert refused(capsys, "iterate", f"data.root={digits}", "report.examples=3", "iterate.report=false")
@@ -212,14 +240,27 @@ def test_shards_that_are_there_are_not_said_to_be_others(option, folder, teacher
     if option != "data.source.root=zzz":
         with pytest.raises(UsageError, match="holds shards that were made otherwise"):
             cli.run_stage("iterate", [*TRAINING, *OWN, option])
+        assert refused(capsys, "plan", *TRAINING, *OWN, option) == ["plan", *TRAINING, *OWN]
+        for given, stage in ([], "iterate"), ([f"teacher.run={teacher}"], "train"):
+            with pytest.raises(NstError, match="this would not work"):
+                cli.run_stage("doctor", [*TRAINING, *OWN, *given, option])
+            said = " ".join(capsys.readouterr().out.split())
+            assert f"changes nothing: nst {stage} reads the shards in shards as they are; got: made with" in said
 
 
 def test_what_is_so_of_the_shards_may_be_said(folder, teacher, capsys):
     for same in ("data.labeled_per_class=4", "data.labeled_per_class=null", "data.unlabeled_samples=4",
                  "data.validation_samples=0", "data.source.root=photos",
                  f"data.source.root={folder / 'photos'}"):  # fmt: skip
-        for stage, named in (("train", []), ("evaluate", [f"model.checkpoint={teacher}"])):
+        for stage, named in (("train", []), ("plan", []), ("evaluate", [f"model.checkpoint={teacher}"])):
             assert shown(capsys, stage, *named, *OWN, same)
+
+
+def test_shards_that_iterate_would_make_anew_may_be_planned_otherwise(folder, capsys):
+    anew = [*OWN, "data.labeled_per_class=3", "overwrite=true"]
+    assert shown(capsys, "plan", *anew, "data.source.root=photos")
+    with pytest.raises(UsageError, match=r"changes nothing: nst plan reads the shards"):
+        cli.run_stage("plan", anew)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:

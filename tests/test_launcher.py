@@ -33,8 +33,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "100")
+    level = logging.root.level
     yield tmp_path
-    for logger in logging.root.manager.loggerDict.values():  # Hydra silences every logger of the process
+    logging.root.setLevel(level)  # Hydra raises it, and silences every logger of the process
+    for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.disabled = False
 

@@ -379,8 +379,6 @@ def test_shards_that_could_hold_nothing_are_refused_before_a_run_begins(world, t
     assert not (tmp_path / "packed").exists()
 
 
-def test_packing_needs_unlabeled_shards_and_a_selected_image(world, tmp_path):
+def test_packing_needs_unlabeled_shards(world, tmp_path):
     with pytest.raises(NstError, match=r"data\.unlabeled names no shards"):
         shard.main(command(world, tmp_path / "packed", "data.unlabeled=null"))
-    with pytest.raises(NstError, match="selection to pack is empty"):
-        Packing([].__getitem__, 0, 0, 0, 20)

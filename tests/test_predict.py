@@ -419,6 +419,22 @@ def test_parts_depend_on_the_number_of_pictures_alone_and_batches_are_hardly_pad
     assert found.batch_size(at_most) == batch
 
 
+def test_pictures_are_read_for_their_digest_by_the_first_rank_alone(monkeypatch: pytest.MonkeyPatch):
+    def opened(*names: str, contents: Callable[[], Any]) -> inputs.NumberedPictures:
+        return inputs.NumberedPictures(list(names), lambda number: b"", (), contents)
+
+    said: list[Any] = []
+    first, alone = opened("a", "b", contents=lambda: ["x", "y"]), opened("a", "b", contents=lambda: ["x", "y"])
+    first.agree(lambda value: said.append(value) or value)
+    assert first.digest == alone.digest
+    monkeypatch.setenv("RANK", "1")
+    other = opened("a", "b", contents=lambda: pytest.fail("read again"))
+    other.agree(lambda value: said[0] if value is None else pytest.fail("its own"))
+    assert other.digest == alone.digest == other.shards[0].sha256
+    with pytest.raises(NstError, match="sees other pictures than rank 0"):
+        opened("a", "c", contents=list).agree(lambda value: said[0])
+
+
 def test_other_tables_are_made_without_asking_the_network_again(network, photos, tmp_path, monkeypatch):
     ask(network, photos, tmp_path / "out")
     found = rows(tmp_path / "out" / "predictions.csv")

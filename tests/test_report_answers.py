@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +275,45 @@ def test_long_names_break_between_their_words():
     assert page.breakable("HerbaceousVegetation") == "Herbaceous<wbr>Vegetation"
     assert page.breakable("river_bank/<b>") == "river_<wbr>bank/&lt;b&gt;"
     assert page.breakable("cat") == "cat"
+
+
+LONG = ("HerbaceousVegetationAlongTheNorthernRiverBanksOfTheLowlands", "x" * 60)
+# the page in windows of both widths, and what of it does not fit
+MEASURED = """<iframe width="400" height="900"></iframe><iframe width="1280" height="900"></iframe><pre></pre><script>
+const told = [...document.querySelectorAll("iframe")].map(frame => {
+  frame.contentDocument.write(PAGE); frame.contentDocument.close();
+  const body = frame.contentDocument, right = body.documentElement.clientWidth;
+  const cells = [...body.querySelectorAll("tbody td.number")].filter(it => it.getBoundingClientRect().right > right);
+  return [body.documentElement.scrollWidth - right, cells.length];
+});
+document.querySelector("pre").textContent = JSON.stringify(told);
+</script>"""
+
+
+def page_of_long_names() -> str:
+    counts = np.array([[30, 2], [4, 24]])
+    tables = [class_tables.by_class(LONG, {"gen0": counts}),
+              class_tables.frequent_confusions(LONG, {"gen0": counts}, "", ("class", "taken for"))]  # fmt: skip
+    entry = page.Section(LONG[0], "text", blocks=list(tables))
+    return page.render(page.Page("title", "summary", [("1", LONG[0], LONG[1])], [entry], {}, None, {}))
+
+
+def test_long_names_of_classes_break_within_their_cell():
+    html = page_of_long_names()
+    for name in LONG:
+        assert f'<th scope="row" class="long">{name}</th>' in html
+    assert f'<td class="long">{LONG[0]}</td>' in html
+    assert re.search(r"tbody \.long \{[^}]*white-space: normal; overflow-wrap: anywhere;", html)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_long_names_of_classes_leave_the_numbers_in_sight_at_400_and_1280_px(tmp_path: Path):
+    text = json.dumps(page_of_long_names()).replace("</", "<\\/")
+    (tmp_path / "page.html").write_text(MEASURED.replace("PAGE", text))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+    seen = subprocess.run([*command, f"file://{tmp_path}/page.html"], capture_output=True, text=True, check=True)
+    (told,) = re.findall(r"<pre>(.*?)</pre>", seen.stdout)
+    assert json.loads(told) == [[0, 0], [0, 0]]
 
 
 # ---- what to try next --------------------------------------------------------------------------------------------

@@ -393,7 +393,7 @@ def test_predictions_of_an_older_format_are_refused_with_the_way_on(tmp_path, mo
         for module in (predictions, prediction_files):
             patch.setattr(module, "FORMAT", 1)
         folder = write_folder(tmp_path / "p", np.zeros(9, int), np.full(9, 0.9), classes=1)
-    with pytest.raises(NstError, match=r"another format(.|\n)*got: +1(.|\n)*nst label overwrite=true"):
+    with pytest.raises(NstError, match=r"another format(.|\n)*got: +1(.|\n)*nst label teacher\.predictions=<folder>"):
         select_from(folder, tmp_path / "s")
 
 

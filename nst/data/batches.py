@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any, Protocol, Required, TypedDict
 
 import numpy as np
@@ -117,7 +118,7 @@ class Images:
         raise NstError(
             f"no image of shard {self.shards.path(shard)} can be decoded",
             got=bad[-1],
-            next=f"nst shard --verify shard.output={self.shards.folder}",
+            next=f"nst shard --verify shard.output={quote(str(self.shards.folder))}",
         )
 
 
@@ -163,7 +164,7 @@ class LabeledSamples:
                 f"sample {key} of {self.shards.folder} has no usable label",
                 got=label,
                 valid=f"<key>.cls with 0 ... {len(self.shards.classes) - 1}",
-                next=f"nst shard --verify shard.output={self.shards.folder}",
+                next=f"nst shard --verify shard.output={quote(str(self.shards.folder))}",
             )
         rng = generator(self.seed, "labeled", pass_number, key)
         return {"image": self.view(image, rng), "label": np.asarray(label, dtype=np.int64)}

@@ -23,14 +23,16 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
         return parse_json(remote.read(address), address, sealed=False, next="copy it there again")
     folder = Path(folder)
     if not folder.is_dir():
-        raise NstError(f"no such shard folder: {folder}", next="make one: nst shard")
+        raise NstError(f"no such shard folder: {folder}", next="make one: nst shard; or name one that is there")
     if not has_index(folder):
         tars = len(list(folder.glob("*.tar")))
         raise NstError(
             f"{folder} has no index.json",
             got=f"{tars} tars" if tars else "no tars",
             valid="a folder that nst shard has written to its end",
-            next=f"for tars from elsewhere: nst shard shard.index={folder}" if tars else "make shards: nst shard",
+            next=f"for tars from elsewhere: nst shard shard.index={shlex.quote(str(folder))}"
+            if tars
+            else "make shards: nst shard",
         )
     return read_json(folder / "index.json", sealed=False, next=made_again(folder))
 
@@ -45,6 +47,8 @@ def made_again(folder: Path) -> str:
     index, excluded = folder / "index.json", (folder / "excluded.json").exists()
     # of `nst shard` each set is a folder of the run, packed shards are the run's own folder
     run = next((place for place in (folder, folder.parent) if (place / "started.json").exists()), None)
-    made = "the same nst shard as before" if run else shlex.join(["nst", "shard", f"shard.index={folder}"])
+    made = "the same `nst shard` as before" if run else shlex.join(["nst", "shard", f"shard.index={folder}"])
     marks = [str(run / "DONE")] if run and (run / "DONE").exists() else []
-    return f"{shlex.join(['rm', str(index), *marks])}, then {made}" + (", and nst shard --exclude" if excluded else "")
+    return f"{shlex.join(['rm', str(index), *marks])}, then {made}" + (
+        ", and `nst shard --exclude`" if excluded else ""
+    )

@@ -6,6 +6,7 @@ nothing but their names. What is passed over is listed with its reason; nothing 
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from nst.data.shard_set import ShardInfo, ShardSet
 from nst.data.transfer import is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError
+from nst.sharing import is_rank_zero
 
 PART = 1024  # pictures, at most: what a kill can lose
 
@@ -36,6 +38,9 @@ class Reads(Protocol):
     """The encoded pictures of a listing by number, in any process."""
 
     def __call__(self, number: int) -> bytes: ...
+
+
+Agreed = Callable[[Any], Any]  # rank 0's value of what each rank gives
 
 
 class Inputs(Protocol):
@@ -57,6 +62,7 @@ class Inputs(Protocol):
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]: ...
     def data(self, shard: int, index: int) -> bytes: ...
+    def agree(self, agreed: Agreed) -> None: ...  # with the other ranks, of which the first alone reads for the digest
     def batch_size(self, at_most: int) -> int: ...
     def file(self, shard: int, index: int) -> Path | None: ...
     def unreadable(self, shard: int, told: str) -> tuple[str, str]: ...  # path and reason, of a BadImage of `read`
@@ -84,6 +90,18 @@ class NumberedPictures:
     @cached_property
     def digest(self) -> str:
         return fingerprint([list(self.listed), self.contents()])
+
+    def agree(self, agreed: Agreed) -> None:
+        """Raises NstError where this rank sees other names than the first."""
+        names = fingerprint(list(self.listed))
+        first = agreed([names, self.digest] if is_rank_zero() else None)
+        if first[0] != names:
+            raise NstError(
+                "this rank sees other pictures than rank 0",
+                got=f"{self.samples} pictures",
+                valid="pictures on a disk that all machines share",
+            )
+        self.__dict__["digest"] = first[1]  # as cached_property keeps it
 
     @property
     def sizes(self) -> list[int]:
@@ -138,6 +156,9 @@ class ShardPictures:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", Images(self.set))
+
+    def agree(self, agreed: Agreed) -> None:
+        """Nothing: the digest stands in index.json."""
 
     def batch_size(self, at_most: int) -> int:
         return at_most
@@ -229,7 +250,7 @@ def _folder(root: Path) -> NumberedPictures:
             f"{root} holds no pictures",
             got=", ".join(name for name, _ in passed[:4]) or "nothing",
             valid=f"files ending in {', '.join(IMAGE_EXTENSIONS)}, in any folders",
-            next=f"for its shards: nst predict input={root / sets[0]}" if sets else None,
+            next=f"for its shards: nst predict input={shlex.quote(str(root / sets[0]))}" if sets else None,
         )
     paths, told = [root / name for name in listing.files], [(str(root / name), reason) for name, reason in passed]
     contents = partial(_contents, root, [(name, status) for name, (_, status) in listing.files.items()])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,14 @@ def packed_from(shards: ShardSet) -> dict[str, Any] | None:
     """What the index of packed shards says about teacher, selection and targets; None of any other shards."""
     source = read_index(shards.folder, shards.remote).get("source") or {}
     return source if source.get("name") == SOURCE else None
+
+
+def labeled_anew(folder: Path | str) -> str:
+    """How packed shards get labels of another teacher, whose labels of the unlabeled images stay."""
+    return (
+        f"nst label data.unlabeled={quote(str(folder))} teacher.predictions=<folder>, then this with"
+        " teacher.reassign=true and that teacher.predictions=<folder>"
+    )
 
 
 class PackedLabels:
@@ -61,11 +70,13 @@ class PackedLabels:
     def _check(self, predictions: Predictions) -> None:
         predictions.require(classes=self.classes)
         for shard in self.shards.shards:
-            if predictions.shard(shard.name).identity != shard.identity:
+            known = predictions.shards.get(shard.name)
+            if known is None or known.identity != shard.identity:
+                differs = "has another content, or other images of it are excluded" if known else "is not among them"
                 raise NstError(
                     f"the predictions in {predictions.folder} are of other shards than {self.folder}",
-                    got=f"{shard.name} has another content, or other images of it are excluded",
-                    next=f"nst label data.unlabeled={self.folder}, by the teacher that reassigns",
+                    got=f"{shard.name} {differs}",
+                    next=labeled_anew(self.folder),
                 )
 
     def entries(self, shard_name: str) -> PseudoLabelShard:
@@ -107,7 +118,8 @@ class PackedLabels:
                     f"{key} of {shard_name} in {self.folder} has no whole label",
                     got=repr(error),
                     valid=".cls, and .npy with a probability per class",
-                    next="pack again: nst shard data.source.name=selection overwrite=true",
+                    next=f"nst shard --verify shard.output={quote(str(self.folder))} shows what is damaged; then pack"
+                    " again, into another shard.output=<folder>",
                 ) from error
         reader.close()
         return reader.keys, label, probs

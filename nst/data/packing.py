@@ -44,11 +44,8 @@ class Packing:
 
     Args:
         copies: called with a shard's number, copies of its selected images.
-        entries: of all shards together.
+        entries: of all shards together, at least one.
         samples_per_shard: entries of a packed shard, a few more or less.
-
-    Raises:
-        NstError: no entries.
     """
 
     copies: Callable[[int], np.ndarray]
@@ -57,10 +54,6 @@ class Packing:
     seed: int
     samples_per_shard: int
     open_shards: int = OPEN_SHARDS
-
-    def __post_init__(self) -> None:
-        if not self.entries:
-            raise NstError("the selection to pack is empty", next="nst select, with a lower select.min_confidence")
 
     @cached_property
     def order(self) -> np.ndarray:

@@ -151,7 +151,7 @@ def _check_predictions(index: np.ndarray, probs: np.ndarray, metadata: Predictio
             "is not a probability distribution",
             got=f"sample {index[first]}: sum {probs[first].sum():g}, smallest {probs[first].min():g}",
             valid="finite values of at least 0 that sum to 1 (the softmax of the logits)",
-            next="check the teacher: nst evaluate",
+            next="check the teacher: nst evaluate model.checkpoint=<the teacher>",
         )
 
 

@@ -234,7 +234,7 @@ def _other_format(path: Path, found: Any) -> NstError:
         f"{path} has another format",
         got=found,
         valid=f"{FORMAT}, which has a hash of every key",
-        next="label again: nst label overwrite=true",
+        next="nst label teacher.predictions=<folder>, then this with that teacher.predictions=<folder>",
     )
 
 
@@ -253,7 +253,7 @@ def _check_agreement(shards: Sequence[PredictionShard]) -> None:
                 f"predictions in {first.path.parent} do not belong together",
                 got=problem,
                 valid="one file per shard, all by one teacher over one class list",
-                next="label all shards with one teacher: nst label overwrite=true",
+                next=f"{way_on(shard.path)}: it labels only what is missing",
             )
         seen[shard.name] = shard.path
 

@@ -150,10 +150,21 @@ class PseudoLabels:
     def _open_predictions(self, folder: Path | str | None) -> Predictions | None:
         if folder is None or (self.targets == "hard" and not self.reassign):
             if self.targets == "soft" or self.reassign:
-                raise NstError("soft targets and reassign need the teacher's predictions", next="nst label")
+                raise NstError(
+                    "soft targets and reassign need the teacher's predictions",
+                    next="teacher.predictions=<folder of its labels>",
+                )
             return None
         predictions = Predictions.open(folder)
-        predictions.require(classes=self.classes, teacher=None if self.reassign else self.summary["teacher"])
+        predictions.require(classes=self.classes)
+        if not self.reassign and predictions.teacher != self.summary["teacher"]:
+            raise NstError(
+                f"the selection {self.folder} is of another teacher than the predictions in {folder}",
+                got=f"checkpoint sha256 {self.summary['teacher']}",
+                valid=f"checkpoint sha256 {predictions.teacher}",
+                next="this without teacher.predictions and teacher.selection, for those in teacher.run; or"
+                " teacher.reassign=true, which keeps the selection",
+            )
         if not self.reassign and predictions.digest != self.summary["predictions"]:
             raise NstError(
                 f"the selection {self.folder} was made from other predictions than {folder} holds now",
@@ -221,7 +232,8 @@ def _not_kept(folder: Path | str, keep: float, got: str) -> NstError:
         f"soft targets were not stored for all selected images in {folder}",
         got=got,
         valid=f"confidence of at least label.keep={keep:g}",
-        next="label again with a lower label.keep=..., or train on hard targets: teacher.targets=hard",
+        next="nst label label.keep=0 overwrite=true, then nst select overwrite=true; or train on hard targets:"
+        " teacher.targets=hard",
     )
 
 
@@ -235,6 +247,6 @@ def _read_selection(folder: Path) -> dict[str, Any]:
             f"{path} has another format",
             got=summary.get("format"),
             valid=FORMAT,
-            next="nst select overwrite=true",
+            next="nst select teacher.selection=<folder>, then this with that teacher.selection=<folder>",
         )
     return summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from nst.errors import NstError
 from nst.finished import final_weights
@@ -40,8 +41,8 @@ def locate_ours(source: str | Path) -> Path:
         "released weights do not say which classes they know",
         got=source,
         valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data.root=<shards>,"
-        " then teacher.run=runs/released",
+        next=f"nst export model.checkpoint={quote(str(source))} export.format=nst export.output=runs/released"
+        " data.root=<shards>, then runs/released instead of it",
     )
 
 

@@ -62,7 +62,7 @@ def read_info(path: Path | str) -> NetworkInfo:
         raise NstError(
             f"{path} holds weights but does not say of which network",
             valid="a file written by `nst train`",
-            next="nst evaluate model.checkpoint=<it> reads released weights in timm's layout",
+            next="`nst evaluate model.checkpoint=<it>` reads released weights in timm's layout",
         )
     try:
         return NetworkInfo.from_json(text)

@@ -45,7 +45,7 @@ HUB_FORMS: dict[str, Callable[[Any], bool]] = {
     "test_crop_pct": lambda value: _numbers([value], 1) and value > 0,
 }
 ENDPOINT = constants.ENDPOINT  # of the hub
-OTHERS = "nst evaluate takes any network of timm's that lies in a folder together with its config.json"
+OTHERS = "`nst evaluate` takes any network of timm's that lies in a folder together with its config.json"
 HUB_PATIENCE = 5.0  # seconds to wait for it
 
 

@@ -198,7 +198,11 @@ class AttackScores(RunningSums):
         """
         samples, *right = self._sums["counts"].tolist()
         if samples == 0:
-            raise NstError("nothing was attacked", got="0 images", next="check the data: nst shard --verify")
+            raise NstError(
+                "nothing was attacked",
+                got="0 images",
+                next="check the data: nst shard --verify shard.output=<folder of the test set>",
+            )
         return {
             "attack": self.method.name,
             "norm": "linf",

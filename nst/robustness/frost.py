@@ -77,7 +77,7 @@ def _files(folder: Path) -> list[Path]:
             "the folder of frost textures holds none",
             got=folder,
             valid=f"a folder with {', '.join(BENCHMARK_FILES)}, or any pictures",
-            next="leave frost_folder empty for procedural textures",
+            next="eval.frost_folder=null draws frost instead",
         )
     return files
 

@@ -37,6 +37,18 @@ def differing(data: Mapping[str, Any], typed: Sequence[str]) -> dict[str, tuple[
     return found | _source_differing(data, typed, root)
 
 
+def differing_for(
+    stage: str, data: Mapping[str, Any], typed: Sequence[str], *, overwrite: bool
+) -> dict[str, tuple[Any, Any]]:
+    """As `differing`, as far as a stage reads the shards as they are: nst iterate, and who looks at what it would do,
+    knows pictures by their content, and with overwrite=true makes other shards of them."""
+    if stage == "train":
+        return differing(data, typed)
+    if overwrite and data["source"].get("root", "") is not None:
+        return {}
+    return differing(data, [name for name in typed if name != "data.source.root"])
+
+
 def _source_differing(data: Mapping[str, Any], typed: Sequence[str], root: Path) -> dict[str, tuple[Any, Any]]:
     if not (root / "config.yaml").exists():
         return {}

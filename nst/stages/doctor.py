@@ -36,10 +36,11 @@ from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
+from nst.stages.as_sharded import differing_for
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.places import teacher_files
-from nst.stages.unread import typed_names
+from nst.stages.unread import made_otherwise, typed_names
 from nst.training.phases import phases
 from nst.training.wandb_mode import resolved_mode
 
@@ -63,7 +64,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(job, name))}
     images = _images(job)
     trainings: list[TrainingFacts] = []
-    mistakes: list[Finding] = []
+    mistakes = _made_otherwise(job, "train" if single else "iterate")
     given = not single and starts_from_a_run(job)
     own = [[]] if single else [list(typed_names(options)) for options in generation_options(job)]
     teacher, classes = None, None
@@ -94,6 +95,12 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
         **_wandb(job.logger.wandb),
     )
     return Examination([*mistakes, *examine(situation, job.doctor.accept)], situation)
+
+
+def _made_otherwise(job: SurveyJob, stage: str) -> list[Finding]:
+    """Options of the command line with which the shards that are there were not made."""
+    wrong = differing_for(stage, job.config["data"], list(typed_names(job.overrides)), overwrite=job.overwrite)
+    return [_mistake(made_otherwise(wrong, job.data.root, stage), "")] if wrong else []
 
 
 def _shards(job: SurveyJob, name: str) -> ShardSet | None:
@@ -217,19 +224,15 @@ def _selecting(job: SurveyJob, images: DatasetSize | None) -> Selecting:
 
 def _needed(each: Sequence[SurveyJob], single: bool, images: DatasetSize | None) -> float | None:
     """Bytes of the predictions and selections that are still to be written."""
-    if images is None:
-        return None
+    if images is None or single:
+        return None if images is None else 0.0
     sizes = images.storage()
     every, selection = sizes["predictions"], sizes["selection"]
     rows = images.unlabeled * PREDICTION  # how many of them keep probabilities too is known after labeling only
-    return (
-        0.0
-        if single
-        else sum(
-            (every if student.label.keep == 0 else rows) + selection
-            for teacher, student in pairwise(each)
-            if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
-        )
+    return sum(
+        (every if student.label.keep == 0 else rows) + selection
+        for teacher, student in pairwise(each)
+        if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
     )
 
 

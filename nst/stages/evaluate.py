@@ -277,6 +277,6 @@ def _test_set(job: EvaluateJob, robustness: RobustnessOptions | None) -> ShardSe
         raise NstError(
             f"there is no test set at {data.test}",
             valid="a folder of labeled shards, or null",
-            next="data.test=null measures the released sets alone; nst shard makes a test set",
+            next="data.test=<folder of shards>; data.test=null measures the released sets alone",
         )
     return test_set(data, job.remote, job.stage)

@@ -86,5 +86,5 @@ def shard_sets(folder: str) -> list[Path | str]:
     parts = (Path(folder), *(Path(folder) / name for name in ("labeled", "unlabeled", "test", "validation")))
     found: list[Path | str] = [part for part in parts if has_index(part)]
     if not found:
-        raise NstError(f"there is no shard set in {folder}", next="nst shard writes one; shard.output=<folder>")
+        raise NstError(f"there is no shard set in {folder}", next="shard.output=<folder of one that is there>")
     return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from omegaconf import DictConfig
@@ -189,8 +190,8 @@ def _ours(source: str) -> Path:
     raise NstError(
         f"{source} is a released network already",
         valid="a run directory, or weights written by nst",
-        next=f"nst export model.checkpoint={source} export.format=nst export.output=runs/released data.root=<shards>"
-        " makes it one of ours with the classes of these shards; export runs/released then",
+        next=f"nst export model.checkpoint={quote(source)} export.format=nst export.output=runs/released"
+        " data.root=<shards> makes it one of ours with the classes of these shards; export runs/released then",
     )
 
 

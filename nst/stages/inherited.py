@@ -44,7 +44,7 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
     """
     require_read(cfg, stage)
     cfg = _with_data(cfg, stage, tell)
-    if stage == "train":
+    if STAGES[stage].as_sharded:
         require_as_sharded(cfg, stage)
     return cfg
 

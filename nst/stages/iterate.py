@@ -40,7 +40,7 @@ from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, Sh
 from nst.sharing import is_rank_zero, take_lock, wait_until_seen
 from nst.shown import kept
 from nst.stages.apart import keep_apart
-from nst.stages.as_sharded import differing
+from nst.stages.as_sharded import differing_for
 from nst.stages.chosen_network import architecture
 from nst.stages.control import control_options
 from nst.stages.doctor import advise
@@ -96,7 +96,7 @@ def _row(number: int | str, result: Result, selection: Result | None) -> Result:
         "unlabeled_with_copies": totals["copies"],
         "steps": result["steps"],
     }
-    if selection and "accuracy" in selection:
+    if selection and "accuracy" in selection and totals["selected"]:
         row["pseudo_label_accuracy"] = 100 * selection["accuracy"]["after"]["accuracy"]
     return row
 
@@ -240,8 +240,8 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
 
 def _require_alike(job: IterateJob, output: Path) -> None:
     """Raises UsageError where the command line asks for other sets than the shards have been made with."""
-    typed = [name for name in typed_names(job.overrides) if name != "data.source.root"]
-    if wrong := differing({**job.config["data"], "root": output}, typed):
+    data = {**job.config["data"], "root": output}
+    if wrong := differing_for("iterate", data, list(typed_names(job.overrides)), overwrite=job.overwrite):
         raise UsageError(
             f"{output} holds shards that were made otherwise",
             got="; ".join(f"{name}: {before} before, {now} now" for name, (before, now) in wrong.items()),

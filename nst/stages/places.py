@@ -98,6 +98,7 @@ def _teacher_folder(teacher: TeacherOptions, stage: str, name: str) -> Path:
         )
     if run is None:
         raise NstError(
-            f"where are the teacher's {name}?", next=f"nst {stage} teacher.run=<run directory>, or teacher.{name}="
+            f"where are the teacher's {name}?",
+            next=f"nst {stage} teacher.run=<run directory>, or teacher.{name}=<folder>",
         )
     return Path(run) / name

@@ -62,6 +62,7 @@ def run(job: PredictJob, directory: Path) -> Result:
     network = ensemble_asked(network_files(job.model.checkpoint, job.stage), options.views)
     require_batch("predict.batch_size", options.batch_size, network.image_size)
     inputs = open_inputs(_place(job), Remote(**vars(job.remote)))
+    inputs.agree(engine.agreed)
     batch = engine.batch_size(inputs.batch_size(options.batch_size))
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {

@@ -95,8 +95,8 @@ def test_set(data: DataOptions, remote: RemoteOptions, stage: str) -> ShardSet:
         raise NstError(
             f"nst {stage} needs a test set",
             got=f"data.test={data.test or 'null'}, data.test_samples={data.test_samples}",
-            valid="a folder of labeled shards",
-            next=f"nst {stage} data.test=<folder of shards>, or make one: nst shard data.test_samples=<number>",
+            valid="a folder of labeled shards, as nst shard makes one with data.test_samples=<number>",
+            next=f"nst {stage} data.test=<folder of shards>",
         )
     return open_shards(data, "test", remote)
 

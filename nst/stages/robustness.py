@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -243,7 +244,7 @@ def baseline_blocks(baseline: str | None) -> dict[str, Block] | None:
     raise NstError(
         f"the baseline {baseline} has no robustness results",
         valid="a run directory that nst evaluate eval=robustness has been through, or the folder it wrote",
-        next=f"nst evaluate eval=robustness model.checkpoint={baseline}",
+        next=f"nst evaluate eval=robustness model.checkpoint={quote(str(baseline))}",
     )
 
 

@@ -288,7 +288,7 @@ def summary_line(result: Mapping[str, Any]) -> str:
     """One line about a selection: how many images, how often, and how right where that is known."""
     totals = result["totals"]
     line = f"{totals['selected']} of {totals['images']} images selected, {totals['copies']} with copies"
-    if "accuracy" in result:
+    if "accuracy" in result and totals["selected"]:
         before, after = (100 * result["accuracy"][name]["accuracy"] for name in ("before", "after"))
         line += f"; pseudo-labels right: {before:.1f} % before, {after:.1f} % after selection"
     return line

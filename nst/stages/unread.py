@@ -21,8 +21,8 @@ from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.models.network_info import read_info
 from nst.shown import as_typed, some
-from nst.stage_table import STAGES
-from nst.stages.as_sharded import differing
+from nst.stage_table import OF_A_TEACHER, STAGES
+from nst.stages.as_sharded import differing, differing_for
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
 VALID = {
@@ -65,18 +65,25 @@ def require_read(cfg: DictConfig, stage: str) -> None:
     record = STAGES[stage]
     if not record.strict:
         return
+    alone = _on_labels_alone(cfg, stage)
+    taken = () if alone else record.taken  # without a teacher there are no earlier steps
     names = list(typed_names(_typed(cfg)))
     whole = record.needs_data and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
-        if _is_read(cfg, stage, name) or name.partition(".")[0] in record.taken:
+        if _is_read(cfg, stage, name) or name.partition(".")[0] in taken:
             continue
         if whole and _fits_the_shards(cfg, name):
             continue
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
             unread.append(item)
     if unread:
-        raise _changes_nothing(stage, unread)
+        raise _changes_nothing(stage, unread, alone=alone)
+
+
+def _on_labels_alone(cfg: DictConfig, stage: str) -> bool:
+    """Whether this is a training without a teacher."""
+    return stage == "train" and cfg.teacher.run is None and cfg.teacher.checkpoint is None
 
 
 def require_as_sharded(cfg: DictConfig, stage: str) -> None:
@@ -85,18 +92,27 @@ def require_as_sharded(cfg: DictConfig, stage: str) -> None:
     Raises:
         UsageError: one says otherwise.
     """
-    wrong = differing(plain(cfg.data, whole=False), list(typed_names(_typed(cfg))))
-    if not wrong:
-        return
-    for name in wrong:
-        leave_out(name)
+    typed = list(typed_names(_typed(cfg)))
+    if wrong := differing_for(stage, plain(cfg.data, whole=False), typed, overwrite=cfg.overwrite):
+        for name in wrong:
+            leave_out(name)
+        raise made_otherwise(wrong, cfg.data.root, stage, f"nst {stage}" if command_is_known() else None)
+
+
+def made_otherwise(wrong: Mapping[str, tuple[Any, Any]], root: str, stage: str, next: str | None = None) -> UsageError:
+    """The refusal of options that are not those with which the shards at `root` were made.
+
+    Args:
+        wrong: as `differing` tells them.
+        next: the command that helps; None: words for it.
+    """
     given = [f"{name}={as_typed(asked)}" for name, (_, asked) in wrong.items()]
     verb = "changes" if len(given) == 1 else "change"
-    raise UsageError(
-        f"{some(given)} {verb} nothing: nst {stage} reads the shards in {cfg.data.root} as they are",
+    return UsageError(
+        f"{some(given)} {verb} nothing: nst {stage} reads the shards in {root} as they are",
         got="; ".join(f"made with {name}={as_typed(before)}" for name, (before, _) in wrong.items()),
         valid="a data.root where nst shard has made others",
-        next=f"nst {stage}" if command_is_known() else f"leave out {some(list(wrong))}",
+        next=next or f"leave out {some(list(wrong))}",
     )
 
 
@@ -125,6 +141,8 @@ def _is_read(cfg: DictConfig, stage: str, name: str) -> bool:
         return bool(cfg.trainer.accelerator == "xla")
     if name.startswith("label.ray.") and stage == "label":
         return bool(cfg.label.engine == "ray")
+    if name.partition(".")[0] in OF_A_TEACHER and _on_labels_alone(cfg, stage):
+        return False
     return record.reads(name)
 
 
@@ -200,13 +218,18 @@ def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, node
 
 
-def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
-    """The refusal, and the command without these options, or with those that help."""
+def _changes_nothing(stage: str, items: Sequence[str], *, alone: bool) -> UsageError:
+    """The refusal, and the command without these options, or with those that help.
+
+    Args:
+        alone: it is a training without a teacher, which would read some of them.
+    """
     helps, valid = [], []
     record = STAGES[stage]
     groups = [group for group, node in record.options.items() if isinstance(node, dict)]
     for item, name in zip(items, typed_names(items), strict=True):
-        instead = record.instead.get(name) or (record.folder if name == "run_dir" and record.within else "")
+        instead = record.instead.get(name) or record.instead.get(name.partition(".")[0], "")
+        instead = instead or (record.folder if name == "run_dir" and record.within else "")
         if instead and " " not in instead:
             instead = f"{instead}={item.partition('=')[2]}"
             helps.append(instead)
@@ -219,8 +242,9 @@ def _changes_nothing(stage: str, items: Sequence[str]) -> UsageError:
         leave_out(name)
     names = list(typed_names(items))
     verb, it = ("changes", "it") if len(names) == 1 else ("change", "them")
+    who = f"nst {stage}" + (" without a teacher" if alone else "")
     return UsageError(
-        f"{some(names)} {verb} nothing: nst {stage} does not read {it}",
+        f"{some(names)} {verb} nothing: {who} does not read {it}",
         got=" ".join(items),
         valid="; ".join(dict.fromkeys(valid)),
         next=" ".join(["nst", stage, *helps]) if command_is_known() else f"leave {it} out",

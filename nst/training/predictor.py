@@ -152,7 +152,7 @@ def _in_memory(picture: Any) -> tuple[None, np.ndarray]:
 
 def _unreadable(what: str, reason: object) -> NstError:
     return NstError(
-        f"{what} cannot be read", got=reason, next="leave it out; nst predict passes over such files and lists them"
+        f"{what} cannot be read", got=reason, next="leave it out; `nst predict` passes over such files and lists them"
     )
 
 

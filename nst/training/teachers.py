@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nst.advice import leave_out
 from nst.atomic import known_sha256
-from nst.data.packed import PackedLabels, packed_from
+from nst.data.packed import PackedLabels, labeled_anew, packed_from
 from nst.data.pseudo_labels import PseudoLabels, StudentLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError, UsageError
@@ -66,7 +67,11 @@ def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:
         return _packed_labels(teacher, shards, about)
     if teacher.selection is None or (teacher.mode == "online" and not teacher.selection.exists()):
         if teacher.mode == "offline":
-            raise NstError("an offline teacher needs a selection", next="nst label, nst select, or teacher=online")
+            raise NstError(
+                "an offline teacher needs a selection",
+                next="nst label teacher.predictions=<labels>, nst select teacher.predictions=<labels>"
+                " teacher.selection=<selection>, then this with both; or teacher=online",
+            )
         return None
     online = teacher.mode == "online"
     if not online and teacher.predictions is not None:
@@ -79,6 +84,11 @@ def pseudo_labels(teacher: Teacher, shards: ShardSet) -> StudentLabels | None:
     )
     _check_same_shards(labels, shards, teacher.selection)
     _check_same_teacher(labels, teacher)
+    if not len(labels):
+        raise NstError(
+            f"the selection {teacher.selection} is empty",
+            next="nst select select.min_confidence=<lower> overwrite=true, then this again",
+        )
     return labels
 
 
@@ -96,7 +106,7 @@ def _packed_labels(teacher: Teacher, shards: ShardSet, about: dict[str, Any]) ->
     if teacher.mode == "online":
         return None
     if teacher.reassign and teacher.predictions is None:
-        raise NstError("reassign needs this teacher's predictions", next=f"nst label data.unlabeled={shards.folder}")
+        raise NstError("reassign needs this teacher's predictions", next=labeled_anew(shards.folder))
     _require_no_look(teacher)
     labels = PackedLabels(shards, about, teacher.predictions if teacher.reassign else None, targets=teacher.targets)
     _check_same_teacher(labels, teacher)
@@ -133,14 +143,25 @@ def _check_same_teacher(labels: StudentLabels, teacher: Teacher) -> None:
             f"the selection {labels.folder} has other classes than its teacher",
             got=f"{len(labels.classes)} classes: {', '.join(labels.classes[:4])} ...",
             valid=f"the {len(classes)} classes of {teacher.weights}, in the same order",
-            next="nst label and nst select again",
+            next="nst label overwrite=true and nst select overwrite=true, then this again",
         )
-    if labels.predictions is not None:
-        labels.predictions.require(classes=classes, teacher=digest)
     if teacher.mode == "offline" and not teacher.reassign and labels.summary["teacher"] != digest:
+        leave_out("teacher.predictions")  # another's, as the selection is: neither is to be made anew
+        leave_out("teacher.selection")
         raise NstError(
             f"the selection {labels.folder} is of another teacher",
             got=labels.summary["teacher"][:12],
             valid=digest[:12],
-            next="nst label and nst select with this teacher, or teacher.reassign=true to keep the selection",
+            next=labeled_anew(labels.folder)
+            if isinstance(labels, PackedLabels)
+            else "nst label, then nst select; then this without teacher.predictions and teacher.selection; or"
+            " teacher.reassign=true, which keeps the selection",
+        )
+    if labels.predictions is not None and labels.predictions.teacher != digest:
+        leave_out("teacher.predictions")
+        raise NstError(
+            f"predictions in {labels.predictions.folder} are by another teacher",
+            got=labels.predictions.teacher[:12],
+            valid=digest[:12],
+            next="nst label; then this without teacher.predictions",
         )

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if error.filename in (None, str(temporary), str(path)) or Path(error.filename).name == written.LIST:
             raise NstError(
-                f"cannot write {path}", got=error.strerror or error, next=f"make room: df -h {path.parent}"
+                f"cannot write {path}",
+                got=error.strerror or error,
+                next=f"make room: df -h {shlex.quote(str(path.parent))}",
             ) from error
         raise
     finally:

@@ -22,7 +22,9 @@ def load(name: str) -> dict:
 
 
 def save(name: str, value: object) -> None:
-    (HERE / name).write_text(json.dumps(value))
+    temporary = HERE / f"{name}.{os.getpid()}"  # whole or not at all: another call may be reading
+    temporary.write_text(json.dumps(value))
+    temporary.replace(HERE / name)
 
 
 def fail(message: str) -> NoReturn:

@@ -429,3 +429,56 @@ def test_the_advice_is_followed_to_its_end(name: str, here: Path):
         works(command, here)
     if wrong.again:
         works(wrong.command if wrong.again is True else wrong.again, here)
+
+
+# ---- options that are advised, given in the place of those that the command had
+
+SORTED = ["shard", "data=folder", "data.source.root=sorted", "data.root=d"]
+FOLDER = (("<folder>", "elsewhere"),)
+# command, the options that its error names, and what stands for the <placeholders>
+OPTIONS: list[tuple[list[str], list[str], tuple[tuple[str, str], ...]]] = [
+    ([*TAUGHT, "trainer.accumulate=3"], ["student.labeled_batch_size"], ()),
+    ([*TAUGHT, "trainer.accumulate=2", "trainer.precision=16-mixed"], ["trainer.precision"], ()),
+    (["train", *STUDENT, "data.root=shards", "run_dir=shards/labeled"], ["run_dir"], FOLDER),
+    (["label", "teacher.run=teacher1", "teacher.views=all"], ["teacher.views"], ()),
+    (["label", "teacher.run=teacher1", "data.unlabeled=null"], ["data.unlabeled"], (("<folder>", "shards/unlabeled"),)),
+    (["label", "teacher.run=[teacher0,teacher1]"], ["teacher.predictions"], ()),
+    (["label", "teacher.checkpoint=alone.safetensors", "data.root=shards", "teacher.predictions=p",
+      "teacher.noised=true"], ["teacher.noised"], ()),
+    (["select", "teacher.run=teacher0", *SELECT[1:], "teacher.selection=c", "select.method=official",
+      "select.min_confidence=0.123"], ["select.method"], ()),
+    (["select", "teacher.run=teacher0", *SELECT, "teacher.selection=c", "select.prior=labeled", "data.labeled=nowhere"],
+     ["select.prior"], ()),
+    (["evaluate", "model.checkpoint=[teacher0,teacher1]", "evaluate.output=e"], ["model.checkpoint"], ()),
+    (["evaluate", "model.checkpoint=teacher0", "eval=robustness_quick", *FOG, "evaluate.output=e", "data.test=nowhere"],
+     ["data.test"], (("<folder of shards>", "shards/test"),)),
+    (["plan", "data.root=shards", "model=small", "student.steps=4", "plan.output=alone.safetensors"], ["plan.output"],
+     (("<file>", "plan.json"),)),
+    (["shard", *PACK, "shard.output=p"], ["teacher.run"], (("<run directory of the teacher>", "teacher0"),)),
+    (["shard", "--verify", "shard.output=nowhere"], ["shard.output"], (("<folder of one that is there>", "shards"),)),
+    (["shard", "data=folder", "data.root=d", "data.labeled_per_class=1"], ["data.source.root"],
+     (("<folder or file>", "sorted"), ("...", "sorted"))),
+    (["shard", "data=tar", "data.root=d", "data.source.root=sorted", "data.labeled_per_class=1"],
+     ["data", "data.source.root"], ()),
+    ([*SORTED, "data.labeled_per_class=9"], ["data.labeled_per_class"], ()),
+    ([*SORTED, "data.labeled_per_class=1", "data.validation_samples=9"], ["data.validation_samples"], ()),
+    ([*SORTED, "data.labeled_per_class=1", "data.test_samples=99"], ["data.test_samples"], ()),
+    (["shard", "data=folder", "data.source.root=pictures", "data.root=d", "data.labeled_per_class=3"],
+     ["data.labeled_per_class", "data.test_samples"], ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "names", "fills"), OPTIONS, ids=lambda it: it[0] if isinstance(it, list) else "")
+def test_an_option_that_is_advised_helps(
+    command: list[str], names: list[str], fills: tuple[tuple[str, str], ...], here: Path
+):
+    shutil.copy(here / "teacher0" / "checkpoints" / "trained.safetensors", here / "alone.safetensors")
+    done = run(command, here, merged=True, limit_s=120)
+    assert done.returncode in (1, 2), done.stdout
+    said = done.stdout[done.stdout.index("next: ") :]
+    for placeholder, value in fills:
+        said = said.replace(placeholder, value)
+    options = [re.search(rf"(?<![\w.]){re.escape(name)}=[^\s,;]+", said) for name in names]
+    assert all(options), done.stdout
+    others = [item for item in command if item.partition("=")[0] not in names]
+    works([*others, *(option[0] for option in options if option)], here)

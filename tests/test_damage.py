@@ -267,7 +267,8 @@ def test_a_report_does_without_what_its_advice_removes(whole: Finished, capsys: 
 
 def test_a_damaged_started_json_gives_way_to_overwrite(whole: Finished):
     DAMAGE["junk"](whole.run / "gen0" / "started.json")
-    options = [*whole.of("start")[:-2], "seed=4", "student.steps=4", f"run_dir={whole.run / 'gen0'}", "overwrite=true"]
+    options = ["train", *TINY, f"data.root={whole.directory / 'data'}", "seed=4", "student.steps=4",
+               f"run_dir={whole.run / 'gen0'}", "overwrite=true"]  # fmt: skip
     assert _outcome(options) == (0, "")
     assert read_json(whole.run / "gen0" / "result.json")["steps"] == 4
 

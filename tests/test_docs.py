@@ -191,6 +191,13 @@ def test_the_findings_are_what_the_raw_numbers_say():
     assert f"\n{findings.of_folder(ROOT / 'docs' / 'results')}\n" in (ROOT / "docs" / "results.md").read_text()
 
 
+def test_every_room_and_module_of_the_house_stands_in_its_picture():
+    """Modules inside a room are told by their own first lines."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    names = {path.stem if path.suffix else f"{path.name}/" for path in (ROOT / "nst").iterdir()}
+    assert not [name for name in names - {"__init__", "__main__", "__pycache__/"} if f"`{name}`" not in page]
+
+
 def test_every_page_is_linked_from_the_readme():
     linked = set(re.findall(r"\]\(([^)#\s]+)", README))
     assert not [page.name for page in PAGES if page.parent.name == "docs" and f"docs/{page.name}" not in linked]

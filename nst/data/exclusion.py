@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def _earlier(output: Path, shards: ShardSet) -> list[dict[str, Any]]:
     excluded = {shard.name: set(shard.excluded) for shard in shards.shards}  # a shard that lost all images is not here
     return [
         row
-        for row in read_json(path, next=EXCLUDE_AGAIN.format(path=path))["images"]
+        for row in read_json(path, next=EXCLUDE_AGAIN.format(path=quote(str(path))))["images"]
         if row["shard"] not in excluded or row["position"] in excluded[row["shard"]]
     ]
 

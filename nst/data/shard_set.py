@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from nst.data.index_files import made_again, read_index
@@ -240,7 +241,7 @@ def _made_again(folder: Path | str) -> str:
 def emptied_shards(folder: Path) -> list[ShardInfo]:
     """Shards of which an exclusion left nothing (`nst.data.exclusion`), so that index.json does not name them."""
     path = folder / "excluded.json"
-    found = read_json(path, next=EXCLUDE_AGAIN.format(path=path))["emptied"] if path.exists() else []
+    found = read_json(path, next=EXCLUDE_AGAIN.format(path=quote(str(path))))["emptied"] if path.exists() else []
     return [_shard(shard, folder) for shard in found]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from nst.data.images import IMAGE_EXTENSIONS
 from nst.data.shard_set import EXCLUDE_AGAIN, ShardSet
@@ -43,7 +44,7 @@ def was_excluded(unlabeled: ShardSet, test: ShardSet) -> bool:
     if is_remote(unlabeled.folder):
         return False
     report = Path(unlabeled.folder) / "excluded.json"
-    again = EXCLUDE_AGAIN.format(path=report)
+    again = EXCLUDE_AGAIN.format(path=quote(str(report)))
     return report.exists() and any(one["digest"] == test.digest for one in read_json(report, next=again)["evaluation"])
 
 

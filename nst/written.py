@@ -83,11 +83,11 @@ def note(*paths: Path, kind: str = "", made: bool = False) -> bool:
     return None not in homes
 
 
-def ours(paths: Sequence[Path]) -> list[Path]:
-    """Those of these files that nst has written, by the lists above them."""
+def ours(paths: Sequence[Path], kind: str = "") -> list[Path]:
+    """Those of these files, or links (`LINK`), that nst has made, by the lists above them."""
     homes = [(path, home) for path in paths if (home := _home(path)) is not None]
     lists = {home: _read(home) for home in {home for _, home in homes}}
-    return [path for path, home in homes if _entry(home, path) in lists[home]]
+    return [path for path, home in homes if _entry(home, path, kind) in lists[home]]
 
 
 def listed_below(folder: Path) -> Iterator[Path]:

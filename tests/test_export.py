@@ -48,7 +48,7 @@ def generations(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "tiny"
     options = [*TINY, f"data.root={digits}", f"run_dir={directory}", "student.steps=4", "iterate.report=false",
                "iterate.generations=[['model.width=0.25'],['model.width=0.3']]", "select.min_confidence=0",
-               "select.allow_empty_classes=true"]  # fmt: skip
+               "select.allow_empty_classes=true", "iterate.control=true"]  # fmt: skip
     assert run_stage("iterate", options) == 0
     return directory
 
@@ -189,7 +189,9 @@ def test_a_student_is_exported_with_a_card_of_its_runs_facts(generations: Path, 
     for form, files in (("timm", {"model.safetensors", "README.md"}), ("onnx", {"model.onnx", "README.md"})):
         assert run_stage("export", [f"model.checkpoint={student}", f"export.format={form}"]) == 0
         assert {path.name for path in (student / "export" / form).iterdir()} == files
-    assert "model.onnx" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "model.onnx" in out
+    assert " 0.0" not in out, "a size of a small file too"
     weights = student / "checkpoints" / "trained.safetensors"
     network, info = load_network(student / "export" / "timm" / "model.safetensors")
     assert torch.equal(network(random_images(12)), load_network(weights)[0](random_images(12)))
@@ -204,6 +206,11 @@ def test_a_student_is_exported_with_a_card_of_its_runs_facts(generations: Path, 
     assert cells[2:5] == ["50", f"{selection['selected']:,}", f"{evaluation['top1']:.2f}"]
     assert cells[6:] == [f"{evaluation['top5']:.2f}", f"{evaluation['ece']:.2f}"]
     assert "| teacher |" in card
+    control = read_json(generations / "control" / "evaluation" / "result.json")["top1"]
+    line = next(line for line in card.splitlines() if line.startswith("| control |"))
+    assert [cell.strip() for cell in line.split("|")][3:6] == ["50", "0", f"{control:.2f}"]
+    assert f"Student 1 has {abs(evaluation['top1'] - control):.2f} points" in card
+    assert "than the control, which learned from the labels alone (95 % interval" in card
     for said in (f"{result['parameters']:,}", f"sha256 {result['weights_sha256']}", "12 x 12 px: the whole picture",
                  started["inputs"]["teacher"]["weights"][:12], "| Data | digits |", "| Steps | 4 |",
                  "RandAugment 2 x 5 (fixed)", "adamw", "Robustness: not measured.", "100 test images", "nst iterate",
@@ -241,6 +248,25 @@ def test_the_card_has_every_number_of_robustness_also_of_an_attack_alone(
         assert "not measured" not in card
 
 
+def test_a_run_of_iterate_is_exported_as_the_generation_that_it_stands_for(
+    generations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Its last student, as label and predict take it; into that student's directory, with the whole card."""
+    shutil.copytree(generations, run := tmp_path / "run", symlinks=True)
+    for linked in (False, True):
+        last = run / "gen1"
+        if linked:  # of a run with validation images
+            (run / "best").symlink_to("gen0")
+            last = run / "gen0"
+        shutil.rmtree(last / "export", ignore_errors=True)
+        assert run_stage("export", [f"model.checkpoint={run}"]) == 0
+        card = (last / "export" / "timm" / "README.md").read_text()
+        assert f"sha256 {read_json(last / 'result.json')['weights_sha256']}" in card
+        assert "exported from weights alone" not in card
+        assert ("| student 1 |" in card) is not linked
+    assert str(run / "gen1" / "export") in capsys.readouterr().out
+
+
 def test_the_teachers_card_knows_of_no_student_and_no_teacher(generations: Path, tmp_path: Path):
     weights = generations / "gen0" / "checkpoints" / "trained.safetensors"
     options = [f"model.checkpoint={weights}", f"export.output={tmp_path}"]
@@ -248,6 +274,7 @@ def test_the_teachers_card_knows_of_no_student_and_no_teacher(generations: Path,
     card = (tmp_path / "README.md").read_text()
     assert "none were used" in card
     assert "| student 1 |" not in card
+    assert "| control |" not in card, "it is of the last student's size"
     assert "another network" not in card
     assert "Noise of unlabeled images" not in card
 

@@ -28,6 +28,7 @@ from nst.report.terminal import table
 from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, SelectJob, changed
 from nst.stages import generations, iterate, select
 from nst.training.loggers import TIMING_METRICS
+from nst.written import begin
 from tests import forked
 from tests.conftest import TINY
 
@@ -353,11 +354,44 @@ def test_runs_share_a_teacher_and_select_for_themselves(
     assert not (shared / "selection").exists()
 
 
-def test_a_run_has_one_generation_0(digits: Path, tmp_path: Path):
-    (tmp_path / "run" / "gen0").mkdir(parents=True)
+@pytest.mark.parametrize("link", [False, True])
+def test_a_run_has_one_generation_0(digits: Path, tmp_path: Path, link: bool):
+    (tmp_path / "run").mkdir()
+    mine = tmp_path / "run" / "gen0"
+    if link:  # of the user's own
+        (tmp_path / "mine").mkdir()
+        mine.symlink_to(tmp_path / "mine")
+    else:
+        mine.mkdir()
     with pytest.raises(NstError, match="is another generation 0 than"):
         dispatch(["iterate", *TINY, f"data.root={digits}", f"iterate.teacher={tmp_path / 'shared'}",
                   f"run_dir={tmp_path / 'run'}"])  # fmt: skip
+    assert mine.is_symlink() == link
+    assert mine.resolve() == (tmp_path / "mine" if link else mine)
+
+
+def test_a_student_keeps_the_link_to_its_teacher(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    begin(tmp_path / "run")
+    generations.Places(tmp_path / "run", tmp_path / "first").link()
+    (tmp_path / "run" / "gen1").mkdir()
+    with pytest.raises(NstError, match="is another generation 0 than"):
+        generations.Places(tmp_path / "run", tmp_path / "other").link()
+    assert (tmp_path / "run" / "gen0").resolve() == tmp_path / "first"
+
+
+def test_suites_that_cannot_be_measured_are_told_before_the_teacher_is_trained(digits: Path, tmp_path: Path):
+    common = ["iterate", *TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "eval=robustness_quick"]
+    for wrong, told in {
+        "eval.corruptions=null eval.perturbations=null": "no suite of robustness is asked for",
+        "eval.cifar_c=nowhere": "no such folder",
+        "eval.baseline=nowhere": "no robustness results",
+    }.items():
+        with pytest.raises(NstError, match=told):
+            dispatch([*common, *wrong.split()])
+        with pytest.raises(NstError, match=told):  # also of a student alone
+            dispatch([*common, f"iterate.generations=[['eval=clean'],[{','.join(wrong.split())}]]"])
+    assert not (tmp_path / "run" / "gen0").exists()
 
 
 def test_runs_wait_for_each_other_at_a_shared_teacher(tmp_path: Path):

@@ -16,9 +16,11 @@ from nst.evaluation.comparing import Scores
 from nst.models.checkpoints import load_network
 from nst.settings.job import GenerationJob
 from nst.stages.control import control_options
+from nst.stages.generations import Places
 from nst.stages.judging import VALIDATION, Judging, link_best
 from nst.training.recipe import Length
 from nst.training.schedule import schedule_for
+from nst.written import begin
 from tests.conftest import TINY, read_by
 
 SIZES = [["model.width=0.25"], ["model.width=0.3", "student.unlabeled_ratio=3", "student.steps=6"]]
@@ -136,6 +138,23 @@ def test_no_control_starts_at_a_given_teacher_that_is_a_student(validated: Path,
     control = document(tmp_path / "run" / "control" / "started.json")["inputs"]
     assert "teacher" not in control
     assert control.get("pretrained") is None
+
+
+def test_a_run_goes_on_from_the_best_network_of_a_finished_one(
+    validated: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    given = [f"iterate.teacher={validated}", f"data.validation={digits / 'labeled'}"]
+    with pytest.raises(NstError, match="generation 0 would be trained in it") as caught:
+        dispatch(["iterate", *options(tmp_path / "run", digits, *given)])
+    assert "model.pretrained=<that run>" in caught.value.next
+    begin(tmp_path / "run")
+    Places(tmp_path / "run", tmp_path / "other").link()  # as it is left by a start that failed
+    assert dispatch(["iterate", *options(tmp_path / "run", digits, *given, "iterate.generations=[null,[]]")]) == 0
+    assert (tmp_path / "run" / "gen0").resolve() == (validated / "best").resolve()
+    assert "gen0 train" not in capsys.readouterr().out
+    teacher = document(tmp_path / "run" / "gen1" / "started.json")["inputs"]["teacher"]
+    best = document((validated / "best").resolve() / "result.json")
+    assert best["weights_sha256"] in json.dumps(teacher)
 
 
 def test_what_a_noised_teacher_cannot_do_is_told_before_it_is_trained(digits: Path, tmp_path: Path):

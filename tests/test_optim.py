@@ -14,7 +14,7 @@ from helpers import golden_rows, golden_tensors
 from torch import Tensor, nn
 
 from nst.config import compose_config
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.settings.learning import Recipe, ScheduleOptions
 from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
 from nst.training.recipe import Length
@@ -85,6 +85,14 @@ def test_without_staircase_the_rate_decays_at_every_step() -> None:
 def test_cosine_warms_up_then_falls_to_zero_at_the_last_step(step: int, rate: float) -> None:
     schedule = Schedule(1.0, 10.0, kind="cosine", warmup_epochs=1, total_steps=60)
     assert schedule.learning_rate(step) == pytest.approx(rate, abs=1e-12)
+
+
+def test_a_cosine_without_a_step_after_its_warm_up_is_refused() -> None:
+    with pytest.raises(UsageError, match="must end after its warm-up") as caught:
+        Schedule(1.0, 10.0, kind="cosine", warmup_epochs=6, total_steps=60)
+    assert caught.value.got == "60 steps in all, 60 of warm-up"
+    assert caught.value.next.endswith("student.schedule.warmup_epochs=0")
+    Schedule(1.0, 10.0, kind="cosine", warmup_epochs=0, total_steps=60)
 
 
 def test_constant_warms_up_then_stays() -> None:

@@ -515,6 +515,14 @@ def test_titles_follow_the_data():
     assert title([85.0, 80.0]) == "The students do not beat their teacher: -5.00 points"
 
 
+def test_the_control_stands_beside_the_students_and_not_at_the_end_of_their_line():
+    top1 = [80.0, 85.0, 60.0]
+    figure = figures.generations(["a", "b", "control"], top1, [(None, None)] * 3, control=True)
+    assert figure.get_suptitle() == "Students gain on their teacher: +5.00 points"
+    drawn = [list(line.get_ydata()) for line in figure.axes[0].lines]
+    assert drawn == [[80.0, 85.0], [60.0], [60.0, 60.0]]
+
+
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     import matplotlib
 

@@ -97,6 +97,8 @@ def test_the_control_is_a_row_and_is_compared_with_the_last_student(run: Path, t
     assert "than the control, which learned from the labels alone (95 % interval" in text
     assert "control small w0.5 d0.5 0.66M 50" in text
     assert [row["run"] for row in result["rows"][0]] == ["gen0", "gen1", "gen2"], "it is no generation"
+    assert f"Over the control {control['beaten_by']:+.2f} points over labels alone, 95 % interval" in text
+    assert "The control learned from the labels alone." in text, "below the figure"
     lines = (run / "report.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in lines] == ["run", "gen0", "gen1", "gen2", "control"]
 

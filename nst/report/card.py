@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nst.report.generation_rows import Row, model_name, rows
+from nst.report.generation_rows import Row, control_row, model_name, rows
 from nst.report.page import number
 from nst.report.records import Experiment, Generation, open_runs
 from nst.report.robustness_files import conditions, measured_rows
-from nst.report.summary import command, facts
+from nst.report.summary import command, facts, verdicts
 from nst.shown import fenced, in_markdown, short
 
 # without the time at which it finished, which is that of a file: a copy of the run would have another card
@@ -52,7 +52,8 @@ def _experiment(run: Path) -> Experiment:
         return open_runs(run)[0]
     whole = open_runs(run.parent)[0]
     upto = [entry.directory.resolve() for entry in whole.generations].index(run.resolve()) + 1
-    return Experiment(whole.name, whole.directory, whole.generations[:upto])
+    control = whole.control if upto == len(whole.generations) else None  # it is of the last one's size and images
+    return Experiment(whole.name, whole.directory, whole.generations[:upto], control)
 
 
 def _network(network: Mapping[str, str], classes: Sequence[str]) -> str:
@@ -124,7 +125,8 @@ def _results(experiment: Experiment, entries: Sequence[Row]) -> str:
         return "## Results\n\nNot measured: the run has no evaluation."
     heading = "| generation | network | labeled | unlabeled | top-1 % | 95 % interval | top-5 % | ECE % |"
     lines = [heading, "|" + "---|" * 8]
-    for entry in entries:
+    control = control_row(experiment, entries)
+    for entry in [*entries, *([control] if control is not None else [])]:
         between = "–" if entry["top1_low"] is None else f"{entry['top1_low']:.1f} – {entry['top1_high']:.1f}"
         scores = [number(entry[name], ".2f") for name in ("top1", "top5", "ece")]
         images = [number(entry[name]) for name in ("labeled", "unlabeled")]
@@ -132,6 +134,8 @@ def _results(experiment: Experiment, entries: Sequence[Row]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     last = entries[-1]
     lines += ["", _measured_on(experiment, last)]
+    if verdict := verdicts(entries, control):
+        lines += ["", " ".join(verdict)]
     lines += ["", *_robustness(experiment.last)]
     return "\n".join(["## Results", "", *lines])
 

@@ -49,24 +49,31 @@ def generations(
     top1: Sequence[float],
     bounds: Sequence[tuple[float | None, float | None]],
     certain: bool | None = None,
+    control: bool = False,
 ) -> Figure:
     """Top-1 (%) of teacher and students in order, with the 95 % interval of each where `bounds` has one.
 
     Args:
-        certain: whether the gain of the last is more than its interval; None where that is not known.
+        certain: whether the gain of the last student is more than its interval; None where that is not known.
+        control: the last entry is no student: it learned from the labels alone, and stands by itself.
     """
-    gain = top1[-1] - top1[0]
+    students = len(top1) - control
+    gain = top1[students - 1] - top1[0]
     claim = "Students gain on their teacher" if gain > 0 else "The students do not beat their teacher"
     claim = "No sure difference between students and teacher" if certain is False else claim
-    title = f"{claim}: {gain:+.2f} points" if len(top1) > 1 else "Top-1 of the teacher"
+    title = f"{claim}: {gain:+.2f} points" if students > 1 else "Top-1 of the teacher"
     figure, (axes,) = panels(title, 3.4)
     places = np.arange(len(top1))
-    axes.plot(places, top1, color=BLUE, **MARKER, zorder=3)
-    for place, (low, high) in zip(places, bounds, strict=True):
-        if low is not None and high is not None:
-            axes.plot([place, place], [low, high], color=BLUE, linewidth=5, alpha=0.22, solid_capstyle="butt")
-    for place, value, following in zip(places, top1, [*top1[1:], top1[-1]], strict=True):
-        offset = (8, -14) if following >= value else (8, 6)  # on the side that the line does not go to
+    for part, color in ((slice(students), BLUE), (slice(students, None), VERMILLION)):
+        axes.plot(places[part], top1[part], color=color, **MARKER, zorder=3)
+        for place, (low, high) in zip(places[part], bounds[part], strict=True):
+            if low is not None and high is not None:
+                axes.plot([place, place], [low, high], color=color, linewidth=5, alpha=0.22, solid_capstyle="butt")
+    if control:
+        axes.axhline(top1[-1], color=VERMILLION, linewidth=1, linestyle="--", alpha=0.6, zorder=1)
+    following = [*top1[1:students], top1[students - 1], *top1[students:]]
+    for place, value, next_one in zip(places, top1, following, strict=True):
+        offset = (8, -14) if next_one >= value else (8, 6)  # on the side that the line does not go to
         axes.annotate(f"{value:.2f}", (place, value), offset, textcoords="offset points", fontweight="bold")
     axes.set_xticks(places, titles)
     axes.set_xlim(-0.35, len(top1) - 0.5)

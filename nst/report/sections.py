@@ -16,6 +16,7 @@ from nst.report.generation_rows import Row, certain, compared, looked_at, model_
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
+from nst.report.summary import verdicts
 from nst.shown import some
 
 COLUMNS = {  # of a cell → heading, with spaces and hyphens that do not break
@@ -42,27 +43,17 @@ def generations(experiment: Experiment, entries: Sequence[Row], control: Row | N
         section.missing.append(f"Not finished yet: {', '.join(waiting)}.")
     scored = [entry for entry in entries if entry["top1"] is not None]
     if len(scored) > 1 and scored[-1]["gain"] is not None:
-        titles = [f"{entry['label']}\n{model_name(entry)}" for entry in scored]
-        bounds = [(entry["top1_low"], entry["top1_high"]) for entry in scored]
+        beside = [control] if control is not None and control["top1"] is not None else []
+        shown = [*scored, *beside]
+        titles = [f"{entry['label']}\n{model_name(entry)}" for entry in shown]
+        bounds = [(entry["top1_low"], entry["top1_high"]) for entry in shown]
         sure = certain(scored[-1]["gain_low"], scored[-1]["gain_high"])
-        figure = figures.generations(titles, [entry["top1"] for entry in scored], bounds, sure)
+        top1 = [entry["top1"] for entry in shown]
+        figure = figures.generations(titles, top1, bounds, sure, control=bool(beside))
         caption = "Top-1 of the averaged network on the test images; bars are 95 % intervals."
+        caption += " The control learned from the labels alone." if beside else ""
         section.blocks.append(Drawing("generations", figure, caption))
     return section
-
-
-def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
-    """Whether the last network is better than the teacher and than the control, in words; or why that is not told."""
-    unlike = looked_at([*entries, *([control] if control is not None else [])])
-    notes = [unlike] if unlike is not None else []
-    if len(entries) < 2 or entries[-1]["gain"] is None:
-        return notes
-    last = entries[-1]
-    told = [_verdict(last["label"], "the teacher", last["gain"], last["gain_low"], last["gain_high"])]
-    if control is not None and control["beaten_by"] is not None:
-        other = "the control, which learned from the labels alone"
-        told.append(_verdict(last["label"], other, *(control[f"beaten_{end}"] for end in ("by", "low", "high"))))
-    return told + notes
 
 
 def _best(experiment: Experiment) -> list[str]:
@@ -73,14 +64,6 @@ def _best(experiment: Experiment) -> list[str]:
     name = next((each.named for each in experiment.generations if each.number == best["generation"]), "another")
     score, images = best["validation_top1"], number(best["validation_images"])
     return [f"Best of them on the {images} validation images, and chosen by these alone: {name}, {score:.2f} %."]
-
-
-def _verdict(name: str, other: str, gain: float, low: float | None, high: float | None) -> str:
-    more = f"{name[:1].upper()}{name[1:]} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
-    if low is None or high is None:
-        return f"{more}."
-    between = f"95 % interval {low:+.1f} to {high:+.1f}"
-    return f"{more} ({between})" + (": that is no sure difference." if certain(low, high) is False else ".")
 
 
 def _table(entries: Sequence[Row], control: Row | None, paper: Mapping[str, Any] | None) -> Table:

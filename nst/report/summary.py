@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nst.data.shard_set import load_index
 from nst.documents import config_text
-from nst.report.generation_rows import Row, certain, model_name
+from nst.report.generation_rows import Row, certain, looked_at, model_name
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
 from nst.shown import short
@@ -65,8 +65,30 @@ def _from_to(first: Row, last: Row) -> str:
     return f"from {first['top1']:.2f} % to {last['top1']:.2f} %{images}"
 
 
-def headline_numbers(entries: Sequence[Row]) -> Numbers:
-    """The few numbers at the top of the page."""
+def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
+    """Whether the last network is better than the teacher and than the control, in words; or why that is not told."""
+    unlike = looked_at([*entries, *([control] if control is not None else [])])
+    notes = [unlike] if unlike is not None else []
+    if len(entries) < 2 or entries[-1]["gain"] is None:
+        return notes
+    last = entries[-1]
+    told = [_verdict(last["label"], "the teacher", last["gain"], last["gain_low"], last["gain_high"])]
+    if control is not None and control["beaten_by"] is not None:
+        other = "the control, which learned from the labels alone"
+        told.append(_verdict(last["label"], other, *(control[f"beaten_{end}"] for end in ("by", "low", "high"))))
+    return told + notes
+
+
+def _verdict(name: str, other: str, gain: float, low: float | None, high: float | None) -> str:
+    more = f"{name[:1].upper()}{name[1:]} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
+    if low is None or high is None:
+        return f"{more}."
+    between = f"95 % interval {low:+.1f} to {high:+.1f}"
+    return f"{more} ({between})" + (": that is no sure difference." if certain(low, high) is False else ".")
+
+
+def headline_numbers(entries: Sequence[Row], control: Row | None) -> Numbers:
+    """The few numbers at the top of the page; `control` is its row."""
     if not entries or entries[-1]["top1"] is None:
         return []
     first, last = entries[0], entries[-1]
@@ -79,6 +101,10 @@ def headline_numbers(entries: Sequence[Row]) -> Numbers:
         known = last["gain_low"] is not None
         between = f", 95 % interval {last['gain_low']:+.1f} to {last['gain_high']:+.1f}" if known else ""
         shown.append((f"{last['gain']:+.2f}", "Gain", f"percentage points of top-1{between}"))
+    if len(entries) > 1 and control is not None and control["beaten_by"] is not None:
+        low, high = control["beaten_low"], control["beaten_high"]
+        between = "" if low is None else f", 95 % interval {low:+.1f} to {high:+.1f}"
+        shown.append((f"{control['beaten_by']:+.2f}", "Over the control", f"points over labels alone{between}"))
     if last["pseudo_label_accuracy"] is not None:
         shown.append((f"{last['pseudo_label_accuracy']:.1f} %", "Pseudo-labels right", "that the last student saw"))
     if "corruption_error" in last:

@@ -29,7 +29,7 @@ from nst.evaluation.results import COLUMNS, headlines, summary, table
 from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
-from nst.models.architectures import AnyArchitecture, require_size
+from nst.models.architectures import AnyArchitecture, framing_at, only_size, require_size
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
 from nst.models.in_parts import in_parts
@@ -166,6 +166,25 @@ def check(job: EvaluateJob, network: AnyArchitecture) -> None:
     if job.eval.clean.image_size is not None:
         require_size(network, job.eval.clean.image_size)
     looks(job)
+
+
+def check_suites(job: EvaluateJob, network: AnyArchitecture, classes: Sequence[str]) -> None:
+    """Tells what the suites of a network that is still to be trained would refuse: all sets are opened and listed.
+
+    Raises:
+        NstError: as `plan` of `nst.stages.robustness`, or there is no test set.
+    """
+    options, robustness = measured(job.eval)
+    if robustness is None:
+        return
+    size = options.image_size or network.test_size
+    clean_images = suites.clean_images(_test_set(job, robustness), robustness, classes)
+    suites.plan(
+        Subject(
+            classes, size, job.data.pictures, options.batch_size, robustness, clean_images, framing_at(network, size),
+            only_size(network), looks(job),
+        )
+    )  # fmt: skip
 
 
 def _require_fitting(test: ShardSet, info: Evaluated, weights: Path | str) -> None:

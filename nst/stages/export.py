@@ -23,7 +23,7 @@ from nst.atomic import known_sha256, write_json, write_text
 from nst.config import job_from
 from nst.data.shard_set import load_index
 from nst.errors import NstError
-from nst.finished import final_weights
+from nst.finished import final_weights, generation_of
 from nst.leftovers import sweep
 from nst.models.checkpoints import load_network, save_network
 from nst.models.formats import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
@@ -32,6 +32,7 @@ from nst.models.network_info import NetworkInfo, is_ours
 from nst.models.networks import Network
 from nst.models.released import open_network, weights_digest
 from nst.models.timm_architecture import TimmArchitecture
+from nst.plan.tables import size
 from nst.progress import say
 from nst.report.card import model_card
 from nst.report.records import Generation
@@ -55,7 +56,7 @@ def run(job: ExportJob, output: Path) -> list[Path]:
         NstError: no weights of ours, or not whole, `output` holds such files that are not nst's, or as `save_onnx`.
     """
     source, form, kind = _source(job), job.export.format, job.export.input
-    weights, training = _ours(source), _training_of(Path(source))
+    weights, training = _ours(source), _training_of(source)
     network, info = load_network(weights)
     told = training is not None or "pictures" in info.extra
     whole_image = (pictures_of(weights, info) if told else job.data.pictures).small
@@ -164,7 +165,7 @@ def main(cfg: DictConfig) -> None:
         say(f"{output}: {result['model']}, {result['parameters'] / 1e6:.2f}M parameters; teacher.run={output} uses it")
         return
     for file in run(job, output):
-        say(f"{file}: {os.path.getsize(file) / 1e6:.2f} MB")
+        say(f"{file}: {size(os.path.getsize(file))}")
 
 
 def _source(job: ExportJob) -> str:
@@ -175,7 +176,7 @@ def _source(job: ExportJob) -> str:
 
 def _output(job: ExportJob) -> Path:
     """Where the files go: into the run that is exported, unless the options say otherwise."""
-    training = _training_of(Path(_source(job)))
+    training = _training_of(_source(job))
     base = training if training is not None else Path(job.run_dir)
     return Path(
         job.export.output or (job.run_dir if job.export.format == "nst" else base / "export" / job.export.format)
@@ -195,7 +196,9 @@ def _ours(source: str) -> Path:
     )
 
 
-def _training_of(source: Path) -> Path | None:
-    """The directory of the training that made these weights, where the files say so."""
-    folders = [source, source.parent.parent] if source.is_file() else [source]
+def _training_of(source: str) -> Path | None:
+    """The directory of the training that made these weights, where the files say so; of a run of `nst iterate` that of
+    the generation for which it stands."""
+    path = generation_of(Path(source)).resolve()
+    folders = [path, path.parent.parent] if path.is_file() else [path]
     return next((folder for folder in folders if Generation(folder).started.get("stage") == "train"), None)

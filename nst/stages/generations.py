@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.finished import generation_of
 from nst.progress import say
 from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.sharing import is_rank_zero, wait_for_lock
 from nst.typed import quoted
-from nst.written import LINK, note
+from nst.written import LINK, note, ours
 
 CONTROL = "control"  # instead of the number of a generation
 
@@ -36,7 +37,7 @@ class Places:
 
     @classmethod
     def of(cls, job: GenerationsJob) -> Places:
-        return cls(Path(job.run_dir), Path(job.iterate.teacher) if job.iterate.teacher else None)
+        return cls(Path(job.run_dir), generation_of(Path(job.iterate.teacher)) if job.iterate.teacher else None)
 
     def generation(self, which: int | str) -> Path:
         """The directory of a generation by its number, or of the control."""
@@ -74,6 +75,8 @@ class Places:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         link = self.directory / "gen0"
+        if ours([link], LINK) and not (self.directory / "gen1").exists():
+            link.unlink(missing_ok=True)  # of a start that failed: no student learned from that teacher
         if not link.is_symlink() and not link.exists():
             link.symlink_to(os.path.relpath(self.shared, self.directory), target_is_directory=True)
             note(link, kind=LINK, made=True)
@@ -120,11 +123,18 @@ def starts_from_a_run(job: GenerationsJob) -> bool:
 
 
 def require_teacher(job: GenerationsJob) -> None:
-    """Raises NstError where generation 0 should be a finished run and is none."""
-    teacher = job.iterate.teacher
-    if not starts_from_a_run(job):
-        return
-    if teacher is None or not (Path(teacher) / "DONE").exists():
+    """Raises NstError where generation 0 should be a finished run and is none, or where it would be trained in the
+    directory of a finished `nst iterate`."""
+    given = job.iterate.teacher
+    teacher = None if given is None else generation_of(Path(given))
+    if teacher is not None and teacher != Path(given or "") and not starts_from_a_run(job):
+        raise NstError(
+            f"{given} is a finished run of nst iterate, and generation 0 would be trained in it",
+            got=f"iterate.teacher={given}",
+            next="give a start instead, from which generation 0 learns: model.pretrained=<that run>; or take its best"
+            f" network for generation 0 as it is: {quoted('iterate.generations=[null,[]]')}, with [] for each student",
+        )
+    if starts_from_a_run(job) and (teacher is None or not (teacher / "DONE").exists()):
         raise NstError(
             "generation 0 is a finished run, so this needs one",
             got=f"iterate.teacher={teacher or 'null'}" + ("" if teacher is None else ", which has not finished"),

@@ -220,14 +220,18 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     """What a later generation would refuse is told now, not after the teacher has trained for days."""
     from nst.stages import evaluate, select, train
 
-    test_set(job.data, job.remote, job.stage)
+    classes = test_set(job.data, job.remote, job.stage).classes
     networks = [architecture(generation.model) for generation in generations]
     if starts_from_a_run(job):
         networks[0] = read_info(final_weights(Places.of(job).generation(0))).architecture
+    listed: list[object] = []  # sets may be large: those of a generation that measures the same are not listed again
     for generation, network in zip(generations, networks, strict=True):
         train.check(generation)
         require_noisable(generation.teacher, generation.label.precision, generation.trainer.accelerator)
         evaluate.check(generation, network)
+        if generation.eval not in listed:
+            evaluate.check_suites(generation, network, classes)
+            listed.append(generation.eval)
     for student, teacher in zip(generations[1:], networks, strict=False):
         if student.teacher.image_size is not None:
             require_size(teacher, student.teacher.image_size)

@@ -89,7 +89,7 @@ def _page(
     return Page(
         title=focus.name if len(experiments) == 1 else f"{len(experiments)} runs, best: {focus.name}",
         summary=summary.sentence(focus, entries),
-        numbers=summary.headline_numbers(entries),
+        numbers=summary.headline_numbers(entries, control),
         sections=body,
         facts=summary.facts(focus),
         # the run that it ends has not recorded its command yet
@@ -109,7 +109,7 @@ def tell(rows_of: Sequence[Sequence[Row]], controls: Sequence[Row | None]) -> No
         return
     first = {**entries[0], "gain": None}
     console.print(terminal.table([first, *entries[1:], *([control] if control else [])]))
-    for sentence in sections.verdicts(entries, control):
+    for sentence in summary.verdicts(entries, control):
         say(textwrap.fill(sentence, 80))
 
 

@@ -90,11 +90,14 @@ def plan(subject: Subject) -> Planned:
     """
     suites = results.suites_of(subject)
     if not suites:
+        wanted = subject.options.on_the_fly
         raise NstError(
-            "there are no images to evaluate robustness on",
-            got="no folder of a released set, and no test set to corrupt, perturb or attack",
-            next="give one, such as eval.imagenet_a=<folder>, or data.test=<shards>",
-        )
+            "there are no images to evaluate robustness on" if wanted else "no suite of robustness is asked for",
+            got="no folder of a released set, and "
+            + ("no test set" if wanted else "nothing") + " to corrupt, perturb or attack",
+            next="give one, such as eval.imagenet_a=<folder>" + (", or data.test=<shards>" if wanted else "")
+            + "; eval=clean measures the clean scores alone",
+        )  # fmt: skip
     conditions = {suite.name: {**as_json(suite.conditions), "views": subject.looks} for suite in suites}
     _check_baseline(subject.options.baseline, conditions)  # now, and not after hours
     return Planned(subject, suites, conditions)

@@ -49,8 +49,8 @@ class Schedule:
         if self.kind == "cosine" and (self.total_steps is None or self.total_steps <= self.warmup_steps):
             raise UsageError(
                 "a cosine schedule must end after its warm-up",
-                got=f"total_steps={self.total_steps}, warm-up of {self.warmup_steps} steps",
-                next="train for more steps, or lower student.schedule.warmup_epochs",
+                got=f"{self.total_steps} steps in all, {self.warmup_steps} of warm-up",
+                next="train for more steps, or a shorter warm-up: student.schedule.warmup_epochs=0",
             )
 
     @property

@@ -29,7 +29,7 @@ from nst.evaluation.results import COLUMNS, headlines, summary, table
 from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
-from nst.models.architectures import AnyArchitecture, framing_at, only_size, require_size
+from nst.models.architectures import AnyArchitecture, require_size
 from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
 from nst.models.in_parts import in_parts
@@ -174,17 +174,9 @@ def check_suites(job: EvaluateJob, network: AnyArchitecture, classes: Sequence[s
     Raises:
         NstError: as `plan` of `nst.stages.robustness`, or there is no test set.
     """
-    options, robustness = measured(job.eval)
-    if robustness is None:
-        return
-    size = options.image_size or network.test_size
-    clean_images = suites.clean_images(_test_set(job, robustness), robustness, classes)
-    suites.plan(
-        Subject(
-            classes, size, job.data.pictures, options.batch_size, robustness, clean_images, framing_at(network, size),
-            only_size(network), looks(job),
-        )
-    )  # fmt: skip
+    _, robustness = measured(job.eval)
+    if robustness is not None:
+        suites.plan(suites.subject_of(job, network, _test_set(job, robustness), classes))
 
 
 def _require_fitting(test: ShardSet, info: Evaluated, weights: Path | str) -> None:

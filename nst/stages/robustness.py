@@ -26,6 +26,7 @@ from nst.documents import as_json, read_json
 from nst.errors import NstError
 from nst.evaluation import results
 from nst.evaluation.suite import Block, Pass, Subject, Suite
+from nst.models.architectures import AnyArchitecture, framing_at, only_size, require_size
 from nst.progress import Bar, say
 from nst.robustness.classes import readable_names
 from nst.robustness.image_sets import ImageSet, shard_images
@@ -34,8 +35,11 @@ from nst.robustness.padded import ImageSetBatches
 from nst.robustness.sets import imagenet_folders
 from nst.robustness.sheets import Answer, entries, write_sheet
 from nst.runs import Run
+from nst.settings.job import EvaluateJob, TrainJob
 from nst.sharing import is_rank_zero
+from nst.stages.resolving import measured
 from nst.training.counting import count
+from nst.training.ensemble import turns_for
 from nst.training.gathering import union
 from nst.training.hardware import Machine
 
@@ -80,6 +84,30 @@ class Planned:
     subject: Subject
     suites: Sequence[Suite]
     conditions: Mapping[str, dict[str, Any]]
+
+
+def subject_of(
+    job: TrainJob | EvaluateJob, network: AnyArchitecture, test: ShardSet | None, names: Sequence[str]
+) -> Subject:
+    """A network that is still to be trained, as its evaluation will see it.
+
+    Args:
+        test: its test set, or what it is watched on.
+        names: of its classes.
+
+    Raises:
+        UsageError: the network cannot take the evaluation's size, or all views are asked for and there is but one.
+    """
+    clean, options = measured(job.eval)
+    if options is None:
+        raise ValueError("nothing but clean scores is asked for")
+    size = clean.image_size or network.test_size
+    require_size(network, size)
+    views = turns_for(clean.views, job.data.pictures, option="eval.views")
+    return Subject(
+        names, size, job.data.pictures, clean.batch_size, options, clean_images(test, options, names),
+        framing_at(network, size), only_size(network), len(views),
+    )  # fmt: skip
 
 
 def plan(subject: Subject) -> Planned:

@@ -20,7 +20,6 @@ from nst.data.views import Turn
 from nst.errors import NstError
 from nst.evaluation.results import summary
 from nst.evaluation.suite import Subject
-from nst.models.architectures import framing_at, only_size, require_size
 from nst.settings.job import TrainJob
 from nst.stages import robustness as suites
 from nst.stages.chosen_network import architecture
@@ -41,15 +40,8 @@ def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:
     if robustness is None or robustness.every is None:
         return None
     require_monitoring(job)
-    network = architecture(job.model)
-    size = options.image_size or network.test_size
-    require_size(network, size)
+    subject = suites.subject_of(job, architecture(job.model), data.validation, data.labeled.classes)
     turned = turns_for(options.views, data.pictures, option="eval.views")
-    images = suites.clean_images(data.validation, robustness, data.labeled.classes)
-    subject = Subject(
-        data.labeled.classes, size, data.pictures, options.batch_size, robustness, images, framing_at(network, size),
-        only_size(network), len(turned),
-    )  # fmt: skip
     suites.plan(subject)  # a mistake is told before the training, and not at step `every`
     measure = MeasuredSuites(subject, options.image_size, turned, hardware, job.max_bad_fraction, job.title)
     return Monitor(robustness.every, measure)

@@ -8,13 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nst.recipes import figure3, figure4, network_table, table2, table3, table4, table5, table6, table7, table8, table9
+from nst.recipes import (
+    figure3,
+    figure4,
+    later,
+    network_table,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table7,
+    table8,
+    table9,
+)
 from nst.recipes.choices import Choice
 from nst.recipes.network_table import NETWORKS
 from nst.recipes.published import Exhibit
 from nst.recipes.rows import Row
 
-_TABLES = (table2, table3, table4, table5, figure3, table6, table7, table8, table9, figure4)
+_TABLES = (table2, table3, table4, table5, figure3, table6, table7, table8, table9, figure4, later)
 
 EXHIBITS: dict[str, Exhibit] = {exhibit.name: exhibit for table in _TABLES for exhibit in table.EXHIBITS}
 ROWS: dict[str, Row] = {row.name: row for table in _TABLES for row in table.ROWS}

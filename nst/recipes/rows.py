@@ -70,7 +70,8 @@ class Row:
         """As a file in conf/experiment would have it."""
         paper = {"places": list(self.places), "row": self.row, "columns": list(self.columns)}
         overrides = [{f"override /{group}": choice} for group, choice in self.choices.items()]
-        return {"defaults": [*overrides, "_self_"], "name": self.name, "paper": paper, **tree(self.options)}
+        shown = {"paper": paper} if self.places else {}
+        return {"defaults": [*overrides, "_self_"], "name": self.name, **shown, **tree(self.options)}
 
 
 def training(
@@ -81,14 +82,15 @@ def training(
     """A row at full size, on ImageNet.
 
     Args:
-        network: `b5`, the student of all generations that name no other.
+        network: `b5`, the student of all generations that name no other; empty: one of timm's, which the options name.
         hours: on 2,048 TPU v3 cores.
         generations: options of each; None: it is a finished run, `iterate.teacher`.
         noise: choice of that group, where it is not the default.
         teacher: `l2`, the network of a generation 0 that is a finished run.
         planned: nst plan answers too what the table asks.
     """
-    chosen = {"data": "imagenet", "student": f"efficientnet_{network}", "noise": noise}
+    own = {"student": f"efficientnet_{network}"} if network else {"model": "timm"}
+    chosen = {"data": "imagenet", **own, "noise": noise}
     chosen["teacher"] = teacher and f"efficientnet_{teacher}"
     shards = " data.unlabeled=<shards>" if len(generations) > 1 else ""
     plan = f"nst plan experiment={name}, then " if planned else ""

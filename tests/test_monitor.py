@@ -230,7 +230,7 @@ def test_other_weights_at_the_same_step_are_measured_anew(tiny: Compose, watched
 def test_mistakes_are_told_before_the_first_step(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("trained"))
     nothing = ["eval.corruptions=null", "eval.perturbations=null", "eval.attacks=null"]
-    with pytest.raises(NstError, match="no images to evaluate robustness on"):
+    with pytest.raises(NstError, match="no suite of robustness is asked for"):
         train.from_cfg(tiny(*EVERY, *nothing))
     with pytest.raises(NstError, match="no such folder"):
         train.from_cfg(tiny(*EVERY, *nothing, "eval.cifar_c=nowhere"))

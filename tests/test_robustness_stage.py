@@ -952,8 +952,10 @@ def test_mistakes_are_told_before_anything_is_measured(
 ):
     monkeypatch.setattr(robustness, "evaluate_pass", lambda *_: pytest.fail("measured"))
     write_imagenet_c(tmp_path / "c", network_of(WNIDS, tmp_path / "n.safetensors"), ["fog"])
-    with pytest.raises(NstError, match="no images to evaluate robustness on"):
+    with pytest.raises(NstError, match="no suite of robustness is asked for"):
         released()
+    with pytest.raises(NstError, match="no images to evaluate robustness on"):
+        released("eval.corruptions=benchmark")
     with pytest.raises(
         NstError, match=r"no test set at nowhere(.|\n)*data\.test=null measures the released sets alone"
     ):

@@ -35,8 +35,7 @@ from nst.robustness.image_sets import ImageSet, stratified
 from nst.robustness.padded import ImageSetBatches
 from nst.robustness.readers import open_array
 from nst.robustness.sets import (
-    find_corruptions,
-    find_perturbations,
+    find_cells,
     imagenet_c,
     imagenet_folders,
     imagenet_p,
@@ -327,7 +326,7 @@ def test_imagenet_c_is_read_grouped_and_flat_as_it_is_stored(tmp_path: Path, gro
 def test_what_a_copy_of_imagenet_c_holds_is_found(tmp_path: Path) -> None:
     for place in ("noise/shot_noise/1", "noise/shot_noise/4", "fog/2", "extra/saturate/5", "blur/zoom_blur", "other/1"):
         write(tmp_path / place / WNIDS[0] / "a.JPEG")
-    assert find_corruptions(tmp_path, arrays=False) == {"shot_noise": (1, 4), "fog": (2,), "saturate": (5,)}
+    assert find_cells("imagenet_c", tmp_path) == {"shot_noise": (1, 4), "fog": (2,), "saturate": (5,)}
     with pytest.raises(NstError, match="shot_noise: 1, 4; fog: 2"):
         imagenet_c(tmp_path, "fog", 3, WNIDS)
     with pytest.raises(NstError, match="no snow of severity 1"):
@@ -339,14 +338,14 @@ def test_empty_folders_of_a_partial_copy_hold_nothing(tmp_path: Path) -> None:
     (tmp_path / "fog" / "1").mkdir()
     (tmp_path / "fog" / "3" / WNIDS[0]).mkdir(parents=True)
     write(tmp_path / "fog" / "4" / WNIDS[0] / "._a.JPEG")  # macOS's
-    assert find_corruptions(tmp_path, arrays=False) == {"fog": (2,)}
+    assert find_cells("imagenet_c", tmp_path) == {"fog": (2,)}
     for severity in (1, 3, 4):
         with pytest.raises(NstError, match=rf"no fog of severity {severity}(.|\n)*got: +fog: 2"):
             imagenet_c(tmp_path, "fog", severity, WNIDS)
     (tmp_path / "tilt" / WNIDS[0]).mkdir(parents=True)
     (tmp_path / "scale" / WNIDS[0]).mkdir(parents=True)
     (tmp_path / "scale" / WNIDS[0] / "a.mp4").write_bytes(b"")
-    assert find_perturbations(tmp_path, arrays=False) == {"scale": (1, 2, 3)}
+    assert find_cells("imagenet_p", tmp_path) == {"scale": (1, 2, 3)}
     with pytest.raises(NstError, match=r"imagenet_p: no tilt in(.|\n)*got: +scale"):
         imagenet_p(tmp_path, "tilt", WNIDS)
     assert [name for name in strange_names(tmp_path) if "tilt" in name] == ["tilt/ (no files in folders of classes)"]
@@ -365,13 +364,13 @@ def test_folders_of_other_files_are_told_what_is_read(tmp_path: Path) -> None:
 def test_arrays_and_folders_are_told_apart(tmp_path: Path) -> None:
     for name in ("fog", "labels"):
         np.save(tmp_path / f"{name}.npy", np.zeros((5, 32, 32, 3), np.uint8))
-    assert find_corruptions(tmp_path, arrays=False) == {}
+    assert find_cells("imagenet_c", tmp_path) == {}
     said = r"no fog of severity 1(.|\n)*got: +none of them\n +next: +these are CIFAR-C arrays: eval\.cifar_c="
     with pytest.raises(NstError, match=said):
         imagenet_c(tmp_path, "fog", 1, WNIDS)
     (tmp_path / "folders" / "fog" / "1" / WNIDS[0]).mkdir(parents=True)
     write(tmp_path / "folders" / "fog" / "1" / WNIDS[0] / "a.JPEG")
-    assert find_corruptions(tmp_path / "folders", arrays=True) == {}
+    assert find_cells("cifar_c", tmp_path / "folders") == {}
     said = r"no file .*fog\.npy\n +got: +none of them\n +next: +these are ImageNet-C's folders: eval\.imagenet_c="
     with pytest.raises(NstError, match=said):
         cifar_c(tmp_path / "folders", "fog", 1, CIFAR10)
@@ -397,7 +396,7 @@ def test_clips_are_read_whole_in_rgb_with_41_frames_of_translate_and_31_of_the_r
     for name, frames in (("weather/snow", 31), ("translate", 41), ("noise/shot_noise_2", 31)):
         write_clip(tmp_path / f"{name}/{WNIDS[4]}/a.mp4", frames)
     found = {"shot_noise": (2,), "snow": (1, 2, 3), "translate": (1, 2, 3)}
-    assert find_perturbations(tmp_path, arrays=False) == found
+    assert find_cells("imagenet_p", tmp_path) == found
     for name, difficulty, frames in (("snow", 3, 31), ("translate", 1, 41), ("shot_noise", 2, 31)):
         clips = imagenet_p(tmp_path, name, WNIDS, difficulty)
         key, clip, label = clips[0]
@@ -429,7 +428,7 @@ def test_cifar_c_is_cut_into_severities(tmp_path: Path) -> None:
     pixels, labels = noise(5 * 4 * 32, 32).reshape(20, 32, 32, 3), np.tile([3, 9, 0, 3], 5)
     np.save(tmp_path / "fog.npy", pixels)
     np.save(tmp_path / "labels.npy", labels)
-    assert find_corruptions(tmp_path, arrays=True) == {"fog": (1, 2, 3, 4, 5)}
+    assert find_cells("cifar_c", tmp_path) == {"fog": (1, 2, 3, 4, 5)}
     for severity in range(1, 6):
         images = cifar_c(tmp_path, "fog", severity, CIFAR10[::-1])
         assert images.labels.tolist() == [6, 0, 9, 6]
@@ -444,7 +443,7 @@ def test_cifar_p_has_clips_and_perhaps_labels(tmp_path: Path) -> None:
     pixels = noise(6 * 16 * 32, 32).reshape(6, 16, 32, 32, 3)
     np.save(tmp_path / "translate.npy", pixels)
     np.save(tmp_path / "shot_noise_3.npy", pixels[:, :7])
-    assert find_perturbations(tmp_path, arrays=True) == {"shot_noise": (3,), "translate": (1, 2, 3)}
+    assert find_cells("cifar_p", tmp_path) == {"shot_noise": (3,), "translate": (1, 2, 3)}
     clips = cifar_p(tmp_path, "translate", CIFAR100)
     assert (len(clips), clips.frames, set(clips.labels)) == (6, 16, {-1})
     np.testing.assert_array_equal(clips[4].image, pixels[4])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.utils.data import Dataset
 
 from nst.data.batches import Batch, Images, View, blank_seen, seen_bytes
@@ -48,16 +49,19 @@ class EvaluationBatches(Dataset):
 
     def __getitem__(self, number: int) -> Batch:
         rng = np.random.default_rng(0)  # a clean view draws nothing
-        rows: list[tuple[np.ndarray, int, int, int, str]] = []
+        rows: list[tuple[np.ndarray, str, int, int]] = []
         bad: list[str] = []
         shard, indices = self._place(number)
         for index in indices:
             try:
                 key, image, label = self.images.read(shard, index)
-                rows.append((self.view(image, rng), -1 if label is None else label, shard, index, key))
+                rows.append((self.view(image, rng), key, index, -1 if label is None else label))
             except BadImage as error:
                 bad.append(str(error))
-        return self._padded(rows, bad)
+        pictures, keys, places, labels = zip(*rows, strict=True) if rows else ((),) * 4
+        batch = padded(pictures, self.view, keys, places, labels, bad, size=self.batch_size)
+        batch["shard"] = np.full(len(keys), shard)
+        return batch
 
     def _place(self, number: int) -> tuple[int, range]:
         """Shard number and sample indices of a batch; no indices behind the last batch."""
@@ -67,20 +71,32 @@ class EvaluationBatches(Dataset):
         start = (number - (int(self.ends[slot - 1]) if slot else 0)) * self.batch_size
         return self.numbers[slot], range(start, min(start + self.batch_size, self.sizes[slot]))
 
-    def _padded(self, rows: list[tuple[np.ndarray, int, int, int, str]], bad: list[str]) -> Batch:
-        missing = self.batch_size - len(rows)
-        blank = np.zeros_like(rows[0][0]) if rows else blank_seen(self.view)
 
-        def column(position: int) -> np.ndarray:
-            return np.array([row[position] for row in rows], dtype=np.int64)
+def padded(
+    pictures: Sequence[np.ndarray], view: View, keys: Sequence[str], index: ArrayLike, labels: ArrayLike,
+    bad: list[str], *, size: int, frames: int = 1,
+) -> Batch:  # fmt: skip
+    """V samples as a batch of `size`, padding behind them.
 
-        return {
-            "images": images_to_tensor([row[0] for row in rows] + [blank] * missing),
-            "labels": torch.from_numpy(np.concatenate([column(1), np.full(missing, -1, dtype=np.int64)])),
-            "valid": torch.tensor([True] * len(rows) + [False] * missing),
-            "shard": column(2),
-            "index": column(3),
-            "true_labels": column(1),
-            "keys": [row[4] for row in rows],
-            "bad": bad,
-        }
+    Args:
+        pictures: as the view gives them, `frames` of each sample.
+        labels: (V,), or (V, M) with several each.
+    """
+    blank = np.zeros_like(pictures[0]) if pictures else blank_seen(view)
+    labels = np.asarray(labels, np.int64)
+    return {
+        "images": images_to_tensor([*pictures, *[blank] * ((size - len(keys)) * frames)]),
+        "labels": filled(labels, size),
+        "valid": torch.arange(size) < len(keys),
+        "index": np.asarray(index, np.int64),
+        "true_labels": labels,
+        "keys": list(keys),
+        "bad": bad,
+    }
+
+
+def filled(values: np.ndarray, count: int) -> torch.Tensor:
+    """Rows (V, ...) and -1 behind them: (count, ...) int64."""
+    rows = np.full((count, *values.shape[1:]), -1, np.int64)
+    rows[: len(values)] = values
+    return torch.from_numpy(rows)

@@ -120,7 +120,7 @@ def suites(subject: Subject) -> Iterator[Suite]:
 
 def released(subject: Subject, name: str, folder: str) -> Suite:
     """A copy of ImageNet-C or CIFAR-C, or a part of one."""
-    held = sets.find_corruptions(folder, arrays=name == "cifar_c")
+    held = sets.find_cells(name, folder)
     require_found(name, "corruption", folder, held, CORRUPTIONS)
     open_cell = cifar.cifar_c if name == "cifar_c" else sets.imagenet_c
 

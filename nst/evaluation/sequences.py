@@ -119,7 +119,7 @@ def suites(subject: Subject) -> Iterator[Suite]:
 
 def released(subject: Subject, name: str, folder: str) -> Suite:
     """A copy of ImageNet-P or CIFAR-P, or a part of one: noise has files of its own for each difficulty."""
-    held = sets.find_perturbations(folder, arrays=name == "cifar_p")
+    held = sets.find_cells(name, folder)
     clips = _clips(held, subject.options.difficulties)
     require_found(name, "perturbation", folder, clips, PERTURBATIONS)
     open_clips = cifar.cifar_p if name == "cifar_p" else sets.imagenet_p

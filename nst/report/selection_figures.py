@@ -61,15 +61,19 @@ def confidence(selections: Sequence[SelectionData]) -> Figure:
     for panel, data in zip(axes, selections, strict=True):
         panel.stairs(data.bins_before, data.edges, fill=True, color=MUTED, alpha=0.4, label="all unlabeled images")
         panel.stairs(data.bins_after, data.edges, color=BLUE, linewidth=1.8, label="selected, with copies")
-        panel.axvline(data.min_confidence, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)),
-                      label=f"smallest confidence kept ({data.min_confidence:g})")  # fmt: skip
-        panel.set_title(data.title)
-        panel.set_xlabel("confidence (largest probability)")
-        panel.set_xlim(0, 1)
+        _along_confidence(panel, data)
         panel.grid(axis="x", visible=False)
     axes[0].set_ylabel(f"images per {data.edges[1] - data.edges[0]:g} of confidence")
     legend(figure, axes[0], columns=3)
     return figure
+
+
+def _along_confidence(panel: Axes, data: SelectionData) -> None:
+    panel.axvline(data.min_confidence, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)),
+                  label=f"smallest confidence kept ({data.min_confidence:g})")  # fmt: skip
+    panel.set_title(data.title)
+    panel.set_xlabel("confidence (largest probability)")
+    panel.set_xlim(0, 1)
 
 
 @styled
@@ -130,11 +134,7 @@ def reliability(selections: Sequence[SelectionData]) -> Figure:
         panel.plot([0, 1], [0, 100], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="confidence is accuracy")
         panel.scatter(centres, 100 * data.accuracy, s=sizes, color=BLUE, alpha=0.85, edgecolors=PAPER, linewidths=0.8,
                       label="a bin (larger: more images)", zorder=3)  # fmt: skip
-        panel.axvline(data.min_confidence, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)),
-                      label=f"smallest confidence kept ({data.min_confidence:g})")  # fmt: skip
-        panel.set_title(data.title)
-        panel.set_xlabel("confidence (largest probability)")
-        panel.set_xlim(0, 1)
+        _along_confidence(panel, data)
         panel.set_ylim(-4, 104)
     axes[0].set_ylabel("right pseudo-labels (%)")
     legend(figure, axes[0], columns=3)

@@ -7,11 +7,10 @@ A clip is never split. Its frames lie one after another in `images`, so the netw
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
-from nst.data.batches import Batch, View, blank_seen, seen_bytes
-from nst.data.image_stack import images_to_tensor
+from nst.data.batches import Batch, View, seen_bytes
+from nst.data.evaluation_batches import filled, padded
 from nst.data.images import BadImage
 from nst.robustness.image_sets import ImageSet, SetSample
 
@@ -49,7 +48,14 @@ class ImageSetBatches(Dataset):
                 rows.append((index, self.images[index]))
             except BadImage as error:
                 bad.append(str(error))
-        return self._padded(rows, bad)
+        places = np.array([index for index, _ in rows], np.int64)
+        shown = [self._seen(frame) for _, sample in rows for frame in _frames(sample.image)]
+        keys, labels = [sample.key for _, sample in rows], self.images.labels[places]
+        batch = padded(shown, self.view, keys, places, labels, bad, size=self.batch_size, frames=self.images.frames)
+        batch["place"] = filled(places, self.batch_size)
+        if self.images.cells is not None:
+            batch["cells"] = filled(self.images.cells[places], self.batch_size)
+        return batch
 
     def pictures(self, index: int) -> np.ndarray:
         """What the network sees of a sample: its frames, or the one picture, (T, H, W, 3).
@@ -59,35 +65,8 @@ class ImageSetBatches(Dataset):
         """
         return np.stack([self._seen(frame) for frame in _frames(self.images[index].image)])
 
-    def _padded(self, rows: list[tuple[int, SetSample]], bad: list[str]) -> Batch:
-        missing = self.batch_size - len(rows)
-        shown = [self._seen(frame) for _, sample in rows for frame in _frames(sample.image)]
-        blank = np.zeros_like(shown[0]) if shown else blank_seen(self.view)
-        index = np.array([index for index, _ in rows], np.int64)
-        labels = self.images.labels[index]
-        batch: Batch = {
-            "images": images_to_tensor(shown + [blank] * (missing * self.images.frames)),
-            "labels": _filled(labels, self.batch_size),
-            "valid": torch.arange(self.batch_size) < len(rows),
-            "place": _filled(index, self.batch_size),
-            "index": index,
-            "true_labels": labels,
-            "keys": [sample.key for _, sample in rows],
-            "bad": bad,
-        }
-        if self.images.cells is not None:
-            batch["cells"] = _filled(self.images.cells[index], self.batch_size)
-        return batch
-
     def _seen(self, image: np.ndarray) -> np.ndarray:
         return self.view(image, np.random.default_rng(0))  # a clean view draws nothing
-
-
-def _filled(values: np.ndarray, count: int) -> torch.Tensor:
-    """Rows (V, ...) and -1 behind them: (count, ...)."""
-    filled = np.full((count, *values.shape[1:]), -1, np.int64)
-    filled[: len(values)] = values
-    return torch.from_numpy(filled)
 
 
 def _frames(image: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@
     imagenet_p                      [<group>/]<perturbation>[_2|_3]/<wnid>/x.mp4
     cifar_c, cifar_p                <name>.npy, labels.npy (`nst.robustness.cifar`)
 
-Every opener takes the network's class list and gives a `ImageSet`; `find_corruptions` and `find_perturbations`
-tell what a folder holds. ImageNet-A and -R are to be evaluated on their own 200 classes: `subset_positions`.
+Every opener takes the network's class list and gives a `ImageSet`; `find_cells` tells what a folder holds. ImageNet-A
+and -R are to be evaluated on their own 200 classes: `subset_positions`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ import numpy as np
 from nst.data.layout import is_hidden, is_image
 from nst.documents import fingerprint
 from nst.errors import NstError, nearest
-from nst.robustness.baselines import CORRUPTION_GROUPS, DIFFICULTIES, EXTRA_PERTURBATIONS, NUM_SEVERITIES, PERTURBATIONS
-from nst.robustness.classes import (
-    SUBSETS,
-    imagenet_positions,
-    imagenet_wnids,
-    subset_wnids,
+from nst.robustness.baselines import (
+    CORRUPTIONS,
+    DIFFICULTIES,
+    EXTRA_CORRUPTIONS,
+    EXTRA_PERTURBATIONS,
+    NUM_SEVERITIES,
+    PERTURBATIONS,
 )
+from nst.robustness.classes import SUBSETS, imagenet_positions, imagenet_wnids, subset_wnids
 from nst.robustness.image_sets import ImageSet
-from nst.robustness.readers import (
-    ClipFiles,
-    ImageFiles,
-    class_folders,
-    has_class_files,
-    require_folder,
-    size_in_bytes,
-)
+from nst.robustness.readers import ClipFiles, ImageFiles, class_folders, has_class_files, require_folder, size_in_bytes
 
 SETS = ("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch")
 REAL_NAME, REAL_IMAGES = "ILSVRC2012_val_", 50_000  # eight digits follow: from 1, the place among the ReaL labels
 FRAMES, TRANSLATE_FRAMES = 31, 41  # of a clip of ImageNet-P
+# of copies of -C and -P: what they consist of, names and levels
+CELLS: dict[str, tuple[str, Sequence[str], Sequence[int]]] = {
+    "c": ("corruptions", CORRUPTIONS + EXTRA_CORRUPTIONS, range(1, NUM_SEVERITIES + 1)),
+    "p": ("perturbations", PERTURBATIONS + EXTRA_PERTURBATIONS, DIFFICULTIES),
+}
 
 
 # ---- one folder, one set ---------------------------------------------------------------------------------------
@@ -112,56 +112,48 @@ def _real_labels(path: Path | None, classes: Sequence[str]) -> np.ndarray:
 # ---- ImageNet-C and -P -------------------------------------------------------------------------------------------
 
 
-def find_corruptions(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, ...]]:
-    """Which severities of which corruptions a copy of ImageNet-C holds, or, with `arrays`, of CIFAR-C; extra ones
-    included, and empty folders not."""
-    root = require_folder("corruptions", expanded(root))
-    names = [name for group in CORRUPTION_GROUPS.values() for name in group]
-    severities = tuple(range(1, NUM_SEVERITIES + 1))
-    if arrays:
-        return {name: severities for name in names if (root / f"{name}.npy").is_file()}
-    folders = {name: folder for name in names if (folder := _located(root, name)) is not None}
-    found = {
-        name: tuple(severity for severity in severities if has_class_files(folder / str(severity)))
-        for name, folder in folders.items()
-    }
+def find_cells(suite: str, root: str | Path) -> dict[str, tuple[int, ...]]:
+    """Which severities of which corruptions, or difficulties of which perturbations, a copy holds; empty folders do
+    not count.
+
+    Args:
+        suite: such as imagenet_c, cifar_p: what the copy is one of, or should be.
+    """
+    what, names, levels = CELLS[suite.split("_")[1]]
+    root = require_folder(what, expanded(root))
+    found = {name: tuple(level for level in levels if _cell(suite, root, name, level)) for name in names}
     return {name: held for name, held in found.items() if held}
 
 
-def find_perturbations(root: str | Path, *, arrays: bool) -> dict[str, tuple[int, ...]]:
-    """Which difficulties of which perturbations can be computed from a copy of ImageNet-P or, with `arrays`, of
-    CIFAR-P; empty folders do not count."""
-    root = require_folder("perturbations", expanded(root))
-    names = dict.fromkeys((*PERTURBATIONS, *EXTRA_PERTURBATIONS))
-
-    def held(stored: str) -> bool:
-        if arrays:
-            return (root / f"{stored}.npy").is_file()
-        return (folder := _located(root, stored)) is not None and has_class_files(folder)
-
-    found = {name: tuple(level for level in DIFFICULTIES if held(stored_name(name, level))) for name in names}
-    return {name: difficulties for name, difficulties in found.items() if difficulties}
+def _cell(suite: str, root: Path, name: str, level: int) -> Path | None:
+    """The file, or the folder of class folders, of a corruption at a severity or a perturbation at a difficulty; None
+    where a copy does not hold it."""
+    corrupted = suite.split("_")[1] == "c"
+    stored = name if corrupted else stored_name(name, level)
+    if suite.startswith("cifar"):
+        path = root / f"{stored}.npy"
+        return path if path.is_file() else None
+    folder = _located(root, stored)
+    if folder is not None and corrupted:
+        folder /= str(level)
+    return folder if folder is not None and has_class_files(folder) else None
 
 
 def mistaken_kind(suite: str, root: str | Path) -> str | None:
     """What to do where `root` holds arrays and the suite consists of folders, or the other way round; None: neither."""
     kind, arrays = suite.split("_")[1], suite.startswith("cifar")
-    find = find_corruptions if kind == "c" else find_perturbations
-    if find(root, arrays=arrays) or not find(root, arrays=not arrays):
+    other = f"{'imagenet' if arrays else 'cifar'}_{kind}"
+    if find_cells(suite, root) or not find_cells(other, root):
         return None
-    other = "imagenet" if arrays else "cifar"
     content = "ImageNet-{}'s folders" if arrays else "CIFAR-{} arrays"
-    return f"these are {content.format(kind.upper())}: eval.{other}_{kind}={root}"
+    return f"these are {content.format(kind.upper())}: eval.{other}={root}"
 
 
 def strange_names(root: str | Path) -> list[str]:
     """Folders and arrays of a copy of -C or -P that are neither a corruption or perturbation nor a group of them,
     each with the name that may be meant, if one is near; and folders of these that hold nothing."""
-    corruptions = [name for group in CORRUPTION_GROUPS.values() for name in group]
-    perturbations = [
-        stored_name(name, level) for name in (*PERTURBATIONS, *EXTRA_PERTURBATIONS) for level in DIFFICULTIES
-    ]
-    known = {*corruptions, *perturbations}
+    (_, corruptions, _), (_, perturbations, difficulties) = CELLS.values()
+    known = {*corruptions, *(stored_name(name, level) for name in perturbations for level in difficulties)}
     found = []
     for path in sorted(expanded(root).iterdir()):
         name = path.name.removesuffix(".npy")
@@ -188,13 +180,9 @@ def imagenet_c(root: str | Path, corruption: str, severity: int, classes: Sequen
     Raises:
         NstError: as `imagenet_folders`, or the copy does not hold it.
     """
-    folder = _located(require_folder("imagenet_c", expanded(root)), corruption)
-    if folder is None or not has_class_files(folder / str(severity)):
-        raise absent_error("imagenet_c", f"imagenet_c: no {corruption} of severity {severity} in {root}", root)
+    folder = _held("imagenet_c", root, corruption, severity, f"{corruption} of severity {severity}")
     name = f"imagenet_c/{corruption}/{severity}"
-    paths, keys, labels, digest = class_folders(
-        name, folder / str(severity), imagenet_positions(classes), imagenet_wnids()
-    )
+    paths, keys, labels, digest = class_folders(name, folder, imagenet_positions(classes), imagenet_wnids())
     return ImageSet(name, keys, labels, ImageFiles(paths), digest)
 
 
@@ -211,15 +199,21 @@ def imagenet_p(
         NstError: as `imagenet_folders`, or the copy does not hold it.
     """
     stored = stored_name(perturbation, difficulty)
-    folder = _located(require_folder("imagenet_p", expanded(root)), stored)
-    if folder is None or not has_class_files(folder):
-        raise absent_error("imagenet_p", f"imagenet_p: no {stored} in {root}", root)
+    folder = _held("imagenet_p", root, perturbation, difficulty, stored)
     name = f"imagenet_p/{stored}"
     paths, keys, labels, digest = class_folders(
         name, folder, imagenet_positions(classes), imagenet_wnids(), _is_clip, ".mp4 files"
     )
     frames = frames or (TRANSLATE_FRAMES if perturbation == "translate" else FRAMES)
     return ImageSet(name, keys, labels, ClipFiles(paths, frames), digest, frames)
+
+
+def _held(suite: str, root: str | Path, name: str, level: int, told: str) -> Path:
+    """The folder of what a copy must hold, `told` in words."""
+    folder = _cell(suite, require_folder(suite, expanded(root)), name, level)
+    if folder is None:
+        raise absent_error(suite, f"{suite}: no {told} in {root}", root)
+    return folder
 
 
 def _located(root: Path, name: str) -> Path | None:
@@ -233,10 +227,8 @@ def _is_clip(file: str) -> bool:
 
 def absent_error(suite: str, what: str, root: str | Path) -> NstError:
     """The error of a corruption or perturbation that is not there, with what is."""
-    find = find_corruptions if suite.endswith("_c") else find_perturbations
-    arrays = suite.startswith("cifar")
-    held = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in find(root, arrays=arrays).items())
-    right = f"give the folder that holds the {'files' if arrays else 'folders'} of their names"
+    held = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in find_cells(suite, root).items())
+    right = f"give the folder that holds the {'files' if suite.startswith('cifar') else 'folders'} of their names"
     return NstError(what, got=held or "none of them", next=mistaken_kind(suite, root) or right)
 
 

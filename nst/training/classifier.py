@@ -182,9 +182,7 @@ class Classifier(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.number(rate)
         # averaged inside the optimiser's step: where the step is one compiled graph, the average is part of it
-        optimizer.register_step_post_hook(
-            lambda *_: self.ema.update(self.network, self.number(self.trainer.global_step + 1))
-        )
+        optimizer.register_step_post_hook(lambda *_: self.ema.update(self.network, self.number(self.global_step + 1)))
         return optimizer
 
     def number(self, value: float) -> float | Tensor:

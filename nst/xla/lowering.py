@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -25,6 +24,7 @@ from nst.training.classifier import Classifier
 from nst.training.ensemble import looking_at
 from nst.training.fitting import new_network
 from nst.training.optim import set_learning_rate
+from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tensor_rate import prime
 from nst.xla.bfloat16 import XlaPrecision
 from nst.xla.program import Program, TrainStep
@@ -82,12 +82,8 @@ def planned_classifier(step: TrainStep, device: torch.device) -> Classifier:
     # one tensor at a time: moved from the host, each has a buffer of its own before it becomes a parameter
     module._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype).to(device))
     module.to(device)
-    # of the trainer a step asks for no more than this
-    strategy = SimpleNamespace(root_device=device)
-    module._trainer = SimpleNamespace(global_step=0, world_size=1, strategy=strategy)  # type: ignore[assignment]
-    module.train()
-    module.on_train_start()
-    return module
+    module.sums = torch.zeros(len(TRAIN_METRICS)).to(device)
+    return module.train()
 
 
 def planned_batch(step: TrainStep, device: torch.device) -> dict[str, Tensor]:

@@ -279,15 +279,22 @@ def test_every_command_for_own_pictures_runs(
             request.getfixturevalue("undrawn")  # as the figures of the first report have been
     assert [stage for stage, _ in ran] == ["shard", "iterate", "iterate", "predict", "iterate", "iterate", "iterate"]
     assert "tensors from runs/mine/best; the classifier of the same classes too" in ran[5][1]
-    assert re.search(r"datasets/mine: 14 labeled, 24 unlabeled, 24 test, 10 validation images of 2 classes", ran[0][1])
+    assert re.search(
+        r"datasets/mine-seed0: 14 labeled, 24 unlabeled, 24 test, 10 validation images of 2 classes", ran[0][1]
+    )
     for said in ("selected labels: ", " the control", "best: gen", "ctrl", "report: runs/mine/report.html"):
         assert said in ran[1][1]
-    sets = {name: ShardSet.open(f"datasets/mine/{name}") for name in ("labeled", "unlabeled", "test", "validation")}
+    sets = {
+        name: ShardSet.open(f"datasets/mine-seed0/{name}") for name in ("labeled", "unlabeled", "test", "validation")
+    }
     counts = {"labeled": 14, "unlabeled": 24, "test": 24, "validation": 10}
     assert {name: shards.samples for name, shards in sets.items()} == counts
     assert sets["labeled"].classes == ("daisy", "rose")
     assert not sets["unlabeled"].labeled
-    again = ShardSet.open("datasets/again/labeled").samples, ShardSet.open("datasets/again/unlabeled").samples
+    again = (
+        ShardSet.open("datasets/again-seed0/labeled").samples,
+        ShardSet.open("datasets/again-seed0/unlabeled").samples,
+    )
     assert again == (20 - 2 - 10, 4), "20 with a class, of which the test and validation pictures"
     assert Path("runs/again/report.html").is_file()
 

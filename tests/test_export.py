@@ -322,6 +322,14 @@ def test_released_weights_become_a_run_that_teaches(digits: Path, tmp_path: Path
     assert weights.stat().st_mtime_ns == before, "the same again is not made twice"
 
 
+def test_a_network_of_ours_becomes_a_run_with_its_own_classes(generations: Path, tmp_path: Path, monkeypatch):
+    """It names them: no data set is asked, least of all the default one."""
+    monkeypatch.chdir(tmp_path)
+    assert run_stage("export", [f"model.checkpoint={generations}", "export.format=nst", "export.output=again"]) == 0
+    ours = read_info(Path("again/checkpoints/trained.safetensors"))
+    assert ours.classes == read_info(generations / "gen1" / "checkpoints" / "trained.safetensors").classes
+
+
 def test_a_teacher_of_released_weights_is_told_how_to_become_one(tmp_path: Path):
     save_file(timm_b0().state_dict(), tmp_path / "b0.safetensors")
     for source in ("tf_efficientnet_b7.ns_jft_in1k", tmp_path / "b0.safetensors"):

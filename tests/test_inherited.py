@@ -349,3 +349,16 @@ def test_advice_repeats_no_option_that_another_stage_does_not_read(teacher, monk
         whole("nst label overwrite=true") == f"nst label teacher.run={teacher} data.root=x trainer=cpu overwrite=true"
     )
     assert whole("nst iterate").endswith("student.steps=7 data.root=x trainer=cpu trainer.precision=bf16-mixed")
+
+
+@pytest.mark.parametrize("stage", ["doctor", "plan"])
+def test_doctor_and_plan_look_at_options_and_not_at_the_digits_for_a_run(teacher, digits, stage):
+    """Of a run without its options they would look at the default data, which are the digits."""
+    for named in (f"run_dir={teacher}", f"model.checkpoint={teacher}"):
+        with pytest.raises(UsageError, match="looks at options") as caught:
+            cli.run_stage(stage, [named])
+        assert f"data.root={digits}" in shlex.split(caught.value.next)
+        assert not [word for word in shlex.split(caught.value.next) if word.startswith("run_dir=")]
+    given = shlex.split(caught.value.next)
+    assert given[:2] == ["nst", stage]
+    assert cli.run_stage(stage, [f"run_dir={teacher}", *given[2:]]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nst.cli import dispatch
+from nst.errors import NstError
 from nst.models.checkpoints import load_network, read_weights
 from nst.models.networks import build
 from nst.models.pretrained import PACKAGES, read, take
@@ -93,6 +95,35 @@ def test_photos_start_from_the_installed_weights_in_every_generation(
     once, again = (json.loads(Path(place, "result.json").read_text()) for place in ("runs/mine/gen1/evaluation", "e"))
     assert once["top1"] == again["top1"]
     assert once["samples"] == 8
+
+
+def test_photos_over_several_seeds_hold_out_other_pictures_and_keep_every_seeds_own(here: Path) -> None:
+    """As the report advises: each seed has shards of its own, and a run is never asked about those of another."""
+    for number, name in enumerate(("daisy", "rose")):
+        pictures(here / "pictures/train" / name, 12, 100 * number)
+    pictures(here / "pictures/unlabeled", 8, 50)
+    run = ["experiment=photos", "name=mine", "data.source.root=pictures", "data.validation_samples=2", *QUICK,
+           "model.name=test_resnet", "model.pretrained=false", "iterate.control=false", "data.test_samples=6",
+           f"iterate.generations=[{GEN0},[]]"]  # fmt: skip
+    assert dispatch(["iterate", "-m", "seed=0,1", *run]) == 0
+    kept = {seed: Path(f"datasets/mine-seed{seed}/test/index.json").read_bytes() for seed in (0, 1)}
+    assert kept[0] != kept[1]
+    for seed in (0, 1):
+        assert dispatch(["evaluate", f"model.checkpoint=runs/mine/seed={seed}", f"evaluate.output=e{seed}"]) == 0
+    shutil.copytree("datasets/mine-seed1", "other")
+    shutil.rmtree("datasets/mine-seed1")
+    shutil.copytree("datasets/mine-seed0", "datasets/mine-seed1")
+    for stage in ("evaluate model.checkpoint=", "label teacher.run="):
+        with pytest.raises(
+            NstError, match="holds other labeled pictures than runs/mine/seed=1 has learned from"
+        ) as caught:
+            dispatch([*f"{stage}runs/mine/seed=1".split()])
+        assert "data.root=datasets/mine-seed1" in caught.value.next
+    asked = ["evaluate", "model.checkpoint=runs/mine/seed=1", "evaluate.output=e2"]
+    assert dispatch([*asked, "data.root=other"]) == 0
+    assert dispatch([*asked[:2], "evaluate.output=e3", "data.root=datasets/mine-seed1"]) == 0
+    tests = [json.loads(Path(f"e{number}/result.json").read_text())["top1"] for number in (1, 2)]
+    assert tests[0] == tests[1]
 
 
 def test_eurosat_from_an_extracted_folder_runs_through_with_its_control(

@@ -111,6 +111,32 @@ def test_the_generation_that_validation_chose_is_told(run: Path):
     assert "Best of them on the 1,200 validation images, and chosen by these alone: student 1, 81.25 %." in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_foretold_of_a_selection_stands_in_the_report(run: Path):
+    """As the terminal said it before the student trained: how right, with an interval, and what speaks against it."""
+    path = run / "gen0" / "selection" / "selection.json"
+    document = read_json(path)
+    right = {"share": 0.43, "low": 0.11, "high": 0.83, "pictures": 7}
+    shares = dict.fromkeys(("labeled", "answers", "selected"), [1 / 3] * 3)
+    told = {"right": right, "validation_pictures": 15, "shares": shares, "per_class": [[1, 2]] * 3, "elsewhere": 0.5,
+            "missing": ["<owl>"]}  # fmt: skip
+    relaxed = {"class": "cat", "labeled": 20, "sure": 0, "taken": 3, "from_confidence": 0.3}
+    write_json(path, {**document, "forecast": told, "relaxed": [relaxed, {**relaxed, "class": "<owl>", "taken": 0}]})
+    reported(run)
+    text = words(page_of(run))
+    for said in (
+        "Selected labels: 43 % right (95 % interval 11 to 83, 7 validation pictures), foretold of the teacher before",
+        "The teacher was sure of too few images of cat; their surest were taken.",
+        "Warning: the selected labels are too often wrong: 43 % right",
+        "Warning: the selection moves 50 % of its entries to other classes",
+        "Warning: nothing is selected of 1 of the classes: '<owl>'",
+    ):
+        assert said in text, said
+    write_json(path, {name: value for name, value in document.items() if name not in ("forecast", "relaxed")})
+    reported(run)
+    assert "foretold of the teacher" not in words(page_of(run)), "a selection of an older version"
+
+
 def test_a_control_that_goes_on_is_not_told(run: Path, tmp_path: Path):
     add_control(run, 0.85, tmp_path)
     (run / "control" / "DONE").unlink()

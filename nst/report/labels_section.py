@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from nst.data import forecast
 from nst.report import figures, selection_figures
 from nst.report.class_tables import LARGEST_CONFUSION, fewer, frequent_confusions
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.records import Experiment, Generation
 from nst.report.selection_figures import SelectionData
-from nst.shown import short
+from nst.shown import short, some
 
 LABEL_COLUMNS = ("class", "threshold", "labeled so", "selected", "with copies", "copies of each")
 RIGHT_COLUMNS = ("right before\u00a0%", "right after\u00a0%")  # where the truth is known
@@ -33,6 +34,7 @@ def selection(experiment: Experiment) -> Section:
     shown = found if len(found) == 1 else [found[0], found[-1]]
     data = [selection_data(generation) for generation in shown]
     section.text = " ".join(map(_selection_text, found))
+    section.points += [sentence for generation in found for sentence in foretold(generation)]
     section.blocks += [
         Drawing("confidence", selection_figures.confidence(data), "Images per bin of the teacher's confidence."),
         Drawing("class_balance", selection_figures.class_balance(data),
@@ -41,7 +43,9 @@ def selection(experiment: Experiment) -> Section:
     ]  # fmt: skip
     known = [entry for entry in data if entry.accuracy is not None]
     if not known:
-        section.missing.append("How many pseudo-labels are right is not known: the unlabeled images have no truth.")
+        section.missing.append(
+            "How many pseudo-labels are right is not known for certain: the unlabeled images have no truth."
+        )
         return section
     caption = "Before selection. Above the diagonal the teacher is less sure than it could be, below it too sure."
     section.blocks.append(Drawing("reliability", selection_figures.reliability(known), caption))
@@ -68,6 +72,19 @@ def _selection_text(generation: Generation) -> str:
     if before is not None and after is not None:
         text += f"; {100 * before:.1f} % of the labels were right before, {100 * after:.1f} % after selection"
     return text + "."
+
+
+def foretold(generation: Generation) -> list[str]:
+    """What was known of a selection before its student trained: how right it would be, and what spoke against it."""
+    document = generation.selection or {}
+    if (found := document.get("forecast")) is None:  # a selection from before there were forecasts
+        return []
+    when = f", foretold of {generation.named} before its student learned" if found["right"] else ""
+    told = [f"S{forecast.summary(found)[1:]}{when}."]
+    if few := [short(entry["class"]) for entry in document.get("relaxed") or () if entry["taken"]]:
+        told.append(f"{generation.named} was sure of too few images of {some(few, 5)}; their surest were taken.")
+        told[-1] = told[-1][:1].upper() + told[-1][1:]
+    return [*told, *(f"Warning: {warning}." for warning in forecast.warnings(found))]
 
 
 def selection_data(generation: Generation) -> SelectionData:

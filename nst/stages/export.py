@@ -28,7 +28,7 @@ from nst.leftovers import sweep
 from nst.models.checkpoints import load_network, save_network
 from nst.models.formats import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
 from nst.models.located import locate
-from nst.models.network_info import NetworkInfo, is_ours
+from nst.models.network_info import NetworkInfo, is_ours, read_info
 from nst.models.networks import Network
 from nst.models.released import open_network, weights_digest
 from nst.models.timm_architecture import TimmArchitecture
@@ -135,12 +135,16 @@ def _onnx_use(info: NetworkInfo, kind: str) -> str:
 
 def adopt(job: ExportJob, output: Path) -> dict[str, Any]:
     """Makes a run directory of released weights (a file, hub folder or name of timm's, or anything of ours), so that
-    they can teach: teacher.run=<it>. Their logits are the classes of `data.labeled`, in its order.
+    they can teach: teacher.run=<it>. Their logits are the classes of `data.labeled`, in its order, unless they are ours
+    and name their own.
 
     Raises:
         NstError: as `open_network`.
     """
-    source, classes = _source(job), load_index(job.data.labeled).classes
+    source = _source(job)
+    place = locate(source)
+    ours = isinstance(place, Path) and is_ours(place)
+    classes = read_info(place).classes if ours else load_index(job.data.labeled).classes
     inputs = {"weights": weights_digest(source), "classes": classes}
     with Run(output, "export", inputs, overwrite=job.overwrite) as run_:
         if run_.done:

@@ -9,6 +9,7 @@ already, is refused instead of being recorded as if it had been used.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +18,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nst.config import plain
-from nst.documents import read_config
+from nst.data.index_files import has_index
+from nst.data.shard_set import ShardSet
+from nst.data.transfer import is_remote
+from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError
+from nst.finished import generation_of
 from nst.models.located import locate, locate_ours
 from nst.models.network_info import read_info
 from nst.run_inputs import ADDED
@@ -43,10 +48,32 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
         UsageError: no data is named at all, or an option that changes nothing.
     """
     require_read(cfg, stage)
+    if stage in ("doctor", "plan"):
+        _require_options(cfg, stage)
     cfg = _with_data(cfg, stage, tell)
     if STAGES[stage].as_sharded:
         require_as_sharded(cfg, stage)
     return cfg
+
+
+def _require_options(cfg: DictConfig, stage: str) -> None:
+    """Raises UsageError where a run is named and no data: the default ones would be looked at in their place."""
+    typed = list(typed_names(cfg.overrides))
+    named = [OmegaConf.select(cfg, name) for name in ("run_dir", "model.checkpoint") if name in typed]
+    runs = [run for place in named if isinstance(place, str) and (run := run_of(Path(place))) is not None]
+    if not runs or any(name in WHOLE or name.startswith("data.") for name in typed):
+        return
+    given = [item for item in read_config(runs[0] / "config.yaml").get("overrides") or () if not _is_place(item)]
+    if given:
+        raise UsageError(
+            f"nst {stage} looks at options, and {runs[0]} was made by more than are given here",
+            next=shlex.join(["nst", stage, *map(str, given)]),
+        )
+
+
+def _is_place(item: str) -> bool:
+    """Whether a typed option says where a run lies, or deletes what lies there."""
+    return item.partition("=")[0] in ("run_dir", "overwrite")
 
 
 def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> DictConfig:
@@ -90,9 +117,27 @@ def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
         for part in PARTS:  # which lie in it unless something else was said
             if f"data.{part}" not in typed and here[part] == f"{known['root']}/{part}":
                 here[part] = f"{here['root']}/{part}"
+    if not {"data.root", "data.labeled"} & set(typed):
+        _require_its_labels(run, here)
     OmegaConf.update(cfg, "data", OmegaConf.create(here), merge=False, force_add=True)
     small = ", small pictures" if here["pictures"].get("small") else ""
     return f"data as in {run}: {here['name']} in {here['root']}{small}"
+
+
+def _require_its_labels(run: Path, data: Mapping[str, Any]) -> None:
+    """Raises NstError where other labeled pictures lie in the run's place now: of another split, test pictures may be
+    those that it has learned from."""
+    started, folder = generation_of(run) / "started.json", str(data["labeled"])
+    learned = read_json(started)["inputs"].get("labeled") if started.exists() else None
+    if learned is None or is_remote(folder) or not has_index(Path(folder)):
+        return
+    if (now := ShardSet.open(folder).digest) != learned:
+        raise NstError(
+            f"{data['root']} holds other labeled pictures than {run} has learned from",
+            got=f"sha256 {learned[:20]}... then, {now[:20]}... now",
+            next=f"data.root=<where those are now>; nst shard makes them again by the options in {run / 'config.yaml'}."
+            f" Or data.root={data['root']}, for these ones",
+        )
 
 
 def _put(target: dict[str, Any], path: Sequence[str], source: Mapping[str, Any]) -> None:

@@ -70,6 +70,19 @@ def test_stage_help_lists_options_groups_and_choices_with_a_line_each(stage: str
         assert not re.search(r"\[[CO]\]", text)
 
 
+@pytest.mark.parametrize(
+    "stage, needed",
+    [("predict", "model.checkpoint="), ("label", "teacher.run="), ("evaluate", "model.checkpoint="),
+     ("export", "model.checkpoint=")],
+)  # fmt: skip
+def test_help_begins_with_what_must_be_given(stage: str, needed: str, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = main(capsys, stage, "--help")[1].partition("options:")[0].splitlines()
+    usage, example = next(line for line in lines if line.startswith("usage:")), lines[-2]
+    assert needed in usage and example.startswith(f"example: nst {stage} ") and needed in example
+    assert max(map(len, lines)) <= 80
+
+
 def test_every_configuration_file_and_row_says_what_it_is():
     conf = ROOT / "conf"
     found = [(str(path.parent.relative_to(conf)), path.stem) for path in conf.rglob("*.yaml")]

@@ -24,7 +24,8 @@ MOST_COLUMNS = 100
 
 
 def stage_help(stage: str) -> str:
-    """What `nst <stage> --help` prints: what must be given, the stage's options with a line each, then the groups and their choices."""
+    """What `nst <stage> --help` prints: what must be given, the stage's options with a line each, the groups and
+    their choices."""
     parts = [
         filled(f"nst {stage}: {STAGES[stage].does}"),
         "",

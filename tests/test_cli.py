@@ -71,7 +71,7 @@ def test_stage_help_lists_options_groups_and_choices_with_a_line_each(stage: str
 
 
 @pytest.mark.parametrize(
-    "stage, needed",
+    ("stage", "needed"),
     [("predict", "model.checkpoint="), ("label", "teacher.run="), ("evaluate", "model.checkpoint="),
      ("export", "model.checkpoint=")],
 )  # fmt: skip
@@ -79,7 +79,9 @@ def test_help_begins_with_what_must_be_given(stage: str, needed: str, capsys, mo
     monkeypatch.setenv("COLUMNS", "80")
     lines = main(capsys, stage, "--help")[1].partition("options:")[0].splitlines()
     usage, example = next(line for line in lines if line.startswith("usage:")), lines[-2]
-    assert needed in usage and example.startswith(f"example: nst {stage} ") and needed in example
+    assert example.startswith(f"example: nst {stage} ")
+    assert needed in usage
+    assert needed in example
     assert max(map(len, lines)) <= 80
 
 
@@ -90,6 +92,30 @@ def test_every_configuration_file_and_row_says_what_it_is():
     for group, choice in found:
         assert len(summary_line(group, choice)) > 10, (group, choice)
     assert len(found) > 200
+
+
+def test_a_folder_without_an_option_is_answered_with_the_one_that_was_meant(tmp_path: Path, monkeypatch, capsys):
+    """`nst predict runs/a pictures`, as other programs take it."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/a", "my pictures"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/a/config.yaml").touch()
+    told = {
+        ("predict", "runs/a", "my pictures"): "nst predict model.checkpoint=runs/a 'input=my pictures'",
+        ("predict", "my pictures", "runs/a"): "nst predict 'input=my pictures' model.checkpoint=runs/a",
+        ("predict", "--top", "5", "my pictures"): "nst predict --top 5 'input=my pictures'",
+        ("predict", "model.checkpoint=x", "runs/a"): "nst predict model.checkpoint=x input=runs/a",
+        ("report", "runs/a"): "nst report run_dir=runs/a",
+        ("label", "runs/a"): "nst label teacher.run=runs/a",
+        ("evaluate", "runs/a", "seed=1"): "nst evaluate seed=1 model.checkpoint=runs/a",
+    }
+    for arguments, command in told.items():
+        code, _, errors = main(capsys, *arguments)
+        assert code == 2
+        assert "is not an option" in errors
+        assert errors.strip().endswith(f"next:  {command}"), errors
+    for arguments in (["report", "runs/nowhere"], ["shard", "runs/a"], ["report", "runs/a", "runs/a"]):
+        assert "next:" not in main(capsys, *arguments)[2]
 
 
 @pytest.mark.parametrize("value", ["name=x", "so=rt [1]", "~here", "-1", "a b", "seed=1", "top"])

@@ -116,7 +116,10 @@ STAGES: Mapping[str, StageRecord] = {
         typed={
             "source": "data.source", "labeled_per_class": "data.labeled_per_class",
             "test_samples": "data.test_samples", "unlabeled_samples": "data.unlabeled_samples",
-            "samples_per_shard": "shard.samples_per_shard", "check_images": "shard.check_images",
+            "validation_samples": "data.validation_samples", "samples_per_shard": "shard.samples_per_shard",
+            "check_images": "shard.check_images", "teacher": "teacher.run",
+            "selection": "teacher.selection", "predictions": "teacher.predictions", "targets": "teacher.targets",
+            "unlabeled": "data.unlabeled",
         },
         torch=False,
     ),
@@ -183,7 +186,7 @@ STAGES: Mapping[str, StageRecord] = {
         within=("teacher.run", "selection"),
         typed={
             "seed": "seed", "teacher": "teacher.run", "predictions": "teacher.predictions", "truth": "data.unlabeled",
-            "": "select",
+            "validation": "data.validation", "shares": "data.labeled", "": "select",
         },
         torch=False,
     ),
@@ -227,8 +230,8 @@ STAGES: Mapping[str, StageRecord] = {
         runs=("model.checkpoint",),
         folder="predict.output",
         typed={
-            "network": "model.checkpoint", "pictures": "input", "turns": "predict.views",
-            "precision": "predict.precision",
+            "network": "model.checkpoint", "views": "model.checkpoint", "pictures": "input", "parts": "input",
+            "turns": "predict.views", "precision": "predict.precision",
         },
         together=True,
     ),
@@ -253,6 +256,7 @@ STAGES: Mapping[str, StageRecord] = {
         runs=("model.checkpoint",),
         folder="export.output",
         within=("model.checkpoint", "export"),
+        typed={"weights": "model.checkpoint", "classes": "data.labeled"},
         at_a_desk=True,
     ),
     "plan": StageRecord(

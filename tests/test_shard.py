@@ -340,6 +340,28 @@ def test_a_class_with_one_picture_is_refused_with_what_to_do_where_a_test_pictur
     assert result["sets"]["labeled"]["label_counts"][2] == 1
 
 
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("red sqare", "red square"), ("Red Square", "red square"), ("blue disk 12", None), ("kiwi", None)],
+)
+def test_a_class_with_one_picture_that_is_nearly_called_like_another_may_be_mistyped(typo: str, meant: str | None):
+    classes = [typo, "red square", "blue disk 11"]
+    found = [Entry(f"{c}-{i}", "png", c, None) for c, count in enumerate((1, 20, 20)) for i in range(count)]
+    with pytest.raises(NstError) as caught:
+        split(found, range(len(found)), classes, Sizes(), 0)
+    assert str(caught.value.got) == f"{typo} has 1" + (f" (did you mean '{meant}'?)" if meant else "")
+    assert ("mistyped" in str(caught.value.next)) == bool(meant)
+
+
+def test_classes_that_differ_in_capital_letters_alone_are_told(tmp_path: Path) -> None:
+    for name in ("Cat", "cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "in" / name / f"{name}{number}.png").write_bytes(encode(noise(8, 8, number), "PNG"))
+    notes = sharded(tmp_path / "in", tmp_path / "out")["notes"]
+    assert notes == ["Cat, cat differ in capital letters alone, and are different classes"]
+
+
 def test_the_table_of_classes_keeps_within_80_columns() -> None:
     found = {"samples": 9, "label_counts": [1_000_000] * 60}
     result = {

@@ -118,6 +118,7 @@ def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], l
     notes = list(source.notes)
     notes += [f"{_pictures(count, ('has', 'have') if what == DARK else ('is', 'are'))} {what}"
               for what, count in sorted(seen.notes.items())]  # fmt: skip
+    notes += [f"{some(same, 5)} differ in capital letters alone, and are different classes" for same in _cases(source)]
     if any(source.entries[position].split == "val" for position in parts["test"][:1]):
         notes.append("val/ serves as the test set, since there is no other")
     if left_out:
@@ -129,6 +130,14 @@ def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], l
             how_many = f"{len(missing)} classes" if len(missing) > 1 else "1 class"
             notes.append(f"{name} has no picture of {how_many}: {some(missing, 5)}")
     return notes
+
+
+def _cases(source: Source) -> Iterable[list[str]]:
+    """Classes whose names differ in case alone."""
+    groups: dict[str, list[str]] = {}
+    for name in source.classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _pictures(count: int, verbs: tuple[str, str]) -> str:

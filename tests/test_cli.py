@@ -18,7 +18,7 @@ import pytest
 
 from nst import cli
 from nst.config import compose_config
-from nst.errors import NstError, Preempted, nearest
+from nst.errors import NstError, Preempted, nearest, nearest_few
 from nst.flags import flags_as_options
 from nst.groups import group_choices, groups, summary_line
 from nst.kinds import Kind
@@ -364,6 +364,14 @@ def test_cfg_prints_the_composed_configuration(capsys: pytest.CaptureFixture[str
 def test_nearest_suggests_only_what_is_near():
     assert nearest("epohcs", ["epochs", "steps"]) == ", did you mean 'epochs'?"
     assert nearest("zzz", ["epochs", "steps"]) == ""
+
+
+def test_of_several_near_names_those_that_begin_so_come_first():
+    names = ["tiny_vit", "vit_tin", "vit_tiny_patch16", "vit_tiny_r", "vit_tiny_s", "zzz"]
+    assert nearest_few("vit_tiny", names) == ", did you mean 'vit_tiny_patch16', 'vit_tiny_r' or 'vit_tiny_s'?"
+    assert nearest_few("vit_tiny_patch61", names[2:3]) == ", did you mean 'vit_tiny_patch16'?"
+    assert nearest_few("tiny_vti", names[:2]) == ", did you mean 'tiny_vit'?"
+    assert nearest_few("qqq", names) == ""
 
 
 def test_missing_value_is_named():

@@ -39,6 +39,20 @@ def again(*options: str) -> str:
     return " ".join([*(["nst", _command[0]] if _command else []), *options])
 
 
+def as_list(value: str) -> str | None:
+    """`model.checkpoint='[a,b]'` for a value `a,b` of the command line, paths that are all there, where the option may
+    name several."""
+    paths = value.split(",")
+    if not _command or len(paths) < 2 or not all(path and Path(path).expanduser().exists() for path in paths):
+        return None
+    names = [item.partition("=")[0] for item in _command[1:] if item.partition("=")[2] == value]
+    several = ("model.checkpoint",) if _command[0] == "predict" else ("teacher.run", "teacher.checkpoint")
+    if not names or names[0] not in several:
+        return None
+    listed = shlex.quote(f"[{value}]")
+    return f"several are a list: {again(f'{names[0]}={listed}')}"
+
+
 def meant() -> str | None:
     """The command with options before the paths that stand in it without one: the stage's network or run, and what it
     takes without its name; None where that cannot be told."""

@@ -118,6 +118,19 @@ def test_a_folder_without_an_option_is_answered_with_the_one_that_was_meant(tmp_
         assert "next:" not in main(capsys, *arguments)[2]
 
 
+def test_networks_with_a_comma_between_them_are_answered_with_a_list(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b c"):
+        Path(name).mkdir()
+    for given, list_ in (
+        (["predict", "model.checkpoint=a,b c", "input=a"], "nst predict input=a model.checkpoint='[a,b c]'"),
+        (["label", "teacher.run=a,b c"], "nst label teacher.run='[a,b c]'"),
+    ):
+        assert main(capsys, *given)[2].strip().endswith(f"next:  several are a list: {list_}")
+    for given in (["predict", "model.checkpoint=a,nothing", "input=a"], ["evaluate", "model.checkpoint=a,b c"]):
+        assert "a list" not in main(capsys, *given)[2]
+
+
 @pytest.mark.parametrize("value", ["name=x", "so=rt [1]", "~here", "-1", "a b", "seed=1", "top"])
 @pytest.mark.parametrize("flag", ["output", "sort-into"])
 def test_what_is_behind_a_flag_that_needs_a_value_is_its_value(flag: str, value: str):

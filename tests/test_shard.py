@@ -362,6 +362,16 @@ def test_classes_that_differ_in_capital_letters_alone_are_told(tmp_path: Path) -
     assert notes == ["Cat, cat differ in capital letters alone, and are different classes"]
 
 
+def test_numbers_of_shards_are_told_in_the_singular_too() -> None:
+    def told(samples: int, *classes: str) -> str:
+        sets = {"labeled": {"samples": 9}, "test": {"samples": samples}}
+        return shard_table.summary_line({"sets": sets, "classes": classes, "skipped": {"count": 0}})
+
+    assert told(1, "a", "b") == "9 labeled, 1 test image of 2 classes"
+    assert told(2, "a") == "9 labeled, 2 test images of 1 class"
+    assert told(2) == "9 labeled, 2 test images"
+
+
 def test_the_table_of_classes_keeps_within_80_columns() -> None:
     found = {"samples": 9, "label_counts": [1_000_000] * 60}
     result = {

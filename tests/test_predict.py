@@ -573,6 +573,19 @@ def test_a_table_in_the_run_that_made_it_stays_when_that_is_overwritten(network,
         assert not (outer / "predict").exists()
 
 
+@pytest.mark.parametrize("what", [None, 3, io.BytesIO(b"a\nb")])
+def test_what_is_no_picture_is_told_with_what_is_taken(what: Any, network):
+    for given in (what, [what]):
+        with pytest.raises(NstError, match=rf"this is no picture[\s\S]*got: .*{type(what).__name__}[\s\S]*a PIL image"):
+            nst.load(network).predict(given)
+
+
+@pytest.mark.parametrize("what", [None, 3, [], [3], np.zeros((2, 2))])
+def test_what_is_no_network_is_told_with_what_is_taken(what: Any):
+    with pytest.raises(NstError, match=r"nst.load needs a network[\s\S]*run directory or network file, or a list"):
+        nst.load(what)
+
+
 # ---- sorting
 
 

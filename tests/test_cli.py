@@ -180,7 +180,9 @@ def test_the_value_of_a_flag_may_have_a_sign_of_equality(tmp_path: Path, monkeyp
      ("nst label label.engine=", {"label.engine=lightning", "label.engine=ray"}),
      ("nst train overwrite=t", {"overwrite=true"}), ("nst train a=b noise=no_m", {"noise=no_model_noise"}),
      ("nst evaluate model.checkpoint=runs/", set()), ("nst evaluate model.", {"model.checkpoint="}),
-     ("nst label student.", set())],
+     ("nst label student.", set()), ("nst predict --views ", {"all", "one"}),
+     ("nst predict --top 5 --views a", {"all"}), ("nst predict --views=a", {"--views=all"}),
+     ("nst predict --sort-into ", set()), ("nst shard --verify overw", {"overwrite="})],
 )  # fmt: skip
 def test_completion_knows_stages_options_and_values(line: str, words: set[str], capsys: pytest.CaptureFixture[str]):
     code, out, _ = main(capsys, "--complete", line)
@@ -208,12 +210,14 @@ def test_bash_completes_by_the_script(tmp_path: Path):
     (tmp_path / "runs").mkdir()
     script = f"""
 cd {tmp_path}; PATH={tmp_path}:$PATH; eval "$(nst --completion bash)"
-try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=(nst); _nst 2> /dev/null; echo "${{COMPREPLY[@]}}"; }}
-try "nst trai"; try "nst train noise=no_m"; try "nst train model.checkpoint=ru" """
+try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=($1); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_nst 2> /dev/null; echo "${{COMPREPLY[@]}}"; }}
+try "nst trai"; try "nst train noise=no_m"; try "nst train model.checkpoint=ru"
+try "nst predict --sort-into ru"; try "nst predict --views o" """
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    assert done.stdout.splitlines() == ["train", "no_model_noise", "runs"]
+    assert done.stdout.splitlines() == ["train", "no_model_noise", "runs", "runs", "one"]
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")

@@ -312,6 +312,19 @@ def test_bad_images_are_left_out_counted_and_named(tmp_path: Path, caplog: pytes
     assert not bad & set(read_set(tmp_path / "out" / "unlabeled"))
 
 
+def test_a_link_that_leads_nowhere_is_a_bad_image_until_it_is_mended(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    (root / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
+    result = sharded(root, tmp_path / "out", "data.labeled_per_class=8", "max_bad_fraction=0.2")
+    assert result["skipped"] == {"count": 1, "names": ["cat-gone: a link that leads nowhere"]}
+    with pytest.raises(NstError, match=r"too many pictures[\s\S]*1: mend or remove these links"):
+        sharded(root, tmp_path / "none", "max_bad_fraction=0")
+    assert open_source("folder", root=root).digest == open_source("folder", root=root).digest
+    (root / "cat" / "nowhere.jpg").write_bytes((root / "cat" / "00.jpg").read_bytes())
+    with pytest.raises(NstError, match="other inputs"):
+        sharded(root, tmp_path / "out", "data.labeled_per_class=8", "max_bad_fraction=0.2")
+
+
 def test_what_was_done_to_pictures_and_passed_over_is_told(tmp_path: Path) -> None:
     root = pets(tmp_path / "pets")
     exif = Image.Exif()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from nst.stage_table import STAGES
 
@@ -36,6 +37,47 @@ def command_is_known() -> bool:
 def again(*options: str) -> str:
     """The command as it was given, with these options too; from Python the options alone."""
     return " ".join([*(["nst", _command[0]] if _command else []), *options])
+
+
+def as_list(value: str) -> str | None:
+    """`model.checkpoint='[a,b]'` for a value `a,b` of the command line, paths that are all there, where the option may
+    name several."""
+    paths = value.split(",")
+    if not _command or len(paths) < 2 or not all(path and Path(path).expanduser().exists() for path in paths):
+        return None
+    names = [item.partition("=")[0] for item in _command[1:] if item.partition("=")[2] == value]
+    several = ("model.checkpoint",) if _command[0] == "predict" else ("teacher.run", "teacher.checkpoint")
+    if not names or names[0] not in several:
+        return None
+    listed = shlex.quote(f"[{value}]")
+    return f"several are a list: {again(f'{names[0]}={listed}')}"
+
+
+def meant() -> str | None:
+    """The command with options before the paths that stand in it without one: the stage's network or run, and what it
+    takes without its name; None where that cannot be told."""
+    from nst.flags import in_words, option_of  # here: only who has made a mistake waits for it
+
+    if not _command:
+        return None
+    stage, record = _command[0], STAGES[_command[0]]
+    words = list(in_words(stage, _command[1:]))
+    bare = [each[0] for each in words if len(each) == 1 and not each[0].startswith("-") and "=" not in each[0]]
+    given = {option_of(stage, each[0]) for each in words}
+    free = [name for name in (*record.networks[-1:], *record.short) if option_of(stage, name) not in given]
+    found = []
+    for word in bare:
+        if not free or not Path(word).expanduser().exists():
+            return None
+        is_input = free[-1] in record.short and not _is_trained(Path(word).expanduser())
+        found.append(shlex.quote(f"{free.pop(-1 if is_input else 0)}={word}"))
+        leave_out(word)
+    return again(*found)
+
+
+def _is_trained(path: Path) -> bool:
+    """Whether a path looks like a run or a network."""
+    return (path / "config.yaml").exists() or path.suffix == ".safetensors"
 
 
 def whole(text: str) -> str:

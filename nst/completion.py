@@ -8,7 +8,7 @@ from typing import Any
 
 from nst.checking import kind_of
 from nst.errors import UsageError
-from nst.flags import own_flags
+from nst.flags import needs_value, option_of, own_flags
 from nst.groups import group_choices, groups
 from nst.settings import TREE
 from nst.stage_table import STAGES
@@ -19,7 +19,7 @@ BASH = """_nst() {
     local word="${line##* }"
     local IFS=$'\\n'
     COMPREPLY=($("${COMP_WORDS[0]}" --complete "$line"))
-    if [ "${#COMPREPLY[@]}" = 0 ] && [[ "$word" == *=* ]]; then
+    if [ "${#COMPREPLY[@]}" = 0 ] && [[ "$word" == *=* || "${COMP_WORDS[COMP_CWORD-1]}" == --* ]]; then
         COMPREPLY=($(compgen -f -- "${word#*=}"))
     elif [[ "$word" == *=* ]]; then
         COMPREPLY=("${COMPREPLY[@]#*=}")
@@ -33,7 +33,7 @@ _nst() {
     local word="${BUFFER[1,CURSOR]##* }"
     local -a found
     found=("${(@f)$("${words[1]}" --complete "${BUFFER[1,CURSOR]}")}")
-    if [[ -z "$found" && "$word" == *=* ]]; then
+    if [[ -z "$found" && ( "$word" == *=* || "${words[CURRENT-1]}" == --* ) ]]; then
         compset -P '*='
         _files
     else
@@ -65,12 +65,19 @@ def candidates(line: str) -> list[str]:
     stage = next((each for each in words[1:] if each), "")
     name, equals, begun = word.partition("=")
     if equals:
-        return [f"{name}={value}" for value in _values(name) if value.startswith(begun)]
+        return [f"{name}={value}" for value in _values(_typed(stage, name)) if value.startswith(begun)]
+    if needs_value(stage, before := next((each for each in reversed(words[:-1]) if each), "")):
+        return [value for value in _values(_typed(stage, before)) if value.startswith(word)]
     if word.startswith("-"):
         found = [*FLAGS, *own_flags(stage)]
     else:
         found = [f"{each}=" for each in _names() if stage not in STAGES or STAGES[stage].reads(each)]
     return [each for each in found if each.startswith(word)]
+
+
+def _typed(stage: str, name: str) -> str:
+    """The option's own name: predict.views of --views."""
+    return option_of(stage, name) if name.startswith("-") else name
 
 
 def _names() -> Iterator[str]:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nst.advice import meant
 from nst.checking import WrongOption, kind_of, read_settings, takes_more
 from nst.errors import UsageError, nearest
 from nst.groups import conf_dir, group_choices, groups
@@ -67,7 +68,9 @@ def _check_form(override: str) -> None:
     if name.startswith("~") and not name.startswith("~hydra."):
         raise UsageError("options cannot be taken out", got=override[:80], valid="option=null, where null is a value")
     if not equals or not name:
-        raise UsageError(f"'{override[:80]}' is not an option", valid="option=value, and flags such as --verify")
+        raise UsageError(
+            f"'{override[:80]}' is not an option", valid="option=value, and flags such as --verify", next=meant()
+        )
     choice = value.strip("'\"")
     if name in groups() and choice not in (choices := group_choices(name)):
         raise UsageError(

@@ -67,3 +67,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the closest of `valid` to `name`, or an empty string."""
     match = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f", did you mean '{match[0]}'?" if match else ""
+
+
+def nearest_few(name: str, valid: Iterable[str]) -> str:
+    """`, did you mean 'x', 'y' or 'z'?`: up to three, those first that begin with `name`; or an empty string."""
+    names = list(valid)
+    begun = [each for each in names if each.startswith(name)] if len(name) > 2 else []
+    found = list(dict.fromkeys([*begun[:3], *difflib.get_close_matches(name, names, n=3, cutoff=0.5)]))[:3]
+    quoted = [f"'{each}'" for each in found]
+    return f", did you mean {' or '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))}?" if quoted else ""

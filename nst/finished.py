@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nst.advice import as_list
 from nst.atomic import known_sha256
 from nst.documents import read_json, way_on
 from nst.errors import NstError
@@ -26,7 +27,7 @@ def final_weights(run: Path | str) -> Path:
         raise NstError(
             f"there is no network at {run}: no run, no file",
             got=_neighbours(run),
-            next="name one that is there; `nst train` makes them in run_dir",
+            next=as_list(str(run)) or "name one that is there; `nst train` makes them in run_dir",
         )
     if not (run / "DONE").exists():
         raise NstError(f"the training in {run} has not finished", next="start it again: it continues")

@@ -34,6 +34,14 @@ def own_flags(stage: str) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name, kind in own.items() if isinstance(kind, Kind)]
 
 
+def needs_value(stage: str, item: str) -> bool:
+    """Whether an argument is a flag of the stage whose value is the next one."""
+    if not item.startswith("--") or "=" in item or item in GENERAL:
+        return False
+    kind = _kind(stage, item)
+    return kind is not None and not _may_stand_alone(kind)
+
+
 def in_words(stage: str, items: Sequence[str]) -> Iterator[list[str]]:
     """The arguments behind a stage, those of an option together: `[option=value]`, `[--flag]`, `[--flag, value]`."""
     waiting = list(items)

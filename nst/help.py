@@ -24,10 +24,12 @@ MOST_COLUMNS = 100
 
 
 def stage_help(stage: str) -> str:
-    """What `nst <stage> --help` prints: the stage's options with a line each, then the groups and their choices."""
+    """What `nst <stage> --help` prints: what must be given, the stage's options with a line each, the groups and
+    their choices."""
     parts = [
         filled(f"nst {stage}: {STAGES[stage].does}"),
         "",
+        *_usage(stage),
         "options:",
         table(_stage_options((stage, *SHARED_SECTIONS))),
         "",
@@ -39,6 +41,14 @@ def stage_help(stage: str) -> str:
             parts.append(filled(f"... and {folded} rows of the paper's tables: nst {stage} --help {group}", 4))
     parts += ["", filled(f"The options inside a group: nst {stage} --help <group>; --cfg shows the values of all.")]
     return "\n".join(parts)
+
+
+def _usage(stage: str) -> list[str]:
+    """The options that must be given, and an example; nothing where none must."""
+    if (usage := STAGES[stage].usage) is None:
+        return []
+    needed, example = usage
+    return [f"usage:   nst {stage} {needed} [option=value ...]", f"example: nst {stage} {example}", ""]
 
 
 def group_help(stage: str, group: str) -> str:

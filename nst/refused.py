@@ -10,7 +10,7 @@ from nst import by_hand, written
 from nst.advice import again, command_is_known
 from nst.errors import NstError
 from nst.run_inputs import ADDED
-from nst.shown import as_typed
+from nst.shown import as_typed, count_of
 from nst.stage_table import STAGES
 
 SHOWN = 4
@@ -67,7 +67,7 @@ def ways_on(found: written.FolderContents | None, option: str) -> str:
         return (
             f"{another} move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"
         )
-    deletes = f"deletes the {len(found.ours)} files that nst wrote there ({written.counted(found.ours)})"
+    deletes = f"deletes the {count_of(len(found.ours), 'file')} that nst wrote there ({written.counted(found.ours)})"
     if found.others:
         lines = [f"{another} move {_with_why(found)}: then overwrite=true {deletes}"]
         lines += by_hand.away(*(found.folder / name for name in found.edited[:SHOWN]))

@@ -67,6 +67,11 @@ def short(name: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 12]}… (+{len(text) - limit + 12})"
 
 
+def count_of(number: int, noun: str) -> str:
+    """`1 picture`, `1,200 pictures`, `2 classes`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def some(names: Sequence[str], limit: int = 4) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -25,6 +25,7 @@ class StageRecord:
 
     Args:
         does: what it makes of what, in a line.
+        usage: the options without which it does nothing, as `--help` shows them; and an example.
         job: whose options it reads; None: those of whole recipes, for a run that it begins or looks ahead to.
         strict: it refuses options that it does not read.
         only: of these groups of its job it reads these options alone.
@@ -48,6 +49,7 @@ class StageRecord:
     """
 
     does: str
+    usage: tuple[str, str] | None = None
     job: type[Job] | None = None
     strict: bool = True
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -114,7 +116,10 @@ STAGES: Mapping[str, StageRecord] = {
         typed={
             "source": "data.source", "labeled_per_class": "data.labeled_per_class",
             "test_samples": "data.test_samples", "unlabeled_samples": "data.unlabeled_samples",
-            "samples_per_shard": "shard.samples_per_shard", "check_images": "shard.check_images",
+            "validation_samples": "data.validation_samples", "samples_per_shard": "shard.samples_per_shard",
+            "check_images": "shard.check_images", "teacher": "teacher.run",
+            "selection": "teacher.selection", "predictions": "teacher.predictions", "targets": "teacher.targets",
+            "unlabeled": "data.unlabeled",
         },
         torch=False,
     ),
@@ -141,6 +146,7 @@ STAGES: Mapping[str, StageRecord] = {
     ),
     "label": StageRecord(
         does="teacher + unlabeled shards -> predictions/*.parquet",
+        usage=("teacher.run=<run>", "teacher.run=runs/first"),
         job=LabelJob,
         only={
             "teacher": ("run", "checkpoint", "predictions", "image_size", "views", "noised"),
@@ -180,7 +186,7 @@ STAGES: Mapping[str, StageRecord] = {
         within=("teacher.run", "selection"),
         typed={
             "seed": "seed", "teacher": "teacher.run", "predictions": "teacher.predictions", "truth": "data.unlabeled",
-            "": "select",
+            "validation": "data.validation", "shares": "data.labeled", "": "select",
         },
         torch=False,
     ),
@@ -192,6 +198,7 @@ STAGES: Mapping[str, StageRecord] = {
     ),
     "evaluate": StageRecord(
         does="weights + test shards -> result.json: top-1, top-5, ECE, confusion",
+        usage=("model.checkpoint=<run>", "model.checkpoint=runs/first"),
         job=EvaluateJob,
         only={"model": ("checkpoint",), "data": ("root", "test", "test_samples", "pictures")},
         instead={"model.test_size": "eval.image_size"},
@@ -209,6 +216,7 @@ STAGES: Mapping[str, StageRecord] = {
     ),
     "predict": StageRecord(
         does="a trained network + pictures of your own -> predictions.csv, Parquet, a contact sheet",
+        usage=("model.checkpoint=<run> input=<pictures>", "model.checkpoint=runs/first input=holiday"),
         job=PredictJob,
         only={"model": ("checkpoint",)},
         needs_data=False,
@@ -222,8 +230,8 @@ STAGES: Mapping[str, StageRecord] = {
         runs=("model.checkpoint",),
         folder="predict.output",
         typed={
-            "network": "model.checkpoint", "pictures": "input", "turns": "predict.views",
-            "precision": "predict.precision",
+            "network": "model.checkpoint", "views": "model.checkpoint", "pictures": "input", "parts": "input",
+            "turns": "predict.views", "precision": "predict.precision",
         },
         together=True,
     ),
@@ -241,12 +249,14 @@ STAGES: Mapping[str, StageRecord] = {
     ),
     "export": StageRecord(
         does="a trained network -> weights for timm, ONNX, and a model card",
+        usage=("model.checkpoint=<run>", "model.checkpoint=runs/first export.format=onnx"),
         job=ExportJob,
         only={"model": ("checkpoint",), "data": ("root", "labeled", "pictures")},
         networks=("model.checkpoint",),
         runs=("model.checkpoint",),
         folder="export.output",
         within=("model.checkpoint", "export"),
+        typed={"weights": "model.checkpoint", "classes": "data.labeled"},
         at_a_desk=True,
     ),
     "plan": StageRecord(

@@ -18,7 +18,7 @@ import pytest
 
 from nst import cli
 from nst.config import compose_config
-from nst.errors import NstError, Preempted, nearest
+from nst.errors import NstError, Preempted, nearest, nearest_few
 from nst.flags import flags_as_options
 from nst.groups import group_choices, groups, summary_line
 from nst.kinds import Kind
@@ -70,6 +70,21 @@ def test_stage_help_lists_options_groups_and_choices_with_a_line_each(stage: str
         assert not re.search(r"\[[CO]\]", text)
 
 
+@pytest.mark.parametrize(
+    ("stage", "needed"),
+    [("predict", "model.checkpoint="), ("label", "teacher.run="), ("evaluate", "model.checkpoint="),
+     ("export", "model.checkpoint=")],
+)  # fmt: skip
+def test_help_begins_with_what_must_be_given(stage: str, needed: str, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = main(capsys, stage, "--help")[1].partition("options:")[0].splitlines()
+    usage, example = next(line for line in lines if line.startswith("usage:")), lines[-2]
+    assert example.startswith(f"example: nst {stage} ")
+    assert needed in usage
+    assert needed in example
+    assert max(map(len, lines)) <= 80
+
+
 def test_every_configuration_file_and_row_says_what_it_is():
     conf = ROOT / "conf"
     found = [(str(path.parent.relative_to(conf)), path.stem) for path in conf.rglob("*.yaml")]
@@ -77,6 +92,43 @@ def test_every_configuration_file_and_row_says_what_it_is():
     for group, choice in found:
         assert len(summary_line(group, choice)) > 10, (group, choice)
     assert len(found) > 200
+
+
+def test_a_folder_without_an_option_is_answered_with_the_one_that_was_meant(tmp_path: Path, monkeypatch, capsys):
+    """`nst predict runs/a pictures`, as other programs take it."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/a", "my pictures"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/a/config.yaml").touch()
+    told = {
+        ("predict", "runs/a", "my pictures"): "nst predict model.checkpoint=runs/a 'input=my pictures'",
+        ("predict", "my pictures", "runs/a"): "nst predict 'input=my pictures' model.checkpoint=runs/a",
+        ("predict", "--top", "5", "my pictures"): "nst predict --top 5 'input=my pictures'",
+        ("predict", "model.checkpoint=x", "runs/a"): "nst predict model.checkpoint=x input=runs/a",
+        ("report", "runs/a"): "nst report run_dir=runs/a",
+        ("label", "runs/a"): "nst label teacher.run=runs/a",
+        ("evaluate", "runs/a", "seed=1"): "nst evaluate seed=1 model.checkpoint=runs/a",
+    }
+    for arguments, command in told.items():
+        code, _, errors = main(capsys, *arguments)
+        assert code == 2
+        assert "is not an option" in errors
+        assert errors.strip().endswith(f"next:  {command}"), errors
+    for arguments in (["report", "runs/nowhere"], ["shard", "runs/a"], ["report", "runs/a", "runs/a"]):
+        assert "next:" not in main(capsys, *arguments)[2]
+
+
+def test_networks_with_a_comma_between_them_are_answered_with_a_list(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b c"):
+        Path(name).mkdir()
+    for given, list_ in (
+        (["predict", "model.checkpoint=a,b c", "input=a"], "nst predict input=a model.checkpoint='[a,b c]'"),
+        (["label", "teacher.run=a,b c"], "nst label teacher.run='[a,b c]'"),
+    ):
+        assert main(capsys, *given)[2].strip().endswith(f"next:  several are a list: {list_}")
+    for given in (["predict", "model.checkpoint=a,nothing", "input=a"], ["evaluate", "model.checkpoint=a,b c"]):
+        assert "a list" not in main(capsys, *given)[2]
 
 
 @pytest.mark.parametrize("value", ["name=x", "so=rt [1]", "~here", "-1", "a b", "seed=1", "top"])
@@ -128,7 +180,9 @@ def test_the_value_of_a_flag_may_have_a_sign_of_equality(tmp_path: Path, monkeyp
      ("nst label label.engine=", {"label.engine=lightning", "label.engine=ray"}),
      ("nst train overwrite=t", {"overwrite=true"}), ("nst train a=b noise=no_m", {"noise=no_model_noise"}),
      ("nst evaluate model.checkpoint=runs/", set()), ("nst evaluate model.", {"model.checkpoint="}),
-     ("nst label student.", set())],
+     ("nst label student.", set()), ("nst predict --views ", {"all", "one"}),
+     ("nst predict --top 5 --views a", {"all"}), ("nst predict --views=a", {"--views=all"}),
+     ("nst predict --sort-into ", set()), ("nst shard --verify overw", {"overwrite="})],
 )  # fmt: skip
 def test_completion_knows_stages_options_and_values(line: str, words: set[str], capsys: pytest.CaptureFixture[str]):
     code, out, _ = main(capsys, "--complete", line)
@@ -156,12 +210,14 @@ def test_bash_completes_by_the_script(tmp_path: Path):
     (tmp_path / "runs").mkdir()
     script = f"""
 cd {tmp_path}; PATH={tmp_path}:$PATH; eval "$(nst --completion bash)"
-try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=(nst); _nst 2> /dev/null; echo "${{COMPREPLY[@]}}"; }}
-try "nst trai"; try "nst train noise=no_m"; try "nst train model.checkpoint=ru" """
+try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=($1); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_nst 2> /dev/null; echo "${{COMPREPLY[@]}}"; }}
+try "nst trai"; try "nst train noise=no_m"; try "nst train model.checkpoint=ru"
+try "nst predict --sort-into ru"; try "nst predict --views o" """
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    assert done.stdout.splitlines() == ["train", "no_model_noise", "runs"]
+    assert done.stdout.splitlines() == ["train", "no_model_noise", "runs", "runs", "one"]
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
@@ -325,6 +381,14 @@ def test_cfg_prints_the_composed_configuration(capsys: pytest.CaptureFixture[str
 def test_nearest_suggests_only_what_is_near():
     assert nearest("epohcs", ["epochs", "steps"]) == ", did you mean 'epochs'?"
     assert nearest("zzz", ["epochs", "steps"]) == ""
+
+
+def test_of_several_near_names_those_that_begin_so_come_first():
+    names = ["tiny_vit", "vit_tin", "vit_tiny_patch16", "vit_tiny_r", "vit_tiny_s", "zzz"]
+    assert nearest_few("vit_tiny", names) == ", did you mean 'vit_tiny_patch16', 'vit_tiny_r' or 'vit_tiny_s'?"
+    assert nearest_few("vit_tiny_patch61", names[2:3]) == ", did you mean 'vit_tiny_patch16'?"
+    assert nearest_few("tiny_vti", names[:2]) == ", did you mean 'tiny_vit'?"
+    assert nearest_few("qqq", names) == ""
 
 
 def test_missing_value_is_named():

@@ -24,6 +24,7 @@ from nst.errors import NstError
 from nst.models import released
 from nst.models.efficientnet import EfficientNet, normalize
 from nst.models.foreign import Framing, open_any, weights_digest
+from nst.models.timm_architecture import require_timm_name
 from nst.settings.data import Pictures
 from tests.helpers import noise
 
@@ -238,6 +239,11 @@ def test_the_hub_is_asked_for_what_was_not_downloaded(monkeypatch: pytest.Monkey
     monkeypatch.setattr(released, "_hub_answers", lambda: True)
     assert released.download("resnet10t.c3_in1k") is network
     assert offline == [True, False]
+
+
+def test_the_beginning_of_a_name_is_answered_with_names_that_begin_so() -> None:
+    with pytest.raises(NstError, match=r"did you mean 'vit_tiny_patch16_224', 'vit_tiny_\w+' or 'vit_tiny_\w+'\?"):
+        require_timm_name("vit_tiny")
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:

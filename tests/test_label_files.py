@@ -166,6 +166,20 @@ def test_a_line_that_is_wrong_is_told_by_its_number(tmp_path: Path, text: str, m
         _ = open_source("csv", root=labels(pictures(tmp_path), text)).entries
 
 
+def test_several_pictures_that_are_not_there_are_named_up_to_eight(tmp_path: Path) -> None:
+    def told(count: int) -> str:
+        rows = "".join(f"c/{number}0.png,rose\n" for number in range(count))
+        with pytest.raises(NstError) as caught:
+            open_source("csv", root=labels(pictures(tmp_path), f"file,label\na/1.png,rose\n{rows}"))
+        assert f"{count:,} lines name pictures that are not in" in caught.value.what
+        assert "mend these lines, or name the folder" in str(caught.value.next)
+        return str(caught.value.got)
+
+    assert [line.split(",")[0].strip() for line in told(2).splitlines()] == ["line 3: c/00.png", "line 4: c/10.png"]
+    assert told(2000).count("line ") == 8
+    assert told(2000).endswith("and 1,992 more")
+
+
 def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path: Path) -> None:
     path = labels(pictures(tmp_path), "file,label\na/1.png,caf\xe9\n", "latin-1")
     with pytest.raises(NstError, match="line 2 is not UTF-8"):

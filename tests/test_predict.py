@@ -32,7 +32,7 @@ from nst.data.sorting import class_folders
 from nst.data.sources import open_source
 from nst.data.transforms import CenterView
 from nst.data.views import SideBySide
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.flags import flags_as_options
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import Architecture, build, normalize
@@ -573,6 +573,19 @@ def test_a_table_in_the_run_that_made_it_stays_when_that_is_overwritten(network,
         assert not (outer / "predict").exists()
 
 
+@pytest.mark.parametrize("what", [None, 3, io.BytesIO(b"a\nb")])
+def test_what_is_no_picture_is_told_with_what_is_taken(what: Any, network):
+    for given in (what, [what]):
+        with pytest.raises(NstError, match=rf"this is no picture[\s\S]*got: .*{type(what).__name__}[\s\S]*a PIL image"):
+            nst.load(network).predict(given)
+
+
+@pytest.mark.parametrize("what", [None, 3, [], [3], np.zeros((2, 2))])
+def test_what_is_no_network_is_told_with_what_is_taken(what: Any):
+    with pytest.raises(NstError, match=r"nst.load needs a network[\s\S]*run directory or network file, or a list"):
+        nst.load(what)
+
+
 # ---- sorting
 
 
@@ -604,6 +617,27 @@ def test_sorting_makes_links_replaces_nothing_and_moves_its_own(network, photos,
     assert len(moved) == len([path for path in target.rglob("*") if path.is_symlink()]) == 12
     assert set(moved.values()) != set(links)
     assert mine.read_text() == "mine"
+
+
+def test_sorting_into_a_file_is_refused_before_anything_is_computed(network, photos, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("mine")
+    monkeypatch.setattr(LightningEngine, "label", lambda *_: pytest.fail("it computed"))
+    for place in ("a file", "a file/below it"):
+        with pytest.raises(UsageError, match=r"cannot be sorted into .*[\s\S]*got: .*a file, which is no folder"):
+            ask(network, photos, tmp_path / "out", "--sort-into", str(tmp_path / place))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_last_words_name_classes_that_have_pictures_and_count_right(tmp_path):
+    def told(**by_class: int) -> str:
+        counts = {"predicted": sum(by_class.values()), "unsure": 0, "unreadable": 0}
+        return predict.summary_line({**counts, "by_class": by_class, "asked": {"sheet": 0}}, tmp_path).splitlines()[0]
+
+    assert told(a=80, b=0, c=0, d=0, e=0, f=0, g=0) == "80 pictures with an answer: a 80"
+    assert told(a=1, b=0) == "1 picture with an answer: a 1"
+    assert told(**dict.fromkeys("abcdefg", 200)).endswith("f 200, 1 more class")
+    assert told(**dict.fromkeys("abcdefgh", 200)).startswith("1,600 pictures")
+    assert told(**dict.fromkeys("abcdefgh", 2)).endswith("f 2, 2 more classes")
 
 
 def test_classes_that_a_file_system_would_take_for_one_have_folders_of_their_own():

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -385,6 +386,14 @@ def test_a_student_of_a_list_of_teachers_is_reported_and_has_a_card(tmp_path, un
     card = model_card(tmp_path / "student", title="student", network={}, use="", classes=CLASSES)
     assert "by the mean of 2 teacher networks" in card
     assert f"{'1' * 12}, {'2' * 12}" in card
+
+
+def test_names_in_any_script_are_drawn_without_warnings(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.confusion(["赤い四角", "緑"], {"教師": np.eye(2, dtype=int)})
+        save_png(figure, tmp_path / "a.png")
+        assert "赤い四角" in svg_document(figure)
 
 
 def test_figures_that_no_longer_apply_are_removed(tmp_path):

@@ -286,6 +286,18 @@ def test_all_mistakes_are_a_table_with_names(tmp_path: Path):
         mistakes.read(path)
 
 
+def test_where_nothing_is_mistaken_no_table_and_no_link_is_empty(tmp_path: Path):
+    directory = make_run(tmp_path, CLASSES, (1.0, 1.0))
+    for generation in directory.glob("gen*"):
+        path = generation / "evaluation" / "result.json"
+        write_json(path, read_json(path) | {"confusion": np.diag([20, 20, 20]).tolist(), "mistakes": []})
+        mistakes.write(path.parent / "mistakes.csv", [], CLASSES)
+    section = sections.classes(open_runs(directory)[0], directory)
+    assert not section.links
+    assert all(block.rows for block in section.blocks if isinstance(block, page.Table))
+    assert section.missing == ["No test image was taken for another class."]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_mistakes_are_linked_from_wherever_the_page_is(run: Path, tmp_path: Path):
     reported(tmp_path / "elsewhere", f"report.runs=['{run}']")
@@ -376,6 +388,24 @@ def test_classes_without_labels_and_repeated_ones_are_named(run: Path):
     assert "No pseudo-label is of cat" in text
     assert "repeated often in <owl> (up to 45 times each)" in text
     assert "Only 50.0 % of the pseudo-labels are right. Least right are those of dog & co." in text
+
+
+def test_advice_is_not_for_more_and_for_less_confidence_at_once(run: Path):
+    path = run / "gen1" / "selection" / "selection.json"
+    document = read_json(path)
+    document["per_class"][0] |= {"selected": 0, "copies_total": 0}
+    document["accuracy"]["after"] |= {"accuracy": 1.0, "per_class": [None, 1.0, 1.0]}
+    write_json(path, document)
+    right = advised(run, unlabeled=10)
+    assert "Label more images there, or lower select.min_confidence." in right
+    assert "More of them, or a smaller select.min_confidence, give it more" in right
+    document["accuracy"]["after"] |= {"accuracy": 0.5, "per_class": [None, 0.4, 0.6]}
+    write_json(path, document)
+    for text in (advised(run, unlabeled=10), advised(run, unlabeled=10, gain=-20.0, gain_low=-30.0, gain_high=-10.0)):
+        assert "A larger select.min_confidence" in text
+        assert "No pseudo-label is of cat" in text
+        assert "beside 50 labeled ones. More of them give it more" in text
+        assert not re.search(r"(lower|smaller) select\.min_confidence", text)
 
 
 def test_a_teacher_that_guesses_is_told(tmp_path: Path):

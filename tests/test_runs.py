@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nst.errors import NstError
 from nst.refused import typed
 from nst.run_inputs import identity
 from nst.runs import Run
+from nst.settings.data import Sizes
 from nst.sharing import take_lock
 
 
@@ -122,11 +124,20 @@ def test_the_refusal_repeats_the_command_and_names_options_as_typed(tmp_path: Pa
      ("train", "finetune.epochs", "student.finetune.epochs"), ("train", "lanes", "lanes"),
      ("select", "min_confidence", "select.min_confidence"), ("select", "seed", "seed"),
      ("label", "keep", "label.keep"), ("label", "pictures.small", "data.pictures.small"),
-     ("evaluate", "image_size", "eval.image_size"), ("shard", "samples_per_shard", "shard.samples_per_shard")],
+     ("evaluate", "image_size", "eval.image_size"), ("shard", "samples_per_shard", "shard.samples_per_shard"),
+     ("shard", "validation_samples", "data.validation_samples"), ("shard", "selection", "teacher.selection"),
+     ("shard", "targets", "teacher.targets"),
+     ("select", "validation", "data.validation"), ("select", "shares", "data.labeled"),
+     ("export", "weights", "model.checkpoint"), ("predict", "views", "model.checkpoint")],
 )  # fmt: skip
 def test_inputs_are_called_as_they_are_typed(stage: str, name: str, option: str):
     assert typed(stage, name) == option
     assert kind_of(option) is not None
+
+
+def test_sizes_of_shards_are_called_as_they_are_typed():
+    for entry in fields(Sizes):
+        assert typed("shard", entry.name) == f"data.{entry.name}"
 
 
 def test_the_other_ranks_get_rank_0s_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -312,6 +312,19 @@ def test_bad_images_are_left_out_counted_and_named(tmp_path: Path, caplog: pytes
     assert not bad & set(read_set(tmp_path / "out" / "unlabeled"))
 
 
+def test_a_link_that_leads_nowhere_is_a_bad_image_until_it_is_mended(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    (root / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
+    result = sharded(root, tmp_path / "out", "data.labeled_per_class=8", "max_bad_fraction=0.2")
+    assert result["skipped"] == {"count": 1, "names": ["cat-gone: a link that leads nowhere"]}
+    with pytest.raises(NstError, match=r"too many pictures[\s\S]*1: mend or remove these links"):
+        sharded(root, tmp_path / "none", "max_bad_fraction=0")
+    assert open_source("folder", root=root).digest == open_source("folder", root=root).digest
+    (root / "cat" / "nowhere.jpg").write_bytes((root / "cat" / "00.jpg").read_bytes())
+    with pytest.raises(NstError, match="other inputs"):
+        sharded(root, tmp_path / "out", "data.labeled_per_class=8", "max_bad_fraction=0.2")
+
+
 def test_what_was_done_to_pictures_and_passed_over_is_told(tmp_path: Path) -> None:
     root = pets(tmp_path / "pets")
     exif = Image.Exif()
@@ -338,6 +351,38 @@ def test_a_class_with_one_picture_is_refused_with_what_to_do_where_a_test_pictur
         sharded(root, tmp_path / "out", "data.source.ignore=[more]")
     result = sharded(root, tmp_path / "out", "data.source.ignore=[more]", "data.test_samples=0")
     assert result["sets"]["labeled"]["label_counts"][2] == 1
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("red sqare", "red square"), ("Red Square", "red square"), ("blue disk 12", None), ("kiwi", None)],
+)
+def test_a_class_with_one_picture_that_is_nearly_called_like_another_may_be_mistyped(typo: str, meant: str | None):
+    classes = [typo, "red square", "blue disk 11"]
+    found = [Entry(f"{c}-{i}", "png", c, None) for c, count in enumerate((1, 20, 20)) for i in range(count)]
+    with pytest.raises(NstError) as caught:
+        split(found, range(len(found)), classes, Sizes(), 0)
+    assert str(caught.value.got) == f"{typo} has 1" + (f" (did you mean '{meant}'?)" if meant else "")
+    assert ("mistyped" in str(caught.value.next)) == bool(meant)
+
+
+def test_classes_that_differ_in_capital_letters_alone_are_told(tmp_path: Path) -> None:
+    for name in ("Cat", "cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "in" / name / f"{name}{number}.png").write_bytes(encode(noise(8, 8, number), "PNG"))
+    notes = sharded(tmp_path / "in", tmp_path / "out")["notes"]
+    assert notes == ["Cat, cat differ in capital letters alone, and are different classes"]
+
+
+def test_numbers_of_shards_are_told_in_the_singular_too() -> None:
+    def told(samples: int, *classes: str) -> str:
+        sets = {"labeled": {"samples": 9}, "test": {"samples": samples}}
+        return shard_table.summary_line({"sets": sets, "classes": classes, "skipped": {"count": 0}})
+
+    assert told(1, "a", "b") == "9 labeled, 1 test image of 2 classes"
+    assert told(2, "a") == "9 labeled, 2 test images of 1 class"
+    assert told(2) == "9 labeled, 2 test images"
 
 
 def test_the_table_of_classes_keeps_within_80_columns() -> None:

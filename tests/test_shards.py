@@ -171,7 +171,7 @@ def test_open_tells_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(NstError, match=r"index\.json is damaged"):
         ShardSet.open(tmp_path)
     index.unlink()
-    with pytest.raises(NstError, match=r"1 tars|2 tars[\s\S]*nst shard shard.index="):
+    with pytest.raises(NstError, match=r"2 tars[\s\S]*nst shard shard.index="):
         ShardSet.open(tmp_path)
 
 
@@ -441,7 +441,7 @@ def test_the_picture_of_a_sample_may_have_a_name_before_its_suffix(tmp_path: Pat
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for i in range(3):
             add_file(archive, f"photo.{i}.v2.jpg", encode_png(pixels(i)))
-    told = r"1 samples without an image, first photo, with 3 pictures: 0\.v2\.jpg[\s\S]*shard\.index=null data=tar"
+    told = r"1 sample without an image, first photo, with 3 pictures: 0\.v2\.jpg[\s\S]*shard\.index=null data=tar"
     with pytest.raises(NstError, match=told):
         index_tars(tmp_path)
 

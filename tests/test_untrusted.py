@@ -220,7 +220,7 @@ def test_links_in_archives_are_told_and_not_followed(tmp_path: Path):
     (tmp_path / "set").mkdir()
     path = make_tar(tmp_path / "set" / "s.tar", "a/0.png", links={"a/1.png": f"{tmp_path}/private.png"})
     assert TarReader(path).keys == ["a/0"]
-    with pytest.raises(NstError, match="1 links, which are not followed"):
+    with pytest.raises(NstError, match="1 link, not followed"):
         index_tars(tmp_path / "set")
     found = scan_archives([path], False)
     assert [entry.key for entry in found.entries] == ["0"]

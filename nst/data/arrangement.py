@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nst.data.layout import SPLIT_FOLDERS, Entry, extension_by_name, split_of, unique_keys
 from nst.errors import NstError
-from nst.shown import some
+from nst.shown import count_of, some
 
 WITH_CLASSES = ("train", "val", "test")  # splits whose folders are classes
 NO_CLASSES = {*SPLIT_FOLDERS, "dev", "eval", "holdout"}  # a folder of such a name is hardly a class
@@ -122,8 +122,9 @@ def _outside(source: str, outside: Sequence[str], way: str) -> NstError:
 
 def _beside(source: str, at: str, outside: Sequence[str], tops: Iterable[str]) -> NstError:
     names = [f"{at}{name}" for name in outside]
+    lie = f"{count_of(len(outside), 'picture')} {'lies' if len(outside) == 1 else 'lie'}"
     return NstError(
-        f"source {source}: {len(outside)} pictures lie beside the folders {_told(f'{at}{top}/' for top in tops)}",
+        f"source {source}: {lie} beside the folders {_told(f'{at}{top}/' for top in tops)}",
         got=_told(names),
         valid=f"{at or ''}<class>/x.jpg for all of them",
         next=f"move them, or leave them out: {_ignored(names)}; or {AS_UNLABELED}",

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from nst.atomic import atomic_path
-from nst.data.images import HEAD, extension_of, is_heif
+from nst.data.images import HEAD, BadImage, extension_of, is_heif
 from nst.data.layout import Passed, extension_by_name, is_hidden
 from nst.errors import NstError
 from nst.progress import track
@@ -32,6 +32,7 @@ SETTLED_NS = 2_000_000_000  # a file changed less than this before it was hashed
 NO_PICTURES = (".txt", ".json", ".csv", ".xml", ".md", ".html", ".parquet")  # not even looked into
 LINKED_UP, LINKED_TWICE = "a link to a folder above it", "a link to a folder that is read already"
 Status = tuple[int, int, int, int]  # size in bytes, times of change in ns of content and inode, inode
+GONE: Status = (0, 0, 0, 0)  # of a link that leads nowhere
 
 
 @dataclass
@@ -71,7 +72,7 @@ def list_pictures(
         tolerant: see `Listing`.
 
     Raises:
-        NstError: a folder or file that cannot be read, or a link that leads nowhere.
+        NstError: a folder or file that cannot be read. A link that leads nowhere is a picture that has GONE.
     """
     found = Listing(root, tolerant)
     read: set[tuple[int, int]] = set()
@@ -142,7 +143,12 @@ def _add_file(found: Listing, name: str) -> None:
     if extension is None:
         found.passed.add(f"no picture ({Path(name).suffix.lower() or 'no suffix'})", name)
         return
-    found.files[name] = (extension, status_of(path))
+    gone = not found.tolerant and _leads_nowhere(path)
+    found.files[name] = (extension, GONE if gone else status_of(path))
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _head(path: Path) -> bytes:
@@ -173,10 +179,17 @@ def _unreadable(path: Path, error: OSError) -> NstError:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file; NstError where it cannot be read."""
+    """The bytes of a file.
+
+    Raises:
+        BadImage: it is a link that leads nowhere.
+        NstError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
+        if _leads_nowhere(path):
+            raise BadImage("a link that leads nowhere", "mend or remove these links") from error
         raise NstError(f"cannot read {path}", got=error.strerror) from error
 
 
@@ -186,7 +199,7 @@ def read_file(path: Path) -> bytes:
 def contents_of(root: Path, files: Sequence[tuple[str, Status]], *, tolerant: bool = False) -> list[str]:
     """A hash of the content of every file, from names relative to `root` and status.
 
-    What a kept file knows under the same status is not read again.
+    What a kept file knows under the same status is not read again. What has GONE has an empty hash.
 
     Args:
         tolerant: a file that cannot be read has an empty hash.
@@ -197,7 +210,7 @@ def contents_of(root: Path, files: Sequence[tuple[str, Status]], *, tolerant: bo
     total = sum(status[0] for _, status in files)
     kept = _kept_at(root) if total >= KEPT_BYTES else None
     known = _read_kept(kept) if kept is not None else {}
-    missing = [name for name, status in files if known.get(name, (None, ""))[0] != status]
+    missing = [name for name, status in files if status != GONE and known.get(name, (None, ""))[0] != status]
     now = time.time_ns()
     hash_one = _hash_or_nothing if tolerant else _hash_file
     if missing:
@@ -207,6 +220,7 @@ def contents_of(root: Path, files: Sequence[tuple[str, Status]], *, tolerant: bo
             fresh = dict(zip(missing, shown, strict=True))
     else:
         fresh = {}
+    known |= dict.fromkeys((name for name, status in files if status == GONE), (GONE, ""))
     digests = [fresh[name] if name in fresh else known[name][1] for name, _ in files]
     if kept is not None and fresh:
         rows = [(name, status, digest) for (name, status), digest in zip(files, digests, strict=True)

@@ -10,6 +10,7 @@ from nst.data.remote import Remote
 from nst.data.transfer import is_remote, join
 from nst.documents import parse_json, read_json
 from nst.errors import NstError
+from nst.shown import count_of
 
 
 def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
         tars = len(list(folder.glob("*.tar")))
         raise NstError(
             f"{folder} has no index.json",
-            got=f"{tars} tars" if tars else "no tars",
+            got=count_of(tars, "tar") if tars else "no tars",
             valid="a folder that nst shard has written to its end",
             next=f"for tars from elsewhere: nst shard shard.index={shlex.quote(str(folder))}"
             if tars

@@ -29,6 +29,7 @@ from nst.data.tars import TarReader
 from nst.data.transfer import is_remote, join, list_tars
 from nst.errors import NstError
 from nst.progress import Progress, silent
+from nst.shown import count_of
 from nst.written import note
 
 log = logging.getLogger(__name__)
@@ -195,15 +196,17 @@ def _content_problems(reader: TarReader, name: str, path: Path) -> list[Problem]
     if reader.truncated:
         problems.append((f"{name}: cut short after {len(reader)} whole samples", AGAIN))
     if reader.links:
-        told = f"{name}: {reader.links} links, which are not followed, to what the tar does not hold"
+        told = f"{name}: {count_of(reader.links, 'link')}, not followed, to what the tar does not hold"
         problems.append((told, "pack such a tar again with tar --dereference"))
     without = [i for i in range(len(reader)) if image_extension(reader.extensions(i)) is None]
     if without:
         first = without[0]
         among = pictures_among(reader.extensions(first))
-        told = f"{name}: {len(without)} samples without an image, first {reader.keys[first]}"
+        told = f"{name}: {count_of(len(without), 'sample')} without an image, first {reader.keys[first]}"
         if among:
-            told += f", with {len(among)} pictures: {', '.join(among[:4])}" + (", ..." if len(among) > 4 else "")
+            told += f", with {count_of(len(among), 'picture')}: {', '.join(among[:4])}" + (
+                ", ..." if len(among) > 4 else ""
+            )
             remedy = (
                 "a sample's name ends at its first dot; to take every picture by its whole name: "
                 f"nst shard shard.index=null data=tar data.source.root={quote(str(path))} data.root=<new folder>"

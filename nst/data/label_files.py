@@ -25,7 +25,8 @@ FILE_NAMES = ("file", "path", "filename", "file_name", "filepath", "file_path", 
               "img", "name", "id")  # fmt: skip
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "species", "dx")
 SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
-SHOWN = 5
+SHOWN = 5  # pictures that one line could be
+MISSING_SHOWN = 8  # lines whose picture is not there
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,10 @@ def placed(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictures:
         for short in {file, os.path.splitext(file)[0]}:
             by_name.setdefault(short, []).append(place)
     exact |= {name.removeprefix(wrap): place for place, name in enumerate(names)}
-    found = [_place(path, row, exact, by_name, names, pictures) for row in rows]
-    used: dict[int, LabelRow] = {}
+    places = [_place(path, row, exact, by_name, names, pictures) for row in rows]
+    if missing := [row for row, place in zip(rows, places, strict=True) if place is None]:
+        raise _not_there(path, missing, names, pictures)
+    found, used = [place for place in places if place is not None], dict[int, LabelRow]()
     for row, place in zip(rows, found, strict=True):
         if (other := used.setdefault(place, row)) is not row:
             raise at_line(path, row.line, f"names the picture of line {other.line}", row.file, "each picture once")
@@ -193,7 +196,8 @@ def _place(
     by_name: Mapping[str, list[int]],
     names: Sequence[str],
     pictures: Path,
-) -> int:
+) -> int | None:
+    """The place of a row's picture; None where there is none."""
     ways = [as_bytes(row.file), row.file.replace("\\", "/")]
     for name in (name for way in ways for name in _ways(way, path, pictures)):
         if name in exact:
@@ -205,14 +209,24 @@ def _place(
     if alike:
         raise at_line(path, row.line, f"could be {len(alike)} pictures", ", ".join(names[p] for p in alike[:SHOWN]),
                   f"a path below {pictures}")  # fmt: skip
-    raise at_line(
-        path,
-        row.line,
-        f"names a picture that is not in {pictures}",
-        row.file + nearest(row.file, names if len(names) < 10_000 else ()),
-        "a picture there (jpg, png, webp, bmp, gif, ppm, tiff)",
-        f"mend line {row.line}, or name the folder or archive of the pictures: data.source.pictures=<folder>",
-    )
+    return None
+
+
+def _not_there(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictures: Path) -> NstError:
+    """Some rows, and the names that were probably meant."""
+    known = names if len(names) < 10_000 else ()
+    told = [row.file + nearest(row.file, known) for row in rows[:MISSING_SHOWN]]
+    valid = "a picture there (jpg, png, webp, bmp, gif, ppm, tiff)"
+    other = "name the folder or archive of the pictures: data.source.pictures=<folder>"
+    if len(rows) == 1:
+        what, way = f"names a picture that is not in {pictures}", f"mend line {rows[0].line}, or {other}"
+        return at_line(path, rows[0].line, what, told[0], valid, way)
+    lines = [f"line {row.line}: {text}" for row, text in zip(rows, told, strict=False)]
+    more = [f"and {len(rows) - MISSING_SHOWN:,} more"] if len(rows) > MISSING_SHOWN else []
+    return NstError(
+        f"{path}: {len(rows):,} lines name pictures that are not in {pictures}",
+        got="\n         ".join([*lines, *more]), valid=valid, next=f"mend these lines, or {other}",
+    )  # fmt: skip
 
 
 def _fits(row: str, picture: str) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nst import leftovers, written
+from nst.errors import UsageError
 from nst.untrusted import LONGEST_NAME
 
 AT_ONCE = 1000  # names noted before their files appear
@@ -28,6 +29,17 @@ class Sorted:
     path: str
     file: Path | None
     read: Callable[[], bytes]
+
+
+def require_folder(folder: Path) -> None:
+    """Raises UsageError where there can be no such folder, since it or one above it is a file."""
+    first = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not first.is_dir():
+        raise UsageError(
+            f"pictures cannot be sorted into {folder}",
+            got=f"{first}, which is no folder",
+            valid="a folder, or none yet",
+        )
 
 
 def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from nst.data.images import IMAGE_EXTENSIONS
+from nst.data.images import IMAGE_EXTENSIONS, BadImage
 from nst.data.layout import Contents, Entry
 from nst.errors import NstError
 
@@ -73,7 +73,14 @@ class Source:
 
     def sample(self, position: int) -> Sample:
         entry = self.entries[position]
-        return Sample(entry.key, self.read(position), entry.extension, entry.label)
+        try:
+            return Sample(entry.key, self.read(position), entry.extension, entry.label)
+        except BadImage as error:
+            raise NstError(
+                f"{entry.key} cannot be read",
+                got=error,
+                next=f"{error.remedy}, or shard.check_images=true leaves it out",
+            ) from error
 
     def __len__(self) -> int:
         return len(self.entries)

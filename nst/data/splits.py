@@ -6,6 +6,8 @@ images a class is part of that of 10, and the test set is the same for any numbe
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import xxhash
@@ -119,9 +121,12 @@ def _check_classes(entries: Sequence[Entry], pool: Positions, classes: Sequence[
     counts = {name: len(group) for name, group in zip(classes, _by_class(entries, pool, len(classes)), strict=True)}
     small = {name: count for name, count in counts.items() if count < at_least}
     if small:
+        others = [name for name in classes if name not in small]
+        alike = {name: same for name in small if (same := alike_name(name, others))}
+        mended = "mend the names that are mistyped, " if alike else ""
         raise NstError(
-            "classes with too few images", got=_listed(small), valid=f"{at_least} or more in each class",
-            next="add pictures of these classes, or leave these classes out",
+            "classes with too few images", got=_listed(small, alike), valid=f"{at_least} or more in each class",
+            next=f"{mended}add pictures of these classes, or leave these classes out",
         )  # fmt: skip
     if len(classes) < 2:
         raise NstError("one class only", got=", ".join(classes), valid="two classes or more")
@@ -190,6 +195,19 @@ def _take_validation(
     return validation, [p for p in labeled if p not in taken]
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    shown = ", ".join(f"{name} has {count}" for name, count in list(counts.items())[:8])
+def alike_name(name: str, others: Iterable[str]) -> str | None:
+    """The class that a name may be a mistyped one of; two that differ in numbers are two classes."""
+    folded = {other.casefold(): other for other in others if _numbers(other) == _numbers(name)}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.8)
+    return folded[found[0]] if found else None
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", name)
+
+
+def _listed(counts: Mapping[str, int], alike: Mapping[str, str] | None = None) -> str:
+    """Some classes with their counts, and the names that were probably meant."""
+    meant = {name: f" (did you mean '{other}'?)" for name, other in (alike or {}).items()}
+    shown = ", ".join(f"{name} has {count}{meant.get(name, '')}" for name, count in list(counts.items())[:8])
     return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")

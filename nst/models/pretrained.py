@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor
 
-from nst.errors import NstError, nearest
+from nst.errors import NstError, nearest_few
 from nst.models import released
 from nst.models.architectures import AnyArchitecture, Architecture
 from nst.models.checkpoints import COUNTER, read_weights
@@ -170,7 +170,7 @@ def _place(source: Source, architecture: AnyArchitecture) -> Path | str:
         return name
     known = timm.list_models(pretrained=True)
     raise NstError(
-        f"there is no network {name}: no run, no file, none of timm's{nearest(name, known)}",
+        f"there is no network {name}: no run, no file, none of timm's{nearest_few(name, known)}",
         valid=f"true, a file, a hub folder, a run, a name of timm's, or a package: {', '.join(PACKAGES)}",
         next="model.pretrained=<one of these>, or model.pretrained=false, which begins with fresh weights",
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nst.errors import UsageError, nearest, require_choice
+from nst.errors import UsageError, nearest_few, require_choice
 
 CROPS = ("center", "squash")  # timm's modes that we know
 RESIZES = {"bicubic": "antialias", "bilinear": "bilinear"}  # timm's names of interpolations, and ours
@@ -144,7 +144,7 @@ def require_timm_name(name: str) -> None:
 
     if not re.fullmatch(r"[\w.-]+", name) or not timm.is_model(name.partition(".")[0]):
         raise UsageError(
-            f"timm has no network '{name}'{nearest(name, timm.list_models())}",
+            f"timm has no network '{name}'{nearest_few(name, timm.list_models())}",
             valid=f"one of {len(timm.list_models()):,} names, such as tf_efficientnet_lite0, resnet50, convnext_nano",
         )
 

@@ -151,4 +151,5 @@ def _confusion(shown: Sequence[Generation]) -> list[Drawing | Table]:
         caption = f"Rows are true classes, columns the labels that students learn from, each image once.{scope}"
         blocks.append(Drawing("label_confusion", figure, caption))
     note = f"The most frequent mistakes among the selected labels, each image once.{scope}"
-    return [*blocks, frequent_confusions(each.classes, matrices, note, PAIR)]
+    mistakes = frequent_confusions(each.classes, matrices, note, PAIR)
+    return [*blocks, mistakes] if mistakes.rows else blocks

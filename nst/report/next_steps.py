@@ -117,12 +117,18 @@ def wrong_labels(outcome: Outcome) -> Iterator[str]:
     yield f"{text} A larger select.min_confidence keeps fewer and righter ones."
 
 
+def _may_be_lower(outcome: Outcome) -> bool:
+    """Whether no rule advises a larger select.min_confidence."""
+    return not any(any(rule(outcome)) for rule in (worse, wrong_labels))
+
+
 def empty_classes(outcome: Outcome) -> Iterator[str]:
     empty = [entry["class"] for entry in _per_class(outcome) if not entry["selected"]]
     if empty:
+        lower = ", or lower select.min_confidence" if _may_be_lower(outcome) else ""
         yield (
-            f"No pseudo-label is of {_named(empty)}: students can only unlearn what has none. Label more images there, "
-            "or lower select.min_confidence."
+            f"No pseudo-label is of {_named(empty)}: students can only unlearn what has none. Label more images "
+            f"there{lower}."
         )
 
 
@@ -143,9 +149,10 @@ def repeated(outcome: Outcome) -> Iterator[str]:
 def few_unlabeled(outcome: Outcome) -> Iterator[str]:
     labeled, images = outcome.first["labeled"], outcome.last["unlabeled"]
     if outcome.has_students and labeled and images is not None and images < FEW_UNLABELED * labeled:
+        lower = ", or a smaller select.min_confidence," if _may_be_lower(outcome) else ""
         yield (
             f"The last student saw {number(images)} unlabeled images beside {number(labeled)} labeled ones. More of "
-            "them, or a smaller select.min_confidence, give it more to learn from."
+            f"them{lower} give it more to learn from."
         )
 
 

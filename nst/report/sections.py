@@ -179,7 +179,7 @@ def classes(experiment: Experiment, directory: Path) -> Section:
         directory: of the page, from which files are linked.
     """
     section = Section("Classes")
-    if (mistakes := experiment.last.mistakes) is not None:
+    if (mistakes := experiment.last.mistakes) is not None and len(mistakes):
         name = f"All {number(len(mistakes))} mistakes of {experiment.last.named} on the test images, as CSV"
         section.links[name] = quote(relpath(experiment.last.mistakes_file, directory))
     known = {
@@ -200,6 +200,10 @@ def classes(experiment: Experiment, directory: Path) -> Section:
     if len(names) <= LARGEST_CONFUSION:
         caption = "Rows are true classes, columns predictions; colour is the share of the row."
         section.blocks.append(Drawing("confusion", figures.confusion(names, matrices), caption))
-    note = "The most frequent confusions."
-    section.blocks += [by_class(names, matrices), frequent_confusions(names, matrices, note, ("label", "taken for"))]
+    section.blocks.append(by_class(names, matrices))
+    confusions = frequent_confusions(names, matrices, "The most frequent confusions.", ("label", "taken for"))
+    if confusions.rows:
+        section.blocks.append(confusions)
+    else:
+        section.missing.append("No test image was taken for another class.")
     return section

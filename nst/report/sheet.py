@@ -12,7 +12,7 @@ from nst.data.answered import Answers
 from nst.data.inputs import Inputs
 from nst.report.gallery import Picture, data_uri
 from nst.report.page import Gallery, Page, Section, Table, number, render
-from nst.shown import shown
+from nst.shown import count_of, shown
 
 FIRST = ("labels", "confidences")
 WORTH_TELLING = 0.05  # share of another class, below its picture
@@ -112,7 +112,7 @@ def _section(told: Told, label: int, rows: np.ndarray, chosen: np.ndarray, sure:
         for row, image in pictures
         if image is not None
     ]
-    text = f"{number(len(rows))} pictures"
+    text = count_of(len(rows), "picture")
     text += "" if len(chosen) == len(rows) else f", {len(chosen)} of them, evenly from the surest to the least sure"
     unsure = int((~sure[rows]).sum())
     return Section(

@@ -7,11 +7,13 @@ random names.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -80,7 +82,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def drawing(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), _without_glyph_warnings():
             return draw(*args, **kwargs)
 
     return drawing
@@ -120,17 +122,25 @@ def room_for(names: Sequence[str]) -> float:
     return 0.07 * max(0, min(SLANTED_LETTERS, max(map(len, names))) - 6) if len(names) <= MOST_NAMED_CLASSES else 0.0
 
 
+@contextlib.contextmanager
+def _without_glyph_warnings() -> Iterator[None]:
+    """Letters that the font of files lacks are told once for each drawing; the page's text is drawn by the browser."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from (current )?font", UserWarning)
+        yield
+
+
 def svg_document(figure: Figure) -> str:
     """The figure as a whole SVG file on white."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _without_glyph_warnings():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     return buffer.getvalue()
 
 
 def save_png(figure: Figure, path: Path) -> None:
     """Writes the figure as a PNG of 150 dpi."""
-    with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
+    with atomic_path(path) as temporary, matplotlib.rc_context(STYLE), _without_glyph_warnings():
         figure.savefig(temporary, format="png", metadata={"Software": None}, facecolor="white")
 
 

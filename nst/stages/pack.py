@@ -19,6 +19,7 @@ from nst.errors import NstError
 from nst.progress import Bar
 from nst.runs import Run
 from nst.settings.job import ShardJob
+from nst.shown import count_of
 from nst.stages import resolving
 from nst.training.teachers import pseudo_labels
 
@@ -82,4 +83,6 @@ def run(job: ShardJob, output: Path, *, shards_at_once: int = OPEN_SHARDS) -> di
 def summary_line(result: Mapping[str, Any]) -> str:
     """`1,234 entries of 800 images in 2 shards`."""
     targets = f"{result['targets']} targets of {result['teacher'][:12]}"
-    return f"{result['entries']} entries of {result['images']} images in {result['shards']} shards, {targets}"
+    entries = "1 entry" if result["entries"] == 1 else f"{result['entries']:,} entries"
+    images, shards = count_of(result["images"], "image"), count_of(result["shards"], "shard")
+    return f"{entries} of {images} in {shards}, {targets}"

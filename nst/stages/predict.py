@@ -29,7 +29,7 @@ from nst.data.inputs import Inputs, open_inputs
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
 from nst.data.remote import Remote
-from nst.data.sorting import Sorted, class_folders, sort_into
+from nst.data.sorting import Sorted, class_folders, require_folder, sort_into
 from nst.data.transfer import is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError, UsageError
@@ -41,7 +41,7 @@ from nst.run_inputs import identity
 from nst.runs import Run
 from nst.settings.job import PredictJob
 from nst.sharing import is_rank_zero
-from nst.shown import without_secrets
+from nst.shown import count_of, without_secrets
 from nst.stages.apart import keep_apart
 from nst.stages.places import network_files
 from nst.stages.resolving import machine
@@ -59,6 +59,8 @@ def run(job: PredictJob, directory: Path) -> Result:
         NstError: no such network or input, no picture that can be read, or a table that a person has changed.
     """
     options, engine = job.predict, LightningEngine(machine(job.trainer))
+    if options.sort_into:
+        require_folder(Path(options.sort_into))
     network = ensemble_asked(network_files(job.model.checkpoint, job.stage), options.views)
     require_batch("predict.batch_size", options.batch_size, network.image_size)
     inputs = open_inputs(_place(job), Remote(**vars(job.remote)))
@@ -80,7 +82,8 @@ def run(job: PredictJob, directory: Path) -> Result:
     ) as run_:  # fmt: skip
         todo = engine.agreed([number for number, shard in enumerate(inputs.shards) if not files.written(shard)])
         if todo:
-            say(f"{inputs.samples} pictures of {shown_place(job)}, {len(network.classes)} classes, {directory}")
+            pictures, classes = count_of(inputs.samples, "picture"), count_of(len(network.classes), "class")
+            say(f"{pictures} of {shown_place(job)}, {classes}, {directory}")
             work = ShardsToLabel(network, files.folder, inputs, batch, precision, files.write, job.title)
             engine.label(work, todo)
         before = run_.result() if engine.agreed(run_.done) else {}
@@ -130,7 +133,7 @@ def _require_untouched(directory: Path, tables: Mapping[str, str]) -> None:
 def _nothing_read(directory: Path, counts: Result) -> NstError:
     return NstError(
         "no picture could be read",
-        got=f"{counts['unreadable']} files, each with its reason in {directory / 'unreadable.csv'}",
+        got=f"{count_of(counts['unreadable'], 'file')}, each with its reason in {directory / 'unreadable.csv'}",
         next=f"cat {shlex.quote(str(directory / 'unreadable.csv'))}",
     )
 
@@ -207,10 +210,11 @@ def main(cfg: DictConfig) -> Result:
 
 def summary_line(result: Result, directory: Path) -> str:
     """Counts, then where to look."""
-    shown = sorted(result["by_class"].items(), key=lambda entry: -entry[1])
-    most = ", ".join(f"{name} {count}" for name, count in shown[:6] if count)
-    more = f", {len(shown) - 6} more classes" if len(shown) > 6 else ""
-    parts = [f"{result['predicted']} pictures with an answer{': ' if most else ''}{most}{more}"]
+    found = {name: count for name, count in result["by_class"].items() if count}
+    shown = sorted(found, key=lambda name: -found[name])
+    most = ", ".join(f"{name} {found[name]}" for name in shown[:6])
+    more = f", {count_of(len(shown) - 6, 'more class')}" if len(shown) > 6 else ""
+    parts = [f"{count_of(result['predicted'], 'picture')} with an answer{': ' if most else ''}{most}{more}"]
     for what, file in (("unsure", "unsure.csv"), ("unreadable", "unreadable.csv")):
         if result[what]:
             parts.append(f"{result[what]} {what}: {directory / file}")

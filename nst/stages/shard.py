@@ -33,7 +33,7 @@ from nst.errors import NstError
 from nst.progress import say, track
 from nst.runs import Run
 from nst.settings.job import ShardJob
-from nst.shown import some
+from nst.shown import count_of, some
 from nst.stages.apart import keep_apart
 from nst.stages.as_sharded import SIZES
 from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
@@ -118,6 +118,7 @@ def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], l
     notes = list(source.notes)
     notes += [f"{_pictures(count, ('has', 'have') if what == DARK else ('is', 'are'))} {what}"
               for what, count in sorted(seen.notes.items())]  # fmt: skip
+    notes += [f"{some(same, 5)} differ in capital letters alone, and are different classes" for same in _cases(source)]
     if any(source.entries[position].split == "val" for position in parts["test"][:1]):
         notes.append("val/ serves as the test set, since there is no other")
     if left_out:
@@ -126,13 +127,20 @@ def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], l
         found = {source.entries[position].label for position in parts[name]}
         missing = [known for label, known in enumerate(source.classes) if label not in found]
         if found and missing:
-            how_many = f"{len(missing)} classes" if len(missing) > 1 else "1 class"
-            notes.append(f"{name} has no picture of {how_many}: {some(missing, 5)}")
+            notes.append(f"{name} has no picture of {count_of(len(missing), 'class')}: {some(missing, 5)}")
     return notes
 
 
+def _cases(source: Source) -> Iterable[list[str]]:
+    """Classes whose names differ in case alone."""
+    groups: dict[str, list[str]] = {}
+    for name in source.classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
 def _pictures(count: int, verbs: tuple[str, str]) -> str:
-    return f"1 picture {verbs[0]}" if count == 1 else f"{count:,} pictures {verbs[1]}"
+    return f"{count_of(count, 'picture')} {verbs[count != 1]}"
 
 
 def _require_sets(needed: Sequence[str], there: Iterable[str], label_counts: Sequence[int], more: str = "") -> None:
@@ -204,7 +212,8 @@ def main(cfg: DictConfig) -> None:
         return
     if options.index is not None:
         shards = index_beside(options.index, Path(options.output), remote)
-        say(f"{shards.folder}: index.json for {len(shards.shards)} tars, {shards.samples} images")
+        tars = count_of(len(shards.shards), "tar")
+        say(f"{shards.folder}: index.json for {tars}, {count_of(shards.samples, 'image')}")
         for line in to_be_named(shards.folder, shards.place):
             say(line)
     if options.exclude:
@@ -215,8 +224,8 @@ def main(cfg: DictConfig) -> None:
         for folder in shard_sets(options.output):
             report = verify(folder, remote=remote)
             left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
-            counted = f"{report['shards']} shard{'s' if report['shards'] != 1 else ''}"
-            say(f"{folder}: {report['samples']} images in {counted}, as index.json lists them{left_out}")
+            counted = f"{count_of(report['samples'], 'image')} in {count_of(report['shards'], 'shard')}"
+            say(f"{folder}: {counted}, as index.json lists them{left_out}")
     if options.index is None and not options.exclude and not options.verify:
         tell(run(job), options.output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nst.shown import short
+from nst.shown import count_of, short
 
 SHOWN_CLASSES = 40
 NAME_LENGTH = 32  # letters, so that the table keeps within 80 columns
@@ -43,4 +43,6 @@ def summary_line(result: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{entry['samples']} {name}" for name, entry in result["sets"].items())
     skipped = result["skipped"]
     note = f"; {skipped['count']} bad, left out: {', '.join(skipped['names'][:3])}" if skipped["count"] else ""
-    return f"{parts} images of {len(result['classes'])} classes{note}"
+    images = "image" if [entry["samples"] for entry in result["sets"].values()][-1:] == [1] else "images"
+    classes = f" of {count_of(len(result['classes']), 'class')}" if result["classes"] else ""
+    return f"{parts} {images}{classes}{note}"

@@ -72,7 +72,7 @@ class Predictor:
     @classmethod
     def load(cls, run: Any, *, device: str = "auto", views: str = "one") -> Predictor:
         """As `nst.load`."""
-        sources = [run] if isinstance(run, str | os.PathLike) else list(run)
+        sources = _sources(run)
         network = ensemble_asked([locate_ours(os.fspath(source)) for source in sources], views)
         place = _device(device)
         hardware = Hardware(accelerator="gpu" if place.type == "cuda" else "cpu")
@@ -90,6 +90,10 @@ class Predictor:
             NstError: nothing at a path, or a picture that cannot be read. `nst predict` passes over these and says why.
         """
         several = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | np.ndarray | bytes) else pictures
+        if hasattr(several, "read") or not isinstance(several, Iterable):  # the lines of an open file are no pictures
+            raise NstError(
+                "this is no picture, nor several", got=type(several).__name__, valid=f"{VALID}; or several of these"
+            )
         found: list[Prediction] = []
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             waiting = _opened(several)
@@ -110,6 +114,18 @@ class Predictor:
         for (path, _), row in zip(part, probabilities, strict=True):
             label = int(row.argmax())
             yield Prediction(self.classes[label], float(row[label]), row, self.classes, path)
+
+
+def _sources(run: Any) -> list[str | os.PathLike[str]]:
+    """The runs or network files that are named."""
+    sources = [run] if isinstance(run, str | os.PathLike) else list(run) if isinstance(run, Iterable) else []
+    if not sources or not all(isinstance(source, str | os.PathLike) for source in sources):
+        raise NstError(
+            "nst.load needs a network",
+            got=f"{type(run).__name__}: {run!r}"[:80],
+            valid="the path of a run directory or network file, or a list of several",
+        )
+    return sources
 
 
 def _opened(pictures: Iterable[Any]) -> Iterator[Read]:

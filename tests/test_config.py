@@ -220,7 +220,7 @@ def known_options() -> set[str]:
     """Options of the default configuration, and those that only some choices of a group have."""
     more = {"eval.attacks.pgd_40"}  # the example of an attack that a user adds
     choices = (("data", "folder"), ("data", "cifar10"), ("data", "imagenet"), ("data", "csv"), ("logger", "wandb"),
-               ("eval", "robustness"), ("trainer", "xla_cpu"))  # fmt: skip
+               ("eval", "robustness"), ("trainer", "xla_cpu"), ("student", "finetune"))  # fmt: skip
     for group, choice in choices:
         node: Any = OmegaConf.to_container(compose_config([f"{group}={choice}"]), resolve=False)
         for name, value in node[group].items():

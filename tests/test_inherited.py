@@ -109,6 +109,17 @@ def test_what_is_typed_goes_before_what_the_run_knows(teacher, digits, tmp_path,
     assert shown(capsys, "train", f"teacher.run={teacher}")["data"]["root"] == str(digits)
 
 
+def test_a_choice_that_names_no_pictures_leaves_those_of_the_run(teacher, digits, tmp_path, capsys):
+    run = f"teacher.run={teacher}"
+    for stage in ("train", "label"):
+        assert shown(capsys, stage, run, "experiment=photos", "name=st")["data"]["root"] == str(digits)
+    for named in ("data=digits", "data.source.root=pictures", "data.root=d"):
+        data = shown(capsys, "train", run, "experiment=photos", "name=st", named)["data"]
+        assert data["root"] != str(digits), "which pictures is said, though they are not there yet"
+    (tmp_path / "datasets" / "st").mkdir(parents=True)
+    assert shown(capsys, "train", run, "experiment=photos", "name=st")["data"]["root"] == "datasets/${name}"
+
+
 def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teacher, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"select\.min_confidence=0\.3 changes nothing here") as caught:
         cli.run_stage("train", [f"teacher.run={teacher}", "select.min_confidence=0.3", f"run_dir={tmp_path / 'r'}"])

@@ -313,6 +313,26 @@ def test_an_option_that_the_stage_does_not_read_is_refused_and_the_command_given
     cli.run_stage(stage, command[1:], show_only=True)
 
 
+OWN = {"label": "teacher.run", "select": "teacher.run", "report": "run_dir"}
+
+
+@pytest.mark.parametrize("stage", ["label", "select", "evaluate", "predict", "export", "report"])
+def test_a_run_in_the_option_of_another_stage_is_advised_in_that_of_this_one(stage, teacher, tmp_path, capsys):
+    own = OWN.get(stage, "model.checkpoint")
+    for option in {"model.checkpoint", "teacher.run", "iterate.teacher"} - {own}:
+        assert refused(capsys, stage, f"{option}={teacher}") == [stage, f"{own}={teacher}"]
+    named = refused(capsys, stage, f"{own}={teacher}", "iterate.teacher=other")
+    assert named == [stage, f"{own}={teacher}"], "it has one already"
+    inside = teacher / "checkpoints" / "trained.safetensors"
+    if own != "model.checkpoint":
+        assert refused(capsys, stage, f"model.checkpoint={inside}") == [stage, f"{own}={teacher}"]
+    alone = shutil.copy(inside, tmp_path / "my network.safetensors")
+    advised = refused(capsys, stage, f"iterate.teacher={alone}")[1:]
+    assert advised == {"label": [f"teacher.checkpoint={alone}"], "select": [], "report": []}.get(
+        stage, [f"{own}={alone}"]
+    )
+
+
 def test_options_of_ray_and_of_xla_are_read_there(teacher):
     for options in (["label.engine=ray", "label.ray.cpus=2"], ["trainer=xla_cpu", "trainer.precision=bf16-mixed"]):
         cli.run_stage("label", [f"teacher.run={teacher}", *options], show_only=True)

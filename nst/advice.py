@@ -93,7 +93,7 @@ def _with_options(match: re.Match[str]) -> str:
     behind = re.split(r"\n|;|, |(?<!=)\bnst ", match.string[match.end() :])[0]
     anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
     if stage != _command[0]:
-        anew.update(OF_ONE_STAGE)
+        anew.update(name for name in OF_ONE_STAGE if (stage, name) != ("shard", "name"))  # which may name its folder
     return " ".join([match[0], *map(shlex.quote, _given(stage, anew | _wrong))])
 
 

@@ -30,11 +30,11 @@ def final_weights(run: Path | str) -> Path:
             next=as_list(str(run)) or "name one that is there; `nst train` makes them in run_dir",
         )
     if not (run / "DONE").exists():
-        raise NstError(f"the training in {run} has not finished", next="start it again: it continues")
+        raise _no_finished_run(run)
     result = read_json(run / "result.json")
     if "weights" not in result:
         got = f"{article(str(result.get('stage')))} run"
-        raise NstError(f"{run} is not a training run", got=got, valid="a run of nst train")
+        raise NstError(f"{run} is not a training run", got=got, valid="a run of nst train", next=_way_to_runs(run))
     weights = below(run, result["weights"], run / "result.json")
     require_undamaged(weights, result["weights_sha256"])
     return weights
@@ -75,6 +75,58 @@ def require_undamaged(weights: Path, sha256: str | None = None) -> None:
             valid=f"sha256 {sha256}",
             next=f"copy it again from where it is whole; or {way_on(note)}, which ends with the same weights",
         )
+
+
+def _no_finished_run(folder: Path) -> NstError:
+    """What a folder without a finished run is: a training that was stopped, or something else, beside runs or not."""
+    if not _in_iterate(folder) and _stage_of(folder) == "train":
+        return NstError(f"the training in {folder} has not finished", next="start it again: it continues")
+    if _in_iterate(folder):
+        runs = _runs_near(folder)
+        what, way = f"nst iterate in {folder} has not finished", "start it again: it continues"
+        return NstError(what, next=f"{way}; or take one of its generations: {runs[0]}" if runs else way)
+    names = sorted(entry.name for entry in folder.iterdir())[:8]
+    return NstError(
+        f"{folder} is no run",
+        got=f"a folder with {', '.join(names)}" if names else "an empty folder",
+        valid="a run directory of nst train or nst iterate, or a file of weights",
+        next=_way_to_runs(folder),
+    )
+
+
+def _way_to_runs(folder: Path) -> str:
+    runs = _runs_near(folder)[:8]
+    if runs:
+        return f"take a run that is there: {', '.join(map(str, runs))}"
+    return "name a run or a file of weights; `nst train` makes them in run_dir"
+
+
+def _in_iterate(folder: Path) -> bool:
+    """Whether it is the directory of an `nst iterate`, which has no mark of its own: its generations lie in it."""
+    begun = any((folder / name / "started.json").exists() for name in ("gen0", "gen1"))
+    return begun and (folder / "config.yaml").is_file() and not (folder / "started.json").exists()
+
+
+def _stage_of(folder: Path) -> str | None:
+    """Of the run that has begun in a folder; None where none has."""
+    started = folder / "started.json"
+    return str(read_json(started).get("stage")) if started.is_file() else None
+
+
+def _runs_near(folder: Path) -> list[Path]:
+    """Finished trainings and runs of `nst iterate` in a folder, else the one that it lies in."""
+    found = sorted(entry for entry in folder.iterdir() if entry.is_dir() and _is_usable(entry))
+    around = [place for place in folder.parents[:3] if _is_usable(place)]
+    return found or around[:1]
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a network can be had of a folder, as far as its marks say."""
+    try:
+        run = generation_of(folder)
+        return (run / "DONE").exists() and _stage_of(run) in ("train", "export")
+    except NstError:  # damaged, which whoever names it is told
+        return False
 
 
 def _neighbours(path: Path) -> str:

@@ -144,6 +144,8 @@ def test_every_flag_that_is_advised_is_an_option_of_its_stage():
          "`nst train` said it; nst <stage> --help; nst again"),
         (["export", "model.checkpoint=x", "data.root=d"], "nst export export.format=nst export.output=r data.root=<y>",
          "nst export model.checkpoint=x export.format=nst export.output=r data.root=<y>"),
+        (["train", "experiment=photos", "name=mine"], "make one: nst shard",
+         "make one: nst shard experiment=photos name=mine"),
         ([], "nst shard", "nst shard"),
     ],
 )  # fmt: skip

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_networks import TINY, random_images, timm_b0, trained_tiny
 
@@ -19,10 +23,12 @@ from nst.models.checkpoints import (
     import_weights,
     load_network,
     read_info,
+    read_weights,
     recognize,
     save_network,
 )
 from nst.models.efficientnet import ARCHITECTURES, build
+from nst.models.located import locate, locate_ours
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 INFO = NetworkInfo(TINY, CLASSES, image_size=24, train_size=16, extra={"top1": 0.875})
@@ -190,6 +196,37 @@ def test_a_pth_file_that_is_none_is_named(tmp_path):
         import_weights(trained_tiny(), path)
     torch.save({"state_dict": trained_tiny().state_dict()}, path)
     import_weights(trained_tiny(seed=1), path)
+
+
+def onnx(path: Path) -> None:
+    path.write_bytes(b"\x08\x07\x12\x07pytorch\x1a\x052.0.0:\x8a\x01")
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"picture")
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.bin", "x.safetensors", "x"])
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (onnx, "an ONNX file"),
+        (lambda path: Image.new("RGB", (4, 4)).save(path, "PNG"), "a PNG picture"),
+        (lambda path: path.write_text("<!doctype html>"), "a web page"),
+        (zipped, "a zip archive"),
+        (lambda path: path.write_bytes(pickle.dumps({"x": Path("y")})), ""),
+        (lambda path: path.write_bytes(b"words"), ""),
+    ],
+)
+def test_a_file_of_something_else_is_told_in_our_words(tmp_path, name, write, says):
+    path = tmp_path / name
+    write(path)
+    match = rf"is no file of weights\n  got:   {says}" if says else "not a whole network file"
+    for read in [read_weights, *([locate, locate_ours] if says else [])]:
+        with pytest.raises(NstError, match=match) as told:
+            read(path)
+        assert not re.search(r"weights_only|torch\.load|WeightsUnpickler|nst export|Error", str(told.value))
 
 
 def test_code_in_a_pth_file_is_not_run(tmp_path):

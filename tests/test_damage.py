@@ -354,6 +354,30 @@ def test_damaged_weights_are_not_a_run_s(whole: Finished, place: float | str):
             final_weights(source)
 
 
+def test_a_folder_that_is_no_run_is_told_so_with_the_runs_that_are_there(whole: Finished, tmp_path: Path):
+    for name in ("pictures", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pictures" / "1.jpg").write_bytes(b"")
+    cases = {
+        tmp_path / "pictures": r"is no run\n  got:   a folder with 1\.jpg",
+        tmp_path / "empty": r"is no run\n  got:   an empty folder",
+        whole.run.parent: rf"is no run[\s\S]*take a run that is there: [\s\S]*{whole.run}",  # as that of a sweep
+        whole.run / "gen1" / "checkpoints": rf"is no run[\s\S]*take a run that is there: {whole.run}/gen1$",
+    }
+    for folder, says in cases.items():
+        with pytest.raises(NstError, match=says) as caught:
+            final_weights(folder)
+        assert "start it again" not in str(caught.value)
+    (whole.run / "result.json").unlink()
+    with pytest.raises(
+        NstError, match=rf"nst iterate in .* has not finished[\s\S]*it continues; or .*{whole.run}/gen0"
+    ):
+        final_weights(whole.run)
+    (whole.run / "gen1" / "DONE").unlink()
+    with pytest.raises(NstError, match=r"the training in .*gen1 has not finished"):
+        final_weights(whole.run / "gen1")
+
+
 def test_a_directory_of_iterate_stands_for_its_best_generation_else_for_its_last(whole: Finished):
     assert final_weights(whole.run) == whole.run / "gen1" / "checkpoints" / "trained.safetensors"
     (whole.run / "best").symlink_to("gen0")

@@ -431,6 +431,36 @@ def test_a_set_of_nothing_but_evaluation_images_is_not_emptied(tmp_path: Path):
     assert not (tmp_path / "copy" / "excluded.json").exists()
 
 
+def one_pixel_off(shown: np.ndarray) -> np.ndarray:
+    changed = decode(jpeg(shown))
+    changed[0, 0] ^= 1
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "distance", "advice"),
+    [
+        (lambda shown: jpeg(shown), 4, "add other unlabeled pictures"),
+        (lambda shown: jpeg(shown), 0, "add other unlabeled pictures"),
+        (lambda shown: encode(one_pixel_off(shown), "PNG"), 0, "shard.exclude_distance=null"),
+        (lambda shown: jpeg(Image.fromarray(shown).resize((40, 31)), 30), LARGEST_DISTANCE, "shard.exclude_distance=0"),
+    ],
+)
+def test_where_nothing_would_be_left_what_is_advised_leaves_something(
+    tmp_path: Path, change: Any, distance: int, advice: str
+):
+    known = evaluation(tmp_path / "test")
+    samples = [Sample(f"web-{number}", change(picture(number)), "jpg", None) for number in range(5)]
+    shards = write_shards(tmp_path / "web", "unlabeled", samples, classes=(), labeled=False, name="web")
+    with pytest.raises(NstError, match=r"all images of .* are evaluation images") as caught:
+        exclude(shards, [known], tmp_path / "web", distance=distance, workers=1)
+    assert advice in (caught.value.next or "")
+    if "=" in advice:
+        value = advice.partition("=")[2]
+        exclude(shards, [known], tmp_path / "web", distance=None if value == "null" else int(value), workers=1)
+        assert ShardSet.open(tmp_path / "web").samples
+
+
 def test_two_exclusions_at_once_are_refused(tmp_path: Path):
     shards, known = img2dataset(tmp_path / "web"), evaluation(tmp_path / "test")
     with (

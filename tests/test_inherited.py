@@ -109,6 +109,17 @@ def test_what_is_typed_goes_before_what_the_run_knows(teacher, digits, tmp_path,
     assert shown(capsys, "train", f"teacher.run={teacher}")["data"]["root"] == str(digits)
 
 
+def test_a_choice_that_names_no_pictures_leaves_those_of_the_run(teacher, digits, tmp_path, capsys):
+    run = f"teacher.run={teacher}"
+    for stage in ("train", "label"):
+        assert shown(capsys, stage, run, "experiment=photos", "name=st")["data"]["root"] == str(digits)
+    for named in ("data=digits", "data.source.root=pictures", "data.root=d"):
+        data = shown(capsys, "train", run, "experiment=photos", "name=st", named)["data"]
+        assert data["root"] != str(digits), "which pictures is said, though they are not there yet"
+    (tmp_path / "datasets" / "st").mkdir(parents=True)
+    assert shown(capsys, "train", run, "experiment=photos", "name=st")["data"]["root"] == "datasets/${name}"
+
+
 def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teacher, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"select\.min_confidence=0\.3 changes nothing here") as caught:
         cli.run_stage("train", [f"teacher.run={teacher}", "select.min_confidence=0.3", f"run_dir={tmp_path / 'r'}"])
@@ -300,6 +311,26 @@ def test_an_option_that_the_stage_does_not_read_is_refused_and_the_command_given
     assert command == [stage, f"{source}={teacher}", *([instead] if instead else [])]
     assert not list(tmp_path.iterdir())
     cli.run_stage(stage, command[1:], show_only=True)
+
+
+OWN = {"label": "teacher.run", "select": "teacher.run", "report": "run_dir"}
+
+
+@pytest.mark.parametrize("stage", ["label", "select", "evaluate", "predict", "export", "report"])
+def test_a_run_in_the_option_of_another_stage_is_advised_in_that_of_this_one(stage, teacher, tmp_path, capsys):
+    own = OWN.get(stage, "model.checkpoint")
+    for option in {"model.checkpoint", "teacher.run", "iterate.teacher"} - {own}:
+        assert refused(capsys, stage, f"{option}={teacher}") == [stage, f"{own}={teacher}"]
+    named = refused(capsys, stage, f"{own}={teacher}", "iterate.teacher=other")
+    assert named == [stage, f"{own}={teacher}"], "it has one already"
+    inside = teacher / "checkpoints" / "trained.safetensors"
+    if own != "model.checkpoint":
+        assert refused(capsys, stage, f"model.checkpoint={inside}") == [stage, f"{own}={teacher}"]
+    alone = shutil.copy(inside, tmp_path / "my network.safetensors")
+    advised = refused(capsys, stage, f"iterate.teacher={alone}")[1:]
+    assert advised == {"label": [f"teacher.checkpoint={alone}"], "select": [], "report": []}.get(
+        stage, [f"{own}={alone}"]
+    )
 
 
 def test_options_of_ray_and_of_xla_are_read_there(teacher):

@@ -140,7 +140,8 @@ def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"no column is known to name the pictures[\s\S]*an empty file"),
+        ("", r"labels\.csv is empty"),
+        (" \n\n", r"labels\.csv is empty"),
         ("x,y\n1,2\n", r"no column is known to name the pictures[\s\S]*got:   x, y[\s\S]*data\.source\.file_column="),
         ("file,label\n", "names no pictures"),
         ("file,file\n1,2\n", "two columns of one name"),
@@ -182,7 +183,7 @@ def test_several_pictures_that_are_not_there_are_named_up_to_eight(tmp_path: Pat
 
 def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path: Path) -> None:
     path = labels(pictures(tmp_path), "file,label\na/1.png,caf\xe9\n", "latin-1")
-    with pytest.raises(NstError, match="line 2 is not UTF-8"):
+    with pytest.raises(NstError, match=r"line 2 is not UTF-8[\s\S]*next:  save .*labels\.csv as UTF-8"):
         open_source("csv", root=path)
     with pytest.raises(NstError, match=r"cannot read .*none\.csv"):
         open_source("csv", root=tmp_path / "none.csv")

@@ -231,12 +231,21 @@ def listed(path: Path) -> Path:
     return path
 
 
+def lines(path: Path) -> Path:
+    listed(path)
+    path.write_text("".join(f"{number},x.jpg\r\n" for number in range(5)) + "\nmissing.jpg\n")
+    return path
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "tar": lambda folder: archive(folder / "p.tar", "w"),
     "tar.gz": lambda folder: archive(folder / "p.tgz", "w:gz"),
     "zip": lambda folder: zipped(folder / "p.zip"),
     "shards": lambda folder: shards(folder / "set"),
     "list": lambda folder: listed(folder / "list.csv"),
+    "list in a text file": lambda folder: listed(folder / "list.txt"),
+    "lines": lambda folder: lines(folder / "list.txt"),
+    "lines of a list": lambda folder: lines(folder / "list.LST"),
 }
 
 
@@ -253,7 +262,8 @@ def test_all_kinds_of_inputs_give_the_same_answers(kind, network, tmp_path):
         assert float(row["confidence"]) == pytest.approx(float(probs.max()), abs=2e-3)
     reasons = rows(tmp_path / "out" / "unreadable.csv")
     assert [row["reason"] for row in reasons] == {
-        "shards": ["not an image of a known format"], "list": ["No such file or directory"],
+        "shards": ["not an image of a known format"],
+        **{each: ["No such file or directory"] for each in KINDS if each.startswith("li")},
         "tar": ["no picture (.txt)"], "tar.gz": ["no picture (.txt)"],
     }.get(kind, [])  # fmt: skip
 
@@ -299,6 +309,9 @@ def test_predictions_csv_is_a_list_too_with_names_that_are_no_utf8(network, phot
         (lambda folder: folder / "nothing", "there is nothing at"),
         (lambda folder: folder, "holds no pictures"),
         (lambda folder: _text(folder / "list.csv", "path\n"), "lists no pictures"),
+        (lambda folder: _text(folder / "list.txt", "path\n"), "lists no pictures"),
+        (lambda folder: _text(folder / "list.csv", "\n"), r"list\.csv is empty"),
+        (lambda folder: _text(folder / "list.txt", ""), r"list\.txt is empty"),
         (lambda folder: _text(folder / "a.jpg", "words"), "no picture could be read"),
         (lambda folder: _text(folder / "a.tar", "words"), "no picture could be read"),
     ],

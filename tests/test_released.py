@@ -154,6 +154,7 @@ def test_open_network_takes_a_run_a_file_of_ours_and_a_file_of_timms(tmp_path):
     names = tuple("abcdefghij")
     run = tmp_path / "run"
     save_network(run / "checkpoints" / "trained.safetensors", ours.state_dict(), NetworkInfo(TINY, names, 24, 16))
+    write_json(run / "started.json", {"stage": "train"})
     with pytest.raises(NstError, match="has not finished"):
         open_network(run, CLASSES)
     kept = "checkpoints/trained.safetensors"

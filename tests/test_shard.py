@@ -170,6 +170,33 @@ def test_a_split_that_cannot_be_made_is_told(found: list[Entry], sizes: dict[str
         parts(found, **sizes)
 
 
+@pytest.mark.parametrize(("kind", "more"), [("folder", []), ("folder", ["data.test_samples=3"]), ("csv", [])])
+def test_what_is_advised_where_only_the_test_has_labels_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["file,label,split"]
+    for number, name in enumerate(("test/ant/0.png", "test/bee/1.png", "unlabeled/2.png", "unlabeled/3.png")):
+        place = tmp_path / "pictures" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encode(noise(16, 16, number), "PNG"))
+        split, *label, _ = name.split("/")
+        lines.append(f"{name},{''.join(label)},{split}")
+    (tmp_path / "pictures" / "labels.csv").write_text("\n".join(lines))
+    root = "pictures/labels.csv" if kind == "csv" else "pictures"
+    command = ["stage=shard", f"data={kind}", "data.root=d", f"data.source.root={root}",
+               "data.labeled_per_class=null", *more]  # fmt: skip
+    with pytest.raises(NstError, match="no labeled training images") as caught:
+        shard.run(job_from(ShardJob, compose_config(command)))
+    advice = str(caught.value).partition("next: ")[2]
+    helps = [word for word in advice.split() if "=" in word]
+    if kind == "csv":
+        assert not helps, "a file of labels has no option that forgets them"
+        assert "add training pictures with labels" in advice
+        return
+    assert shard.run(job_from(ShardJob, compose_config([*command, *helps])))["sets"].keys() == {"unlabeled"}
+
+
 def test_sizes_out_of_range_are_told() -> None:
     with pytest.raises(NstError, match=r"data\.labeled_per_class cannot be 0"):
         Sizes(labeled_per_class=0)

@@ -129,14 +129,28 @@ def exclude(
         emptied = [*_emptied_earlier(output, shards), *(shard for shard in left if not shard.samples)]
         left = [shard for shard in left if shard.samples]
         if not left:
-            raise NstError(
-                f"all images of {shards.folder} are evaluation images",
-                next="a smaller distance: shard.exclude_distance=0",
-            )
+            raise _nothing_left(shards, found, distance)
         report = _report(shards, evaluation, distance, found, _earlier(output, shards), emptied)
         write_json(output / "excluded.json", report)
         _write_index(shards, left, found, output)
         return report
+
+
+def _nothing_left(shards: ShardSet, found: Sequence[Excluded], distance: int | None) -> NstError:
+    """A smaller distance is advised where it leaves something."""
+    if any(match.distance for match in found):
+        next = "a smaller distance: shard.exclude_distance=0"
+    elif any(match.reason == ALIKE for match in found):
+        next = "to take out the same pixels alone: shard.exclude_distance=null"
+    else:
+        next = "add other unlabeled pictures; a smaller distance changes nothing"
+    reasons = Counter(match.reason for match in found)
+    return NstError(
+        f"all images of {shards.folder} are evaluation images",
+        got=f"shard.exclude_distance={'null' if distance is None else distance}: "
+        + (", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "all excluded before"),
+        next=next,
+    )
 
 
 def _as_left(shards: ShardSet, output: Path) -> ShardSet:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from nst.errors import NstError
 
+PLAIN = (".txt", ".lst", ".list")  # a path in each line, whole
+LISTS = (".csv", ".tsv", *PLAIN)
 COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath")
 Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
@@ -26,6 +28,8 @@ def read_rows(path: Path, *, next: str) -> Rows:
         NstError: it cannot be read, or is no text.
     """
     text = _text(path, "strict", next)
+    if not text.strip():
+        raise empty(path)
     return _rows(path, text, max(",;\t", key=text.partition("\n")[0].count))
 
 
@@ -38,7 +42,8 @@ def _text(path: Path, errors: str, next: str | None = None) -> str:
         raise NstError(f"cannot read {path}", got=error.strerror, next=next) from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise at_line(path, line, "is not UTF-8", data[error.start : error.start + 8], "text in UTF-8") from error
+        got, way = data[error.start : error.start + 8], f"save {path} as UTF-8 (Excel: CSV UTF-8), all of it at once"
+        raise at_line(path, line, "is not UTF-8", got, "text in UTF-8", way) from error
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Rows:
@@ -53,16 +58,26 @@ def at_line(path: Path, line: int, what: str, got: object, valid: str, next: str
     return NstError(f"{path}: line {line} {what}", got=got, valid=valid, next=next or f"mend line {line} of {path}")
 
 
+def empty(path: Path) -> NstError:
+    return NstError(f"{path} is empty", valid="a line for each picture", next="save the list of pictures there again")
+
+
 def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     """The files that a list names, and the names as they stand there.
 
     They stand in the column `path` (or `file`, `filename`, `image`), without such a heading in the first one; from the
-    folder of the list, or else from where nst was started.
+    folder of the list, or else from where nst was started. Without a heading, a line of a .txt
+    is a path, commas and all.
 
     Raises:
         NstError: it is no text, or has no line.
     """
     text = _text(path, "surrogateescape")
+    if not text.strip():
+        raise empty(path)
+    if path.suffix.lower() in PLAIN and not _has_heading(text):
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        return [_file(path.parent, name) for name in names], names
     rows = [row for _, row in _rows(path, text, "\t" if path.suffix.lower() == ".tsv" else ",")]
     if rows and {cell.strip().lower() for cell in rows[0][0].split(";")} & {*COLUMNS} and ";" in rows[0][0]:
         rows = [row for _, row in _rows(path, text, ";")]
@@ -72,6 +87,12 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     if not names:
         raise NstError(f"{path} lists no pictures", valid="a path per line, or a column path")
     return [_file(path.parent, name) for name in names], names
+
+
+def _has_heading(text: str) -> bool:
+    """Whether the first line names columns, so that a comma parts them, too."""
+    first = text.lstrip().partition("\n")[0].lower()
+    return any(cell.strip() in COLUMNS for cell in re.split("[,;\t]", first))
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures to be classified as people have them: a folder, a file, a tar or zip, shards, or a list in a CSV file.
+"""Pictures to be classified as people have them: a folder, a file, a tar or zip, shards, or a list of paths.
 
 They come in parts (`shards`, as tars of a shard set do), each computed and kept by itself, in an order that depends on
 nothing but their names. What is passed over is listed with its reason; nothing is dropped without a word.
@@ -20,7 +20,7 @@ import numpy as np
 from nst.data.archives import Read, open_archive
 from nst.data.batches import Images
 from nst.data.files import LINKED_TWICE, LINKED_UP, Status, contents_of, list_pictures, status_of
-from nst.data.image_list import listed_paths
+from nst.data.image_list import LISTS, listed_paths
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
 from nst.data.index_files import has_index
 from nst.data.layout import is_image
@@ -202,7 +202,7 @@ class ShardPictures:
 
 
 def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
-    """What `place` names: a folder with all below it, a picture, a tar, a zip, shards, or a CSV file of paths.
+    """What `place` names: a folder with all below it, a picture, a tar, a zip, shards, or a CSV or text file of paths.
 
     Raises:
         NstError: there is nothing, or no picture in it.
@@ -212,7 +212,7 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
     path = Path(place)
     if not path.exists():
         raise NstError(
-            f"there is nothing at {path}", valid="a folder, picture, tar, zip, list.csv, or folder of shards"
+            f"there is nothing at {path}", valid="a folder, picture, tar, zip, list.csv, list.txt, or folder of shards"
         )
     if path.is_dir():
         return ShardPictures(ShardSet.open(path, remote)) if has_index(path) else _folder(path)
@@ -229,7 +229,7 @@ def _files_of(place: Path, paths: Sequence[Path], names: Sequence[str]) -> Numbe
 
 
 def _file(path: Path) -> NumberedPictures:
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if path.suffix.lower() in LISTS:
         return _files_of(path, *listed_paths(path))
     if is_image(path.name) or not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return _files_of(path, [path], [str(path)])  # whatever it is: decoding says so

@@ -254,5 +254,11 @@ def open_source(name: str, **options: Any) -> Source:
     return SOURCES[name](**given)
 
 
+def forgets_labels(name: str) -> str | None:
+    """The option by which a source gives all its pictures without labels, where it has one."""
+    has = name in SOURCES and "labeled" in inspect.signature(SOURCES[name]).parameters
+    return "data.source.labeled=false" if has else None
+
+
 def _path(path: str | Path) -> Path:
     return Path(path).expanduser()

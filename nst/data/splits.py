@@ -21,7 +21,12 @@ HELD_OUT = 10  # one image in ten is for the test where neither source nor optio
 
 
 def split(
-    entries: Sequence[Entry], positions: Iterable[int], classes: Sequence[str], sizes: Sizes, seed: int
+    entries: Sequence[Entry],
+    positions: Iterable[int],
+    classes: Sequence[str],
+    sizes: Sizes,
+    seed: int,
+    as_unlabeled: str | None = None,
 ) -> dict[str, Positions]:
     """Disjoint positions in `entries` for labeled, unlabeled, test and validation, in an order that the seed decides.
 
@@ -32,6 +37,7 @@ def split(
         entries: the whole source.
         positions: those of them that may be used.
         classes: names of the labels.
+        as_unlabeled: the option by which the source forgets its labels, where it has one.
 
     Raises:
         NstError: more images asked for than are there, a class too small to split.
@@ -40,7 +46,7 @@ def split(
     pool = [p for p in positions if entries[p].split in (None, "train") and entries[p].label is not None]
     hidden = [p for p in positions if _is_hidden(entries[p])]
     if not pool:
-        _refuse_labels(sizes, bool(classes))
+        _refuse_labels(sizes, bool(classes), bool(hidden), as_unlabeled)
         return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": [], "validation": []}
     own_test, own_validation = _own_parts(entries, positions)
     needs_no_test = own_test or sizes.test_samples == 0
@@ -97,14 +103,17 @@ def _first(positions: Positions, sizes: Sizes, entries: Sequence[Entry], seed: i
     return ranked(entries, positions, seed, "split")[: sizes.unlabeled_samples]
 
 
-def _refuse_labels(sizes: Sizes, has_classes: bool) -> None:
+def _refuse_labels(sizes: Sizes, has_classes: bool, has_unlabeled: bool, as_unlabeled: str | None) -> None:
     asked = [name for name in ("labeled_per_class", "test_samples") if getattr(sizes, name)]
     if asked or has_classes:
+        nulls = [f"data.{name}=null" for name in asked]
+        helps = ["for images without labels:", *([as_unlabeled] if has_classes and as_unlabeled else []), *nulls]
+        without = has_unlabeled and (as_unlabeled or not has_classes)
         raise NstError(
             "there are no labeled training images to choose from",
             got=", ".join(f"data.{name}={getattr(sizes, name)}" for name in asked) or "a test split only",
             valid="class folders, or train/<class> beside test/<class>",
-            next="for images without labels: data.labeled_per_class=null data.test_samples=null",
+            next=" ".join(helps) if without else "add training pictures with labels, of every class",
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from nst.models.architectures import (
     block_counts,
 )
 from nst.models.efficientnet import EfficientNet
-from nst.models.network_info import METADATA_KEY, NetworkInfo, existing_file, read_info, unreadable
+from nst.models.network_info import DAMAGED, METADATA_KEY, NetworkInfo, existing_file, read_info
 from nst.models.networks import Network, build
+from nst.models.weight_files import require_weights, unreadable
 
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # weights in training states; averages go first
 WRAPPERS = ("module.", "_orig_mod.")
@@ -144,17 +146,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Of a training's state they are the moving average if there is one, as timm reads it.
     """
+    require_weights(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts keep along
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),  # options that training scripts keep along
+            warnings.catch_warnings(action="ignore"),  # of the pickle's age
+        ):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise unreadable(path, error) from error
+    except pickle.UnpicklingError as error:  # whose words advise to run what is in it
+        raise unreadable(
+            path,
+            "what is in it is no tensors, but Python objects or something else that nst does not load",
+            "save its tensors alone: torch.save(network.state_dict(), <file>)",
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise unreadable(path, getattr(error, "strerror", None) or DAMAGED) from error
     if isinstance(state, dict):
         state = next((state[name] for name in WRAPPED if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise unreadable(path, TypeError("it holds something else than named tensors"))
+        raise unreadable(path, "it holds something else than named tensors")
     return {_bare(name): value for name, value in state.items()}
 
 

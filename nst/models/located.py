@@ -8,6 +8,7 @@ from shlex import quote
 from nst.errors import NstError
 from nst.finished import final_weights
 from nst.models.network_info import existing_file, is_ours
+from nst.models.weight_files import require_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -16,13 +17,14 @@ def locate(source: str | Path) -> Path | str:
     """The file that `source` stands for, or timm's name.
 
     Raises:
-        NstError: there is nothing of that name, or the run has not finished.
+        NstError: there is nothing of that name, the run has not finished, or it is a file of something else.
     """
     path = Path(source)
-    if path.is_dir() and any((path / name).is_file() for name in HUB_FILES):
-        return file_in(path)
     if path.exists() or not str(source).startswith("tf_efficientnet"):
-        return final_weights(path)
+        hub = path.is_dir() and any((path / name).is_file() for name in HUB_FILES)
+        weights = file_in(path) if hub else final_weights(path)
+        require_weights(weights)
+        return weights
     from nst.models.released import require_released  # here: it brings torch
 
     return require_released(str(source))

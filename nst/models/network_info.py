@@ -12,8 +12,10 @@ import safetensors
 
 from nst.errors import NstError
 from nst.models.architectures import AnyArchitecture, architecture_from
+from nst.models.weight_files import require_weights, unreadable
 
 FORMAT = 1
+DAMAGED = "it is cut short or damaged"
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
 
 
@@ -89,7 +91,8 @@ def _description(path: Path) -> str | None:
         with safetensors.safe_open(path, framework="numpy") as file:
             return (file.metadata() or {}).get(METADATA_KEY)
     except (safetensors.SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+        require_weights(path)
+        raise unreadable(path, getattr(error, "strerror", None) or DAMAGED) from error
 
 
 def existing_file(path: Path | str) -> Path:
@@ -103,14 +106,4 @@ def existing_file(path: Path | str) -> Path:
         f"{path} is {'a folder' if path.is_dir() else 'not there'}",
         valid=f"a network file; nearby: {', '.join(near[:8]) or 'none'}",
         next="give the path of the file that `nst train` reported",
-    )
-
-
-def unreadable(path: Path, error: Exception) -> NstError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return NstError(
-        f"{path} is not a whole network file",
-        got=f"{path.stat().st_size} bytes; {reason}",
-        valid="a complete .safetensors file, or a .pth file of tensors",
-        next="copy or download it again",
     )

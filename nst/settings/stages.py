@@ -140,7 +140,9 @@ class PredictOptions(Group, at="predict"):
     """Answers for pictures of one's own."""
 
     input: str | None = option(
-        PLACE, None, "input=<place>: a folder, picture, tar, zip, folder or address of shards, or a list.csv of paths"
+        PLACE,
+        None,
+        "input=<place>: a folder, picture, tar, zip, folder or address of shards, or a list (.csv, .txt) of paths",
     )
     output: str | None = option(PLACE, None, "folder for predictions.csv; null: predict/<input> in the run")
     top: int = option(whole(1, 1000), 3, "--top 5: classes that are told of a picture, the most probable first")

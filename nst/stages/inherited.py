@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from nst.config import plain
 from nst.data.index_files import has_index
@@ -32,6 +32,8 @@ from nst.shown import as_typed
 from nst.stage_table import STAGES
 from nst.stages.apart import PARTS
 from nst.stages.unread import WHOLE, leaves, networks, require_as_sharded, require_read, run_of, typed_names, value_at
+
+PLACES = ("data.root", "data.source.root", *(f"data.{part}" for part in PARTS))
 
 
 def silent(_: str) -> None:
@@ -84,7 +86,7 @@ def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> Dict
     source = sources[0]
     run, typed = run_of(Path(source)), list(typed_names(cfg.overrides))
     about_data = [name for name in typed if name.startswith("data.")]
-    told, whole = "", any(name in WHOLE for name in typed)
+    told, whole = "", any(name in WHOLE for name in typed) and not _names_no_pictures(cfg, about_data)
     if run is not None and not whole:
         told = _take_data(cfg, run, about_data)
     elif record.shows_pictures and not whole and not about_data:
@@ -94,6 +96,15 @@ def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> Dict
     if told:
         tell(told)
     return cfg
+
+
+def _names_no_pictures(cfg: DictConfig, typed: Sequence[str]) -> bool:
+    """Whether a choice is of pictures of one's own and does not say which: no shards are there, nor pictures named."""
+    root = cfg.data.root
+    if is_remote(root) or Path(root).exists() or any(name in PLACES for name in typed):
+        return False
+    source = plain(cfg.data.source, whole=False)
+    return "root" in source and source["root"] in (None, MISSING)
 
 
 def _no_pictures(stage: str, source: str) -> UsageError:

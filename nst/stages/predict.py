@@ -175,7 +175,7 @@ def _place(job: PredictJob) -> str:
     if job.predict.input is None:
         raise UsageError(
             "nst predict needs pictures",
-            valid="a folder, picture, tar, zip, folder of shards, or a list.csv of paths",
+            valid="a folder, picture, tar, zip, folder of shards, or a list (.csv, .txt) of paths",
             next="nst predict model.checkpoint=<run> input=<folder>",
         )
     return job.predict.input

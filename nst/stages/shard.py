@@ -26,7 +26,7 @@ from nst.data.remote import Remote
 from nst.data.shard_writer import MAX_SHARD_BYTES
 from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
-from nst.data.sources import open_source
+from nst.data.sources import forgets_labels, open_source
 from nst.data.splits import split
 from nst.data.transfer import is_remote
 from nst.errors import NstError
@@ -75,7 +75,7 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             seen = examine(source, pool, track) if job.shard.check_images else Examined()
             named = report_bad(source, seen, job.max_bad_fraction)
             good = [position for position in range(len(source)) if position not in seen.bad]
-            parts = split(source.entries, good, source.classes, sizes, job.seed)
+            parts = split(source.entries, good, source.classes, sizes, job.seed, forgets_labels(source.name))
             labels = Counter(source.entries[position].label for position in parts["labeled"])
             _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
             skipped = [source.entries[position].key for position in seen.bad]

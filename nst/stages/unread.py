@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ from nst.stage_table import OF_A_TEACHER, STAGES
 from nst.stages.as_sharded import differing, differing_for
 
 WHOLE = ("data", "experiment", "scale")  # choices that say which data
+NETWORKS = ("model.checkpoint", "teacher.run", "teacher.checkpoint", "iterate.teacher")  # each a stage's own
 VALID = {
     "model": "the network's file says what it is",
     "noise": "a network is asked without noise",
@@ -78,7 +80,7 @@ def require_read(cfg: DictConfig, stage: str) -> None:
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
             unread.append(item)
     if unread:
-        raise _changes_nothing(stage, unread, alone=alone)
+        raise _changes_nothing(stage, unread, alone=alone, named=any(name in record.networks for name in names))
 
 
 def _on_labels_alone(cfg: DictConfig, stage: str) -> bool:
@@ -218,11 +220,25 @@ def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, node
 
 
-def _changes_nothing(stage: str, items: Sequence[str], *, alone: bool) -> UsageError:
+def _network_option(stage: str, name: str, value: str) -> str:
+    """The option by which a stage takes the run or network that another option names, with it; empty where it takes
+    none so."""
+    options, path = STAGES[stage].networks, Path(value)
+    if not options or not (name in NETWORKS or (name == "run_dir" and run_of(path))):
+        return ""
+    *others, option = options
+    if option != "model.checkpoint" and path.is_file():  # which takes a run, and no file
+        run = run_of(path)
+        option, path = (option, run) if run else (others[0] if others else "", path)
+    return f"{option}={quote(str(path))}" if option else ""
+
+
+def _changes_nothing(stage: str, items: Sequence[str], *, alone: bool, named: bool) -> UsageError:
     """The refusal, and the command without these options, or with those that help.
 
     Args:
         alone: it is a training without a teacher, which would read some of them.
+        named: the stage knows on which run or network it works.
     """
     helps, valid = [], []
     record = STAGES[stage]
@@ -230,8 +246,12 @@ def _changes_nothing(stage: str, items: Sequence[str], *, alone: bool) -> UsageE
     for item, name in zip(items, typed_names(items), strict=True):
         instead = record.instead.get(name) or record.instead.get(name.partition(".")[0], "")
         instead = instead or (record.folder if name == "run_dir" and record.within else "")
-        if instead and " " not in instead:
-            instead = f"{instead}={item.partition('=')[2]}"
+        value = item.partition("=")[2]
+        if not named and (network := _network_option(stage, name, value)):
+            named, instead = True, network
+            helps.append(instead)
+        elif instead and " " not in instead:
+            instead = f"{instead}={value}"
             helps.append(instead)
         valid.append(
             instead

@@ -140,7 +140,10 @@ class Finished:
             "online": [f"teacher.run={teacher}", "teacher=online", f"run_dir={self.directory / 'online'}"],
         }  # fmt: skip
         verb = {"evaluate the file": "evaluate", "start": "train", "online": "train"}.get(stage, stage)
-        return [verb, *read_by(verb, data), *own[stage]]
+        read = read_by(verb, data)
+        if stage == "start":  # without a teacher no labels are selected
+            read = [option for option in read if not option.startswith("select.")]
+        return [verb, *read, *own[stage]]
 
     def path(self, name: str) -> Path:
         return next(iter(sorted(self.directory.glob(name))))

@@ -116,8 +116,8 @@ def test_a_choice_that_names_no_pictures_leaves_those_of_the_run(teacher, digits
     for named in ("data=digits", "data.source.root=pictures", "data.root=d"):
         data = shown(capsys, "train", run, "experiment=photos", "name=st", named)["data"]
         assert data["root"] != str(digits), "which pictures is said, though they are not there yet"
-    (tmp_path / "datasets" / "st").mkdir(parents=True)
-    assert shown(capsys, "train", run, "experiment=photos", "name=st")["data"]["root"] == "datasets/${name}"
+    (tmp_path / "datasets" / "st-seed0").mkdir(parents=True)
+    assert shown(capsys, "train", run, "experiment=photos", "name=st")["data"]["root"] == "datasets/${name}-seed${seed}"
 
 
 def test_an_option_of_a_step_that_was_taken_is_refused_if_it_says_otherwise(teacher, tmp_path, capsys):
@@ -313,12 +313,12 @@ def test_an_option_that_the_stage_does_not_read_is_refused_and_the_command_given
     cli.run_stage(stage, command[1:], show_only=True)
 
 
-OWN = {"label": "teacher.run", "select": "teacher.run", "report": "run_dir"}
+TAKES_A_RUN = {"label": "teacher.run", "select": "teacher.run", "report": "run_dir"}
 
 
 @pytest.mark.parametrize("stage", ["label", "select", "evaluate", "predict", "export", "report"])
 def test_a_run_in_the_option_of_another_stage_is_advised_in_that_of_this_one(stage, teacher, tmp_path, capsys):
-    own = OWN.get(stage, "model.checkpoint")
+    own = TAKES_A_RUN.get(stage, "model.checkpoint")
     for option in {"model.checkpoint", "teacher.run", "iterate.teacher"} - {own}:
         assert refused(capsys, stage, f"{option}={teacher}") == [stage, f"{own}={teacher}"]
     named = refused(capsys, stage, f"{own}={teacher}", "iterate.teacher=other")

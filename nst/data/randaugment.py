@@ -88,8 +88,7 @@ class RandAugment:
         """uint8 (H, W, 3) -> uint8 (H, W, 3), by `image` and `rng` alone; never writes to `image`."""
         require_rgb(image)
         if self.variant in _PEERS:
-            with _global_generators_from(rng):
-                return _through_pillow(_PEERS[self.variant](self.num_ops, int(self.magnitude)), image)
+            return _PEERS[self.variant](self, image, rng)
         table = _table(self.variant, self.magnitude, self.translate_const, self.cutout_const)
         for chosen in rng.integers(len(table), size=self.num_ops):
             step = table[chosen]
@@ -179,6 +178,16 @@ def _table(variant: str, magnitude: float, translate_const: float, cutout_const:
 # ---- other libraries -------------------------------------------------------------------------------------
 
 
+def _timm(settings: RandAugment, image: Image, rng: np.random.Generator) -> Image:
+    with _global_generators_from(rng):
+        return _through_pillow(_timm_transform(settings.num_ops, int(settings.magnitude)), image)
+
+
+def _torchvision(settings: RandAugment, image: Image, rng: np.random.Generator) -> Image:
+    with _global_generators_from(rng):
+        return _through_pillow(_torchvision_transform(settings.num_ops, int(settings.magnitude)), image)
+
+
 def _through_pillow(transform: Callable[[Any], Any], image: Image) -> Image:
     from PIL import Image as Pillow
 
@@ -217,7 +226,7 @@ def _global_generators_from(rng: np.random.Generator) -> Iterator[None]:
         torch.set_rng_state(saved[2])
 
 
-_PEERS: dict[str, Callable[[int, int], Callable[[Any], Any]]] = {
-    "timm": _timm_transform,
-    "torchvision": _torchvision_transform,
+_PEERS: dict[str, Callable[[RandAugment, Image, np.random.Generator], Image]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
 }

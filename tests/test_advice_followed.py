@@ -464,7 +464,7 @@ OPTIONS: list[tuple[list[str], list[str], tuple[tuple[str, str], ...]]] = [
     ([*SORTED, "data.labeled_per_class=1", "data.validation_samples=9"], ["data.validation_samples"], ()),
     ([*SORTED, "data.labeled_per_class=1", "data.test_samples=99"], ["data.test_samples"], ()),
     (["shard", "data=folder", "data.source.root=pictures", "data.root=d", "data.labeled_per_class=3"],
-     ["data.labeled_per_class", "data.test_samples"], ()),
+     ["data.labeled_per_class"], ()),
 ]  # fmt: skip
 
 

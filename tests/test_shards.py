@@ -484,6 +484,6 @@ def test_foreign_tars_that_would_fail_in_training_are_refused(tmp_path: Path) ->
     assert caught.value.next is not None
     for words in ("download again those that are not whole", "remove one of the tars", "leave out such samples"):
         assert words in caught.value.next
-    for words in ("b.tar: cut short", "key y in a.tar and b.tar", "c.tar: 1 samples without", "have no .cls"):
+    for words in ("b.tar: cut short", "key y in a.tar and b.tar", "c.tar: 1 sample without", "have no .cls"):
         assert words in str(caught.value)
     assert not (tmp_path / "index.json").exists()

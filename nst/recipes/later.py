@@ -85,15 +85,21 @@ def rows() -> Iterator[Row]:
             hours=hours, network=network, options={"select.images_per_class": None, "select.max_copies": 1},
         )  # fmt: skip
     yield later("noised_teacher", "labels under the noise of the teacher's own training", hours=ITS_OWN,
-                options={"teacher.noised": True})  # fmt: skip
+                options={"teacher.noised": True, "doctor.accept": ["noised_teacher"]})  # fmt: skip
     yield later("from_teacher", "a student that starts from its teacher's weights", hours=ITS_OWN,
                 student=("student.start=teacher",), options=TEACHER)  # fmt: skip
     yield later(
-        "pretrained", "pseudo-labels first, then labels alone", student=PRETRAINED, options=TEACHER,
+        "pretrained", "pseudo-labels first, then labels alone", student=PRETRAINED,
+        options={**TEACHER, "doctor.accept": ["learning_rate", "finetune_size"]},
         hours="5.38 (train 5.21, finetune 0.0447, label 0.116; of 128 cores, a sixteenth)",
     )  # fmt: skip
     for name, network, says, options, hours in NETWORKS:
-        sizes = {"model.name": network, "model.train_size": 224, "model.test_size": 224}
+        sizes = {
+            "model.name": network,
+            "model.train_size": 224,
+            "model.test_size": 224,
+            "noise.randaugment.magnitude": 15,
+        }
         yield later(name, f"{says} of 224 px, taught by itself", hours=hours, network="", options={**sizes, **options})
 
 

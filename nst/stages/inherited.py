@@ -146,8 +146,8 @@ def _require_its_labels(run: Path, data: Mapping[str, Any]) -> None:
         raise NstError(
             f"{data['root']} holds other labeled pictures than {run} has learned from",
             got=f"sha256 {learned[:20]}... then, {now[:20]}... now",
-            next=f"data.root=<where those are now>; nst shard makes them again by the options in {run / 'config.yaml'}."
-            f" Or data.root={data['root']}, for these ones",
+            next=f"data.root=<where those are now, or made again by the options in {run / 'config.yaml'}>;"
+            f" data.root={data['root']} takes these ones",
         )
 
 

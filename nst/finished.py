@@ -8,6 +8,7 @@ from nst.advice import as_list
 from nst.atomic import known_sha256
 from nst.documents import read_json, way_on
 from nst.errors import NstError
+from nst.occupied import by_iterate
 from nst.refused import article
 from nst.untrusted import below
 
@@ -79,9 +80,9 @@ def require_undamaged(weights: Path, sha256: str | None = None) -> None:
 
 def _no_finished_run(folder: Path) -> NstError:
     """What a folder without a finished run is: a training that was stopped, or something else, beside runs or not."""
-    if not _in_iterate(folder) and _stage_of(folder) == "train":
+    if _stage_of(folder) == "train":
         return NstError(f"the training in {folder} has not finished", next="start it again: it continues")
-    if _in_iterate(folder):
+    if by_iterate(folder):
         runs = _runs_near(folder)
         what, way = f"nst iterate in {folder} has not finished", "start it again: it continues"
         return NstError(what, next=f"{way}; or take one of its generations: {runs[0]}" if runs else way)
@@ -99,12 +100,6 @@ def _way_to_runs(folder: Path) -> str:
     if runs:
         return f"take a run that is there: {', '.join(map(str, runs))}"
     return "name a run or a file of weights; `nst train` makes them in run_dir"
-
-
-def _in_iterate(folder: Path) -> bool:
-    """Whether it is the directory of an `nst iterate`, which has no mark of its own: its generations lie in it."""
-    begun = any((folder / name / "started.json").exists() for name in ("gen0", "gen1"))
-    return begun and (folder / "config.yaml").is_file() and not (folder / "started.json").exists()
 
 
 def _stage_of(folder: Path) -> str | None:

@@ -72,6 +72,11 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def capital(text: str) -> str:
+    """With a capital, and the rest as it is: directory names may hold capitals."""
+    return text[:1].upper() + text[1:]
+
+
 def some(names: Sequence[str], limit: int = 4) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

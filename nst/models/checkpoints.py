@@ -29,9 +29,9 @@ from nst.models.architectures import (
     block_counts,
 )
 from nst.models.efficientnet import EfficientNet
-from nst.models.network_info import DAMAGED, METADATA_KEY, NetworkInfo, existing_file, read_info
+from nst.models.network_info import METADATA_KEY, NetworkInfo, existing_file, read_info
 from nst.models.networks import Network, build
-from nst.models.weight_files import require_weights, unreadable
+from nst.models.weight_files import damaged, require_weights, unreadable
 
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # weights in training states; averages go first
 WRAPPERS = ("module.", "_orig_mod.")
@@ -162,7 +162,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "save its tensors alone: torch.save(network.state_dict(), <file>)",
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise unreadable(path, getattr(error, "strerror", None) or DAMAGED) from error
+        raise damaged(path, error) from error
     if isinstance(state, dict):
         state = next((state[name] for name in WRAPPED if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

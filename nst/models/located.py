@@ -30,15 +30,24 @@ def locate(source: str | Path) -> Path | str:
     return require_released(str(source))
 
 
+def ours_at(source: str | Path) -> Path | None:
+    """The file of ours that `source` stands for; None where it is of released weights.
+
+    Raises:
+        NstError: as `locate`.
+    """
+    place = locate(source)
+    return place if isinstance(place, Path) and is_ours(place) else None
+
+
 def locate_ours(source: str | Path) -> Path:
     """The file that says of itself which network it holds and which classes it knows: of a run, or one of ours.
 
     Raises:
         NstError: as `locate`, or it is of released weights, which name no classes.
     """
-    place = locate(source)
-    if isinstance(place, Path) and is_ours(place):
-        return place
+    if (file := ours_at(source)) is not None:
+        return file
     raise NstError(
         "released weights do not say which classes they know",
         got=source,

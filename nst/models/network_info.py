@@ -12,10 +12,9 @@ import safetensors
 
 from nst.errors import NstError
 from nst.models.architectures import AnyArchitecture, architecture_from
-from nst.models.weight_files import require_weights, unreadable
+from nst.models.weight_files import damaged, require_weights
 
 FORMAT = 1
-DAMAGED = "it is cut short or damaged"
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
 
 
@@ -92,7 +91,7 @@ def _description(path: Path) -> str | None:
             return (file.metadata() or {}).get(METADATA_KEY)
     except (safetensors.SafetensorError, OSError) as error:
         require_weights(path)
-        raise unreadable(path, getattr(error, "strerror", None) or DAMAGED) from error
+        raise damaged(path, error) from error
 
 
 def existing_file(path: Path | str) -> Path:

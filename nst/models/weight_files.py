@@ -33,6 +33,11 @@ def unreadable(path: Path, reason: str, next: str = "copy or download it again")
     )
 
 
+def damaged(path: Path, error: Exception) -> NstError:
+    """What a library could not read, by the system's reason where there is one; its own words help nobody."""
+    return unreadable(path, getattr(error, "strerror", None) or "it is cut short or damaged")
+
+
 def _other_kind(path: Path) -> str | None:
     try:
         with path.open("rb") as file:

@@ -13,7 +13,7 @@ from nst.report.class_tables import LARGEST_CONFUSION, fewer, frequent_confusion
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.records import Experiment, Generation
 from nst.report.selection_figures import SelectionData
-from nst.shown import short, some
+from nst.shown import capital, short, some
 
 LABEL_COLUMNS = ("class", "threshold", "labeled so", "selected", "with copies", "copies of each")
 RIGHT_COLUMNS = ("right before\u00a0%", "right after\u00a0%")  # where the truth is known
@@ -80,10 +80,10 @@ def foretold(generation: Generation) -> list[str]:
     if (found := document.get("forecast")) is None:  # a selection from before there were forecasts
         return []
     when = f", foretold of {generation.named} before its student learned" if found["right"] else ""
-    told = [f"S{forecast.summary(found)[1:]}{when}."]
+    told = [f"{capital(forecast.summary(found))}{when}."]
     if few := [short(entry["class"]) for entry in document.get("relaxed") or () if entry["taken"]]:
-        told.append(f"{generation.named} was sure of too few images of {some(few, 5)}; their surest were taken.")
-        told[-1] = told[-1][:1].upper() + told[-1][1:]
+        who = capital(generation.named)
+        told.append(f"{who} was sure of too few images of {some(few, 5)}; their surest were taken.")
     return [*told, *(f"Warning: {warning}." for warning in forecast.warnings(found))]
 
 

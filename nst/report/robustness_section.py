@@ -28,6 +28,7 @@ from nst.report.robustness_files import (
     whole_rows,
 )
 from nst.robustness.baselines import CORRUPTION_GROUPS, CORRUPTIONS
+from nst.shown import capital
 
 FIGURES = (
     *(f"{suite}_{figure}" for kind in KINDS.values() for suite in kind.suites for figure in kind.figures),
@@ -142,7 +143,7 @@ def _claim(values: Mapping[str, Sequence[float | None]], verbs: tuple[str, str, 
     fewer, more = sum(after < before for before, after in both), sum(after > before for before, after in both)
     means = f"{fmean(before for before, _ in both):.1f} → {fmean(after for _, after in both):.1f} %"
     verb, count = (verbs[1], fewer) if fewer >= more else (verbs[2], more)
-    return f"{title[:1].upper()}{title[1:]} {verb} under {count} of {len(both)} {conditions}: {means} on average"
+    return f"{capital(title)} {verb} under {count} of {len(both)} {conditions}: {means} on average"
 
 
 # ---- perturbation sequences --------------------------------------------------------------------------------------

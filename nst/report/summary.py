@@ -12,7 +12,7 @@ from nst.documents import config_text
 from nst.report.generation_rows import Row, certain, looked_at, model_name
 from nst.report.page import number
 from nst.report.records import Experiment, Generation
-from nst.shown import short
+from nst.shown import capital, short
 
 LAYOUTS = ("folder", "tar", "csv")  # of data sets that have no name of their own
 Numbers = list[tuple[str, str, str]]  # value, name, remark
@@ -80,11 +80,16 @@ def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
 
 
 def _verdict(name: str, other: str, gain: float, low: float | None, high: float | None) -> str:
-    more = f"{name[:1].upper()}{name[1:]} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
+    more = f"{capital(name)} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
     if low is None or high is None:
         return f"{more}."
-    between = f"95 % interval {low:+.1f} to {high:+.1f}"
-    return f"{more} ({between})" + (": that is no sure difference." if certain(low, high) is False else ".")
+    return f"{more} ({_interval(low, high)})" + (
+        ": that is no sure difference." if certain(low, high) is False else "."
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    return f"95 % interval {low:+.1f} to {high:+.1f}"
 
 
 def headline_numbers(entries: Sequence[Row], control: Row | None) -> Numbers:
@@ -99,11 +104,11 @@ def headline_numbers(entries: Sequence[Row], control: Row | None) -> Numbers:
     shown.append((f"{last['top1']:.2f} %", role, model_name(last)))
     if len(entries) > 1 and last["gain"] is not None:
         known = last["gain_low"] is not None
-        between = f", 95 % interval {last['gain_low']:+.1f} to {last['gain_high']:+.1f}" if known else ""
+        between = f", {_interval(last['gain_low'], last['gain_high'])}" if known else ""
         shown.append((f"{last['gain']:+.2f}", "Gain", f"percentage points of top-1{between}"))
     if len(entries) > 1 and control is not None and control["beaten_by"] is not None:
         low, high = control["beaten_low"], control["beaten_high"]
-        between = "" if low is None else f", 95 % interval {low:+.1f} to {high:+.1f}"
+        between = "" if low is None else f", {_interval(low, high)}"
         shown.append((f"{control['beaten_by']:+.2f}", "Over the control", f"points over labels alone{between}"))
     if last["pseudo_label_accuracy"] is not None:
         shown.append((f"{last['pseudo_label_accuracy']:.1f} %", "Pseudo-labels right", "that the last student saw"))

@@ -27,8 +27,8 @@ from nst.finished import final_weights, generation_of
 from nst.leftovers import sweep
 from nst.models.checkpoints import load_network, save_network
 from nst.models.formats import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
-from nst.models.located import locate
-from nst.models.network_info import NetworkInfo, is_ours, read_info
+from nst.models.located import ours_at
+from nst.models.network_info import NetworkInfo, read_info
 from nst.models.networks import Network
 from nst.models.released import open_network, weights_digest
 from nst.models.timm_architecture import TimmArchitecture
@@ -142,9 +142,8 @@ def adopt(job: ExportJob, output: Path) -> dict[str, Any]:
         NstError: as `open_network`.
     """
     source = _source(job)
-    place = locate(source)
-    ours = isinstance(place, Path) and is_ours(place)
-    classes = read_info(place).classes if ours else load_index(job.data.labeled).classes
+    ours = ours_at(source)
+    classes = read_info(ours).classes if ours is not None else load_index(job.data.labeled).classes
     inputs = {"weights": weights_digest(source), "classes": classes}
     with Run(output, "export", inputs, overwrite=job.overwrite) as run_:
         if run_.done:
@@ -189,9 +188,8 @@ def _output(job: ExportJob) -> Path:
 
 def _ours(source: str) -> Path:
     """The file of ours that `source` stands for."""
-    place = locate(source)
-    if isinstance(place, Path) and is_ours(place):
-        return place
+    if (file := ours_at(source)) is not None:
+        return file
     raise NstError(
         f"{source} is a released network already",
         valid="a run directory, or weights written by nst",

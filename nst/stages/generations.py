@@ -125,9 +125,9 @@ def starts_from_a_run(job: GenerationsJob) -> bool:
 def require_teacher(job: GenerationsJob) -> None:
     """Raises NstError where generation 0 should be a finished run and is none, or where it would be trained in the
     directory of a finished `nst iterate`."""
-    given = job.iterate.teacher
-    teacher = None if given is None else generation_of(Path(given))
-    if teacher is not None and teacher != Path(given or "") and not starts_from_a_run(job):
+    given = Path(job.iterate.teacher) if job.iterate.teacher else None
+    teacher = Places.of(job).shared
+    if teacher != given and not starts_from_a_run(job):
         raise NstError(
             f"{given} is a finished run of nst iterate, and generation 0 would be trained in it",
             got=f"iterate.teacher={given}",

@@ -140,7 +140,7 @@ def _require_its_labels(run: Path, data: Mapping[str, Any]) -> None:
     those that it has learned from."""
     started, folder = generation_of(run) / "started.json", str(data["labeled"])
     learned = read_json(started)["inputs"].get("labeled") if started.exists() else None
-    if learned is None or is_remote(folder) or not has_index(Path(folder)):
+    if learned is None or not has_index(folder):
         return
     if (now := ShardSet.open(folder).digest) != learned:
         raise NstError(

@@ -372,6 +372,7 @@ def test_a_folder_that_is_no_run_is_told_so_with_the_runs_that_are_there(whole: 
             final_weights(folder)
         assert "start it again" not in str(caught.value)
     (whole.run / "result.json").unlink()
+    (whole.run / "config.yaml").unlink()  # both are written at the end
     with pytest.raises(
         NstError, match=rf"nst iterate in .* has not finished[\s\S]*it continues; or .*{whole.run}/gen0"
     ):

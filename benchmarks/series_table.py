@@ -1,8 +1,9 @@
 """The series of `bin/bench series`: which rows of which tables are run to see whether a claim holds.
 
 A row is a command of `nst` by its options, without seed and place. The claims that it serves are in
-`nst/report/claims.py`; a row that another one is compared with comes before it. The control (the last student's network
-on the labels alone, for as many images) belongs to a table once, with its first student of each size.
+`nst/report/claims.py`; a row that another one is compared with comes before it. What two tables share is run once:
+figure1/small is the small student of the small teacher, table6/noise_full_130m the middle one of the middle teacher.
+The control (a student's network on the labels alone, for as many images) is run once for each network and batch.
 """
 
 from __future__ import annotations
@@ -84,12 +85,6 @@ def table_6() -> Iterator[Row]:
         yield twin(f"small_table6_no_noise_{size}")
 
 
-def figure_4() -> Iterator[Row]:
-    for number in range(4):
-        for targets in ("soft", "hard"):
-            yield twin(f"small_figure4_bin{number}_{targets}", *([CONTROL] if (number, targets) == (0, "soft") else []))
-
-
 def robustness(table: str) -> tuple[Row, ...]:
     """The large network on labels alone, and the last student of table 2."""
     return (
@@ -142,29 +137,30 @@ _ALL = (
     Series("table5", "10 perturbations, after table2", robustness("table5")),
     Series("figure3", "attacks over epsilon, after table2", robustness("figure3")),
     Series("table6", "noise removed on the unlabeled images, one by one and together", tuple(table_6())),
-    Series("table8", "how much unlabeled data", (
-        twin("small_table8_all", CONTROL),
-        *(twin(f"small_table8_{share}") for share in ("4th", "16th", "32th", "64th", "128th")),
-    )),
-    Series("figure1", "each size taught by itself", tuple(
-        twin(f"small_figure1_{size}", CONTROL) for size in ("small", "middle", "large"))),
+    Series("table8", "how much unlabeled data, against all of table6", tuple(
+        twin(f"small_table8_{share}") for share in ("4th", "16th", "32th", "64th", "128th"))),
+    Series("figure1", "each size taught by itself; the middle one is of table6", tuple(
+        twin(f"small_figure1_{size}", CONTROL) for size in ("small", "large"))),
     Series("table9", "each size taught by the last student of table2, after it and figure1",
            tuple(from_last(size) for size in ("small", "middle", "large"))),
-    Series("figure4", "soft and hard labels by the teacher's confidence", tuple(figure_4())),
+    Series("figure4", "soft and hard labels by the teacher's confidence", tuple(
+        twin(f"small_figure4_bin{number}_{targets}") for number in range(4) for targets in ("soft", "hard"))),
     Series("ratio", "unlabeled images per labeled one, 8 labeled ones in a batch", (
         student("ratio_1", *few_labels(1), more=(CONTROL,)),
         *(student(f"ratio_{ratio}", *few_labels(ratio)) for ratio in (3, 7, 14, 28)),
     )),
-    Series("student_size", "students of three sizes of one small teacher", tuple(
-        student(size, size=size, more=(CONTROL,)) for size in ("small", "middle", "large"))),
-    Series("balancing", "as many of every class, or all that are sure once each", (
-        student("balanced", more=("select.min_confidence=0.8", "select.images_per_class=null", CONTROL)),
+    Series("later", "what the later version asks of one small teacher, against figure1", (
+        student("student_middle", size="middle"),
+        student("student_large", size="large"),
+        student("from_teacher", "student.start=teacher"),
+        # the same teacher once more: a run has its labels in one place
+        student("noised_teacher", own_teacher=True, more=("teacher.noised=true",)),
+        # pseudo-labels first and labels then
+        student("pretrained", *PRETRAINED),
+        # as many of every class, or all that are sure once each
+        student("balanced", more=("select.min_confidence=0.8", "select.images_per_class=null")),
         student("unbalanced", more=("select.min_confidence=0.8", "select.images_per_class=1000000",
                                     "select.max_copies=1")),
-    )),
-    Series("joint", "labels and pseudo-labels together, or pseudo-labels first and labels then", (
-        student("joint", more=(CONTROL,)),
-        student("finetuned", *PRETRAINED),
     )),
     Series("networks", "from scratch with 100 labels a class: a ResNet, and a network without BatchNorm", (
         from_scratch("resnet", "resnet18"),
@@ -174,15 +170,6 @@ _ALL = (
         Row("equal", CLOTHING),
         Row("labeled", (*CLOTHING, "select.prior=labeled", "iterate.control=false",
                         "iterate.teacher=runs/series/clothing/equal-seed${seed}/gen0"), after=("clothing/equal",)),
-    )),
-    Series("noised_teacher", "labels by the teacher as it is, and under the noise of its training", (
-        student("clean", more=(CONTROL,)),
-        # the same teacher once more: a run has its labels in one place
-        student("noised", own_teacher=True, more=("teacher.noised=true",)),
-    )),
-    Series("start", "where a student begins", (
-        student("anew", more=(CONTROL,)),
-        student("teacher", "student.start=teacher"),
     )),
 )
 # fmt: on

@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ from benchmarks.series import main
 from benchmarks.series_job import Job, digest
 from benchmarks.series_table import SERIES, Row, Series
 from nst.atomic import write_json
-from nst.config import compose_config, job_from
-from nst.documents import read_json
+from nst.config import compose_config, job_from, plain
+from nst.documents import fingerprint, read_json
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.report import claims, evidence
@@ -68,6 +69,17 @@ def test_every_row_composes_with_all_its_generations(name: str):
         assert all("seed1" in each.data.root for each in composed), row
 
 
+def test_no_two_rows_train_the_same_networks():
+    """Tables share a run instead."""
+    rows: dict[str, str] = {}
+    for each in SERIES.values():
+        for row in each.rows:
+            cfg = plain(compose_config([*row.options, f"stage={row.stage}"]), whole=False)
+            told = {name: value for name, value in cfg.items() if name not in ("name", "paper", "overrides", "run_dir")}
+            told["iterate"].pop("control", None)  # of one, and not of the other: the student is the same
+            assert rows.setdefault(fingerprint(told), f"{each.name}/{row.name}") == f"{each.name}/{row.name}"
+
+
 def test_rows_that_share_a_teacher_ask_the_same_of_it():
     """Whoever comes second would be refused otherwise."""
     asked: dict[str, tuple[object, str]] = {}
@@ -103,11 +115,23 @@ def test_every_claim_compares_networks_that_a_series_makes():
             assert network.network in [*made, claims.LAST, *(["control"] if cfg.iterate.control else [])], network
 
 
-def test_every_table_has_a_control_of_labels_alone():
+def test_every_student_has_a_control_of_its_network_and_labels():
+    """In its own table or in one with which it is compared."""
+    students, controls = set(), set()
     for each in SERIES.values():
-        if {row.stage for row in each.rows} == {"evaluate"} or each.name == "table9":  # of table 2's; beside figure 1
-            continue
-        assert any(compose_config([*row.options]).iterate.control for row in each.rows), each.name
+        for row in (row for row in each.rows if row.stage == "iterate" and len(generations_of(row)) > 1):
+            last = generations_of(row)[-1]
+            learner = last.model.name, last.data.name, last.data.labeled_per_class
+            students.add(learner)
+            if compose_config([*row.options]).iterate.control:
+                controls.add(learner)
+    assert students == controls
+
+
+def generations_of(row: Row) -> list[Any]:
+    cfg = compose_config([*row.options, "stage=iterate"])
+    cfg.overrides = list(row.options)
+    return configurations(job_from(GenerationsJob, cfg))
 
 
 def test_a_run_becomes_lines_and_is_never_run_again(

@@ -230,8 +230,8 @@ STAGES: Mapping[str, StageRecord] = {
         runs=("model.checkpoint",),
         folder="predict.output",
         typed={
-            "network": "model.checkpoint", "views": "model.checkpoint", "pictures": "input", "parts": "input",
-            "turns": "predict.views", "precision": "predict.precision",
+            "network": "model.checkpoint", "views": "model.checkpoint", "place": "input", "pictures": "input",
+            "parts": "input", "turns": "predict.views", "precision": "predict.precision",
         },
         together=True,
     ),

@@ -24,9 +24,13 @@ from PIL import Image
 
 import nst
 from nst.atomic import sha256_file, write_json
+from nst.by_hand import TABLES
 from nst.config import compose_config, job_from
-from nst.data import files, inputs
+from nst.data import asked, files, inputs
+from nst.data.asked import to_ask
 from nst.data.image_list import listed_paths
+from nst.data.prediction_files import PredictionFiles
+from nst.data.predictions import PredictionMetadata
 from nst.data.shards import index_tars
 from nst.data.sorting import class_folders
 from nst.data.sources import open_source
@@ -340,7 +344,7 @@ def test_the_answers_lie_in_the_run_that_gave_them_unless_another_place_is_named
     run = run_of(tmp_path / "run", network)
     overrides = flags_as_options("predict", [f"model.checkpoint={run}", f"input={photos}"])
     for more, place in (
-        ([], run / "predict" / "my_photos__2024_____a___b"),
+        ([], run / "predict" / "my_photos__2024_____a___b"),  # as long as no other input has it
         ([f"run_dir={tmp_path / 'there'}"], tmp_path / "there"),
         ([f"predict.output={tmp_path / 'here'}"], tmp_path / "here"),
     ):
@@ -358,7 +362,8 @@ class Killed(Exception):
 
 @pytest.fixture
 def parts_of_12(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "PART", 12)
+    for module in (inputs, asked):
+        monkeypatch.setattr(module, "PART", 12)
 
 
 def forty(folder: Path) -> Path:
@@ -399,7 +404,7 @@ def test_a_killed_run_goes_on_at_the_first_part_that_is_missing_and_ends_with_th
     ask(network, folder, tmp_path / "whole", *options)
     numbers = kills_after_a_part(2, network, folder, tmp_path / "killed", *options)
     ask(network, folder, tmp_path / "killed", *options)
-    assert numbers == [[0, 1, 2, 3], [1, 2, 3]], "parts of ten"
+    assert numbers == [[0, 1, 2, 3], [0, 1, 2]], "what is left, of four parts of ten"
     names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*") if path.is_file())
     same = [name for name in names if name.suffix in (".csv", ".parquet") or name.parts[0] == "parts"]
     assert len(same) >= 12
@@ -425,11 +430,15 @@ def test_a_killed_run_goes_on_with_another_batch_size(network, tmp_path, parts_o
     [(1, 1, 256, 1), (100, 100, 256, 100), (100, 100, 32, 25), (1500, 750, 256, 250), (1025, 513, 9999, 513),
      (27_000, 1000, 256, 250)],
 )  # fmt: skip
-def test_parts_depend_on_the_number_of_pictures_alone_and_batches_are_hardly_padded(samples, part, at_most, batch):
-    found = inputs.NumberedPictures([str(n) for n in range(samples)], lambda number: b"", (), list)
-    assert found.shards[0].samples == part
-    assert sum(shard.samples for shard in found.shards) == samples
-    assert found.batch_size(at_most) == batch
+def test_parts_are_equal_and_batches_hardly_padded(samples, part, at_most, batch, network, tmp_path):
+    found = inputs.NumberedPictures(names := [str(n) for n in range(samples)], lambda number: b"", (), lambda: names)
+    metadata = PredictionMetadata("", CLASSES, 16, "", "")
+    shown, todo = to_ask(PredictionFiles(tmp_path, metadata, keep=0.0), found, lambda value: value)
+    sizes = [shard.samples for shard in shown.shards]
+    assert sizes[0] == part
+    assert sum(sizes) == samples == shown.samples
+    assert todo == [*range(len(sizes))]
+    assert shown.batch_size(at_most) == batch
 
 
 def test_pictures_are_read_for_their_digest_by_the_first_rank_alone(monkeypatch: pytest.MonkeyPatch):
@@ -443,7 +452,7 @@ def test_pictures_are_read_for_their_digest_by_the_first_rank_alone(monkeypatch:
     monkeypatch.setenv("RANK", "1")
     other = opened("a", "b", contents=lambda: pytest.fail("read again"))
     other.agree(lambda value: said[0] if value is None else pytest.fail("its own"))
-    assert other.digest == alone.digest == other.shards[0].sha256
+    assert other.digest == alone.digest
     with pytest.raises(NstError, match="sees other pictures than rank 0"):
         opened("a", "c", contents=list).agree(lambda value: said[0])
 
@@ -473,12 +482,79 @@ def test_a_table_that_a_person_has_changed_is_not_written_over(network, photos, 
     assert "corrected" in table.read_text()
 
 
-def test_another_picture_in_the_folder_is_another_input(network, photos, tmp_path):
-    ask(network, photos, tmp_path / "out")
+def test_of_a_folder_that_has_changed_only_the_new_pictures_are_asked_about(
+    network, photos, tmp_path, asked_about, capsys
+):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    ask(network, photos, out)
+    assert asked_about.pop() == 15
     (photos / "new.png").write_bytes(encode(picture(90), "PNG"))
-    with pytest.raises(NstError, match="with other inputs"):
+    (photos / "twin.png").write_bytes((photos / "new.png").read_bytes())
+    (photos / "0.jpg").rename(photos / "sub folder" / "moved.jpg")
+    (photos / "1.jpg").unlink()
+    (photos / "2.jpg").write_bytes(encode(picture(91), "JPEG"))
+    capsys.readouterr()
+    assert ask(network, photos, out)["predicted"] == 13
+    assert asked_about.pop() == 2, "new.png, 2.jpg"
+    assert "2 of 16 pictures, without an answer so far, of " in capsys.readouterr().out
+    ask(network, photos, whole)
+    for name in TABLES[:1] + TABLES[2:]:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    ask(network, photos, out)
+    assert asked_about == [15], "of `whole`, where twin.png is new.png"
+
+
+def test_a_table_that_a_person_has_changed_stays_also_where_pictures_came(network, photos, tmp_path, asked_about):
+    ask(network, photos, tmp_path / "out")
+    table = tmp_path / "out" / "predictions.csv"
+    table.write_text(table.read_text().replace("ant", "corrected"))
+    (photos / "new.png").write_bytes(encode(picture(90), "PNG"))
+    with pytest.raises(NstError, match=r"predictions\.csv has been changed since nst wrote it") as caught:
         ask(network, photos, tmp_path / "out")
-    assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+    assert len(asked_about) == 1
+    subprocess.run(re.search(r"mv \S+ \S+(?=,)", str(caught.value))[0], shell=True, check=True, cwd=tmp_path)
+    assert ask(network, photos, tmp_path / "out")["predicted"] == 13
+    assert "corrected" in (tmp_path / "predictions.mine.csv").read_text()
+
+
+@pytest.fixture
+def asked_about(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many pictures the network was asked, a number each time."""
+    label, found = LightningEngine.label, []
+
+    def counted(self: LightningEngine, job: ShardsToLabel, todo: list[int]) -> None:
+        found.append(job.unlabeled.samples)
+        label(self, job, todo)
+
+    monkeypatch.setattr(LightningEngine, "label", counted)
+    return found
+
+
+def test_inputs_of_one_name_and_ensembles_have_folders_of_their_own(network, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = run_of(tmp_path / "run", network)
+    other = tmp_path / "other" / photos.name
+    other.mkdir(parents=True)
+    (other / "a.png").write_bytes(encode(picture(1), "PNG"))
+
+    def folder(checkpoint: object, place: Path) -> Path:
+        overrides = flags_as_options("predict", [f"model.checkpoint={checkpoint}", f"input={place}"])
+        cfg = compose_config([*overrides, "stage=predict"])
+        cfg.overrides = overrides
+        return predict.output_folder(job_from(PredictJob, cfg))
+
+    first = folder(run, photos)
+    ask(run, photos, first)
+    second = folder(run, other)
+    assert second != first == folder(run, photos.relative_to(tmp_path))
+    ask(run, other, second)
+    assert (folder(run, photos), folder(run, other)) == (first, second)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(network.read_bytes())
+    ways = [network, copy, f"[{network},{copy}]", f"[{copy},{run}]", run]
+    assert len({folder(way, place) for way in ways for place in (photos, other)}) == 10
+    with pytest.raises(NstError, match=r"input: .* before, .* now"):
+        ask(run, other, first)
 
 
 def pair(kind: str, folder: Path, first: int, second: int) -> Path:
@@ -513,9 +589,7 @@ def test_pictures_are_known_by_their_content_and_not_by_their_dates(kind, networ
         patched.setattr(LightningEngine, "label", lambda *_: pytest.fail("asked again"))
         ask(network, place, tmp_path / "out")
     pair(kind, tmp_path / "photos", 2, 1)
-    with pytest.raises(NstError, match="with other inputs"):
-        ask(network, place, tmp_path / "out")
-    ask(network, place, tmp_path / "out", "overwrite=true")
+    ask(network, place, tmp_path / "out")
     assert rows(tmp_path / "out" / "predictions.csv") != before
 
 
@@ -549,18 +623,19 @@ def corrected(network, photos, tmp_path, monkeypatch) -> Path:
 
 def test_a_table_that_a_person_has_changed_is_not_deleted(network, photos, tmp_path, corrected):
     text = corrected.read_text()
+    other = "predict.views=all"  # a run of its own
     for overwrite in (False, True):
         with pytest.raises(NstError, match=r"move predictions\.csv away, which is not as nst wrote it") as caught:
-            ask(network, photos, tmp_path / "out", f"overwrite={str(overwrite).lower()}")
+            ask(network, photos, tmp_path / "out", other, f"overwrite={str(overwrite).lower()}")
         assert corrected.read_text() == text
     advice = shlex.join(["mv", str(corrected), "predictions.mine.csv"])
     assert f"\n         {advice}" in str(caught.value)
     # the advice, followed, twice
     subprocess.run(advice, shell=True, check=True, cwd=tmp_path)
-    assert ask(network, photos, tmp_path / "out", "overwrite=true")["predicted"] == 13
+    assert ask(network, photos, tmp_path / "out", other, "overwrite=true")["predicted"] == 13
     corrected.write_text("path,class\n")
     with pytest.raises(NstError, match=r"predictions\.mine1\.csv"):
-        ask(network, photos, tmp_path / "out", "--top", "1")
+        ask(network, photos, tmp_path / "out", other, "--top", "1")
     assert (tmp_path / "predictions.mine.csv").read_text() == text
 
 
@@ -568,7 +643,7 @@ def test_a_table_whose_note_is_gone_is_not_deleted(network, photos, tmp_path, co
     for damage in ("half", None):
         (tmp_path / "out" / "result.json").write_text(damage) if damage else (tmp_path / "out" / "result.json").unlink()
         with pytest.raises(NstError, match=r"move predictions\.csv, unreadable\.csv, unsure\.csv away"):
-            ask(network, photos, tmp_path / "out", "overwrite=true")
+            ask(network, photos, tmp_path / "out", "predict.views=all", "overwrite=true")
         assert "corrected" in corrected.read_text()
 
 
@@ -644,7 +719,7 @@ def test_sorting_into_a_file_is_refused_before_anything_is_computed(network, pho
 def test_the_last_words_name_classes_that_have_pictures_and_count_right(tmp_path):
     def told(**by_class: int) -> str:
         counts = {"predicted": sum(by_class.values()), "unsure": 0, "unreadable": 0}
-        return predict.summary_line({**counts, "by_class": by_class, "asked": {"sheet": 0}}, tmp_path).splitlines()[0]
+        return predict.summary_line({**counts, "by_class": by_class, "asked": {"sheet": 0}, "tables": {}}, tmp_path).splitlines()[0]
 
     assert told(a=80, b=0, c=0, d=0, e=0, f=0, g=0) == "80 pictures with an answer: a 80"
     assert told(a=1, b=0) == "1 picture with an answer: a 1"

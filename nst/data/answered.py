@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import pyarrow.parquet as pq
 
 from nst.atomic import atomic_path
 from nst.by_hand import TABLES
-from nst.data.inputs import Inputs, written_name
+from nst.data.asked import answered
+from nst.data.inputs import Inputs, NumberedPictures, ShardPictures, written_name
 from nst.data.parquet_files import read_table
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import parquet_name
+from nst.data.shard_set import ShardInfo
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,66 @@ class Answers:
 
 def read_answers(files: PredictionFiles, inputs: Inputs, top: int) -> Iterator[Answers]:
     """The answers to the pictures of every part, in their order, `top` classes of each."""
-    for number, shard in enumerate(inputs.shards):
-        table = read_table(files.folder / parquet_name(shard.name))
-        first, sure = table["label"].to_numpy().astype(np.int64), table["confidence"].to_numpy()
-        classes = len(files.metadata.classes)
-        probs = table["probs"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, classes)
-        # the first class and its confidence are float32, the others were rounded to float16
-        ranked = probs.astype(np.float32)
-        np.put_along_axis(ranked, first[:, None], 2.0, axis=1)
-        labels = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
-        confidences = np.take_along_axis(ranked, labels, axis=1)
-        confidences[:, 0] = sure
-        index = table["index"].to_numpy()
-        yield Answers(number, index, inputs.names(number, index, table["key"].to_pylist()), labels, confidences)
+    if isinstance(inputs, NumberedPictures):
+        yield from _of_listing(files, inputs, top)
+    else:
+        assert isinstance(inputs, ShardPictures)
+        for number, shard in enumerate(inputs.shards):
+            index, keys, labels, confidences = _read(files, shard, top)
+            yield Answers(number, index, inputs.names(number, index, keys), labels, confidences)
+
+
+def _of_listing(files: PredictionFiles, inputs: NumberedPictures, top: int) -> Iterator[Answers]:
+    """They lie in parts that were asked at several times: all are put into the order of the listing first."""
+    found, width = answered(files, inputs), min(top, len(files.metadata.classes))
+    labels, confidences = np.full((inputs.samples, width), -1, np.int32), np.zeros((inputs.samples, width), np.float32)
+    for part, shard in enumerate(found.parts):
+        index, _, own, sure = _read(files, shard, top)
+        row_of = np.full(shard.samples, -1, np.int64)
+        row_of[index] = np.arange(len(index))
+        numbers = np.flatnonzero(found.part == part)
+        rows = row_of[found.place[numbers]]
+        numbers, rows = numbers[rows >= 0], rows[rows >= 0]
+        labels[numbers], confidences[numbers] = own[rows], sure[rows]
+    starts = np.cumsum([0, *inputs.sizes])
+    for part, (start, end) in enumerate(pairwise(starts.tolist())):
+        index = np.flatnonzero(labels[start:end, 0] >= 0)
+        rows = index + start
+        yield Answers(part, index, inputs.names(part, index, ()), labels[rows], confidences[rows])
+
+
+def _read(files: PredictionFiles, shard: ShardInfo, top: int) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+    """Of the N pictures of a file: places (N,), keys, labels and confidences (N, top), the surest class first."""
+    table = read_table(files.folder / parquet_name(shard.name))
+    first, sure = table["label"].to_numpy().astype(np.int64), table["confidence"].to_numpy()
+    classes = len(files.metadata.classes)
+    probs = table["probs"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, classes)
+    # the first class and its confidence are float32, the others were rounded to float16
+    ranked = probs.astype(np.float32)
+    np.put_along_axis(ranked, first[:, None], 2.0, axis=1)
+    labels = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
+    confidences = np.take_along_axis(ranked, labels, axis=1)
+    confidences[:, 0] = sure
+    return table["index"].to_numpy(), table["key"].to_pylist(), labels, confidences
 
 
 def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Path and reason of every file without an answer."""
-    for number, shard in enumerate(inputs.shards):
-        for told in files.bad_samples(shard):
-            yield inputs.unreadable(number, told)
+    if isinstance(inputs, NumberedPictures):
+        found = answered(files, inputs)
+        reasons = {
+            (part, int(index)): reason
+            for part, shard in enumerate(found.parts)
+            for index, _, reason in (told.partition(": ") for told in files.bad_samples(shard))
+        }
+        for name, part, place in zip(inputs.listed, found.part.tolist(), found.place.tolist(), strict=True):
+            if (part, place) in reasons:
+                yield name, reasons[part, place]
+    else:
+        assert isinstance(inputs, ShardPictures)
+        for number, shard in enumerate(inputs.shards):
+            for told in files.bad_samples(shard):
+                yield inputs.unreadable(number, told)
     yield from inputs.passed
 
 

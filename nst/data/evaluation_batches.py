@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from nst.data.batches import Batch, Images, View, blank_seen, seen_bytes
 from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage
-from nst.data.inputs import Inputs
+from nst.data.inputs import Readable
 from nst.data.shards import ShardSet
 
 
@@ -32,7 +32,7 @@ class EvaluationBatches(Dataset):
     """
 
     def __init__(
-        self, shards: ShardSet | Inputs, view: View, *, batch_size: int, only: Sequence[int] | None = None
+        self, shards: ShardSet | Readable, view: View, *, batch_size: int, only: Sequence[int] | None = None
     ) -> None:
         self.shards, self.view, self.batch_size = shards.shards, view, batch_size
         self.images = Images(shards) if isinstance(shards, ShardSet) else shards

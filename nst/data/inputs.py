@@ -34,38 +34,37 @@ from nst.sharing import is_rank_zero
 PART = 1024  # pictures, at most: what a kill can lose
 
 
-class Reads(Protocol):
-    """The encoded pictures of a listing by number, in any process."""
-
-    def __call__(self, number: int) -> bytes: ...
-
-
+Reads = Callable[[int], bytes]  # the encoded pictures of a listing by number, in any process
 Agreed = Callable[[Any], Any]  # rank 0's value of what each rank gives
 
 
-class Inputs(Protocol):
-    """Pictures in parts; `nst.data.evaluation_batches` reads them as it reads a shard set."""
-
-    @property
-    def passed(self) -> Sequence[tuple[str, str]]:
-        """What was not tried: path, and why."""
-        ...
+class Readable(Protocol):
+    """Pictures in parts, each computed and kept by itself; `nst.data.evaluation_batches` reads them as shards."""
 
     @property
     def shards(self) -> Sequence[ShardInfo]: ...
     @property
-    def sizes(self) -> Sequence[int]: ...  # pictures of each part; other than the parts themselves, read from nothing
+    def samples(self) -> int: ...
+    def batch_size(self, at_most: int) -> int: ...
+    def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
+
+
+class Inputs(Protocol):
+    """Pictures in an order that depends on nothing but their names, told of by parts."""
+
+    @property
+    def passed(self) -> Sequence[tuple[str, str]]: ...  # what was not tried: path, and why
+    @property
+    def sizes(self) -> Sequence[int]: ...  # pictures of each part
     @property
     def samples(self) -> int: ...
     @property
     def digest(self) -> str: ...  # of names and content
+    def agree(self, agreed: Agreed) -> None: ...  # with the other ranks, of which the first alone reads for the digest
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]: ...
     def data(self, shard: int, index: int) -> bytes: ...
-    def agree(self, agreed: Agreed) -> None: ...  # with the other ranks, of which the first alone reads for the digest
-    def batch_size(self, at_most: int) -> int: ...
     def file(self, shard: int, index: int) -> Path | None: ...
-    def unreadable(self, shard: int, told: str) -> tuple[str, str]: ...  # path and reason, of a BadImage of `read`
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,13 @@ class NumberedPictures:
 
     Args:
         files: where each lies, if it is a file of its own; empty inside an archive.
-        contents: gives the hashes of the files, which may have to be read for it.
+        contents: gives a hash of each picture's content, empty where there is none; files may have to be read for it.
     """
 
     listed: Sequence[str]
     reads: Reads
     files: Sequence[Path]
-    contents: Callable[[], Any]
+    contents: Callable[[], Sequence[str]]
     passed: Sequence[tuple[str, str]] = ()
 
     @property
@@ -88,8 +87,14 @@ class NumberedPictures:
         return len(self.listed)
 
     @cached_property
+    def known(self) -> list[str]:
+        """(N,) what each picture is known by wherever it lies: its content, or its name where that cannot be read."""
+        contents = self.contents()
+        return [content or f"/{name}" for content, name in zip(contents, map(written_name, self.listed), strict=True)]
+
+    @cached_property
     def digest(self) -> str:
-        return fingerprint([list(self.listed), self.contents()])
+        return fingerprint([list(self.listed), self.known])
 
     def agree(self, agreed: Agreed) -> None:
         """Raises NstError where this rank sees other names than the first."""
@@ -105,45 +110,34 @@ class NumberedPictures:
 
     @property
     def sizes(self) -> list[int]:
-        return [min(self.part, self.samples - start) for start in range(0, self.samples, self.part)]
-
-    @cached_property
-    def shards(self) -> list[ShardInfo]:
-        return [ShardInfo(f"{number:06d}.tar", size, 0, self.digest) for number, size in enumerate(self.sizes)]
-
-    @property
-    def part(self) -> int:
-        """Pictures of a part, all alike; batches have no say, so that other ones can continue a run."""
-        return -(-self.samples // -(-self.samples // PART))
-
-    def batch_size(self, at_most: int) -> int:
-        """Of a part's batches, all alike: the last one is hardly padded."""
-        return -(-self.part // -(-self.part // at_most))
+        return [min(PART, self.samples - start) for start in range(0, self.samples, PART)]
 
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]:
-        return [self.listed[shard * self.part + place] for place in index.tolist()]
+        return [self.listed[shard * PART + place] for place in index.tolist()]
 
     def data(self, shard: int, index: int) -> bytes:
         """Raises OSError: the file cannot be read."""
-        return self.reads(shard * self.part + index)
+        return self.reads(shard * PART + index)
 
     def file(self, shard: int, index: int) -> Path | None:
-        return self.files[shard * self.part + index] if self.files else None
-
-    def unreadable(self, shard: int, told: str) -> tuple[str, str]:
-        index, _, reason = told.partition(": ")
-        return self.names(shard, np.array([int(index)]), [""])[0], reason
+        return self.files[shard * PART + index] if self.files else None
 
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
-        """Its name, pixels (H, W, 3) uint8 and no label; raises BadImage, which begins with the number in the part."""
+        """Its name, pixels and no label; raises BadImage, which begins with the number in the part."""
+        number = shard * PART + index
         try:
-            return written_name(self.listed[shard * self.part + index]), decode(self.data(shard, index)), None
+            return written_name(self.listed[number]), self.pixels(number), None
         except BadImage as error:
             raise BadImage(f"{index}: {error}") from error
+
+    def pixels(self, number: int) -> np.ndarray:
+        """(H, W, 3) uint8; raises BadImage."""
+        try:
+            return decode(self.reads(number))
         except OSError as error:
-            raise BadImage(f"{index}: {error.strerror or error}") from error
+            raise BadImage(error.strerror or str(error)) from error
         except NstError as error:  # of a damaged archive
-            raise BadImage(f"{index}: {error.got or error.what}") from error
+            raise BadImage(str(error.got or error.what)) from error
 
 
 @dataclass(frozen=True)
@@ -190,6 +184,7 @@ class ShardPictures:
         return None
 
     def unreadable(self, shard: int, told: str) -> tuple[str, str]:
+        """Path and reason, of a BadImage of `read`."""
         index, _, rest = told.partition(": ")
         key, _, reason = rest.partition(": ")
         return self.names(shard, np.array([int(index)]), [key])[0], reason
@@ -233,9 +228,10 @@ def _file(path: Path) -> NumberedPictures:
         return _files_of(path, *listed_paths(path))
     if is_image(path.name) or not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return _files_of(path, [path], [str(path)])  # whatever it is: decoding says so
-    contents = partial(_contents, path, [("", _status(path))])  # before it is read
+    status = _status(path)  # before it is read
     archive = open_archive(path)
     names = sorted(archive.pictures)
+    contents = partial(_contents_within, path, status, len(names))
     reads = Archived([archive.files[name] for name in names])
     passed = [(f"{path}/{name}", reason) for name, reason in sorted(archive.passed.each())]
     return NumberedPictures([f"{path}/{name}" for name in names], reads, (), contents, passed)
@@ -257,12 +253,18 @@ def _folder(root: Path) -> NumberedPictures:
     return NumberedPictures([str(path) for path in paths], Files(paths), paths, contents, told)
 
 
-def _contents(root: Path, files: Sequence[tuple[str, Status | None]]) -> list[str | None]:
-    """A hash of each file's content; empty where it cannot be read, None where there is none."""
+def _contents(root: Path, files: Sequence[tuple[str, Status | None]]) -> list[str]:
+    """A hash of each file's content; empty where it cannot be read."""
     there = [(name, status) for name, status in files if status is not None]
     found = contents_of(root, there, tolerant=True)
     known = {name: digest for (name, _), digest in zip(there, found, strict=True)}
-    return [known.get(name) for name, _ in files]
+    return [known.get(name, "") for name, _ in files]
+
+
+def _contents_within(archive: Path, status: Status | None, pictures: int) -> list[str]:
+    """Pictures of an archive are known by its content as a whole, which is read in one go."""
+    digest = _contents(archive, [("", status)])[0]
+    return [f"{digest}/{number}" for number in range(pictures)]
 
 
 def _status(path: Path) -> Status | None:

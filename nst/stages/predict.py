@@ -1,6 +1,6 @@
 """`nst predict`: a trained network and pictures without labels → predictions.csv and .parquet, and a contact sheet.
 
-    predict/<input>/parts/        what labeling writes, a file per part: a killed run continues behind the last one
+    predict/<input>/parts/        what labeling writes, a file per part: nobody is asked again about what is there
     predictions.csv .parquet      path, class, confidence, class_2, confidence_2, ...
     unsure.csv unreadable.csv     below --min-confidence; not decoded, or not tried, with the reason
     sheet.html                    pictures by class and confidence
@@ -11,9 +11,11 @@ The network says how it is to be asked: size, view and names of classes come fro
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ from nst.atomic import sha256_file, write_text
 from nst.by_hand import TABLES, away, changed
 from nst.config import job_from, require_values
 from nst.data.answered import read_answers, write_tables
-from nst.data.inputs import Inputs, open_inputs
+from nst.data.asked import to_ask
+from nst.data.inputs import Inputs, ShardPictures, open_inputs
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import PredictionMetadata
 from nst.data.remote import Remote
 from nst.data.sorting import Sorted, class_folders, require_folder, sort_into
 from nst.data.transfer import is_remote
-from nst.documents import fingerprint
+from nst.documents import fingerprint, read_json
 from nst.errors import NstError, UsageError
 from nst.finished import generation_of
 from nst.machine import require_batch
@@ -65,47 +68,63 @@ def run(job: PredictJob, directory: Path) -> Result:
     require_batch("predict.batch_size", options.batch_size, network.image_size)
     inputs = open_inputs(_place(job), Remote(**vars(job.remote)))
     inputs.agree(engine.agreed)
-    batch = engine.batch_size(inputs.batch_size(options.batch_size))
     precision, views = engine.precision(options.precision), [member.view for member in network.members]
     known = {
-        "network": network.digest, "pictures": inputs.digest, "views": views, "turns": len(network.turns),
-        "precision": precision, "parts": list(inputs.sizes),
+        "network": network.digest, "place": whole_place(job), "views": views, "turns": len(network.turns),
+        "precision": precision,
     }  # fmt: skip
+    if isinstance(inputs, ShardPictures):  # others are known one by one
+        known |= {"pictures": inputs.digest, "parts": list(inputs.sizes)}
     metadata = PredictionMetadata(
         network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(identity(known))}
     )
     files = PredictionFiles(directory.absolute() / "parts", metadata, keep=0.0)
-    parts = [f"parts/{name}" for shard in inputs.shards for name in files.names(shard)]
     with Run(
         directory, "predict", known, config=require_values(job.config), overwrite=job.overwrite, collective=True,
-        files=[*parts, *TABLES, SHEET],
+        files=[*TABLES, SHEET],
     ) as run_:  # fmt: skip
-        todo = engine.agreed([number for number, shard in enumerate(inputs.shards) if not files.written(shard)])
-        if todo:
-            pictures, classes = count_of(inputs.samples, "picture"), count_of(len(network.classes), "class")
-            say(f"{pictures} of {shown_place(job)}, {classes}, {directory}")
-            work = ShardsToLabel(network, files.folder, inputs, batch, precision, files.write, job.title)
-            engine.label(work, todo)
         before = run_.result() if engine.agreed(run_.done) else {}
+        anew = before.get("asked") != (wanted := asked(job, inputs))
+        if before and anew and is_rank_zero():
+            _require_untouched(directory, before["tables"])
+        pictures, todo = to_ask(files, inputs, engine.agreed)
+        if todo:
+            batch = engine.batch_size(pictures.batch_size(options.batch_size))
+            classes = count_of(len(network.classes), "class")
+            say(f"{_counted(pictures.samples, inputs.samples)} of {shown_place(job)}, {classes}, {directory}")
+            work = ShardsToLabel(network, files.folder, pictures, batch, precision, files.write, job.title)
+            engine.label(work, todo)
         if not is_rank_zero():
             return run_.finish({})
-        if before and before["asked"] != asked(job):
-            _require_untouched(directory, before["tables"])
-            # a kill from here on leaves tables that no person has changed
+        if before and anew:  # a kill from here on leaves tables that no person has changed
             run_.finish({**before, "asked": None, "tables": {}})
-        return run_.finish(_tables(job, directory, files, inputs, before))
+        return run_.finish(_tables(job, directory, files, inputs, before if not anew else {}, wanted))
 
 
-def asked(job: PredictJob) -> dict[str, Any]:
+def _counted(asked_about: int, pictures: int) -> str:
+    if asked_about == pictures:
+        return count_of(pictures, "picture")
+    return f"{asked_about} of {count_of(pictures, 'picture')}, without an answer so far,"
+
+
+def asked(job: PredictJob, inputs: Inputs) -> dict[str, Any]:
     """What the tables depend on besides the answers."""
     options = job.predict
-    return {"top": options.top, "min_confidence": options.min_confidence, "sheet": options.sheet}
+    return {
+        "pictures": inputs.digest, "top": options.top, "min_confidence": options.min_confidence, "sheet": options.sheet,
+    }  # fmt: skip
 
 
-def _tables(job: PredictJob, directory: Path, files: PredictionFiles, inputs: Inputs, before: Result) -> Result:
-    """All that is made of the answers; what an earlier run has made of the same options stays as it is."""
+def _tables(
+    job: PredictJob, directory: Path, files: PredictionFiles, inputs: Inputs, before: Result, wanted: dict[str, Any]
+) -> Result:
+    """All that is made of the answers; what an earlier run has made of the same options stays as it is.
+
+    Args:
+        before: its result; empty: there is none.
+    """
     options = job.predict
-    if before.get("asked") != asked(job):
+    if not before:
         counts = write_tables(directory, files, inputs, top=options.top, min_confidence=options.min_confidence)
         if counts["predicted"] + counts["unsure"] == 0:
             raise _nothing_read(directory, counts)
@@ -114,7 +133,7 @@ def _tables(job: PredictJob, directory: Path, files: PredictionFiles, inputs: In
         else:
             (directory / SHEET).unlink(missing_ok=True)
         tables = {name: sha256_file(directory / name) for name in TABLES}
-        before = {"network": files.metadata.teacher_sha256, **counts, "asked": asked(job), "tables": tables}
+        before = {"network": files.metadata.teacher_sha256, **counts, "asked": wanted, "tables": tables}
     if options.sort_into:
         before["sorted"] = sort_into(Path(options.sort_into), _to_be_sorted(job, files, inputs), _place(job))
     return before
@@ -185,17 +204,38 @@ def shown_place(job: PredictJob) -> str:
     return without_secrets(_place(job))
 
 
+def whole_place(job: PredictJob) -> str:
+    """By which the input is told from others of its name."""
+    return shown_place(job) if is_remote(_place(job)) else os.path.abspath(_place(job))
+
+
 def output_folder(job: PredictJob) -> Path:
-    """predict.output; else run_dir, if the command line names it; else predict/<input> in the network's run."""
+    """predict.output; else run_dir, if the command line names it; else predict/<input> in the network's run.
+
+    Another input of that name gets some letters of its path behind it, as networks do that are in no run.
+    """
     if job.predict.output is not None:
         return Path(job.predict.output)
     if any(item.startswith(("run_dir=", "name=")) for item in job.overrides):
         return Path(job.run_dir)
-    networks = job.model.checkpoint
-    place = shown_place(job).rstrip("/")
-    name = re.sub(r"[^\w.-]", "_", place.rsplit("/", 1)[-1] if is_remote(place) else Path(place).absolute().name)
-    in_a_run = isinstance(networks, str) and (generation_of(Path(networks)) / "DONE").exists()
-    return Path(f"{networks}/predict" if in_a_run else job.run_dir) / (name or "pictures")
+    networks, place = job.model.checkpoint, whole_place(job)
+    name = re.sub(r"[^\w.-]", "_", place.rstrip("/").rpartition("/")[2]) or "pictures"
+    if not (isinstance(networks, str) and (generation_of(Path(networks)) / "DONE").exists()):
+        several = [networks] if isinstance(networks, str) else networks or []
+        return Path(job.run_dir) / f"{name}-{_letters([os.path.abspath(each) for each in several] + [place])}"
+    folder = Path(networks) / "predict"
+    return folder / name if _place_asked(folder / name) in (None, place) else folder / f"{name}-{_letters([place])}"
+
+
+def _letters(paths: Sequence[str]) -> str:
+    return fingerprint(list(paths))[:6]
+
+
+def _place_asked(folder: Path) -> str | None:
+    """The input of the answers that a folder holds; None where there are none."""
+    with contextlib.suppress(NstError):  # damaged: its run says so
+        return read_json(folder / "started.json")["inputs"].get("place")
+    return None
 
 
 def main(cfg: DictConfig) -> Result:
@@ -220,5 +260,6 @@ def summary_line(result: Result, directory: Path) -> str:
             parts.append(f"{result[what]} {what}: {directory / file}")
     if "sorted" in result:
         parts.append(f"{result['sorted']} sorted")
+    theirs = changed(directory, result["tables"])
     pages = [directory / "predictions.csv"] + ([directory / SHEET] if result["asked"]["sheet"] else [])
-    return "\n".join([*parts, *map(str, pages)])
+    return "\n".join([*parts, *(f"{page}, as you have changed it" if page in theirs else str(page) for page in pages)])

@@ -16,7 +16,7 @@ from torch import nn
 
 from nst.data.datamodule import evaluation_loader
 from nst.data.evaluation_batches import EvaluationBatches
-from nst.data.inputs import Inputs
+from nst.data.inputs import Readable
 from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo, ShardSet
 from nst.errors import UsageError
@@ -46,7 +46,7 @@ class ShardsToLabel:
 
     teacher: Ensemble
     folder: Path
-    unlabeled: ShardSet | Inputs
+    unlabeled: ShardSet | Readable
     batch_size: int
     precision: str
     write: WriteShard

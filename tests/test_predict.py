@@ -719,7 +719,8 @@ def test_sorting_into_a_file_is_refused_before_anything_is_computed(network, pho
 def test_the_last_words_name_classes_that_have_pictures_and_count_right(tmp_path):
     def told(**by_class: int) -> str:
         counts = {"predicted": sum(by_class.values()), "unsure": 0, "unreadable": 0}
-        return predict.summary_line({**counts, "by_class": by_class, "asked": {"sheet": 0}, "tables": {}}, tmp_path).splitlines()[0]
+        result = {**counts, "by_class": by_class, "asked": {"sheet": 0}, "tables": {}}
+        return predict.summary_line(result, tmp_path).splitlines()[0]
 
     assert told(a=80, b=0, c=0, d=0, e=0, f=0, g=0) == "80 pictures with an answer: a 80"
     assert told(a=1, b=0) == "1 picture with an answer: a 1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from nst import cli
 from nst.config import compose_config, job_from
 from nst.data.images import encode_png
 from nst.data.layout import Entry
@@ -394,12 +397,48 @@ def test_a_class_with_one_picture_that_is_nearly_called_like_another_may_be_mist
 
 
 def test_classes_that_differ_in_capital_letters_alone_are_told(tmp_path: Path) -> None:
-    for name in ("Cat", "cat", "dog"):
+    for first, name in enumerate(("Cat", "cat", "dog")):
         (tmp_path / "in" / name).mkdir(parents=True)
         for number in range(4):
-            (tmp_path / "in" / name / f"{name}{number}.png").write_bytes(encode(noise(8, 8, number), "PNG"))
+            (tmp_path / "in" / name / f"{name}{number}.png").write_bytes(
+                encode(noise(8, 8, 10 * first + number), "PNG")
+            )
     notes = sharded(tmp_path / "in", tmp_path / "out")["notes"]
     assert notes == ["Cat, cat differ in capital letters alone, and are different classes"]
+
+
+def test_pictures_that_are_in_training_and_test_or_of_two_classes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However they are encoded."""
+    monkeypatch.chdir(tmp_path)
+
+    def add(name: str, *seeds: int) -> None:
+        (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            file = tmp_path / "in" / name / f"{name.replace('/', '')}{seed}.png"
+            file.write_bytes(encode(noise(8, 8, seed), "PNG", compress_level=len(name) % 10))
+
+    add("train/cat", 0, 1, 2, 3)
+    add("train/dog", 3, 10, 11)
+    add("test/cat", 0, 1, 20)
+    add("test/dog", 30)
+    add("unlabeled", 40, 41, 42, 43, 20)
+    notes = sharded(tmp_path / "in", tmp_path / "out 1")["notes"]
+    assert [re.sub(r" = .*?(?=[:;]|$)", "", note) for note in notes] == [
+        "2 pictures of test are labeled too: test-cat-testcat0: its score is too good; keep one of each",
+        "1 picture of test is unlabeled too: test-cat-testcat20; to take them out of these: "
+        f"nst shard 'data.root={tmp_path / 'out 1'}' --exclude",
+        "1 labeled picture is of two classes: train-cat-traincat3",
+    ]
+    with pytest.raises(SystemExit):  # the advice, followed
+        cli.main(shlex.split(notes[1].rpartition(": nst ")[2]))
+    assert "1 of 5 images excluded" in capsys.readouterr().out
+    add("test/cat", 21, 22)
+    for name in ("cat0", "cat1", "cat20"):
+        (tmp_path / "in" / "test" / "cat" / f"test{name}.png").unlink()
+    (tmp_path / "in" / "train" / "cat" / "traincat3.png").unlink()
+    assert "notes" not in sharded(tmp_path / "in", tmp_path / "out2")
 
 
 def test_numbers_of_shards_are_told_in_the_singular_too() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from nst.advice import again
+from nst.data.hashes import pixel_hash
 from nst.data.images import BadImage, inspect
 from nst.data.source import Source
 from nst.errors import NstError
@@ -33,11 +34,13 @@ class Examined:
         bad: position and reason of every image that does not decode.
         remedies: what can be done about the bad ones, with their number.
         notes: what is odd about pictures that decode, with their number.
+        pixels: (N,) a hash of each picture's pixels, 0 of a bad one; empty where nobody has looked.
     """
 
     bad: dict[int, str] = field(default_factory=dict)
     remedies: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    pixels: list[int] = field(default_factory=list)
 
 
 def examine(source: Source, pool: ThreadPoolExecutor, progress: Progress = silent) -> Examined:
@@ -46,9 +49,10 @@ def examine(source: Source, pool: ThreadPoolExecutor, progress: Progress = silen
     if source.lossless:
         return seen
 
-    def look(position: int) -> BadImage | tuple[str, ...]:
+    def look(position: int) -> BadImage | tuple[tuple[str, ...], int]:
         try:
-            return inspect(source.read(position)).notes
+            found = inspect(source.read(position))
+            return found.notes, pixel_hash(found.pixels)
         except BadImage as error:
             return error
 
@@ -57,8 +61,10 @@ def examine(source: Source, pool: ThreadPoolExecutor, progress: Progress = silen
         if isinstance(result, BadImage):
             seen.bad[position] = str(result)
             seen.remedies[result.remedy] += 1
+            seen.pixels.append(0)
         else:
-            seen.notes.update(result)
+            seen.notes.update(result[0])
+            seen.pixels.append(result[1])
     return seen
 
 

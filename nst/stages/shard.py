@@ -23,6 +23,7 @@ from nst.data.examination import Examined, examine, in_order, report_bad
 from nst.data.images import DARK, READERS
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
+from nst.data.same_pictures import told
 from nst.data.shard_writer import MAX_SHARD_BYTES
 from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
@@ -100,7 +101,7 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             }
         _write_truth(source, parts["unlabeled"], output / "unlabeled" / "truth.parquet")
         left_out = len(good) - sum(map(len, parts.values()))
-        notes = _notes(source, seen, parts, left_out)
+        notes = [*_notes(source, seen, parts, left_out), *told(source.entries, seen.pixels, parts, job.shard.output)]
         return this.finish(
             {
                 "source": source.name,

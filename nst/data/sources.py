@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from nst.data.archives import open_archive, scan_archives
+from nst.data.archives import scan_archives
 from nst.data.arrangement import label_by_folder
 from nst.data.files import contents_of, list_pictures, read_file, status_of
 from nst.data.images import encode_png
 from nst.data.label_files import Columns, classes_of, placed, read_labels
 from nst.data.layout import Contents, Entry, split_of, strip_common_folder, unique_keys
+from nst.data.named_pictures import pictures_at
 from nst.data.source import Source
 from nst.data.torchvision_sets import FILE_SETS, arrays, files
 from nst.documents import fingerprint
@@ -168,52 +169,33 @@ def labels_in_csv(
 
     Args:
         root: the CSV file.
-        pictures: folder or archive of the pictures; None: the folder of the CSV file.
+        pictures: folder, archive or shards of the pictures; None: the folder of the CSV file.
         file_column, label_column, split_column: names of columns; None: found by their usual names.
     """
     path = _path(root)
     place = _path(pictures) if pictures is not None else path.parent
     columns = Columns(file_column, label_column, split_column)
     rows = read_labels(path, columns)
-    archive = open_archive(place) if place.is_file() else None
-    listing = None if archive else list_pictures(require_folder(place))
-    names = archive.pictures if archive else list(listing.files) if listing else []
+    found = pictures_at(place)
+    names = list(found.extensions)
     at = placed(path, rows, names, place, strip_common_folder(names)[1])
+    chosen = [names[position] for position in at]
 
     def scan() -> Contents:
-        chosen = [names[position] for position in at]
         classes = classes_of(rows, "csv")
         label = {name: number for number, name in enumerate(classes)}
-        kinds = archive.extensions if archive else {name: kind for name, (kind, _) in listing.files.items()}  # type: ignore[union-attr]
         entries = [
-            Entry(key, kinds[name], label[row.label] if row.label is not None else None, row.split)
+            Entry(key, found.extensions[name], label[row.label] if row.label is not None else None, row.split)
             for key, name, row in zip(unique_keys(chosen, chosen), chosen, rows, strict=True)
         ]
         unnamed = len(names) - len(set(at))
         notes = [f"pictures in {place} that {path.name} does not name: {unnamed}"] if unnamed else []
-
-        def read(position: int) -> bytes:
-            return archive.files[chosen[position]](-1) if archive else read_file(place / chosen[position])
-
-        return Contents(classes, entries, read, tuple(notes))
+        return Contents(classes, entries, lambda position: found.read(chosen[position]), tuple(notes))
 
     def digest() -> str:
-        if listing:
-            held = contents_of(place, [(names[position], listing.files[names[position]][1]) for position in at])
-        else:
-            held = contents_of(place, [("", status_of(place))])
-        return fingerprint(["csv", [[row.file, row.label, row.split] for row in rows], held])
+        return fingerprint(["csv", [[row.file, row.label, row.split] for row in rows], found.contents(chosen)])
 
     return Source("csv", digest, scan)
-
-
-def require_folder(path: Path) -> Path:
-    """`path`; NstError where it is no folder."""
-    if not path.is_dir():
-        raise NstError(
-            f"no such folder or archive: {path}", next="name that of the pictures: data.source.pictures=<folder>"
-        )
-    return path
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

@@ -23,7 +23,7 @@ class SourceOptions(Group, at="data.source"):
     )
     labeled: bool | None = option(null(flag()), None, "false takes all images without labels", listed=False)
     pictures: str | None = option(
-        PLACE, None, "folder or archive of the pictures that a CSV file names; null: the file's folder", listed=False
+        PLACE, None, "folder, archive or shards with the pictures of a CSV file; null: its own folder", listed=False
     )
     file_column: str | None = option(
         null(text(100)), None, "of a CSV file: names the pictures; null: file, path, image, ...", listed=False

@@ -53,6 +53,23 @@ def test_label_and_select_took_the_pictures_of_the_run(teacher, digits):
         assert config["data"]["pictures"]["small"] is True
 
 
+def test_select_takes_as_many_of_a_class_as_the_run_says(digits, tmp_path, capsys):
+    """An experiment's recipe says how labels are selected; by hand it is the same, but for what is typed."""
+    few = ["select.images_per_class=7", "select.min_confidence=0", "select.allow_empty_classes=true"]
+    run, data = tmp_path / "run", f"data.root={digits}"
+    made = ["data.test_samples=100", "data.unlabeled_samples=240"]
+    options = [*TRAINING, data, *made, *few, f"run_dir={run}", "student.steps=4", "iterate.report=false"]
+    cli.run_stage("iterate", options)
+    cli.run_stage("label", [f"teacher.run={run}", *CPU])
+    capsys.readouterr()
+    cli.run_stage("select", [f"teacher.run={run}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"selection as in \S+: min_confidence=0, images_per_class=7, allow_empty_classes=true", said)
+    cli.run_stage("select", [f"teacher.run={run}", f"teacher.selection={tmp_path / 's'}", "select.images_per_class=3"])
+    asked = [read_json(folder / "selection.json")["images_per_class"] for folder in (run / "selection", tmp_path / "s")]
+    assert asked == [7, 3]
+
+
 def test_evaluate_needs_no_data_and_gives_what_the_training_gave(teacher, digits, tmp_path, capsys):
     cli.run_stage("evaluate", [f"model.checkpoint={teacher}", f"evaluate.output={tmp_path / 'e'}", *CPU])
     assert read_json(tmp_path / "e" / "result.json")["top1"] == read_json(teacher / "result.json")["top1"]

@@ -1,6 +1,7 @@
-"""Takes from a named run what the command leaves out: data and kind of pictures.
+"""Takes from a named run what the command leaves out: data, kind of pictures, and how labels are selected.
 
     nst label teacher.run=runs/mine          labels the unlabeled pictures that runs/mine was trained with
+    nst select teacher.run=runs/mine         as many of a class as runs/mine selects
     nst evaluate model.checkpoint=runs/mine  reads its test pictures, and shows them as it was trained
 
 What the command line says goes before. An option that would change nothing, because it is of a step that has been taken
@@ -89,6 +90,8 @@ def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> Dict
     told, whole = "", any(name in WHOLE for name in typed) and not _names_no_pictures(cfg, about_data)
     if run is not None and not whole:
         told = _take_data(cfg, run, about_data)
+        if stage == "select" and (how := _take_selection(cfg, run, [n for n in typed if n.startswith("select.")])):
+            tell(how)
     elif record.shows_pictures and not whole and not about_data:
         raise _no_pictures(stage, source)
     elif record.shows_pictures and not any(name.startswith("data.pictures") for name in about_data):
@@ -133,6 +136,20 @@ def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
     OmegaConf.update(cfg, "data", OmegaConf.create(here), merge=False, force_add=True)
     small = ", small pictures" if here["pictures"].get("small") else ""
     return f"data as in {run}: {here['name']} in {here['root']}{small}"
+
+
+def _take_selection(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
+    """Selects as the run does in what was not typed; a line that says so, where that is not by default."""
+    known = read_config(run / "config.yaml").get("select")
+    own = plain(cfg.select, whole=False)
+    if not isinstance(known, Mapping):
+        return ""
+    here = {**own, **{name: value for name, value in known.items() if name in own}}
+    for name in typed:
+        _put(here, name.split(".")[1:], own)
+    OmegaConf.update(cfg, "select", OmegaConf.create(here), merge=False, force_add=True)
+    told = ", ".join(f"{name}={as_typed(value)}" for name, value in here.items() if value != own[name])
+    return f"selection as in {run}: {told}" if told else ""
 
 
 def _require_its_labels(run: Path, data: Mapping[str, Any]) -> None:

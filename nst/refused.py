@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nst.shown import as_typed, count_of
 from nst.stage_table import STAGES
 
 SHOWN = 4
+HASH = re.compile(r"[0-9a-f]{32,}")
 
 
 def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
@@ -110,6 +112,8 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]
             inner = f"{name}.{key}" if name else key
             left_out = ADDED.get(tuple(inner.split(".")))  # where it is as it was before there was such an input
             yield from differences(old.get(key, left_out), new.get(key, left_out), inner)
+    elif old != new and all(isinstance(value, str) and HASH.fullmatch(value) for value in (old, new)):
+        yield name.removesuffix(".digest"), f"other content now (hash {old[:8]} before, {new[:8]} now)"
     elif old != new:
         before, now = (_views(value) if name == "turns" else _short(value) for value in (old, new))
         yield name, f"{before} before, {now} now"

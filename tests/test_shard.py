@@ -474,7 +474,7 @@ def test_pictures_replaced_under_the_same_names_and_sizes_are_noticed(tmp_path: 
             (root / name / f"{i}.bmp").write_bytes(encode(noise(8, 8, i), "BMP"))
     sharded(root, tmp_path / "out", "data.test_samples=0")
     (root / "cat" / "0.bmp").write_bytes(encode(noise(8, 8, 9), "BMP"))
-    with pytest.raises(NstError, match=r"other inputs[\s\S]*source\.digest"):
+    with pytest.raises(NstError, match=r"other inputs[\s\S]*data\.source: other content now"):
         sharded(root, tmp_path / "out", "data.test_samples=0")
 
 

@@ -26,8 +26,8 @@ from nst.data.selection import (
 )
 
 TICKET_BITS = 34  # of a ticket, in an order
-HELD = 2**22  # rows: 0.1 GB, 0.3 GB while they are sorted
-CELLS = 2**24  # finer cells of all classes that need them: 0.1 GB a process, 0.3 GB more while they are summed
+HELD = 2**19  # rows: sorting more takes longer than another look at all files
+CELLS = 2**22  # finer cells of all classes that need them: 17 MB a process, 70 MB more while they are summed
 MOST_CELLS = 2**16  # of one class
 ONE = 0x3F800000  # float32 bits of 1.0
 

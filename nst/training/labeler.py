@@ -4,8 +4,8 @@ The network is the teacher's moving average in eval mode, so neither dropout nor
 is the clean centre crop at the teacher's own test size. What it predicts is the full distribution; soft, hard and
 temperature are the student's choice later.
 
-A network in bf16 is trusted only where it is sure. Its few least certain answers in every batch are computed again in
-float32, a fixed number, so that shapes stay static and nothing waits for the device.
+A network in bf16 is trusted only where it is sure: answers whose first two classes are close are computed again in
+float32. An image's answer then depends on nothing but itself, whatever images come with it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from nst.training.ensemble import Question, mean_of, seen_by
 WriteShard = Callable[[ShardInfo, np.ndarray, list[str], np.ndarray, list[str]], None]
 Arrived = Callable[[], Tensor]  # waits for the probabilities that are on their way to the host
 SHARDS_AHEAD = 2  # computed but not yet written: bounds memory where the disk is slower than the device
-DOUBTED = 1 / 16  # of a batch's images
+# Between the logits of the first two classes. Of two satellite networks bf16 gives 0.9 and 3.3 % of the images another
+# class than float32; it does so for 0.1 and 0.3 % where 0.5 or more lies between. The others are 7 and 13 % of all.
+DOUBTED = 0.5
 NEVER_SELECTED = 0.2  # less confident answers pass no filter: their class does not matter
 
 
@@ -65,7 +67,8 @@ class Labeler(pl.LightningModule):
         logits = in_parts(self.network, images).float()
         if self.exact is not None:
             rows = doubted(logits, batch["valid"])
-            logits = logits.index_copy(0, rows, in_parts(self.exact, images[rows]).float())
+            if len(rows):
+                logits = logits.index_copy(0, rows, in_parts(self.exact, images[rows]).float())
         return logits.softmax(dim=1)
 
 
@@ -91,11 +94,10 @@ class MeanLabeler(pl.LightningModule):
 
 
 def doubted(logits: Tensor, valid: Tensor) -> Tensor:
-    """Rows (B / 16,) of logits (B, C) whose first two classes are closest, of those that a filter might keep."""
+    """Rows (R,) of logits (B, C) whose first two classes are closer than DOUBTED, of those that a filter might keep."""
     first, second = logits.topk(min(2, logits.shape[1]), dim=1).values[:, [0, -1]].unbind(dim=1)
     confident = (logits.logsumexp(dim=1) - first) < -math.log(NEVER_SELECTED)
-    margin = (first - second).masked_fill(~(confident & valid), math.inf)
-    return margin.topk(math.ceil(DOUBTED * len(logits)), largest=False).indices
+    return ((first - second < DOUBTED) & confident & valid).nonzero()[:, 0]
 
 
 class ShardCollector:

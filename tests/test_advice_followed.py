@@ -382,6 +382,7 @@ NOT_FOLLOWED = {
     f"run its recipes, e.g. nst iterate -m 'experiment=glob(small_{HOLE}_*)' seed=0,1,2": "it takes hours",
     f"nst iterate\n         which leaves {HOLE} out; or give each generation its own: {HOLE}":
         "tests/test_iterate.py does",
+    f"nst label; or, of labels that are there: nst select teacher.run={HOLE}": "tests/test_inherited.py does",
     "check the data: nst shard --verify shard.output=<folder of the test set>": "empty sets are refused before",
     "nst label teacher.predictions=<folder>, then this with that teacher.predictions=<folder>":
         "no older nst is here to write such predictions",

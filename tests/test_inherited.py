@@ -60,6 +60,11 @@ def test_select_takes_as_many_of_a_class_as_the_run_says(digits, tmp_path, capsy
     made = ["data.test_samples=100", "data.unlabeled_samples=240"]
     options = [*TRAINING, data, *made, *few, f"run_dir={run}", "student.steps=4", "iterate.report=false"]
     cli.run_stage("iterate", options)
+    with pytest.raises(NstError) as caught:
+        cli.run_stage("select", [f"teacher.run={run}"])
+    advised = str(caught.value.next).rpartition(": nst select ")[2]
+    assert advised == f"teacher.run={run}/gen1"
+    cli.run_stage("select", shlex.split(advised))
     cli.run_stage("label", [f"teacher.run={run}", *CPU])
     capsys.readouterr()
     cli.run_stage("select", [f"teacher.run={run}"])

@@ -118,6 +118,10 @@ def test_the_answers_of_predict_are_labels_when_given_back(tmp_path: Path, monke
         source = open_source("csv", root=labels(tmp_path, text), pictures="p")
         assert found(source)["b-3"] == ("rose", None)
         assert source.classes == ("daisy", "rose")
+    lines = text.splitlines()
+    lines[-1] = f"p/{PICTURES[-1]},tulip"  # one that a person has added
+    source = open_source("csv", root=labels(tmp_path, "\n".join(lines)), pictures="p")
+    assert source.classes == ("daisy", "rose", "tulip")
 
 
 def test_names_that_are_no_utf8_are_read_as_predict_writes_them(tmp_path: Path) -> None:

@@ -286,6 +286,14 @@ def test_predictions_of_an_archive_are_labels_for_its_pictures(kind, network, tm
         assert samples == {encode(picture(each), "JPEG"): answers[str(each)] for each in range(5)}
 
 
+def test_of_pictures_in_shards_around_the_named_place_their_place_is_told(network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    ask(network, shards(tmp_path / "made" / "unlabeled"), tmp_path / "out")
+    with pytest.raises(NstError, match=r"data\.source\.pictures=\S*made/unlabeled$"):
+        open_source("csv", root=tmp_path / "out" / "predictions.csv", pictures=tmp_path / "made")
+
+
 def test_one_picture_is_an_input(network, tmp_path):
     (tmp_path / "a.webp").write_bytes(encode(picture(1), "WEBP"))
     ask(network, tmp_path / "a.webp", tmp_path / "out")
@@ -496,7 +504,7 @@ def test_of_a_folder_that_has_changed_only_the_new_pictures_are_asked_about(
     capsys.readouterr()
     assert ask(network, photos, out)["predicted"] == 13
     assert asked_about.pop() == 2, "new.png, 2.jpg"
-    assert "2 of 16 pictures, without an answer so far, of " in capsys.readouterr().out
+    assert re.search(r"^16 pictures of .*, 2 to be asked about, 4 classes, ", capsys.readouterr().out)
     ask(network, photos, whole)
     for name in TABLES[:1] + TABLES[2:]:
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -707,6 +715,47 @@ def test_sorting_makes_links_replaces_nothing_and_moves_its_own(network, photos,
     assert mine.read_text() == "mine"
 
 
+def test_sorted_copies_of_an_archive_go_where_the_picture_is_of_another_class_or_gone(network, tmp_path):
+    place, target = tmp_path / "p.tar", tmp_path / "sorted"
+
+    def pack(*numbers: int) -> None:
+        with tarfile.open(place, "w") as tar:
+            for number in numbers:
+                add_file(tar, f"{number}.jpg", encode(picture(number), "JPEG"))
+
+    def copies() -> dict[str, str]:
+        return {path.name: path.parent.name for path in target.rglob("*.jpg")}
+
+    pack(*range(8))
+    ask(network, place, tmp_path / "out", "--sort-into", str(target))
+    before = copies()
+    mine = target / before["0.jpg"] / "mine.jpg"
+    mine.write_text("mine")
+    pack(*range(1, 8))
+    ask(network_file(tmp_path / "other.safetensors", seed=5), place, tmp_path / "other", "--sort-into", str(target))
+    after = copies()
+    assert len(list(target.rglob("*.jpg"))) == len(after) == 8
+    assert set(after) == {*(f"{number}.jpg" for number in range(1, 8)), "mine.jpg"}
+    assert {name: after[name] for name in before if name in after} != {n: before[n] for n in before if n in after}
+    result = ask(network, place, tmp_path / "again")
+    assert "sorted" not in result
+
+
+def test_a_table_that_was_moved_away_is_written_again(network, photos, tmp_path, asked_about):
+    out = tmp_path / "out"
+    ask(network, photos, out, "--sort-into", str(tmp_path / "sorted"))
+    tables = {name: (out / name).read_bytes() for name in ("predictions.csv", "sheet.html", "unsure.csv")}
+    for name in tables:
+        (out / name).rename(tmp_path / name)
+        assert "sorted" not in ask(network, photos, out)
+        assert (out / name).exists()
+        if name != "sheet.html":  # which tells the command
+            assert (out / name).read_bytes() == tables[name]
+    (out / "unsure.csv").write_text("path,class\n")
+    assert "unsure.csv" not in predict.summary_line(ask(network, photos, out), out), "nobody is unsure"
+    assert asked_about == [15]
+
+
 def test_sorting_into_a_file_is_refused_before_anything_is_computed(network, photos, tmp_path, monkeypatch):
     (tmp_path / "a file").write_text("mine")
     monkeypatch.setattr(LightningEngine, "label", lambda *_: pytest.fail("it computed"))
@@ -719,7 +768,7 @@ def test_sorting_into_a_file_is_refused_before_anything_is_computed(network, pho
 def test_the_last_words_name_classes_that_have_pictures_and_count_right(tmp_path):
     def told(**by_class: int) -> str:
         counts = {"predicted": sum(by_class.values()), "unsure": 0, "unreadable": 0}
-        result = {**counts, "by_class": by_class, "asked": {"sheet": 0}, "tables": {}}
+        result = {**counts, "by_class": by_class, "sheet": False, "tables": {}}
         return predict.summary_line(result, tmp_path).splitlines()[0]
 
     assert told(a=80, b=0, c=0, d=0, e=0, f=0, g=0) == "80 pictures with an answer: a 80"

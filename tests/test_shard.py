@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -422,24 +422,51 @@ def test_pictures_that_are_in_training_and_test_or_of_two_classes_are_told(
 
     add("train/cat", 0, 1, 2, 3)
     add("train/dog", 3, 10, 11)
-    add("test/cat", 0, 1, 20)
+    add("test/cat", 0, 10, 20)
     add("test/dog", 30)
     add("unlabeled", 40, 41, 42, 43, 20)
-    notes = sharded(tmp_path / "in", tmp_path / "out 1")["notes"]
-    assert [re.sub(r" = .*?(?=[:;]|$)", "", note) for note in notes] == [
-        "2 pictures of test are labeled too: test-cat-testcat0: its score is too good; keep one of each",
-        "1 picture of test is unlabeled too: test-cat-testcat20; to take them out of these: "
-        f"nst shard 'data.root={tmp_path / 'out 1'}' --exclude",
-        "1 labeled picture is of two classes: train-cat-traincat3",
+    root, out = tmp_path / "in", tmp_path / "out 1"
+    result = sharded(root, out)
+    assert result["notes"] == [
+        f"2 pictures of test are labeled too, test-cat-testcat0 = train-cat-traincat0, 1 of them under another class: "
+        f"keep one of each ({out}/same_pictures.csv)",
+        "1 labeled picture is of two classes, train-dog-traindog3 = train-cat-traincat3: keep the right ones "
+        f"({out}/same_pictures.csv)",
     ]
+    (told,) = result["in_unlabeled"]
+    assert told.startswith("1 picture of test is unlabeled too, test-cat-testcat20 = unlabeled-unlabeled20; to take ")
+    with open(out / "same_pictures.csv", newline="") as file:
+        pairs = {(row["set"], row["class"], row["other_set"], row["other_class"]) for row in csv.DictReader(file)}
+    assert pairs == {("labeled", "dog", "labeled", "cat"), ("test", "cat", "labeled", "cat"),
+                     ("test", "cat", "labeled", "dog"), ("test", "cat", "unlabeled", "")}  # fmt: skip
     with pytest.raises(SystemExit):  # the advice, followed
-        cli.main(shlex.split(notes[1].rpartition(": nst ")[2]))
+        cli.main(shlex.split(told.rpartition(": nst ")[2]))
     assert "1 of 5 images excluded" in capsys.readouterr().out
+    again = sharded(root, out)
+    assert "in_unlabeled" not in again
+    assert again["sets"]["unlabeled"]["samples"] == 4
     add("test/cat", 21, 22)
-    for name in ("cat0", "cat1", "cat20"):
+    for name in ("cat0", "cat10", "cat20"):
         (tmp_path / "in" / "test" / "cat" / f"test{name}.png").unlink()
     (tmp_path / "in" / "train" / "cat" / "traincat3.png").unlink()
-    assert "notes" not in sharded(tmp_path / "in", tmp_path / "out2")
+    sharded(root, out, "overwrite=true")
+    assert "notes" not in sharded(root, out)
+    assert not (out / "same_pictures.csv").exists()
+
+
+def test_exclude_at_the_end_of_the_command_that_makes_the_shards_makes_them_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = pets(tmp_path / "pets")
+    (root / "unlabeled").mkdir()
+    for number, each in enumerate(sorted((root / "cat").glob("*.jpg"))):
+        shutil.copy(each, root / "unlabeled" / f"{number}.jpg")
+    command = ["shard", "data=folder", f"data.source.root={root}", "data.root=out", "--exclude"]
+    for excluded in ("1 of 10 images excluded", "0 of 9 images excluded"):
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert excluded in capsys.readouterr().out
 
 
 def test_numbers_of_shards_are_told_in_the_singular_too() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from nst import written
 from nst.atomic import write_json
 from nst.data.hashes import Hashes, hash_shards
 from nst.data.index_files import has_index, read_index
@@ -115,6 +116,7 @@ def exclude(
     """
     output.mkdir(parents=True, exist_ok=True)
     with take_lock(output, "wait for it, then give the same command again"):
+        written.note(output / ".lock", made=True)  # where nst made the shards it may delete them all
         shards = _as_left(shards, output)
         known = KnownImages(evaluation, distance, workers)
         hashed = hash_shards(shards, output / "hashes", workers=workers)

@@ -133,13 +133,20 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
     if found["elsewhere"] is not None and found["elsewhere"] > TOO_FAR:
         told.append(
             f"the selection moves {100 * found['elsewhere']:.0f} % of its entries to other classes than the teacher's"
-            " answers have: if the classes are not equally frequent where the student is used, select.prior=labeled"
-            " (the labels' proportions) or select.images_per_class=null select.max_copies=1 (the answers')"
+            " answers have: if the classes are not so frequent where the student is used, "
+            + ("" if _as_labeled(found) else "select.prior=labeled (the labels' proportions) or ")
+            + "select.images_per_class=null select.max_copies=1 (the answers')"
         )
     if missing := found["missing"]:
         names = some([repr(name) for name in missing], 5)
         told.append(f"nothing is selected of {len(missing)} of the classes: {names}; labels alone teach them")
     return told
+
+
+def _as_labeled(found: Mapping[str, Any]) -> bool:
+    """Whether the selection has the proportions of the labels."""
+    labeled, selected = found["shares"]["labeled"], found["shares"]["selected"]
+    return labeled is not None and float(np.abs(np.subtract(labeled, selected)).sum() / 2) < TOO_FAR / 2
 
 
 def summary(found: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nst.data.arrangement import require_class_names
 from nst.data.image_list import as_bytes, at_line, read_rows
+from nst.data.index_files import has_index
 from nst.data.layout import SPLIT_FOLDERS
 from nst.errors import NstError, nearest
 from nst.progress import say
@@ -109,6 +110,8 @@ def _rows(
     ones = [place for place in range(len(header)) if place not in at.values()] if "label" not in at else []
     for number, line in table:
         cells = [cell.strip() for cell in line]
+        if not ones and max(at.values()) < len(cells) < len(header):  # one that a person has added
+            cells += [""] * (len(header) - len(cells))
         if len(cells) != len(header):
             valid = f"{len(header)}: {', '.join(header)}"
             raise at_line(path, number, f"has {len(cells)} columns", ", ".join(cells)[:100], valid)
@@ -217,7 +220,8 @@ def _not_there(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictu
     known = names if len(names) < 10_000 else ()
     told = [row.file + nearest(row.file, known) for row in rows[:MISSING_SHOWN]]
     valid = "a picture there (jpg, png, webp, bmp, gif, ppm, tiff)"
-    other = "name the folder or archive of the pictures: data.source.pictures=<folder>"
+    inner = [place for part in ("unlabeled", "labeled") if has_index(place := pictures / part)]
+    other = f"name the folder or archive of the pictures: data.source.pictures={inner[0] if inner else '<folder>'}"
     if len(rows) == 1:
         what, way = f"names a picture that is not in {pictures}", f"mend line {rows[0].line}, or {other}"
         return at_line(path, rows[0].line, what, told[0], valid, way)

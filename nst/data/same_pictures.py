@@ -5,51 +5,108 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from nst.atomic import write_csv
 from nst.data.layout import Entry
 from nst.shown import count_of, short
 
+FILE = "same_pictures.csv"
+COLUMNS = ("set", "picture", "class", "other_set", "other_picture", "other_class")
 NAME_LENGTH = 60
 
 
-def told(
-    entries: Sequence[Entry], pixels: Sequence[int], parts: Mapping[str, Sequence[int]], root: str
-) -> Iterator[str]:
-    """What the owner should know, a line for each kind.
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures with the same pixels, by set and position; the other one is of the training's sets."""
+
+    set: str
+    position: int
+    other_set: str
+    other: int
+
+
+@dataclass(frozen=True)
+class SamePictures:
+    """The pairs of a source that its owner should know.
 
     Args:
-        pixels: (N,) a hash of each picture's pixels; empty where nobody has looked.
-        parts: set → positions of its pictures.
-        root: where the shards go.
+        classes: names of the labels.
     """
-    if not pixels:
-        return
+
+    entries: Sequence[Entry]
+    classes: Sequence[str]
+    pairs: Sequence[Pair]
+
+    @classmethod
+    def of(
+        cls, entries: Sequence[Entry], classes: Sequence[str], pixels: Sequence[int], parts: Mapping[str, Sequence[int]]
+    ) -> SamePictures:
+        """Those in training and in test or validation, and the labeled ones of two classes.
+
+        Args:
+            pixels: (N,) a hash of each picture's pixels; empty where nobody has looked.
+            parts: set → positions of its pictures.
+        """
+        return cls(entries, classes, [*_pairs(entries, pixels, parts)] if pixels else [])
+
+    def write(self, folder: Path) -> None:
+        """A line for each pair; no file where there is none."""
+        if self.pairs:
+            write_csv(folder / FILE, COLUMNS, map(self._row, self.pairs))
+
+    def labeled(self, folder: Path) -> Iterator[str]:
+        """Lines about labeled pictures; all pairs are in a file of the folder."""
+        for name in ("test", "validation"):
+            if seen := self._of(name, "labeled"):
+                others = sum(self._contradicts(pair) for pair in seen)
+                contradicting = f", {others} of them under another class" if others else ""
+                yield f"{self._told(name, seen)}{contradicting}: keep one of each ({folder / FILE})"
+        if seen := self._of("labeled", "labeled"):
+            verb = "is" if len(seen) == 1 else "are"
+            pictures = f"{count_of(len(seen), 'labeled picture')} {verb} of two classes"
+            yield f"{pictures}, {self._named(seen[0])}: keep the right ones ({folder / FILE})"
+
+    def unlabeled(self, folder: Path) -> Iterator[str]:
+        """Lines about unlabeled pictures, of which `nst shard --exclude` of the shards in a folder takes these out."""
+        for name in ("test", "validation"):
+            if seen := self._of(name, "unlabeled"):
+                command = shlex.join(["nst", "shard", f"data.root={folder}", "--exclude"])
+                yield f"{self._told(name, seen)}; to take them out of these: {command}"
+
+    def _of(self, name: str, other: str) -> list[Pair]:
+        return [pair for pair in self.pairs if (pair.set, pair.other_set) == (name, other)]
+
+    def _told(self, name: str, seen: Sequence[Pair]) -> str:
+        verb = "is" if len(seen) == 1 else "are"
+        pictures = f"{count_of(len(seen), 'picture')} of {name} {verb} {seen[0].other_set} too"
+        return f"{pictures}, {self._named(seen[0])}"
+
+    def _named(self, pair: Pair) -> str:
+        one, other = (short(self.entries[position].key, NAME_LENGTH) for position in (pair.position, pair.other))
+        return f"{one} = {other}"
+
+    def _contradicts(self, pair: Pair) -> bool:
+        return self.entries[pair.position].label != self.entries[pair.other].label
+
+    def _row(self, pair: Pair) -> dict[str, str]:
+        one, other = self.entries[pair.position], self.entries[pair.other]
+        names = ["" if each.label is None else self.classes[each.label] for each in (one, other)]
+        return dict(zip(COLUMNS, (pair.set, one.key, names[0], pair.other_set, other.key, names[1]), strict=True))
+
+
+def _pairs(entries: Sequence[Entry], pixels: Sequence[int], parts: Mapping[str, Sequence[int]]) -> Iterator[Pair]:
     labeled: dict[int, list[int]] = defaultdict(list)
     for position in parts["labeled"]:
+        for other in labeled[pixels[position]]:
+            if entries[position].label != entries[other].label:
+                yield Pair("labeled", position, "labeled", other)
+                break
         labeled[pixels[position]].append(position)
     unlabeled = {pixels[position]: [position] for position in parts["unlabeled"]}
     for name in ("test", "validation"):
-        if seen := _both(parts[name], labeled, pixels):
-            yield f"{_of(name, seen, entries, 'labeled')}: its score is too good; keep one of each"
-        if seen := _both(parts[name], unlabeled, pixels):
-            out = shlex.join(["nst", "shard", f"data.root={root}", "--exclude"])
-            yield f"{_of(name, seen, entries, 'unlabeled')}; to take them out of these: {out}"
-    two_classes = [same for same in labeled.values() if len({entries[position].label for position in same}) > 1]
-    if two_classes:
-        first, *others = two_classes[0]
-        other = next(position for position in others if entries[position].label != entries[first].label)
-        verb = "is" if len(two_classes) == 1 else "are"
-        yield f"{count_of(len(two_classes), 'labeled picture')} {verb} of two classes: {_named(entries, first, other)}"
-
-
-def _both(positions: Sequence[int], others: Mapping[int, list[int]], pixels: Sequence[int]) -> list[tuple[int, int]]:
-    return [(position, others[pixels[position]][0]) for position in positions if pixels[position] in others]
-
-
-def _of(name: str, seen: Sequence[tuple[int, int]], entries: Sequence[Entry], other: str) -> str:
-    verb = "is" if len(seen) == 1 else "are"
-    return f"{count_of(len(seen), 'picture')} of {name} {verb} {other} too: {_named(entries, *seen[0])}"
-
-
-def _named(entries: Sequence[Entry], one: int, other: int) -> str:
-    return f"{short(entries[one].key, NAME_LENGTH)} = {short(entries[other].key, NAME_LENGTH)}"
+        for other_set, others in (("labeled", labeled), ("unlabeled", unlabeled)):
+            for position in parts[name]:
+                if pixels[position] in others:
+                    yield Pair(name, position, other_set, others[pixels[position]][0])

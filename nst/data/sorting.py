@@ -1,7 +1,7 @@
 """A folder per class with a link to each of its pictures; of pictures inside archives and shards, a copy.
 
-Nothing that somebody else has put there is replaced: a picture whose name is taken gets another one. A link of ours
-that an earlier sorting made goes where the picture is of another class now.
+Nothing that somebody else has put there is replaced: a picture whose name is taken gets another one. A link or copy
+that an earlier sorting of the same input has made goes where the picture is gone, or of another class now.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from nst import leftovers, written
+from nst.atomic import write_json
+from nst.documents import read_json
 from nst.errors import UsageError
 from nst.untrusted import LONGEST_NAME
 
+COPIES = ".nst_copies.json"  # name below the folder → the input that it is of
 AT_ONCE = 1000  # names noted before their files appear
 UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')  # in names on some file system; `/` on all
 
@@ -53,11 +56,25 @@ def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
     for picture in pictures:
         plan[_free(folder / picture.folder, file_name(picture.path, root), picture, plan)] = picture
     places = {os.path.abspath(picture.file): place for place, picture in plan.items() if picture.file is not None}
-    _forget(folder, places, os.path.join(os.path.abspath(root), ""))
+    whole = os.path.abspath(root)
+    _forget(folder, places, os.path.join(whole, ""))
+    copies = {str(place.relative_to(folder)) for place, picture in plan.items() if picture.file is None}
+    _forget_copies(folder, copies, whole)
     new = [(place, picture) for place, picture in plan.items() if not os.path.lexists(place)]
     for start in range(0, len(new), AT_ONCE):
         _put(dict(new[start : start + AT_ONCE]))
     return len(plan)
+
+
+def _forget_copies(folder: Path, copies: Set[str], root: str) -> None:
+    """Deletes our copies of pictures of this input that are not to be there now, and notes those that are to be."""
+    path = folder / COPIES
+    known: dict[str, str] = read_json(path)["copies"] if path.exists() else {}
+    if not copies and root not in known.values():
+        return
+    written.unlink(*(folder / name for name, source in known.items() if source == root and name not in copies))
+    others = {name: source for name, source in known.items() if source != root}
+    write_json(path, {"copies": others | dict.fromkeys(sorted(copies), root)})
 
 
 def _put(pictures: Mapping[Path, Sorted]) -> None:

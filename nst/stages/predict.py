@@ -84,14 +84,15 @@ def run(job: PredictJob, directory: Path) -> Result:
         files=[*TABLES, SHEET],
     ) as run_:  # fmt: skip
         before = run_.result() if engine.agreed(run_.done) else {}
-        anew = before.get("asked") != (wanted := asked(job, inputs))
+        anew = before.get("asked") != (wanted := asked(job, inputs)) or bool(_missing(directory, before))
         if before and anew and is_rank_zero():
             _require_untouched(directory, before["tables"])
         pictures, todo = to_ask(files, inputs, engine.agreed)
         if todo:
             batch = engine.batch_size(pictures.batch_size(options.batch_size))
             classes = count_of(len(network.classes), "class")
-            say(f"{_counted(pictures.samples, inputs.samples)} of {shown_place(job)}, {classes}, {directory}")
+            new = "" if pictures.samples == inputs.samples else f", {pictures.samples:,} to be asked about"
+            say(f"{count_of(inputs.samples, 'picture')} of {shown_place(job)}{new}, {classes}, {directory}")
             work = ShardsToLabel(network, files.folder, pictures, batch, precision, files.write, job.title)
             engine.label(work, todo)
         if not is_rank_zero():
@@ -101,10 +102,10 @@ def run(job: PredictJob, directory: Path) -> Result:
         return run_.finish(_tables(job, directory, files, inputs, before if not anew else {}, wanted))
 
 
-def _counted(asked_about: int, pictures: int) -> str:
-    if asked_about == pictures:
-        return count_of(pictures, "picture")
-    return f"{asked_about} of {count_of(pictures, 'picture')}, without an answer so far,"
+def _missing(directory: Path, before: Result) -> list[str]:
+    """Tables that a run has made and that are gone."""
+    made = [*before.get("tables", ()), *([SHEET] if before.get("sheet") else [])]
+    return [name for name in made if not (directory / name).exists()]
 
 
 def asked(job: PredictJob, inputs: Inputs) -> dict[str, Any]:
@@ -133,7 +134,11 @@ def _tables(
         else:
             (directory / SHEET).unlink(missing_ok=True)
         tables = {name: sha256_file(directory / name) for name in TABLES}
-        before = {"network": files.metadata.teacher_sha256, **counts, "asked": wanted, "tables": tables}
+        before = {
+            "network": files.metadata.teacher_sha256, **counts, "asked": wanted, "tables": tables,
+            "sheet": bool(options.sheet),
+        }  # fmt: skip
+    before.pop("sorted", None)  # of an earlier command
     if options.sort_into:
         before["sorted"] = sort_into(Path(options.sort_into), _to_be_sorted(job, files, inputs), _place(job))
     return before
@@ -255,11 +260,14 @@ def summary_line(result: Result, directory: Path) -> str:
     most = ", ".join(f"{name} {found[name]}" for name in shown[:6])
     more = f", {count_of(len(shown) - 6, 'more class')}" if len(shown) > 6 else ""
     parts = [f"{count_of(result['predicted'], 'picture')} with an answer{': ' if most else ''}{most}{more}"]
+    theirs = changed(directory, result["tables"])
+
+    def named(file: str) -> str:
+        return f"{directory / file}{', as you have changed it' if directory / file in theirs else ''}"
+
     for what, file in (("unsure", "unsure.csv"), ("unreadable", "unreadable.csv")):
         if result[what]:
-            parts.append(f"{result[what]} {what}: {directory / file}")
+            parts.append(f"{result[what]} {what}: {named(file)}")
     if "sorted" in result:
         parts.append(f"{result['sorted']} sorted")
-    theirs = changed(directory, result["tables"])
-    pages = [directory / "predictions.csv"] + ([directory / SHEET] if result["asked"]["sheet"] else [])
-    return "\n".join([*parts, *(f"{page}, as you have changed it" if page in theirs else str(page) for page in pages)])
+    return "\n".join([*parts, named("predictions.csv"), *([named(SHEET)] if result["sheet"] else [])])

@@ -248,7 +248,13 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     job = job_from(SelectJob, cfg)
     predictions = predictions_folder(job.teacher, job.stage)
     if not (predictions / "DONE").exists():
-        raise NstError(f"there is no finished labeling in {predictions}", next="nst label")
+        there = [run for run in sorted(predictions.parent.glob("gen*")) if (run / "predictions" / "DONE").exists()]
+        raise NstError(
+            f"there is no finished labeling in {predictions}",
+            next=f"nst label; or, of labels that are there: nst select teacher.run={there[-1]}"
+            if there
+            else "nst label",
+        )
     result = run(job, selection_folder(job.teacher, job.stage))
     tell(result)
     return result

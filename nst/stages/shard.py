@@ -23,7 +23,8 @@ from nst.data.examination import Examined, examine, in_order, report_bad
 from nst.data.images import DARK, READERS
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
-from nst.data.same_pictures import told
+from nst.data.same_pictures import FILE as SAME_PICTURES
+from nst.data.same_pictures import SamePictures
 from nst.data.shard_writer import MAX_SHARD_BYTES
 from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
@@ -65,8 +66,8 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
     # no images for validation is what runs of before this option asked for
     asked = {name: getattr(sizes, name) for name in SIZES if name != "validation_samples" or sizes.validation_samples}
     inputs = {"source": origin, "seed": job.seed, **asked, **layout, **checks}
-    indexes = [f"{name}/index.json" for name in SETS]
-    with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=indexes) as this:
+    files = [SAME_PICTURES, *(f"{name}/index.json" for name in SETS)]
+    with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=files) as this:
         if this.done:
             result = _reopened(output, this.result())
             counts = result["sets"].get("labeled", {}).get("label_counts", ())
@@ -101,7 +102,10 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             }
         _write_truth(source, parts["unlabeled"], output / "unlabeled" / "truth.parquet")
         left_out = len(good) - sum(map(len, parts.values()))
-        notes = [*_notes(source, seen, parts, left_out), *told(source.entries, seen.pixels, parts, job.shard.output)]
+        same = SamePictures.of(source.entries, source.classes, seen.pixels, parts)
+        same.write(output)
+        notes = [*_notes(source, seen, parts, left_out), *same.labeled(output)]
+        in_unlabeled = list(same.unlabeled(output))
         return this.finish(
             {
                 "source": source.name,
@@ -110,6 +114,7 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
                 "left_out": left_out,
                 "skipped": {"count": len(seen.bad), "names": named},
                 **({"notes": notes} if notes else {}),
+                **({"in_unlabeled": in_unlabeled} if in_unlabeled else {}),
             }
         )
 
@@ -183,6 +188,9 @@ def _reopened(output: Path, result: dict[str, Any]) -> dict[str, Any]:
                 f"{output / name} has changed since nst shard wrote it",
                 next=f"restore it; or delete {output / 'DONE'}, and the same command writes it again",
             )
+        if shards.excluded:
+            found["samples"] = shards.samples
+            result.pop("in_unlabeled", None)  # as it was before
     return result
 
 
@@ -204,6 +212,8 @@ def main(cfg: DictConfig) -> None:
     if not options.verify and (options.index is None or is_remote(options.index)):  # an index lies beside its tars
         keep_apart(cfg, "shard")
     if options.exclude and options.index is None:
+        if not options.verify and _are_to_be_made(job):
+            tell(run(job), options.output)
         shards_place(data, "unlabeled")  # that there is one is told first
     evaluation = [ShardSet.open(place, remote) for place in evaluation_sets(job)]  # before anything is written
     if data.source.name == PACKED and not options.verify and not options.exclude:
@@ -229,6 +239,12 @@ def main(cfg: DictConfig) -> None:
             say(f"{folder}: {counted}, as index.json lists them{left_out}")
     if options.index is None and not options.exclude and not options.verify:
         tell(run(job), options.output)
+
+
+def _are_to_be_made(job: ShardJob) -> bool:
+    """Whether the pictures are named from which none are to be excluded, and no shards are made of them yet."""
+    here = Path(job.shard.output)
+    return job.data.source.root is not None and not is_remote(job.shard.output) and not (here / "DONE").exists()
 
 
 def tell(result: Mapping[str, Any], output: Path | str) -> None:

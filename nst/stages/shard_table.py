@@ -17,7 +17,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """A table of the classes, and a line for each kind of thing passed over."""
     if result["classes"]:
         yield from _table(result)
-    yield from result.get("notes", ())
+    yield from (*result.get("notes", ()), *result.get("in_unlabeled", ()))
 
 
 def _table(result: Mapping[str, Any]) -> Iterator[str]:

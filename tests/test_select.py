@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -386,6 +388,46 @@ def test_threads_and_files_change_nothing(tmp_path, monkeypatch, method):
     assert len({shard["file"] for shard in others["shards"]}) == 3
     for same in ("totals", "per_class", "confidence_histogram"):
         assert summary[same] == others[same]
+
+
+BY_PROCESSES = """
+import os, sys
+from nst import cli, pool
+from nst.data import selected
+from nst.errors import NstError
+
+pool.FILES_FOR_PROCESSES = 1
+if "killed" in sys.argv:
+    selected._selected = lambda *_: os._exit(1)
+else:
+    here = os.getpid()
+    chosen = selected._selected
+    selected._selected = lambda *given: chosen(*given) if os.getpid() != here else sys.exit("not by processes")
+try:
+    cli.run_stage("select", sys.argv[1].split("|"))
+except NstError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_processes_of_many_files_select_the_same_and_one_that_is_killed_is_told(tmp_path, killed):
+    label, confidence = golden("large")
+    folder = write_folder(tmp_path / "p", label, confidence)
+    (folder / "DONE").touch()
+    select_from(folder, tmp_path / "whole", threads=1, images_per_class=K, allow_empty_classes=True)
+    options = [f"teacher.predictions={folder}", f"teacher.selection={tmp_path / 's'}", "select.threads=2",
+               f"select.images_per_class={K}", "select.allow_empty_classes=true", f"data.root={tmp_path}"]  # fmt: skip
+    command = [sys.executable, "-c", BY_PROCESSES, "|".join(options), *(["killed"] if killed else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if killed:
+        assert done.returncode == 1
+        assert "a process of the selection was killed" in done.stderr
+        assert "select.threads=1" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    files = [sorted((tmp_path / name).glob("*.parquet")) for name in ("whole", "s")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]] != []
 
 
 def test_predictions_of_an_older_format_are_refused_with_the_way_on(tmp_path, monkeypatch):

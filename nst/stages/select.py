@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
 from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, SelectionRule, Wanted
 from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
+from nst.pool import workers
 from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import SelectJob
@@ -72,7 +72,7 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
         if stage.done and (output / "selection.json").exists():
             return stage.result()
         threads = options.threads or os.cpu_count() or 1
-        with ThreadPoolExecutor(threads) as pool:
+        with workers(threads, len(opened.shards)) as pool:
             selection = selected(opened, rule, output, pool.map, PARTS * threads)
         document = {"format": FORMAT, "predictions": opened.digest, **asked, **selection}
         if truth:

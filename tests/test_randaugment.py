@@ -313,6 +313,7 @@ def test_no_operation_returns_the_image() -> None:
         ({"variant": "offical"}, "did you mean 'official'.*|fixed, official, timm, torchvision"),
         ({"variant": "torchvision", "magnitude": 31}, "0 to 30"),
         ({"variant": "timm", "magnitude": 9.5}, "whole magnitudes"),
+        ({"variant": "timm", "magnitude": 2}, "3 or more"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict, named: str) -> None:
@@ -325,6 +326,13 @@ def test_wrong_images_are_refused() -> None:
     for wrong in (image[..., 0], image.astype(np.float32), image[:0], np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(NstError, match="views take RGB images"):
             RandAugment()(wrong, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("variant", "magnitude"), [("timm", 3), ("torchvision", 0), ("fixed", 0), ("official", 0)])
+def test_the_least_magnitude_can_be_drawn_with_every_operation(variant: str, magnitude: int) -> None:
+    augment = RandAugment(num_ops=1, magnitude=magnitude, variant=variant)
+    for seed in range(120):
+        assert augment(golden_input("rect"), np.random.default_rng(seed)).shape == golden_input("rect").shape
 
 
 def test_timm_magnitudes_above_ten_are_clipped_by_timm() -> None:

@@ -52,6 +52,7 @@ OPERATIONS = (
 SIGNED = frozenset({"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"})
 VARIANTS = ("fixed", "official", "timm", "torchvision")
 TORCHVISION_BINS = 31
+TIMM_LEAST = 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class RandAugment:
                 "torchvision's RandAugment has no such magnitude",
                 got=self.magnitude,
                 valid=f"0 to {TORCHVISION_BINS - 1}",
+            )
+        if self.variant == "timm" and self.magnitude < TIMM_LEAST:
+            raise UsageError(
+                "timm's RandAugment has no such magnitude: it would keep 0 bits of a colour, which Pillow refuses",
+                got=self.magnitude,
+                valid=f"{TIMM_LEAST} or more; above 10 as 10",
             )
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:

@@ -37,8 +37,9 @@ from benchmarks.series_table import SERIES, Row, Series
 from nst.atomic import write_json, write_text
 from nst.documents import read_json
 from nst.errors import NstError, UsageError, require_choice
-from nst.report import evidence
+from nst.report import evidence, findings_figure, style
 from nst.report.evidence import Line
+from nst.report.findings import Evidence
 from nst.sharing import wait_for_lock
 
 ROOT = Path(__file__).parent.parent
@@ -209,8 +210,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", default="*", help="names of rows, * and ? as in the shell")
     parser.add_argument("--root", type=Path, help="file or folder of the pictures; none: as the recipe says")
     parser.add_argument("--list", action="store_true", help="says what is there, and runs nothing")
+    parser.add_argument("--figure", type=Path, help="draws the findings of the CSV files here (.png), and runs nothing")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="folder of the CSV files")
     options = parser.parse_intermixed_args(argv)
+    if options.figure is not None:
+        style.save_png(findings_figure.draw(Evidence.of(evidence.read_folder(options.results))), options.figure)
+        return
     if options.name is not None:
         require_choice("series", options.name, SERIES)
     names = [options.name] if options.name else list(SERIES)

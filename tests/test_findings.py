@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import series
 from nst.errors import NstError
 from nst.intervals import over_seeds, paired, unpaired
-from nst.report import evidence
+from nst.report import evidence, findings_figure
 from nst.report.claims import Claim, Contender, Expectation
 from nst.report.evidence import COLUMNS, Line, text_of
 from nst.report.findings import Evidence, effect, of_folder, table
+from nst.report.style import BLUE, VERMILLION
 from tests.forked import run
 
 TEACHER, STUDENT, OTHER = Contender("s", "a", "gen0"), Contender("s", "a"), Contender("s", "b")
@@ -51,6 +53,21 @@ def test_a_file_reads_as_it_was_written(tmp_path: Path):
     assert [replace(found, place="", facts=facts) for found in again] == [first, line(3, facts=facts)]
     assert again[0].facts == facts
     assert again[1].place == f"s.csv line {3 + len(facts)}"  # behind the breaks of the line before
+
+
+def test_the_figure_draws_what_was_run_with_its_interval_and_verdict(tmp_path: Path):
+    not_run = Claim("never run", "table 9", (Expectation("a − b", STUDENT, Contender("s", "missing")),))
+    worse = Expectation("teacher − student", TEACHER, STUDENT)
+    claims = (Claim("it helps", "table 2", (GAIN, worse, ERRORS)), not_run)
+    found = Evidence.of(seeds((60, 63), (90, 93.5), (75, 77.5)))
+    (axes,) = findings_figure.draw(found, claims).axes
+    assert [text.get_text() for text in axes.texts] == ["it helps (table 2)", "student − teacher", "teacher − student"]
+    gain, loss = axes.lines[0], axes.lines[2]
+    assert list(gain.get_xdata()) == pytest.approx(over_seeds([3.0, 3.5, 2.5]))
+    assert (gain.get_color(), loss.get_color()) == (BLUE, VERMILLION)
+    write(tmp_path, seeds((60, 63), (90, 93.5)))
+    series.main(["--results", str(tmp_path), "--figure", str(tmp_path / "figure.png")])
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 11])

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nst.errors import NstError
 from nst.report.claims import CLAIMS, Claim
 from nst.report.findings import HOLDS, NOT, UNTOLD, Effect, Evidence, effect, verdict
 from nst.report.style import BLUE, INK, MUTED, PAPER, VERMILLION, panels, styled
@@ -21,7 +22,11 @@ LINE = 0.27  # inches
 
 @styled
 def draw(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> Figure:
-    """A line for each expectation of top-1 that has been run."""
+    """A line for each expectation of top-1 that has been run.
+
+    Raises:
+        NstError: there is none.
+    """
     lines: list[tuple[str, Effect | None, str]] = []  # words, what was found, and its verdict; of a claim no effect
     for claim in claims:
         found = [(each, effect(each, evidence)) for each in claim.expectations if each.metric == "top1"]
@@ -29,6 +34,8 @@ def draw(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> Figure:
         if known:
             lines.append((f"{claim.says} ({claim.place})", None, ""))
             lines += [(each.says, ours, verdict(each, ours)) for each, ours in known]
+    if not lines:
+        raise NstError("there is no finding to draw", valid="runs of the rows that a claim compares")
     words = [textwrap.wrap(text, LETTERS) for text, _, _ in lines]
     tall = [0.5 + 0.5 * len(part) for part in words]
     figure, (axes,) = panels("What our runs on photographs say of the claims", 1.3 + LINE * sum(tall))

@@ -53,6 +53,12 @@ def generation_of(directory: Path) -> Path:
     return best if best.exists() else directory / f"gen{result['generations'][-1]['generation']}"
 
 
+def generations_in(directory: Path) -> list[Path]:
+    """The folders of the generations of `nst iterate` there, gen2 before gen10."""
+    found = [path for path in directory.glob("gen*") if path.name[3:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[3:]))
+
+
 def require_undamaged(weights: Path, sha256: str | None = None) -> None:
     """Compares weights with what their training has noted of them; of a file from elsewhere nothing is known.
 

@@ -467,6 +467,14 @@ def test_exclude_at_the_end_of_the_command_that_makes_the_shards_makes_them_firs
         with pytest.raises(SystemExit):
             cli.main(command)
         assert excluded in capsys.readouterr().out
+    # shards that were made elsewhere are pruned, and nothing else is made, whatever pictures the recipe names
+    command = ["shard", "data=folder", f"data.source.root={root}", "data.root=new", "data.unlabeled=out/unlabeled",
+               "--exclude=out/test"]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 0
+    assert "0 of 9 images excluded" in capsys.readouterr().out
+    assert not (tmp_path / "new" / "DONE").exists()
 
 
 def test_numbers_of_shards_are_told_in_the_singular_too() -> None:

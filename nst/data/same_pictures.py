@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +96,14 @@ class SamePictures:
 
 
 def _pairs(entries: Sequence[Entry], pixels: Sequence[int], parts: Mapping[str, Sequence[int]]) -> Iterator[Pair]:
-    labeled: dict[int, list[int]] = defaultdict(list)
+    labeled: dict[int, int] = {}  # the first of each kind
     for position in parts["labeled"]:
-        for other in labeled[pixels[position]]:
-            if entries[position].label != entries[other].label:
-                yield Pair("labeled", position, "labeled", other)
-                break
-        labeled[pixels[position]].append(position)
-    unlabeled = {pixels[position]: [position] for position in parts["unlabeled"]}
+        first = labeled.setdefault(pixels[position], position)
+        if entries[position].label != entries[first].label:
+            yield Pair("labeled", position, "labeled", first)
+    unlabeled = {pixels[position]: position for position in parts["unlabeled"]}
     for name in ("test", "validation"):
         for other_set, others in (("labeled", labeled), ("unlabeled", unlabeled)):
             for position in parts[name]:
                 if pixels[position] in others:
-                    yield Pair(name, position, other_set, others[pixels[position]][0])
+                    yield Pair(name, position, other_set, others[pixels[position]])

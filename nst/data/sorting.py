@@ -6,20 +6,23 @@ that an earlier sorting of the same input has made goes where the picture is gon
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nst import leftovers, written
 from nst.atomic import write_json
+from nst.data.files import status_of
 from nst.documents import read_json
-from nst.errors import UsageError
+from nst.errors import NstError, UsageError
 from nst.untrusted import LONGEST_NAME
 
-COPIES = ".nst_copies.json"  # name below the folder → the input that it is of
+COPIES = ".nst_copies.json"  # name below the folder → the input that it is of, and its status
 AT_ONCE = 1000  # names noted before their files appear
 UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')  # in names on some file system; `/` on all
 
@@ -58,23 +61,35 @@ def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
     places = {os.path.abspath(picture.file): place for place, picture in plan.items() if picture.file is not None}
     whole = os.path.abspath(root)
     _forget(folder, places, os.path.join(whole, ""))
-    copies = {str(place.relative_to(folder)) for place, picture in plan.items() if picture.file is None}
-    _forget_copies(folder, copies, whole)
+    copies = sorted(str(place.relative_to(folder)) for place, picture in plan.items() if picture.file is None)
+    others = _forget_copies(folder, copies, whole)
     new = [(place, picture) for place, picture in plan.items() if not os.path.lexists(place)]
     for start in range(0, len(new), AT_ONCE):
         _put(dict(new[start : start + AT_ONCE]))
+    if copies or (folder / COPIES).exists():
+        write_json(folder / COPIES, {"copies": others | {name: [whole, *_status(folder / name)] for name in copies}})
     return len(plan)
 
 
-def _forget_copies(folder: Path, copies: Set[str], root: str) -> None:
-    """Deletes our copies of pictures of this input that are not to be there now, and notes those that are to be."""
+def _forget_copies(folder: Path, copies: Sequence[str], root: str) -> dict[str, Any]:
+    """Deletes our copies of pictures of this input that are not to be there now, unless a person has changed them.
+
+    Returns:
+        what is noted of other inputs' copies.
+    """
     path = folder / COPIES
-    known: dict[str, str] = read_json(path)["copies"] if path.exists() else {}
-    if not copies and root not in known.values():
-        return
-    written.unlink(*(folder / name for name, source in known.items() if source == root and name not in copies))
-    others = {name: source for name, source in known.items() if source != root}
-    write_json(path, {"copies": others | dict.fromkeys(sorted(copies), root)})
+    known: dict[str, Any] = read_json(path)["copies"] if path.exists() else {}
+    old = {name for name, (source, *_) in known.items() if source == root}
+    gone = old.difference(copies)
+    written.unlink(*(folder / name for name in sorted(gone) if _status(folder / name) == known[name][1:]))
+    return {name: note for name, note in known.items() if name not in old}
+
+
+def _status(path: Path) -> list[int]:
+    """By which a file is known again; empty where there is none."""
+    with contextlib.suppress(NstError):
+        return list(status_of(path))
+    return []
 
 
 def _put(pictures: Mapping[Path, Sorted]) -> None:

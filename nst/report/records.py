@@ -20,6 +20,7 @@ from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.mistakes import Mistake
 from nst.evaluation.results import inputs_of, looks_of, with_views
+from nst.finished import generations_in
 from nst.settings.learning import only_run
 from nst.shown import short
 from nst.untrusted import require_file_name
@@ -242,8 +243,7 @@ def open_runs(directory: Path, runs: Sequence[Path] | None = None) -> list[Exper
 
 
 def _experiment(directory: Path) -> Experiment | None:
-    folders = [path for path in directory.glob("gen*") if re.fullmatch(r"gen\d+", path.name) and _is_training(path)]
-    folders.sort(key=lambda path: int(path.name[3:]))
+    folders = [path for path in generations_in(directory) if _is_training(path)]
     if not folders and _is_training(directory):
         folders = [directory]
     if not folders:

@@ -18,6 +18,7 @@ from nst.atomic import write_csv, write_text
 from nst.config import job_from, require_values
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.finished import generations_in
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report import findings, labels_section, next_steps, paper, paper_figures, sections, summary, terminal
@@ -203,8 +204,7 @@ def _publish(
     wandb, config = job.logger.wandb or WandbOptions(group=job.name), require_values(job.config)
     own = Tracking(Path(job.run_dir), table=False, wandb=wandb, config=config, stage=job.stage)
     if job.stage == "iterate":  # its trainings have W&B runs, and the report is part of the last one's
-        generations = [path for path in Path(job.run_dir).glob("gen*") if path.name[3:].isdecimal()]
-        own = own.within(max(generations, key=lambda path: int(path.name[3:])))
+        own = own.within(generations_in(Path(job.run_dir))[-1])
     with own as tracking:
         tracking.publish(table, rows_, pictures_, files, result)
 

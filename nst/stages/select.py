@@ -28,6 +28,7 @@ from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
 from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, SelectionRule, Wanted
 from nst.data.shard_set import ShardSet, load_index
 from nst.errors import NstError, UsageError
+from nst.finished import generations_in
 from nst.pool import workers
 from nst.progress import say
 from nst.runs import Run
@@ -248,13 +249,11 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     job = job_from(SelectJob, cfg)
     predictions = predictions_folder(job.teacher, job.stage)
     if not (predictions / "DONE").exists():
-        there = [run for run in sorted(predictions.parent.glob("gen*")) if (run / "predictions" / "DONE").exists()]
-        raise NstError(
-            f"there is no finished labeling in {predictions}",
-            next=f"nst label; or, of labels that are there: nst select teacher.run={there[-1]}"
-            if there
-            else "nst label",
-        )
+        what = f"there is no finished labeling in {predictions}"
+        for labeled in reversed(generations_in(predictions.parent)):
+            if (labeled / "predictions" / "DONE").exists():
+                raise NstError(what, next=f"nst label; or, of labels that are there: nst select teacher.run={labeled}")
+        raise NstError(what, next="nst label")
     result = run(job, selection_folder(job.teacher, job.stage))
     tell(result)
     return result

@@ -21,6 +21,7 @@ from nst.atomic import atomic_path
 from nst.config import job_from, require_values
 from nst.data.examination import Examined, examine, in_order, report_bad
 from nst.data.images import DARK, READERS
+from nst.data.index_files import has_index
 from nst.data.packed import SOURCE as PACKED
 from nst.data.remote import Remote
 from nst.data.same_pictures import FILE as SAME_PICTURES
@@ -242,9 +243,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def _are_to_be_made(job: ShardJob) -> bool:
-    """Whether the pictures are named from which none are to be excluded, and no shards are made of them yet."""
-    here = Path(job.shard.output)
-    return job.data.source.root is not None and not is_remote(job.shard.output) and not (here / "DONE").exists()
+    """Whether the command names pictures of which it would make the unlabeled shards, and has not yet."""
+    output, unlabeled = job.shard.output, job.data.unlabeled
+    if job.data.source.root is None or is_remote(output) or unlabeled != f"{output}/unlabeled":
+        return False
+    return not (Path(output) / "DONE").exists() and not has_index(unlabeled)
 
 
 def tell(result: Mapping[str, Any], output: Path | str) -> None:

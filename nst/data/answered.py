@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from nst.atomic import atomic_path
 from nst.by_hand import TABLES
 from nst.data.asked import answered
-from nst.data.inputs import Inputs, NumberedPictures, ShardPictures, written_name
+from nst.data.inputs import Inputs, NumberedPictures, written_name
 from nst.data.parquet_files import read_table
 from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import parquet_name
@@ -55,7 +55,6 @@ def read_answers(files: PredictionFiles, inputs: Inputs, top: int) -> Iterator[A
     if isinstance(inputs, NumberedPictures):
         yield from _of_listing(files, inputs, top)
     else:
-        assert isinstance(inputs, ShardPictures)
         for number, shard in enumerate(inputs.shards):
             index, keys, labels, confidences = _read(files, shard, top)
             yield Answers(number, index, inputs.names(number, index, keys), labels, confidences)
@@ -108,7 +107,6 @@ def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, st
             if (part, place) in reasons:
                 yield name, reasons[part, place]
     else:
-        assert isinstance(inputs, ShardPictures)
         for number, shard in enumerate(inputs.shards):
             for told in files.bad_samples(shard):
                 yield inputs.unreadable(number, told)

@@ -19,7 +19,7 @@ import numpy as np
 
 from nst.atomic import write_json
 from nst.data.images import BadImage
-from nst.data.inputs import PART, Agreed, Inputs, NumberedPictures, Readable, ShardPictures, written_name
+from nst.data.inputs import PART, Agreed, Inputs, NumberedPictures, Readable, written_name
 from nst.data.prediction_files import PredictionFiles
 from nst.data.shard_set import ShardInfo
 from nst.documents import read_json
@@ -75,7 +75,6 @@ def to_ask(files: PredictionFiles, inputs: Inputs, agreed: Agreed) -> tuple[Read
     if isinstance(inputs, NumberedPictures):
         parts = agreed(plan(files, inputs) if is_rank_zero() else None)
         return AskedPictures(inputs, parts, inputs.digest), [*range(len(parts))]
-    assert isinstance(inputs, ShardPictures)
     return inputs, agreed([number for number, shard in enumerate(inputs.shards) if not files.written(shard)])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -49,24 +49,6 @@ class Readable(Protocol):
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
 
 
-class Inputs(Protocol):
-    """Pictures in an order that depends on nothing but their names, told of by parts."""
-
-    @property
-    def passed(self) -> Sequence[tuple[str, str]]: ...  # what was not tried: path, and why
-    @property
-    def sizes(self) -> Sequence[int]: ...  # pictures of each part
-    @property
-    def samples(self) -> int: ...
-    @property
-    def digest(self) -> str: ...  # of names and content
-    def agree(self, agreed: Agreed) -> None: ...  # with the other ranks, of which the first alone reads for the digest
-    def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]: ...
-    def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]: ...
-    def data(self, shard: int, index: int) -> bytes: ...
-    def file(self, shard: int, index: int) -> Path | None: ...
-
-
 @dataclass(frozen=True)
 class NumberedPictures:
     """Pictures by number: their names as they are told, and what reads them.
@@ -74,6 +56,7 @@ class NumberedPictures:
     Args:
         files: where each lies, if it is a file of its own; empty inside an archive.
         contents: gives a hash of each picture's content, empty where there is none; files may have to be read for it.
+        passed: what was not tried: path, and why.
     """
 
     listed: Sequence[str]
@@ -94,10 +77,15 @@ class NumberedPictures:
 
     @cached_property
     def digest(self) -> str:
+        """Of names and content."""
         return fingerprint([list(self.listed), self.known])
 
     def agree(self, agreed: Agreed) -> None:
-        """Raises NstError where this rank sees other names than the first."""
+        """With the other ranks, of which the first alone reads for the digest.
+
+        Raises:
+            NstError: this rank sees other names than the first.
+        """
         names = fingerprint(list(self.listed))
         first = agreed([names, self.digest] if is_rank_zero() else None)
         if first[0] != names:
@@ -110,6 +98,7 @@ class NumberedPictures:
 
     @property
     def sizes(self) -> list[int]:
+        """Pictures of each part by which they are told of."""
         return [min(PART, self.samples - start) for start in range(0, self.samples, PART)]
 
     def names(self, shard: int, index: np.ndarray, keys: Sequence[str]) -> list[str]:
@@ -194,6 +183,9 @@ class ShardPictures:
             return self.images.read(shard, index)
         except BadImage as error:
             raise BadImage(f"{index}: {error}") from error
+
+
+Inputs: TypeAlias = NumberedPictures | ShardPictures  # in an order that depends on nothing but their names
 
 
 def open_inputs(place: str, remote: Remote | None = None) -> Inputs:

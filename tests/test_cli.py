@@ -297,6 +297,26 @@ def test_a_fault_is_broken_between_words_and_a_command_is_not(monkeypatch: pytes
     assert all(len(line) <= 40 or " " not in line.strip() for line in lines[:-1])
 
 
+def test_files_where_the_user_is_are_no_modules(tmp_path: Path):
+    """Beside the folder of a clone, which is called nst, and pictures with a script of somebody's."""
+    installed, here = tmp_path / "installed", tmp_path / "here"
+    for path, text in (
+        (installed / "bin" / "nst", (ROOT / "bin" / "nst").read_text()),
+        (installed / "bin" / "install", "#!/bin/sh\n"),
+        (installed / ".venv" / "bin" / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
+        (here / "nst" / "README.md", "a clone"),
+        (here / "random.py", "raise SystemExit('a stranger was asked')"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    for arguments in (["--help"], ["doctor", "experiment=digits_demo"]):
+        done = subprocess.run(
+            [installed / "bin" / "nst", *arguments], cwd=here, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def test_help_is_quick_because_it_imports_no_torch():
     code = "import sys; from nst.help import stage_help; stage_help('train'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

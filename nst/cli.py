@@ -6,6 +6,7 @@ sweeper and our launcher, which gives every job a process, a directory and a W&B
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -13,6 +14,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if fault:
         print(_wrapped(f"nst: {_host()}{fault}"), file=sys.stderr)
     _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C while Python ends says nothing
     sys.exit(code)
 
 

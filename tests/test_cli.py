@@ -315,6 +315,10 @@ def test_files_where_the_user_is_are_no_modules(tmp_path: Path):
             [installed / "bin" / "nst", *arguments], cwd=here, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+    # as torchrun and the command of pip start it, whose path has the user's folder
+    (here / "random.py").unlink()
+    done = subprocess.run([sys.executable, "-m", "nst", "--version"], cwd=here, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_is_quick_because_it_imports_no_torch():

@@ -194,6 +194,7 @@ def test_installing_twice_does_nothing_the_second_time(installation: Installatio
     assert code == 0
     assert [call.split()[:2] for call in calls] == [["venv", "--quiet"], ["pip", "sync"], ["pip", "install"]]
     assert "--no-deps" in calls[-1]
+    assert "editable_mode=compat" in calls[-1], "test_cli says what for"
     assert installation.run()[:2] == (0, [])
 
 
@@ -214,6 +215,7 @@ def test_extras_come_after_their_lock_and_within_it(installation: Installation, 
     sync = next(call for call in calls if call.startswith("pip sync"))
     assert sync.endswith(f"/{lock}")
     assert re.search(rf"--constraint \S+/{re.escape(lock)} --editable \S+\[{extra}\]$", calls[-1])
+    assert "editable_mode=compat" in calls[-1]
 
 
 def test_torch_for_cpus_comes_from_the_index_that_is_given_before_all_else(installation: Installation):

@@ -359,11 +359,15 @@ def test_long_names_of_classes_leave_the_numbers_in_sight_at_400_and_1280_px(tmp
 # ---- what to try next --------------------------------------------------------------------------------------------
 
 
-def advised(directory: Path, **last: Any) -> str:
+def advised(directory: Path, lead: tuple[float, float, float] | None = None, **last: Any) -> str:
+    """`lead` of the last student over the control: the difference and its interval."""
     experiment = open_runs(directory)[0]
     entries = rows(experiment)
     entries[-1].update(last)
-    return " ".join(next_steps.section(experiment, entries, control_row(experiment, entries)).points)
+    control = control_row(experiment, entries)
+    if control and lead:
+        control |= dict(zip(("beaten_by", "beaten_low", "beaten_high"), lead, strict=True))
+    return " ".join(next_steps.section(experiment, entries, control).points)
 
 
 def test_advice_follows_from_what_was_measured(run: Path, tmp_path: Path):
@@ -373,8 +377,11 @@ def test_advice_follows_from_what_was_measured(run: Path, tmp_path: Path):
     assert "worse than its teacher by 20.0 points" in advised(run, gain=-20.0, gain_low=-30.0, gain_high=-10.0)
     assert "The last student saw 10 unlabeled images beside 50 labeled ones" in advised(run, unlabeled=10)
     add_control(run, 0.95, tmp_path)
-    assert "does as well: what the students gained may be of their size or time" in advised(run, gain=2.0)
-    assert "does as well: the pseudo-labels did not help" in advised(run, gain=-2.0)
+    even = (0.5, -1.0, 2.0)
+    assert "does as well: what the students gained may be of their size or time" in advised(run, even, gain=2.0)
+    assert "does as well: the pseudo-labels did not help" in advised(run, even, gain=-2.0)
+    assert "is better by 4.6 points: what the students gained" in advised(run, (-4.6, -6.0, -3.0), gain=2.0)
+    assert "learned from the labels alone" not in advised(run, (4.6, 3.0, 6.0), gain=2.0)
 
 
 def test_classes_without_labels_and_repeated_ones_are_named(run: Path):

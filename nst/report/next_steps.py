@@ -95,11 +95,13 @@ def beaten_by_control(outcome: Outcome) -> Iterator[str]:
     control = outcome.control
     if control is None or control["beaten_by"] is None:
         return
-    if control["beaten_by"] <= 0 or certain(control["beaten_low"], control["beaten_high"]) is False:
+    lead, surely = control["beaten_by"], certain(control["beaten_low"], control["beaten_high"])
+    if lead <= 0 or surely is False:
+        does = f"is better by {-lead:.1f} points" if surely else "does as well"
         gained = (outcome.last["gain"] or 0) > 0
         told = "what the students gained may be of their size or time" if gained else "the pseudo-labels did not help"
         yield (
-            f"The control, which learned from the labels alone, does as well: {told}. Pseudo-labels help more where "
+            f"The control, which learned from the labels alone, {does}: {told}. Pseudo-labels help more where "
             "they are righter, or where there are more of them."
         )
 

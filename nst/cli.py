@@ -25,6 +25,7 @@ from typing import Any
 from nst.advice import note_command, whole
 from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
 from nst.faults import in_words
+from nst.machine import keep_freed_memory
 from nst.sharing import is_rank_zero
 from nst.shown import shown
 from nst.stage_table import STAGES
@@ -102,6 +103,7 @@ def module_of(stage: str) -> Any:
         return sys.modules[name]
     with _nothing_thrown_away():
         if STAGES[stage].torch:
+            keep_freed_memory()
             importlib.import_module("nst.lean")
         return importlib.import_module(name)
 

@@ -1,7 +1,8 @@
-"""Memory of this machine for pictures and processes; far more than that is refused in words."""
+"""This machine's memory: far more pictures and processes than fit are refused in words, and what is freed is kept."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -11,6 +12,22 @@ GIB = 2**30
 MARGIN = 1.5  # of the memory there is: what is needed is an estimate, so what is near may go
 LOADER = 100e6  # bytes of a loader process beside what it shares with the process that started it, about
 PIXEL = 12  # bytes: three colours in float32
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+KEPT_BYTES = 2**31 - 1  # of the heap's free end; the most that glibc takes
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep what it frees, for the next step or the next picture.
+
+    glibc gives large blocks back to the kernel, which then clears new pages for the activations of every step and for
+    the pictures of a loader process: up to a third of a training's time on a CPU. No number moves. Other C libraries
+    have no such option and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def host_memory() -> float:

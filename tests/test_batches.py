@@ -7,6 +7,8 @@ import pickle
 import platform
 import resource
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from helpers import noise
 from torch.utils.data import Dataset
 
 from nst.data.batches import Images, LabeledSamples, TrainingBatches, UnlabeledSamples
-from nst.data.datamodule import Loader, _Steps, evaluation_loader, keep_freed_memory
+from nst.data.datamodule import Loader, _Steps, evaluation_loader
 from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.image_stack import ImageStack, images_to_tensor
 from nst.data.images import decode
@@ -30,9 +32,11 @@ from nst.data.sources import open_source
 from nst.data.transforms import Augment
 from nst.data.views import clean_view, training_view
 from nst.errors import NstError
+from nst.machine import keep_freed_memory
 from nst.settings.data import Pictures
 from nst.settings.network import Noise, RandAugmentOptions
 from nst.training.fitting import validation_batch_size
+from tests.forked import ROOT
 
 PICTURES = Pictures(small=True, flip=False, pad=2)
 
@@ -289,10 +293,30 @@ class Faults(Dataset):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the option is glibc's")
 def test_a_worker_keeps_the_memory_of_a_picture_for_the_next():
     glibc = ctypes.CDLL(None)
-    for option in (-1, -3):
-        glibc.mallopt(option, 128 * 1024)  # as glibc starts; a process that freed something large keeps more anyway
+    for option, value in ((-4, 65536), (-1, 128 * 1024), (-3, 128 * 1024)):
+        glibc.mallopt(option, value)  # as glibc starts; a process that freed something large keeps more anyway
     try:
         (seen,) = Loader(Faults(), _Steps(0, 1), LoaderOptions(workers=1))
     finally:
         keep_freed_memory()
     assert seen["pages"] < 5  # else a hundred and more: cleared anew for every picture
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the option is glibc's")
+def test_a_training_keeps_the_memory_of_a_step_for_the_next():
+    program = """
+import resource
+from nst.cli import module_of
+module_of("train")
+import torch
+def step():
+    return [torch.ones(2**24) for _ in range(3)]  # 64 MB each, which glibc never keeps by itself
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stdout) < 1000  # else 49,152 a step

@@ -7,7 +7,6 @@ replaying any.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import signal
@@ -28,9 +27,7 @@ from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.parts import parts_of
 from nst.data.shared_memory import LoaderOptions, fitting
 from nst.errors import NstError, UsageError
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_KEPT_BYTES = 32 * 2**20  # blocks up to this come from the heap; the most that glibc takes
+from nst.machine import keep_freed_memory
 
 
 class _Steps(Sampler[int]):
@@ -82,18 +79,6 @@ def _end_at(error: Exception, _: object) -> None:
     if "torch_" in str(error):  # "unable to write to file </torch_...": full shared memory, as where a write dies of it
         signal.raise_signal(signal.SIGBUS)
     os._exit(1)
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep the memory of a picture for the next one.
-
-    glibc returns blocks of this size to the kernel, unless larger ones were freed before, and the kernel then clears
-    new pages for every picture: a tenth of a worker's time. Other C libraries have no such option and are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 4 * _KEPT_BYTES)
 
 
 class Loader:

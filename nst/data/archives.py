@@ -20,18 +20,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
 from nst.data.arrangement import label_by_folder
 from nst.data.images import HEAD, extension_of
-from nst.data.layout import Contents, Passed, extension_by_name, is_hidden, split_of, strip_common_folder
+from nst.data.layout import Contents, Ignored, Passed, extension_by_name, is_hidden, split_of, strip_common_folder
 from nst.data.tars import LONGEST_END, is_end
 from nst.errors import NstError
 from nst.untrusted import is_inside
 
 MEMORY_BYTES = 1 << 30  # of unpacked archives; more goes to the disk
+_ZIP_UTF8 = 0x800  # of the flags of a zip's file: its name is UTF-8
 Read = Callable[[int], bytes]  # at most so many bytes of a file; -1: all of it
 
 
@@ -66,6 +66,7 @@ def scan_archives(paths: Sequence[Path], labeled: bool | None, ignore: Sequence[
     folders: list[str] = []
     readers: list[Read] = []
     notes: list[str] = []
+    ignored = Ignored(ignore)
     for path in paths:
         found = open_archive(path, MEMORY_BYTES // len(paths))
         members = found.pictures
@@ -74,7 +75,7 @@ def scan_archives(paths: Sequence[Path], labeled: bool | None, ignore: Sequence[
         if len(paths) > 1 and split_of(f"{stem}/x") and not all(map(split_of, inside)):
             inside = [f"{stem}/{name}" for name in inside]
         for name, member in zip(inside, members, strict=True):
-            if _is_ignored(name, ignore):
+            if ignored.with_outer(name):
                 found.passed.add("left out by data.source.ignore", name)
                 continue
             names.append(name)
@@ -82,17 +83,11 @@ def scan_archives(paths: Sequence[Path], labeled: bool | None, ignore: Sequence[
             extensions.append(found.extensions[member])
             readers.append(found.files[member])
         inner = (folder.removeprefix(wrap) for folder in sorted(found.folders) if folder.startswith(wrap))
-        folders += [folder for folder in inner if folder and not _is_ignored(folder, ignore)]
+        folders += [folder for folder in inner if folder and not ignored.with_outer(folder)]
         notes += [f"everything in {path.name} is read from {wrap}"] if wrap else []
         notes += found.passed.lines()
     classes, entries = label_by_folder(names, labeled, "tar", origins, extensions=extensions, folders=folders)
-    return Contents(classes, entries, lambda position: readers[position](-1), tuple(notes))
-
-
-def _is_ignored(name: str, ignore: Sequence[str]) -> bool:
-    parts = name.split("/")
-    outer = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-    return any(part == pattern.rstrip("/") or fnmatch(part, pattern) for pattern in ignore for part in outer)
+    return Contents(classes, entries, lambda position: readers[position](-1), (*notes, *ignored.lines()))
 
 
 def open_archive(path: Path, memory_bytes: int = MEMORY_BYTES) -> Archive:
@@ -144,16 +139,27 @@ def _list_zip(found: Archive, _: int) -> None:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise _damaged(found.path, error, "zip") from error
     for member in archive.infolist():
+        name = _zip_name(member)
         if member.flag_bits & 1:
             raise NstError(
                 f"{found.path} is encrypted",
-                got=member.filename,
+                got=name,
                 next="unpack it with its password: unzip, then data=folder",
             )
         if member.is_dir():
-            found.folders.update([] if is_hidden(member.filename) else [member.filename.rstrip("/")])
+            found.folders.update([] if is_hidden(name) else [name.rstrip("/")])
         else:
-            _add(found, member.filename, _zip_reader(opened, member, lock))
+            _add(found, name, _zip_reader(opened, member, lock))
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """The name, which `zip` on Linux and macOS writes in UTF-8 without the mark that says so."""
+    if member.flag_bits & _ZIP_UTF8:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode()  # as zipfile has read it
+    except UnicodeError:
+        return member.filename
 
 
 @dataclass

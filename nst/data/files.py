@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ import xxhash
 
 from nst.atomic import atomic_path
 from nst.data.images import HEAD, BadImage, extension_of, is_heif
-from nst.data.layout import Passed, extension_by_name, is_hidden
+from nst.data.layout import NOTHING, Ignored, Passed, extension_by_name, is_hidden
 from nst.errors import NstError
 from nst.progress import track
 
@@ -63,12 +62,11 @@ class Listing:
 
 
 def list_pictures(
-    root: Path, parts: Sequence[str] = ("",), ignore: Sequence[str] = (), *, tolerant: bool = False
+    root: Path, parts: Sequence[str] = ("",), ignored: Ignored = NOTHING, *, tolerant: bool = False
 ) -> Listing:
     """All pictures below `root`, or below some folders in it.
 
     Args:
-        ignore: names or patterns of files and folders, relative to root, that are left out.
         tolerant: see `Listing`.
 
     Raises:
@@ -88,7 +86,7 @@ def list_pictures(
                 found.passed.add(LINKED_TWICE, folder)
             else:
                 read.add(identity)
-                _list_folder(found, folder, ignore, waiting, links)
+                _list_folder(found, folder, ignored, waiting, links)
     found.files = dict(sorted(found.files.items()))
     found.folders.sort()
     return found
@@ -110,7 +108,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _list_folder(found: Listing, folder: str, ignore: Sequence[str], waiting: list[str], links: list[str]) -> None:
+def _list_folder(found: Listing, folder: str, ignored: Ignored, waiting: list[str], links: list[str]) -> None:
     """Adds the files of one folder to `found`, and its folders to those that are still to be read."""
     try:
         entries = sorted(os.scandir(found.root / folder), key=lambda entry: entry.name)
@@ -122,7 +120,7 @@ def _list_folder(found: Listing, folder: str, ignore: Sequence[str], waiting: li
         name = f"{folder}/{entry.name}" if folder else entry.name
         if is_hidden(entry.name):
             continue
-        if any(name == pattern.rstrip("/") or fnmatch(name, pattern) for pattern in ignore):
+        if ignored(name):
             found.passed.add("left out by data.source.ignore", name)
         elif entry.is_dir():
             (links if entry.is_symlink() else waiting).append(name)

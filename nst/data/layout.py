@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 from nst.data.images import IMAGE_EXTENSIONS
 from nst.errors import NstError
@@ -60,6 +61,32 @@ class Passed:
         """A line for each reason: `3 passed over, no picture (.txt): notes.txt, ...`"""
         return [f"{len(names)} passed over, {reason}: {min(names)}" + (", ..." if len(names) > 1 else "")
                 for reason, names in sorted(self._names.items())]  # fmt: skip
+
+
+class Ignored:
+    """What `data.source.ignore` leaves out: files and folders by name or pattern, relative to where reading begins."""
+
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        self.patterns = patterns
+        self._used: set[str] = set()
+
+    def __call__(self, name: str) -> bool:
+        matching = {each for each in self.patterns if name == each.rstrip("/") or fnmatch(name, each)}
+        self._used |= matching
+        return bool(matching)
+
+    def with_outer(self, name: str) -> bool:
+        """Whether a file, or a folder that holds it, is left out."""
+        parts = name.split("/")
+        return True in [self("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
+
+    def lines(self) -> list[str]:
+        """A line for each pattern that has matched nothing."""
+        return [f"data.source.ignore: nothing is called {each}" + ("" if "*" in each else f"; deeper in: */{each}")
+                for each in self.patterns if each not in self._used]  # fmt: skip
+
+
+NOTHING = Ignored()
 
 
 @dataclass(frozen=True)

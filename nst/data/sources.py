@@ -20,7 +20,7 @@ from nst.data.arrangement import label_by_folder
 from nst.data.files import contents_of, list_pictures, read_file, status_of
 from nst.data.images import encode_png
 from nst.data.label_files import Columns, classes_of, placed, read_labels
-from nst.data.layout import Contents, Entry, split_of, strip_common_folder, unique_keys
+from nst.data.layout import Contents, Entry, Ignored, split_of, strip_common_folder, unique_keys
 from nst.data.named_pictures import pictures_at
 from nst.data.source import Source
 from nst.data.torchvision_sets import FILE_SETS, arrays, files
@@ -117,7 +117,8 @@ def _folder_source(
 ) -> Source:
     if not root.is_dir():
         raise NstError(f"no such folder: {root}", next="name the folder that holds the images: data.source.root=...")
-    listing = list_pictures(root, only or ("",), ignore)
+    ignored = Ignored(ignore)
+    listing = list_pictures(root, only or ("",), ignored)
 
     def scan() -> Contents:
         names = list(listing.files)
@@ -127,7 +128,7 @@ def _folder_source(
         folders = [folder.removeprefix(wrap) for folder in listing.folders if folder.startswith(wrap)]
         extensions = [extension for extension, _ in listing.files.values()]
         classes, entries = label_by_folder(inner, labeled, name, extensions=extensions, folders=folders)
-        notes = ([f"everything is read from {root / wrap}"] if wrap else []) + listing.passed.lines()
+        notes = ([f"everything is read from {root / wrap}"] if wrap else []) + listing.passed.lines() + ignored.lines()
         return Contents(classes, entries, lambda i: read_file(root / names[i]), tuple(notes))
 
     def digest() -> str:
@@ -236,10 +237,9 @@ def open_source(name: str, **options: Any) -> Source:
     return SOURCES[name](**given)
 
 
-def forgets_labels(name: str) -> str | None:
-    """The option by which a source gives all its pictures without labels, where it has one."""
-    has = name in SOURCES and "labeled" in inspect.signature(SOURCES[name]).parameters
-    return "data.source.labeled=false" if has else None
+def takes(name: str, option: str) -> bool:
+    """Whether a source has an option, such as `labeled`, by which it gives its pictures without labels."""
+    return name in SOURCES and option in inspect.signature(SOURCES[name]).parameters
 
 
 def _path(path: str | Path) -> Path:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import xxhash
 
+from nst.data.arrangement import leave_out
 from nst.data.layout import Entry
 from nst.errors import NstError
 from nst.settings.data import Sizes
@@ -26,7 +27,7 @@ def split(
     classes: Sequence[str],
     sizes: Sizes,
     seed: int,
-    as_unlabeled: str | None = None,
+    options: Collection[str] = (),
 ) -> dict[str, Positions]:
     """Disjoint positions in `entries` for labeled, unlabeled, test and validation, in an order that the seed decides.
 
@@ -37,7 +38,7 @@ def split(
         entries: the whole source.
         positions: those of them that may be used.
         classes: names of the labels.
-        as_unlabeled: the option by which the source forgets its labels, where it has one.
+        options: those of `data.source` that an error may advise: labeled, ignore.
 
     Raises:
         NstError: more images asked for than are there, a class too small to split.
@@ -46,11 +47,14 @@ def split(
     pool = [p for p in positions if entries[p].split in (None, "train") and entries[p].label is not None]
     hidden = [p for p in positions if _is_hidden(entries[p])]
     if not pool:
-        _refuse_labels(sizes, bool(classes), bool(hidden), as_unlabeled)
+        _refuse_labels(
+            sizes, bool(classes), bool(hidden), "data.source.labeled=false" if "labeled" in options else None
+        )
         return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": [], "validation": []}
     own_test, own_validation = _own_parts(entries, positions)
     needs_no_test = own_test or sizes.test_samples == 0
-    _check_classes(entries, pool, classes, at_least=1 if needs_no_test and sizes.labeled_per_class is None else 2)
+    at_least = 1 if needs_no_test and sizes.labeled_per_class is None else 2
+    _check_classes(entries, pool, classes, at_least, ignores="ignore" in options)
     if sizes.test_samples is not None:
         test = _take_test(entries, own_test or pool, classes, sizes.test_samples)
     else:
@@ -126,16 +130,19 @@ def _by_class(entries: Sequence[Entry], positions: Positions, num_classes: int) 
     return groups
 
 
-def _check_classes(entries: Sequence[Entry], pool: Positions, classes: Sequence[str], at_least: int) -> None:
+def _check_classes(
+    entries: Sequence[Entry], pool: Positions, classes: Sequence[str], at_least: int, *, ignores: bool
+) -> None:
     counts = {name: len(group) for name, group in zip(classes, _by_class(entries, pool, len(classes)), strict=True)}
     small = {name: count for name, count in counts.items() if count < at_least}
     if small:
         others = [name for name in classes if name not in small]
         alike = {name: same for name in small if (same := alike_name(name, others))}
         mended = "mend the names that are mistyped, " if alike else ""
+        way = f": {leave_out([f'{deep}{name}' for name in small for deep in ('', '*/')])}" if ignores else ""
         raise NstError(
             "classes with too few images", got=_listed(small, alike), valid=f"{at_least} or more in each class",
-            next=f"{mended}add pictures of these classes, or leave these classes out",
+            next=f"{mended}add pictures of these classes, or leave these classes out{way}",
         )  # fmt: skip
     if len(classes) < 2:
         raise NstError("one class only", got=", ".join(classes), valid="two classes or more")

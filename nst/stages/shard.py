@@ -29,7 +29,7 @@ from nst.data.same_pictures import SamePictures
 from nst.data.shard_writer import MAX_SHARD_BYTES
 from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
-from nst.data.sources import forgets_labels, open_source
+from nst.data.sources import open_source, takes
 from nst.data.splits import split
 from nst.data.transfer import is_remote
 from nst.errors import NstError
@@ -78,7 +78,8 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             seen = examine(source, pool, track) if job.shard.check_images else Examined()
             named = report_bad(source, seen, job.max_bad_fraction)
             good = [position for position in range(len(source)) if position not in seen.bad]
-            parts = split(source.entries, good, source.classes, sizes, job.seed, forgets_labels(source.name))
+            options = {option for option in ("labeled", "ignore") if takes(source.name, option)}
+            parts = split(source.entries, good, source.classes, sizes, job.seed, options)
             labels = Counter(source.entries[position].label for position in parts["labeled"])
             _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
             skipped = [source.entries[position].key for position in seen.bad]
@@ -243,11 +244,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def _are_to_be_made(job: ShardJob) -> bool:
-    """Whether the command names pictures of which it would make the unlabeled shards, and has not yet."""
+    """Whether the command names pictures of which it makes the unlabeled shards, or has: `run` compares what it did."""
     output, unlabeled = job.shard.output, job.data.unlabeled
     if job.data.source.root is None or is_remote(output) or unlabeled != f"{output}/unlabeled":
         return False
-    return not (Path(output) / "DONE").exists() and not has_index(unlabeled)
+    return (Path(output) / "DONE").exists() or not has_index(unlabeled)
 
 
 def tell(result: Mapping[str, Any], output: Path | str) -> None:

@@ -69,7 +69,9 @@ def _check_form(override: str) -> None:
         raise UsageError("options cannot be taken out", got=override[:80], valid="option=null, where null is a value")
     if not equals or not name:
         raise UsageError(
-            f"'{override[:80]}' is not an option", valid="option=value, and flags such as --verify", next=meant()
+            f"'{override[:80]}' is not an option",
+            valid="option=value, and flags such as --verify",
+            next=meant() if name else None,
         )
     choice = value.strip("'\"")
     if name in groups() and choice not in (choices := group_choices(name)):

@@ -116,6 +116,7 @@ def test_a_folder_without_an_option_is_answered_with_the_one_that_was_meant(tmp_
         assert errors.strip().endswith(f"next:  {command}"), errors
     for arguments in (["report", "runs/nowhere"], ["shard", "runs/a"], ["report", "runs/a", "runs/a"]):
         assert "next:" not in main(capsys, *arguments)[2]
+    assert "next:" not in main(capsys, "shard", "data=digits", "=5")[2], "the same would fail again"
 
 
 def test_networks_with_a_comma_between_them_are_answered_with_a_list(tmp_path: Path, monkeypatch, capsys):

@@ -75,7 +75,7 @@ def told(answers, *, selected=(100, 100, 100, 100), said=(100, 100, 100, 100), l
 def test_a_right_and_even_selection_is_not_warned_of():
     label = np.arange(200) % CLASSES
     found = told(ValidationAnswers(label, np.full(200, 0.9, np.float32), label))
-    assert forecast.warnings(found) == []
+    assert forecast.warnings(found, 0.3) == []
     assert "100 % right (95 % interval 9" in forecast.summary(found)
     assert forecast.table(NAMES, found).splitlines()[1].split() == [
         "class",
@@ -93,13 +93,15 @@ def test_wrong_uneven_and_missing_are_told_apart():
     label = np.arange(200) % CLASSES
     truth = np.where(np.arange(200) % 10 < 3, (label + 1) % CLASSES, label)
     wrong = ValidationAnswers(label, np.full(200, 0.9, np.float32), truth)
-    assert "are too often wrong: 70 % right" in forecast.warnings(told(wrong))[0]
+    assert "are too often wrong: 70 % right" in forecast.warnings(told(wrong), 0.3)[0]
+    assert forecast.warnings(told(wrong), 0.3)[0].endswith(": more labels, or select.min_confidence=0.9")
+    assert forecast.warnings(told(wrong), 0.9)[0].endswith(": more labels"), "it was followed already"
     few = ValidationAnswers(label[3:13], wrong.confidence[3:13], truth[3:13])
-    assert "may well be too often wrong" in forecast.warnings(told(few))[0]
-    uneven = forecast.warnings(told(None, said=(700, 100, 100, 100)))
+    assert "may well be too often wrong" in forecast.warnings(told(few), 0.3)[0]
+    uneven = forecast.warnings(told(None, said=(700, 100, 100, 100)), 0.3)
     assert len(uneven) == 1
     assert "45 % of its entries" in uneven[0]
-    missing = forecast.warnings(told(None, selected=(100, 100, 100, 0)))
+    missing = forecast.warnings(told(None, selected=(100, 100, 100, 0)), 0.3)
     assert [line for line in missing if "1 of the classes: 'class 3'" in line]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -24,6 +26,7 @@ from nst.data.images import (
     image_extension,
     inspect,
 )
+from tests.forked import ROOT
 
 PIXELS = noise(24, 20)
 RGB = Image.fromarray(PIXELS)
@@ -262,3 +265,17 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(monkeypatch: pyte
     for data in (JPEG, encode(RGB, "PNG")):
         with pytest.raises(BadImage, match="more than 479"):
             decode(data)
+
+
+def test_pillow_says_nothing_beside_it() -> None:
+    program = """
+import zlib, struct
+from nst.data.images import MAX_PIXELS, BadImage, decode
+def chunk(kind, data): return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+header = struct.pack(">IIBBBBB", 1000, MAX_PIXELS // 1000 + 10, 8, 2, 0, 0, 0)
+rows = chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+try: decode(bytes([137]) + b"PNG" + bytes([13, 10, 26, 10]) + rows)
+except BadImage as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (f"more than {images.MAX_PIXELS}" in done.stdout, done.stderr) == (True, "")

@@ -82,6 +82,21 @@ def test_numbers_of_folds_are_no_splits(tmp_path: Path, capsys: pytest.CaptureFi
         open_source("csv", root=path, split_column="fold")
 
 
+def test_splits_without_labels_are_told_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pictures(tmp_path)
+    path = labels(root, "file,split\na/1.png,train\na/2.png,unlabeled\nb/1.png,test\nb/3.png,val\n")
+    options = [f"data.source.root={path}", f"shard.output={tmp_path / 'out'}", "data.labeled_per_class=null"]
+    shard.main(compose_config(["data=csv", "stage=shard", *options]))
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{path}: no column is known to name the classes" in told
+    assert "data.source.label_column names it" in told
+    assert "2 pictures are for test or validation and without a label: in none of the sets" in told
+    assert "sizes asked for" not in told
+    labels(root, "file,split,kind\na/1.png,train,x\n")
+    for each in open_source("csv", root=path, label_column="kind").classes:  # the advice, followed
+        assert each == "x"
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip", "folder"])
 @pytest.mark.parametrize("wrap", ["", "photos"])
 def test_pictures_may_lie_in_a_folder_a_tar_or_a_zip(tmp_path: Path, kind: str, wrap: str) -> None:

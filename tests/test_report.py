@@ -355,6 +355,9 @@ def test_runs_are_compared_and_the_best_is_shown(tmp_path):
     assert len(result["rows"]) == 2
     # the folder above them, as a sweep leaves it, is the same report
     assert reported(tmp_path)["rows"] == result["rows"][::-1]
+    runs.append(make_run(tmp_path, accuracies=(0.5, 0.95), name="noise=more"))
+    reported(tmp_path / "comparison", f"report.runs={[*map(str, runs)]}")
+    assert "3 runs, shown: noise=full" in words(page_of(tmp_path / "comparison")), "none is better"
 
 
 def test_chain_of_trainings_is_recognised_by_its_weights(tmp_path):

@@ -25,7 +25,7 @@ from nst.evaluation import mistakes
 from nst.intervals import unpaired
 from nst.report import class_tables, labels_section, next_steps, page, sections, summary, terminal
 from nst.report.generation_rows import control_row, rows
-from nst.report.records import open_runs
+from nst.report.records import open_runs, opening
 from nst.stages import report
 from nst.training.callbacks import training_note
 from tests.reported import reported
@@ -232,6 +232,40 @@ def test_a_sweep_of_trainings_tells_what_their_teacher_labeled(tmp_path: Path):
     assert "labels were made online" not in text
     assert f"Of {totals['images']} images that the teacher labeled, {totals['selected']} were selected" in text
     assert "<h3>Selected and wrong</h3>" in page_of(tmp_path / "sweep")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_sweep_of_trainings_that_were_not_tested_says_so(tmp_path: Path):
+    data = tmp_path / "data"
+    truth = make_data(data, CLASSES)
+    for name in ("noise=full", "noise=none"):
+        run = tmp_path / "my sweep" / name
+        make_generation(run, data, truth, CLASSES, right=0.8)
+        shutil.rmtree(run / "evaluation")
+        write_json(run / "result.json", {**read_json(run / "result.json"), "top1": 50.0})
+    reported(tmp_path / "my sweep")
+    text = words(page_of(tmp_path / "my sweep"))
+    assert "reached 50.00 % top-1 on its validation images" in text
+    assert "interval of its test" not in text
+    assert "Top-1 is of the validation images of the training for noise=full, noise=none" in text
+    assert f"nst evaluate 'model.checkpoint={tmp_path}/my sweep/noise=full' tests it." in text
+
+
+def test_labels_that_labeled_pictures_speak_against_are_told_where_the_truth_is_not_known(run: Path):
+    path = run / "gen1" / "selection" / "selection.json"
+    document = read_json(path)
+    del document["accuracy"]
+    document["forecast"] = {"right": {"share": 0.2, "low": 0.1, "high": 0.4, "pictures": 12}}
+    write_json(path, document)
+    assert "By 12 validation pictures, only 20 % of the pseudo-labels are right" in advised(run)
+    document["forecast"]["right"]["high"] = 0.9
+    write_json(path, document)
+    assert "validation pictures" not in advised(run)
+
+
+def test_a_sentence_begins_with_the_name_of_a_run_as_it_is():
+    names = {"teacher": "Teacher", "student 2": "Student 2", "the teacher": "The teacher", "stu=2": "stu=2", "a": "a"}
+    assert {name: opening(name) for name in names} == names
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -198,11 +198,12 @@ def test_one_network_alone_has_no_comparison(tmp_path: Path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_without_an_evaluation_the_page_says_how_to_get_one(tmp_path: Path):
-    directory = make_run(tmp_path, CLASSES, (0.6, 0.8))
-    reported(directory)
-    text = words(page_of(directory))
-    assert "Robustness was not measured." in text
-    assert f"nst evaluate eval=robustness model.checkpoint={directory / 'gen1'}" in text
+    for name, quote in (("run", ""), ("my run", "'")):
+        directory = make_run(tmp_path, CLASSES, (0.6, 0.8), name=name)
+        reported(directory)
+        text = words(page_of(directory))
+        assert "Robustness was not measured." in text
+        assert f"nst evaluate eval=robustness {quote}model.checkpoint={directory / 'gen1'}{quote}" in text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -457,7 +457,7 @@ def test_classes_of_few_sure_images_take_their_surest_and_it_is_said(tmp_path, m
         assert (entry["sure"], entry["taken"]) == (sure[c], taken.sum())
         assert taken.sum() >= min(selection.FEWEST, rows.sum())
         assert (confidence[taken].min(initial=1) >= confidence[rows & ~taken].max(initial=0)).all()
-        assert confidence[taken].min(initial=1) >= entry["from_confidence"]
+        assert entry["from_confidence"] == (pytest.approx(confidence[taken].min()) if taken.any() else None)
         if method == "exact":
             assert copies[rows].sum() == (K if rows.any() else 0)
     best = confidence[label == 18].max()
@@ -499,7 +499,7 @@ def test_a_class_of_few_takes_no_image_whose_probabilities_were_not_kept(tmp_pat
         assert confidence[copies_by_image(tmp_path / f"s{keep}", 40) > 0].min() >= keep
     result = select_from(folder, tmp_path / "all", images_per_class=50, min_confidence=0.595)
     assert (
-        "has 1 images of confidence 0.595 or more: its 2 surest are taken, from 0.585 on" in select.warnings(result)[0]
+        "has 1 images of confidence 0.595 or more: its 2 surest are taken, from 0.59 on" in select.warnings(result)[0]
     )
     folder = write_folder(tmp_path / "none", np.zeros(40, int), confidence, classes=1, keep=0.7)
     said = select.warnings(select_from(folder, tmp_path / "empty", images_per_class=50, min_confidence=0.7))

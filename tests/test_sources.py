@@ -193,6 +193,20 @@ def test_what_is_to_be_left_out_is_and_is_told(tmp_path: Path) -> None:
         assert [note for note in source.notes if "left out by data.source.ignore" in note]
 
 
+def test_a_picture_and_a_table_are_no_archives(tmp_path: Path) -> None:
+    """And the options that are named instead do."""
+    write_files(tmp_path / "my p", SPLIT)
+    (tmp_path / "list.csv").write_text("file,label\nmy p/test/cat/9.png,cat\n")
+    for name in ("folder", "tar"):
+        with pytest.raises(NstError, match="is a picture") as caught:
+            open_source(name, root=tmp_path / "my p" / "train" / "dog" / "1.png")
+        (option,) = [word for word in shlex.split(str(caught.value.next)) if word.startswith("data.source.root=")]
+        assert len(open_source("folder", root=option.partition("=")[2])) == 1
+        with pytest.raises(NstError, match=r"is a table[\s\S]*data=csv") as caught:
+            open_source(name, root=tmp_path / "list.csv")
+        assert open_source("csv", root=shlex.split(str(caught.value.next))[1].partition("=")[2]).classes == ("cat",)
+
+
 def test_a_name_that_leaves_nothing_out_is_told(tmp_path: Path) -> None:
     write_files(tmp_path / "p", [*TREE, "overview.png"])
     write_tar(tmp_path / "p.tar", [*TREE, "overview.png"])

@@ -22,6 +22,7 @@ from nst.data.shard_set import ShardSet
 from nst.intervals import TOO_WRONG, of_share
 from nst.shown import some
 
+SURER = 0.9  # a confidence at which fewer labels are wrong
 TOO_FAR = 0.2  # of a selection's entries that are of other classes than the teacher's answers
 PRIOR = 1.0  # pictures that all classes' precision counts for in that of one class: some have few pictures
 SHOWN_CLASSES = 20
@@ -121,14 +122,19 @@ def _shares(counts: Any) -> np.ndarray:
     return counts / max(counts.sum(), 1)
 
 
-def warnings(found: Mapping[str, Any]) -> list[str]:
-    """Plain sentences about what will go wrong; empty where nothing speaks against the selection."""
+def warnings(found: Mapping[str, Any], min_confidence: float) -> list[str]:
+    """Plain sentences about what will go wrong; empty where nothing speaks against the selection.
+
+    Args:
+        min_confidence: by which it was selected.
+    """
     told, right = [], found["right"]
     if right and right["share"] < TOO_WRONG:
         sure = "are" if right["high"] < TOO_WRONG else "may well be"
         told.append(
             f"the selected labels {sure} too often wrong: {_right(right)}. Where a quarter was wrong, students of a few"
-            " thousand images were worse than their teachers: more labels, or select.min_confidence=0.9"
+            " thousand images were worse than their teachers: more labels"
+            + (f", or select.min_confidence={SURER}" if min_confidence < SURER else "")
         )
     if found["elsewhere"] is not None and found["elsewhere"] > TOO_FAR:
         told.append(

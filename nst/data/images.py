@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # of a PNG, what its pixels need
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow has no other line
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is above it is refused in our words
 Image.init()  # load every reader now: Pillow does so at first need, which threads may race for
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default; another library may have turned it on
 

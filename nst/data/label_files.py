@@ -62,6 +62,8 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
         place = at["split"]
         say(f"{path}: column {header[place]} has numbers, so it names no splits and is not read")
         table = [(number, [*line[:place], "", *line[place + 1 :]]) for number, line in table]
+    if "label" not in at and len(header) == len(at):
+        say(f"{path}: no column is known to name the classes, so no picture has one; data.source.label_column names it")
     rows = list(_rows(path, header, at, table))
     if not rows:
         raise NstError(f"{path} names no pictures", valid="a line for each picture below the names of the columns")

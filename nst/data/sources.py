@@ -20,7 +20,7 @@ from nst.data.arrangement import label_by_folder
 from nst.data.files import contents_of, list_pictures, read_file, status_of
 from nst.data.images import encode_png
 from nst.data.label_files import Columns, classes_of, placed, read_labels
-from nst.data.layout import Contents, Entry, Ignored, split_of, strip_common_folder, unique_keys
+from nst.data.layout import Contents, Entry, Ignored, is_image, split_of, strip_common_folder, unique_keys
 from nst.data.named_pictures import pictures_at
 from nst.data.source import Source
 from nst.data.torchvision_sets import FILE_SETS, arrays, files
@@ -150,6 +150,13 @@ def tar(root: str | Path | Sequence[str], labeled: bool | None = None, ignore: S
             raise NstError(
                 f"{path} is a folder, not an archive", next=f"data=folder data.source.root={quote(str(path))}"
             )
+        if is_image(path.name):
+            folder_of = quote(f"data.source.root={path.parent}")
+            raise NstError(
+                f"{path} is a picture, no folder and no archive", next=f"the folder that holds it: {folder_of}"
+            )
+        if path.suffix.lower() in (".csv", ".tsv"):
+            raise NstError(f"{path} is a table, no archive", next=f"data=csv {quote(f'data.source.root={path}')}")
     states = [status_of(path) for path in paths]
 
     def digest() -> str:

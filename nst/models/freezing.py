@@ -28,7 +28,12 @@ class Freezing(nn.Module):
         parts = self.parts()
         blocks = sum(block for _, block, *_ in parts)
         if not 0 <= count <= blocks:
-            raise UsageError("cannot freeze that many blocks", got=count, valid=f"0 to {blocks} for this network")
+            raise UsageError(
+                f"this network has {blocks} blocks to freeze",
+                got=f"student.frozen_blocks={count}",
+                valid=f"0 to {blocks}",
+                next=f"student.frozen_blocks={blocks}",
+            )
         self.frozen_blocks = count
         for place, (*_, parameters, _) in enumerate(parts):
             for parameter in parameters:

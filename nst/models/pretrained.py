@@ -224,5 +224,6 @@ def _require_same_images(source: str, config: Mapping[str, Any], architecture: A
                 f"{source} was trained on images normalised in another way than {architecture.name}",
                 got=f"{name} {tuple(theirs)}",
                 valid=f"{name} {ours}",
-                next="model.name with the tag of these weights, such as model.name=resnet50.a1_in1k",
+                next="the network's own weights, model.pretrained=true; or its name with the tag of these weights, such"
+                " as model.name=resnet50.a1_in1k",
             )

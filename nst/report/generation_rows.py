@@ -91,6 +91,11 @@ def row(generation: Generation) -> Row:
     }
 
 
+def is_untested(entries: Sequence[Row]) -> bool:
+    """Whether the score of the last network is of the validation images of its training."""
+    return bool(entries) and entries[-1]["top1"] is not None and entries[-1]["test_images"] is None
+
+
 def unlabeled_images(generation: Generation) -> tuple[int | None, int | None]:
     """Unlabeled images that the network learned from, once and with copies; None where that is not known."""
     if not generation.has_teacher:

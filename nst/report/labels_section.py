@@ -11,7 +11,7 @@ from nst.data import forecast
 from nst.report import figures, selection_figures
 from nst.report.class_tables import LARGEST_CONFUSION, fewer, frequent_confusions
 from nst.report.page import Drawing, Section, Table, number
-from nst.report.records import Experiment, Generation
+from nst.report.records import Experiment, Generation, opening
 from nst.report.selection_figures import SelectionData
 from nst.shown import capital, short, some
 
@@ -82,9 +82,9 @@ def foretold(generation: Generation) -> list[str]:
     when = f", foretold of {generation.named} before its student learned" if found["right"] else ""
     told = [f"{capital(forecast.summary(found))}{when}."]
     if few := [short(entry["class"]) for entry in document.get("relaxed") or () if entry["taken"]]:
-        who = capital(generation.named)
+        who = opening(generation.named)
         told.append(f"{who} was sure of too few images of {some(few, 5)}; their surest were taken.")
-    return [*told, *(f"Warning: {warning}." for warning in forecast.warnings(found))]
+    return [*told, *(f"Warning: {warning}." for warning in forecast.warnings(found, document["min_confidence"]))]
 
 
 def selection_data(generation: Generation) -> SelectionData:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import numpy as np
 
 from nst.evaluation.comparing import about, scores_of
 from nst.intervals import TOO_WRONG
-from nst.report.generation_rows import Row, certain
+from nst.report.generation_rows import Row, certain, is_untested
 from nst.report.page import Section, number
 from nst.report.records import Document, Experiment
 from nst.shown import short
@@ -72,6 +73,12 @@ def near_chance(outcome: Outcome) -> Iterator[str]:
         yield told
 
 
+def untested(outcome: Outcome) -> Iterator[str]:
+    if is_untested(outcome.entries):
+        checkpoint = quote(f"model.checkpoint={outcome.experiment.last.directory}")
+        yield f"Its top-1 is of the validation images of its training: nst evaluate {checkpoint} tests it."
+
+
 def worse(outcome: Outcome) -> Iterator[str]:
     last = outcome.last
     if outcome.has_students and certain(last["gain_low"], last["gain_high"]) and last["gain"] < 0:
@@ -109,6 +116,8 @@ def beaten_by_control(outcome: Outcome) -> Iterator[str]:
 def wrong_labels(outcome: Outcome) -> Iterator[str]:
     accuracy = ((outcome.labels or {}).get("accuracy") or {}).get("after") or {}
     share = accuracy.get("accuracy")
+    if share is None and outcome.labels is not None:
+        yield from forecast_of(outcome.labels)
     if share is None or outcome.labels is None or share >= TOO_WRONG:
         return
     text = f"Only {100 * share:.1f} % of the pseudo-labels are right."
@@ -117,6 +126,16 @@ def wrong_labels(outcome: Outcome) -> Iterator[str]:
     worst = [name for name in sorted(known, key=lambda name: known[name]) if known[name] < share][:NAMED]
     text += f" Least right are those of {_named(worst)}." if worst else ""
     yield f"{text} A larger select.min_confidence keeps fewer and righter ones."
+
+
+def forecast_of(labels: Document) -> Iterator[str]:
+    """Where the truth is not known, but labeled pictures speak against the labels."""
+    right = (labels.get("forecast") or {}).get("right")
+    if right and right["high"] < TOO_WRONG:
+        yield (
+            f"By {right['pictures']} validation pictures, only {100 * right['share']:.0f} % of the pseudo-labels are "
+            "right. More labels help, and a larger select.min_confidence keeps fewer and righter ones."
+        )
 
 
 def _may_be_lower(outcome: Outcome) -> bool:
@@ -192,8 +211,8 @@ def confused(outcome: Outcome) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[Outcome], Iterator[str]], ...] = (
-    near_chance, worse, within_chance, beaten_by_control, wrong_labels, empty_classes, repeated, few_unlabeled,
-    still_rising, wide_interval, confused,
+    near_chance, untested, worse, within_chance, beaten_by_control, wrong_labels, empty_classes, repeated,
+    few_unlabeled, still_rising, wide_interval, confused,
 )  # fmt: skip
 
 

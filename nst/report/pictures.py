@@ -10,8 +10,7 @@ import numpy as np
 from nst.report import gallery
 from nst.report.labeled import UNKNOWN, Labeled
 from nst.report.page import Gallery, Section, number
-from nst.report.records import Experiment, Generation
-from nst.shown import capital
+from nst.report.records import Experiment, Generation, opening
 
 
 def pictures(experiment: Experiment, count: int) -> Section:
@@ -92,7 +91,7 @@ def _changed(teachers: Sequence[Generation], labeled: Labeled, folder: Path, cou
     changed = (before != UNKNOWN) & (before != later.label)
     corrected = changed & (later.truth == later.label)
     spoiled = changed & (later.truth == before)
-    text = f"{capital(teachers[-1].named)} labels {number(int(changed.sum()))} of {number(len(later))} images "
+    text = f"{opening(teachers[-1].named)} labels {number(int(changed.sum()))} of {number(len(later))} images "
     text += f"otherwise than {teachers[0].named}"
     if (later.truth != UNKNOWN).any():
         text += f": {number(int(corrected.sum()))} corrected, {number(int(spoiled.sum()))} spoiled"
@@ -109,7 +108,7 @@ def _mistakes(generation: Generation, count: int) -> list[Gallery] | str:
         return f"No pictures of mistakes: {generation.named} has no evaluation that names classes."
     mistakes = evaluation.get("mistakes", [])[:count]
     if not mistakes:
-        return f"{capital(generation.named)} makes no mistake on the test images."
+        return f"{opening(generation.named)} makes no mistake on the test images."
     if folder is None or not any(folder.glob("*.tar")):
         return f"No pictures of mistakes: the test shards are not in {folder} any more."
     shown = gallery.mistaken(mistakes, evaluation["classes"], folder)

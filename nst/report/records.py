@@ -22,7 +22,7 @@ from nst.evaluation.mistakes import Mistake
 from nst.evaluation.results import inputs_of, looks_of, with_views
 from nst.finished import generations_in
 from nst.settings.learning import only_run
-from nst.shown import short
+from nst.shown import capital, short
 from nst.untrusted import require_file_name
 
 if TYPE_CHECKING:
@@ -183,6 +183,11 @@ class Generation:
         folder = self.data_folder("unlabeled")
         truth = folder / "truth.parquet" if folder else None
         return read_labeled(self.predictions_folder, self.selection_folder, truth)
+
+
+def opening(title: str) -> str:
+    """A title at the start of a sentence: with a capital, but the name of a directory stays as it is."""
+    return capital(title) if re.match(r"(the )?(teachers?|student \d+|control)\b", title) else title
 
 
 @dataclass(frozen=True)

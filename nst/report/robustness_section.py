@@ -7,6 +7,7 @@ the other way round.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from statistics import fmean
 
 from nst.data.images import encode_png
@@ -15,7 +16,7 @@ from nst.report import gallery, robustness_figures
 from nst.report.figures import series_color
 from nst.report.gallery import Picture
 from nst.report.page import Drawing, Gallery, Section, Table, number
-from nst.report.records import Experiment
+from nst.report.records import Experiment, opening
 from nst.report.robustness_figures import Colors, Panel, StripData, readable
 from nst.report.robustness_files import (
     Answer,
@@ -28,7 +29,6 @@ from nst.report.robustness_files import (
     whole_rows,
 )
 from nst.robustness.baselines import CORRUPTION_GROUPS, CORRUPTIONS
-from nst.shown import capital
 
 FIGURES = (
     *(f"{suite}_{figure}" for kind in KINDS.values() for suite in kind.suites for figure in kind.figures),
@@ -50,7 +50,7 @@ def robustness(experiment: Experiment, examples: int) -> Section:
         section.missing.append(
             "Robustness was not measured. nst iterate eval=robustness_quick (a few images) or eval=robustness with the "
             "options of this run adds it to what is there; so does, for one network, nst evaluate eval=robustness "
-            f"model.checkpoint={experiment.last.directory}."
+            f"{quote(f'model.checkpoint={experiment.last.directory}')}."
         )
         return section
     found = {suite: networks_of(experiment, suite) for suite in suites}
@@ -143,7 +143,7 @@ def _claim(values: Mapping[str, Sequence[float | None]], verbs: tuple[str, str, 
     fewer, more = sum(after < before for before, after in both), sum(after > before for before, after in both)
     means = f"{fmean(before for before, _ in both):.1f} → {fmean(after for _, after in both):.1f} %"
     verb, count = (verbs[1], fewer) if fewer >= more else (verbs[2], more)
-    return f"{capital(title)} {verb} under {count} of {len(both)} {conditions}: {means} on average"
+    return f"{opening(title)} {verb} under {count} of {len(both)} {conditions}: {means} on average"
 
 
 # ---- perturbation sequences --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 
 from nst.report import figures
 from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confusions
-from nst.report.generation_rows import Row, certain, compared, looked_at, model_name
+from nst.report.generation_rows import Row, certain, compared, is_untested, looked_at, model_name
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
 from nst.report.records import Experiment
@@ -133,8 +133,13 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
         last.append(end["top1"])
         bounds.append((end["top1_low"], end["top1_high"]))
     section.blocks.append(Table(columns, rows, note=INTERVAL_NOTE))
+    if untested := [entries[-1]["experiment"] for entries in rows_of if is_untested(entries)]:
+        section.missing.append(
+            f"Top-1 is of the validation images of the training for {some(untested)}: nst evaluate tests a network."
+        )
     if len(names) > 1:
-        caption = "The last network of each run, with the 95 % interval of its test; the teacher where there is one."
+        interval = "" if all(low is None for low, _ in bounds) else ", with the 95 % interval of its test"
+        caption = f"The last network of each run{interval}; the teacher where there is one."
         section.blocks.append(Drawing("runs_compared", figures.experiments(names, first, last, bounds), caption))
     return section
 

@@ -11,8 +11,8 @@ from nst.data.shard_set import load_index
 from nst.documents import config_text
 from nst.report.generation_rows import Row, certain, looked_at, model_name
 from nst.report.page import number
-from nst.report.records import Experiment, Generation
-from nst.shown import capital, short
+from nst.report.records import Experiment, Generation, opening
+from nst.shown import short
 
 LAYOUTS = ("folder", "tar", "csv")  # of data sets that have no name of their own
 Numbers = list[tuple[str, str, str]]  # value, name, remark
@@ -56,8 +56,8 @@ def _count(count: int) -> str:
 def _reached(entry: Row) -> str:
     if entry["top1"] is None:
         return ""
-    images = f" on {number(entry['test_images'])} test images" if entry["test_images"] else ""
-    return f" and reached {entry['top1']:.2f} % top-1{images}"
+    images = f"{number(entry['test_images'])} test images" if entry["test_images"] else "its validation images"
+    return f" and reached {entry['top1']:.2f} % top-1 on {images}"
 
 
 def _from_to(first: Row, last: Row) -> str:
@@ -80,7 +80,7 @@ def verdicts(entries: Sequence[Row], control: Row | None) -> list[str]:
 
 
 def _verdict(name: str, other: str, gain: float, low: float | None, high: float | None) -> str:
-    more = f"{capital(name)} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
+    more = f"{opening(name)} has {abs(gain):.2f} points {'more' if gain >= 0 else 'less'} than {other}"
     if low is None or high is None:
         return f"{more}."
     return f"{more} ({_interval(low, high)})" + (

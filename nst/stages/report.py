@@ -80,7 +80,7 @@ def _page(
     rows_of: Sequence[Sequence[Row]],
     controls: Sequence[Row | None],
 ) -> Page:
-    examples, place = job.report.examples, _best(rows_of)
+    examples, (place, word) = job.report.examples, _best(rows_of)
     focus, entries, control = experiments[place], rows_of[place], controls[place]
     body = [sections.generations(focus, entries, control), next_steps.section(focus, entries, control)]
     if len(experiments) > 1:
@@ -88,7 +88,7 @@ def _page(
     body += [sections.learning(focus), labels_section.selection(focus), sections.classes(focus, Path(job.run_dir))]
     body += [robustness(focus, examples), pictures(focus, examples)]
     return Page(
-        title=focus.name if len(experiments) == 1 else f"{len(experiments)} runs, best: {focus.name}",
+        title=focus.name if len(experiments) == 1 else f"{len(experiments)} runs, {word}: {focus.name}",
         summary=summary.sentence(focus, entries),
         numbers=summary.headline_numbers(entries, control),
         sections=body,
@@ -114,10 +114,12 @@ def tell(rows_of: Sequence[Sequence[Row]], controls: Sequence[Row | None]) -> No
         say(textwrap.fill(sentence, 80))
 
 
-def _best(rows_of: Sequence[Sequence[Row]]) -> int:
-    """Number of the experiment whose last network has the best top-1. The first of equal ones, or if none is known."""
+def _best(rows_of: Sequence[Sequence[Row]]) -> tuple[int, str]:
+    """Number of the experiment whose last network has the best top-1, and what it is called among the others: of equal
+    ones, or if none is known, the first is shown."""
     scores = [(entries[-1]["top1"] or 0.0) if entries else -1.0 for entries in rows_of]
-    return scores.index(max(scores))
+    most = max(scores)
+    return scores.index(most), "best" if scores.count(most) == 1 else "shown"
 
 
 def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[Path | str]) -> dict[str, Any]:

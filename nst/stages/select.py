@@ -155,7 +155,7 @@ def summary(
                 "labeled": int(report[c].sum()),
                 "sure": int(above[c]),
                 "taken": int(tally.selected[c]),
-                "from_confidence": float(wanted.minimum[c]),
+                "from_confidence": per_class[c]["lowest_confidence"],
             }
             for c in np.flatnonzero(wanted.few).tolist()
         ],
@@ -264,7 +264,7 @@ def tell(result: Mapping[str, Any]) -> None:
     found = result["forecast"]
     say(forecast.table(result["classes"], found))
     say(forecast.summary(found))
-    for warning in [*warnings(result), *forecast.warnings(found)]:
+    for warning in [*warnings(result), *forecast.warnings(found, result["min_confidence"])]:
         say(f"warning: {warning}")
 
 

@@ -129,7 +129,13 @@ def _notes(source: Source, seen: Examined, parts: Mapping[str, Sequence[int]], l
     notes += [f"{some(same, 5)} differ in capital letters alone, and are different classes" for same in _cases(source)]
     if any(source.entries[position].split == "val" for position in parts["test"][:1]):
         notes.append("val/ serves as the test set, since there is no other")
-    if left_out:
+    unknown = sum(entry.label is None and entry.split in ("test", "val") and place not in seen.bad
+                  for place, entry in enumerate(source.entries))  # fmt: skip
+    if unknown:
+        notes.append(
+            f"{_pictures(unknown, ('is', 'are'))} for test or validation and without a label: in none of the sets"
+        )
+    if left_out := left_out - unknown:
         notes.append(f"{_pictures(left_out, ('is', 'are'))} in none of the sets, as the sizes asked for say")
     for name in ("test", "validation"):
         found = {source.entries[position].label for position in parts[name]}

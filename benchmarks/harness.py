@@ -1,7 +1,7 @@
 """What all benchmarks share: options, alternating rounds, the table, the JSON file, and which machine it was.
 
-Ours and the peers take turns in one process, in an order that rotates, and a ratio is taken within each round. So a
-machine that slows down slows all of them, and the spread tells how far to trust it.
+Ours and the peers take turns, in one process unless each is `Apart`, in an order that rotates, and a ratio is taken
+within each round. So a machine that slows down slows all of them, and the spread tells how far to trust it.
 
 To add a benchmark, write benchmarks/<name>.py and one line in BENCHMARKS of benchmarks/__main__.py. The first line
 of its docstring is what `bin/bench` lists.
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -32,6 +33,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,37 @@ def _one_turn(contender: Contender) -> Timed:
     if isinstance(result, Timed):
         return result
     return Timed(result, time.perf_counter() - wall, cpu_seconds() - cpu)
+
+
+class Apart:
+    """A contender that takes its turns in a process of its own: what it sets for its whole process is not its peers'.
+
+    Args:
+        make: makes the contender there, from `given`; both go through pickle.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], Timed]], *given: Any) -> None:
+        self._ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            target=_take_turns, args=(theirs, make, given), daemon=True
+        )
+        process.start()
+        theirs.close()  # so that the end of the other process is noticed
+
+    def __call__(self) -> Timed:
+        self._ours.send(None)
+        turn: Timed = self._ours.recv()
+        return turn
+
+
+def _take_turns(turns: Connection, make: Callable[..., Callable[[], Timed]], given: Sequence[Any]) -> None:
+    contender = make(*given)
+    while True:
+        try:
+            turns.recv()
+        except EOFError:
+            return
+        turns.send(contender())
 
 
 def in_full(contender: Contender, clock: str) -> float:

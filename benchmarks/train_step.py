@@ -4,8 +4,8 @@
     bin/bench train_step --network efficientnet_b0 --image-size 224 --labeled 64 --device gpu
     bin/bench train_step --compile                                # trainer.compile=true beside false
 
-All train the same network (EfficientNet, channels_last) on batches that lie ready in memory, so that no loader is
-measured: fp32 on a CPU, bf16 autocast on a GPU.
+All train the same network (EfficientNet, channels_last), each in a process of its own, on batches that lie ready in
+memory, so that no loader is measured: fp32 on a CPU, bf16 autocast on a GPU.
 
 ours          the Classifier through the real Trainer with its metrics table, as `nst train trainer=<device>` runs it
               (on a GPU with trainer.deterministic=warn; the peers take whatever kernels are the fastest)
@@ -40,6 +40,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from benchmarks import harness
 from benchmarks.harness import Comparison, Report, Stopwatch, Timed
 from nst.data.batches import Batch
+from nst.machine import keep_freed_memory
 from nst.models.efficientnet import ARCHITECTURES, Architecture, EfficientNet, build, normalize
 from nst.settings.learning import Recipe
 from nst.settings.network import Noise
@@ -59,18 +60,17 @@ RATE, DECAY, SMOOTHING = 0.002, 1e-5, 0.1
 def main(argv: list[str]) -> None:
     options = parse(argv)
     harness.warn_if_busy()
-    batch = ready_batch(options)
     images = f"{options.labeled} + {options.labeled * options.ratio} images at {options.image_size} px"
     precision = "bf16 autocast" if options.device == "gpu" else "fp32"
     facts = {"step": f"{options.network}, {images}, {precision}, channels_last"}
     if options.compile:
-        harness.report(compiled_and_eager(options, batch, facts), options.json)
+        harness.report(compiled_and_eager(options, ready_batch(options), facts), options.json)
         return
     with tempfile.TemporaryDirectory() as folder:
         contenders = {
-            "ours": lightning_loop(options, batch, Path(folder)),
-            "hand-written": hand_written_loop(options, batch),
-            "timm": timm_loop(options, batch),
+            "ours": harness.Apart(as_nst_train, options, Path(folder)),
+            "hand-written": harness.Apart(peer, hand_written_loop, options),
+            "timm": harness.Apart(peer, timm_loop, options),
         }
         measured = harness.alternate(contenders, options.rounds)
     comparisons = [Comparison("ours", "hand-written", 0.97), Comparison("ours", "timm", 1.0)]
@@ -141,6 +141,16 @@ def autocast(options: argparse.Namespace) -> Any:
 
 def images_per_round(options: argparse.Namespace) -> int:
     return options.steps * options.labeled * (1 + options.ratio)
+
+
+def as_nst_train(options: argparse.Namespace, folder: Path) -> Callable[[], Timed]:
+    """Ours, in a process as the command line starts it."""
+    keep_freed_memory()
+    return lightning_loop(options, ready_batch(options), folder)
+
+
+def peer(loop_of: Callable[[argparse.Namespace, Batch], Callable[[], Timed]], options: argparse.Namespace) -> Any:
+    return loop_of(options, ready_batch(options))
 
 
 # ---- ours ------------------------------------------------------------------------------------------------

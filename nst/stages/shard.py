@@ -220,7 +220,7 @@ def main(cfg: DictConfig) -> None:
     if not options.verify and (options.index is None or is_remote(options.index)):  # an index lies beside its tars
         keep_apart(cfg, "shard")
     if options.exclude and options.index is None:
-        if not options.verify and _are_to_be_made(job):
+        if not options.verify and _names_their_pictures(job):
             tell(run(job), options.output)
         shards_place(data, "unlabeled")  # that there is one is told first
     evaluation = [ShardSet.open(place, remote) for place in evaluation_sets(job)]  # before anything is written
@@ -229,27 +229,35 @@ def main(cfg: DictConfig) -> None:
 
         say(f"{options.output}: {pack.summary_line(pack.run(job, Path(options.output)))}")
         return
-    if options.index is not None:
-        shards = index_beside(options.index, Path(options.output), remote)
-        tars = count_of(len(shards.shards), "tar")
-        say(f"{shards.folder}: index.json for {tars}, {count_of(shards.samples, 'image')}")
-        for line in to_be_named(shards.folder, shards.place):
-            say(line)
+    indexed = _index(options.index, Path(options.output), remote) if options.index is not None else None
     if options.exclude:
-        unlabeled = ShardSet.open(shards_place(data, "unlabeled"), remote) if options.index is None else shards
+        unlabeled = indexed or ShardSet.open(shards_place(data, "unlabeled"), remote)
         for line in look_alikes_out(options, unlabeled, evaluation):
             say(line)
     if options.verify:
-        for folder in shard_sets(options.output):
-            report = verify(folder, remote=remote)
-            left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
-            counted = f"{count_of(report['samples'], 'image')} in {count_of(report['shards'], 'shard')}"
-            say(f"{folder}: {counted}, as index.json lists them{left_out}")
+        _verify(options.output, remote)
     if options.index is None and not options.exclude and not options.verify:
         tell(run(job), options.output)
 
 
-def _are_to_be_made(job: ShardJob) -> bool:
+def _index(place: str, output: Path, remote: Remote) -> ShardSet:
+    shards = index_beside(place, output, remote)
+    tars = count_of(len(shards.shards), "tar")
+    say(f"{shards.folder}: index.json for {tars}, {count_of(shards.samples, 'image')}")
+    for line in to_be_named(shards.folder, shards.place):
+        say(line)
+    return shards
+
+
+def _verify(output: str, remote: Remote) -> None:
+    for folder in shard_sets(output):
+        report = verify(folder, remote=remote)
+        left_out = f", {report['excluded']} excluded ones left out" if report["excluded"] else ""
+        counted = f"{count_of(report['samples'], 'image')} in {count_of(report['shards'], 'shard')}"
+        say(f"{folder}: {counted}, as index.json lists them{left_out}")
+
+
+def _names_their_pictures(job: ShardJob) -> bool:
     """Whether the command names pictures of which it makes the unlabeled shards, or has: `run` compares what it did."""
     output, unlabeled = job.shard.output, job.data.unlabeled
     if job.data.source.root is None or is_remote(output) or unlabeled != f"{output}/unlabeled":

@@ -134,6 +134,27 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told", "right"),
+    [
+        ("student.frozen_blocks=99", "this network has 16 blocks to freeze", "student.frozen_blocks=16"),
+        ("model.pretrained=runs/none", "there is no network runs/none", "model.pretrained=false"),
+        ("model.name=resnet18", "normalised in another way than resnet18", "model.pretrained=true"),
+    ],
+)
+def test_a_start_that_cannot_be_is_an_error_and_its_advice_helps(
+    tmp_path: Path, wrong: str, told: str, right: str
+) -> None:
+    root = [f"data.source.root={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    found = doctor.run(config("experiment=photos", *root, wrong)).findings
+    assert {(finding.rule, finding.severity) for finding in found} >= {("options", "error")}
+    first = next(finding for finding in found if finding.severity == "error")
+    assert told in first.message
+    assert right in first.next
+    found = doctor.run(config("experiment=photos", *root, wrong, right)).findings
+    assert not [finding for finding in found if finding.severity == "error"]
+
+
 def shards(*classes: str, name: str = "labeled") -> ShardSet:
     return ShardSet(Path(name), name, name, classes, True, (ShardInfo("0.tar", 3, 100, "0" * 64),), (3,))
 

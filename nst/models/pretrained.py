@@ -81,33 +81,47 @@ def shown_to(source: Source | bool | None) -> dict[str, Any]:
     }
 
 
-def read(source: Source, architecture: AnyArchitecture) -> Pretrained:
-    """The weights that `source` stands for.
+def require(source: Source, architecture: AnyArchitecture) -> Path | str:
+    """The file of the weights that `source` stands for, or timm's name of weights that are still to be downloaded.
 
     Args:
         architecture: of the network that will take them; it names timm's weights where `source` is true.
 
     Raises:
-        NstError: there are none, they cannot be downloaded, or they are of images that were normalised otherwise.
+        NstError: there are none, or they are of images that were normalised otherwise.
     """
     place = _place(source, architecture)
     if isinstance(place, str):
-        _require_same_images(place, released.released_config(place), architecture)
+        config = released.released_config(place)
+    elif str(source) in PACKAGES:
+        config = released.released_config(PACKAGES[str(source)])
+    else:
+        config = shown_to(source) if is_ours(place) else released.timm_config(place)
+    _require_same_images(place if isinstance(place, str) else str(source), config, architecture)
+    return place
+
+
+def read(source: Source, architecture: AnyArchitecture) -> Pretrained:
+    """The weights that `source` stands for.
+
+    Args:
+        architecture: as for `require`.
+
+    Raises:
+        NstError: as by `require`, or they cannot be downloaded.
+    """
+    place = require(source, architecture)
+    if isinstance(place, str):
         try:
             return Pretrained(f"timm's {place}", released.download(place).state_dict(), None)
         except NstError as error:
             raise _without_a_hub(place, error) from error
     if str(source) in PACKAGES:
-        name = PACKAGES[str(source)]
-        _require_same_images(str(source), released.released_config(name), architecture)
         with torch.device("meta"):
-            names = timm.create_model(name).state_dict()
+            names = timm.create_model(PACKAGES[str(source)]).state_dict()
         return Pretrained(str(source), dict(zip(names, read_weights(place).values(), strict=True)), None)
     if is_ours(place):
-        info = read_info(place)
-        _require_same_images(str(source), shown_to(source), architecture)
-        return Pretrained(str(source), read_weights(place), info.classes)
-    _require_same_images(str(source), released.timm_config(place), architecture)
+        return Pretrained(str(source), read_weights(place), read_info(place).classes)
     return Pretrained(str(source), read_weights(place), label_names(place))
 
 

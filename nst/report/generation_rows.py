@@ -91,7 +91,7 @@ def row(generation: Generation) -> Row:
     }
 
 
-def is_untested(entries: Sequence[Row]) -> bool:
+def is_untested(entries: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the score of the last network is of the validation images of its training."""
     return bool(entries) and entries[-1]["top1"] is not None and entries[-1]["test_images"] is None
 

@@ -8,9 +8,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from nst.report.generation_rows import model_name
+from nst.report.generation_rows import is_untested, model_name
 from nst.report.records import CONTROL
-from nst.shown import short
+from nst.shown import short, some
 
 HEADINGS = ("gen", "model", "params", "labeled", "unlabeled", "top-1 %", "ECE %", "gain")
 LONG = 18  # letters of a network's name that leave room for wide columns
@@ -91,4 +91,6 @@ def _caption(results: Sequence[Mapping[str, Any]]) -> str | None:
     lines = [f"{told[kind]} ({suite})" for kind, suite in suites.items()]
     if any(row["generation"] == CONTROL for row in results):
         lines.append("ctrl: the last student's network, trained on the labels alone")
+    if untested := [_name(row) for row in results if "test_images" in row and is_untested([row])]:
+        lines.append(f"not tested, top-1 of the validation images: {some(untested)}")
     return "\n".join(lines) or None

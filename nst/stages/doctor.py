@@ -7,13 +7,10 @@ does the same by itself and tells what is worse than a note.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -25,12 +22,10 @@ from nst.data.views import training_view
 from nst.doctor.compare import compare
 from nst.doctor.facts import (
     MemoryFacts,
-    Selecting,
     Situation,
     TeacherFacts,
     TrainingFacts,
     network_facts,
-    require_start,
 )
 from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
@@ -38,19 +33,18 @@ from nst.errors import NstError, require_choice
 from nst.models.architectures import AnyArchitecture
 from nst.models.network_info import read_info
 from nst.plan.chips import GIB, cluster
-from nst.plan.dataset_size import PREDICTION, DatasetSize, find_images
+from nst.plan.dataset_size import DatasetSize, find_images
 from nst.progress import say
 from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
-from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
+from nst.stages import surveyed
 from nst.stages.as_sharded import differing_for
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.places import teacher_files
 from nst.stages.unread import made_otherwise, typed_names
 from nst.training.phases import phases
-from nst.training.wandb_mode import resolved_mode
 
 TOLD_BEFORE_TRAINING, COMPARED_BEFORE_TRAINING = 3, 2000  # findings; images, a second
 
@@ -94,15 +88,15 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     most = job.doctor.compare_images if most_compared is None else most_compared
     situation = Situation(
         trainings=tuple(trainings),
-        selecting=None if single else _selecting(each[-1], images),
+        selecting=None if single else surveyed.selecting(each[-1], images),
         sets=sets,
         teacher_classes=classes,
         comparison=compare(sets["unlabeled"], sets["test"], most) if {"unlabeled", "test"} <= sets.keys() else None,
-        needed_bytes=_needed(each, single, images),
+        needed_bytes=surveyed.needed(each, single, images),
         free_bytes=shutil.disk_usage(there).free,
         noised_teacher=job.teacher.noised,
-        replaced={} if single else _replaced(job),
-        **_wandb(job.logger.wandb),
+        replaced={} if single else surveyed.replaced(job),
+        **surveyed.wandb(job.logger.wandb),
     )
     return Examination([*mistakes, *examine(situation, job.doctor.accept)], situation)
 
@@ -140,7 +134,10 @@ def _training(
     if labeled is not None:
         for phase in phases(architecture, student, noise, labeled):
             _ = phase.schedule  # raises where there is none
-    require_start(architecture, job.model.pretrained, student.frozen_blocks)
+    if job.model.pretrained or student.frozen_blocks or student.start == "teacher":
+        from nst.models.pretrained import require_start  # here: it brings torch
+
+        require_start(architecture, job.model.pretrained, student, teacher.architecture if teacher else None)
     parameters, undecayed, norms = network_facts(architecture, student.weight_decay)
     memory = _memory(job, architecture, student, images) if images else None
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
@@ -181,7 +178,8 @@ def _as_teacher(job: SurveyJob, training: TrainingFacts, students: Sequence[Surv
         return None
     architecture, finetune = training.architecture, training.finetune
     size = (finetune.image_size if finetune.epochs else None) or architecture.test_size
-    return TeacherFacts(architecture.name or "network", training.parameters, size, students[0].teacher.image_size)
+    name, asked = architecture.name or "network", students[0].teacher.image_size
+    return TeacherFacts(name, training.parameters, size, asked, architecture)
 
 
 def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | None, tuple[str, ...] | None]:
@@ -193,7 +191,8 @@ def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | No
         return None, None
     parameters, *_ = network_facts(info.architecture, 0.0)
     name = info.architecture.name or "network"
-    return TeacherFacts(name, parameters, info.image_size, job.teacher.image_size), tuple(info.classes)
+    facts = TeacherFacts(name, parameters, info.image_size, job.teacher.image_size, info.architecture)
+    return facts, tuple(info.classes)
 
 
 def _given_teacher(
@@ -216,54 +215,6 @@ def _mistake(error: NstError, generation: str) -> Finding:
     message = "; ".join([error.what, *(f"{name}: {part}" for name, part in parts.items() if part is not None)])
     where = (generation,) if generation else ()
     return Finding("options", "error", " ".join(f"{message}.".split()), error.next or "", where)
-
-
-def _selecting(job: SurveyJob, images: DatasetSize | None) -> Selecting:
-    return Selecting(
-        keep=job.label.keep,
-        min_confidence=job.select.min_confidence,
-        images_per_class=job.select.images_per_class,
-        offline=job.teacher.mode == "offline",
-        soft=job.teacher.targets == "soft" and not job.teacher.reassign,
-        classes=images.classes if images else None,
-        unlabeled=images.unlabeled if images else None,
-    )
-
-
-def _needed(each: Sequence[SurveyJob], single: bool, images: DatasetSize | None) -> float | None:
-    """Bytes of the predictions and selections that are still to be written."""
-    if images is None or single:
-        return None if images is None else 0.0
-    sizes = images.storage()
-    every, selection = sizes["predictions"], sizes["selection"]
-    rows = images.unlabeled * PREDICTION  # how many of them keep probabilities too is known after labeling only
-    return sum(
-        (every if student.label.keep == 0 else rows) + selection
-        for teacher, student in pairwise(each)
-        if student.teacher.mode == "offline" and not (Path(teacher.run_dir) / "predictions" / "DONE").exists()
-    )
-
-
-def _wandb(options: WandbOptions | None) -> dict[str, Any]:
-    if options is None:
-        return {}
-    return {
-        "wandb_mode": options.mode,
-        "wandb_resolved": resolved_mode(options.mode),
-        "wandb_environment": os.environ.get("WANDB_MODE", ""),
-    }
-
-
-def _replaced(job: SurveyJob) -> dict[str, tuple[str, dict[str, str]]]:
-    """Options of the command line that generations have in other words."""
-    given = {name: value for name, _, value in (item.partition("=") for item in job.overrides)}
-    found: dict[str, tuple[str, dict[str, str]]] = {}
-    named = generation_options(job) if job.iterate.generations is not None else []
-    for number, options in enumerate(named):
-        for name, _, value in (item.partition("=") for item in options):
-            if name in given and given[name] != value:
-                found.setdefault(name, (given[name], {}))[1][f"gen{number}"] = value
-    return found
 
 
 # ---- telling ---------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def _facts(network: Network, info: NetworkInfo, weights: Path, whole_image: bool
     architecture = info.architecture
     if isinstance(architecture, TimmArchitecture):
         called = f"timm's {architecture.name}"
-        centre = f"the centre, {architecture.crop_share:g} of the shorter side"
+        centre = f"the centre, {architecture.framing(info.image_size).kept:.3g} of the shorter side"
         shown = f"{architecture.interpolation}; mean {architecture.mean}, deviation {architecture.std}"
     else:
         variant = ", variant for small images" if architecture.small_images else ""

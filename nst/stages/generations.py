@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 from nst.config import compose_config
 from nst.documents import read_json
 from nst.errors import NstError
-from nst.finished import generation_of
+from nst.finished import final_weights, generation_of
+from nst.models.architectures import framing_at
+from nst.models.network_info import read_info
 from nst.progress import say
 from nst.settings.job import EvaluateJob, GenerationsJob
 from nst.sharing import is_rank_zero, wait_for_lock
@@ -142,19 +144,21 @@ def require_teacher(job: GenerationsJob) -> None:
         )
 
 
-def comparable(job: EvaluateJob, first: EvaluateJob, teacher: Path) -> dict[str, Any]:
+def comparable(job: EvaluateJob, first: EvaluateJob, teacher: Path, student: Path) -> dict[str, Any]:
     """The options that make the robustness of a student comparable with the first teacher's, where both are measured
     alike.
 
     The student gets the teacher's pictures, also where it sees larger ones itself, and the teacher for a baseline,
-    unless the command line has named another side or baseline.
+    unless the command line has named another side or baseline, or the two networks crop pictures in different ways.
     """
     named: dict[str, Any] = {}
     robustness = job.eval.robustness
     if robustness is None or job.eval != first.eval:
         return named
-    if robustness.side is None:
-        named["eval.side"] = read_json(teacher / "evaluation" / "result.json")["image_size"]
-    if robustness.baseline is None:
+    side = robustness.side
+    if side is None:
+        side = named["eval.side"] = read_json(teacher / "evaluation" / "result.json")["image_size"]
+    shown, before = (framing_at(read_info(final_weights(run)).architecture, side) for run in (student, teacher))
+    if robustness.baseline is None and shown == before:
         named["eval.baseline"] = str(teacher)
     return named

@@ -34,6 +34,7 @@ from nst.finished import final_weights
 from nst.leftovers import sweep
 from nst.models.architectures import require_size
 from nst.models.network_info import read_info
+from nst.models.pretrained import require_start
 from nst.progress import console, say
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
@@ -232,6 +233,9 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
         if generation.eval not in listed:
             evaluate.check_suites(generation, network, classes)
             listed.append(generation.eval)
+    for number in range(1 if starts_from_a_run(job) else 0, len(networks)):
+        generation, teacher = generations[number], networks[number - 1] if number else None
+        require_start(networks[number], generation.model.pretrained, generation.student, teacher)
     for student, teacher in zip(generations[1:], networks, strict=False):
         if student.teacher.image_size is not None:
             require_size(teacher, student.teacher.image_size)

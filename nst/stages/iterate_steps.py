@@ -107,7 +107,7 @@ class Networks:
         from nst.stages import evaluate
 
         directory, job = self.places.generation(which), self.job(which, "evaluate")
-        alike = comparable(job, self.generations[0], self.places.generation(0)) if which else {}
+        alike = comparable(job, self.generations[0], self.places.generation(0), directory) if which else {}
         job = changed(job, {"model.checkpoint": str(directory), **alike})
         return job, evaluate.output_of(job)
 

@@ -22,7 +22,7 @@ from nst.finished import generations_in
 from nst.leftovers import sweep
 from nst.progress import console, say
 from nst.report import findings, labels_section, next_steps, paper, paper_figures, sections, summary, terminal
-from nst.report.generation_rows import COLUMNS, Row, control_row, rows
+from nst.report.generation_rows import COLUMNS, Row, control_row, is_untested, rows
 from nst.report.page import Page, render
 from nst.report.pictures import pictures
 from nst.report.records import Experiment, open_runs
@@ -116,10 +116,11 @@ def tell(rows_of: Sequence[Sequence[Row]], controls: Sequence[Row | None]) -> No
 
 def _best(rows_of: Sequence[Sequence[Row]]) -> tuple[int, str]:
     """Number of the experiment whose last network has the best top-1, and what it is called among the others: of equal
-    ones, or if none is known, the first is shown."""
+    ones, of some that were tested and some that were not, or if none is known, it is one that is shown."""
     scores = [(entries[-1]["top1"] or 0.0) if entries else -1.0 for entries in rows_of]
     most = max(scores)
-    return scores.index(most), "best" if scores.count(most) == 1 else "shown"
+    mixed = len({is_untested(entries) for entries in rows_of if entries}) > 1
+    return scores.index(most), "best" if scores.count(most) == 1 and not mixed else "shown"
 
 
 def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[Path | str]) -> dict[str, Any]:

@@ -1016,3 +1016,13 @@ def test_numbers_of_suites_measured_before_are_replaced_and_others_kept() -> Non
     assert json.loads(json.dumps(after)) == {
         "top1": 1.0, "robustness/fgsm/top1_at_1": 50.0, "robustness/pgd/top1_at_1": 50.0,
         "robustness": {"fgsm": block, "pgd": block}}  # fmt: skip
+
+
+def test_networks_that_crop_otherwise_are_told_in_what_they_differ():
+    ours, theirs = ({"framed": {"crop": "center", "resize": "antialiased bicubic, of Pillow", "kept": kept}}
+                    for kept in (1.1, 1.2))  # fmt: skip
+    with pytest.raises(
+        NstError, match=r"the networks crop pictures[\s\S]*got:   framed\.kept: 1\.2 there, 1\.1 here"
+    ) as caught:
+        results.require_comparable("c_onthefly", ours, theirs)
+    assert caught.value.next == "leave out eval.baseline", "the same options would not help"

@@ -13,21 +13,27 @@ MARGIN = 1.5  # of the memory there is: what is needed is an estimate, so what i
 LOADER = 100e6  # bytes of a loader process beside what it shares with the process that started it, about
 PIXEL = 12  # bytes: three colours in float32
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-KEPT_BYTES = 2**31 - 1  # of the heap's free end; the most that glibc takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+MMAPS = 65536  # blocks that glibc asks the kernel for one by one, by default
+PICTURE_BYTES = 32 * 2**20  # of most pictures less; the largest threshold that glibc takes
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(largest: int | None = None) -> None:
     """Lets this process keep what it frees, for the next step or the next picture.
 
     glibc gives large blocks back to the kernel, which then clears new pages for the activations of every step and for
     the pictures of a loader process: up to a third of a training's time on a CPU. No number moves. Other C libraries
     have no such option and are left alone.
+
+    Args:
+        largest: bytes of the blocks that are kept, `PICTURE_BYTES` at most; None: all are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    if mallopt is None:
+        return
+    mallopt(M_MMAP_MAX, 0 if largest is None else MMAPS)
+    mallopt(M_MMAP_THRESHOLD, largest or PICTURE_BYTES)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if largest is None else 4 * largest)
 
 
 def host_memory() -> float:

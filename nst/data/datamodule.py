@@ -27,7 +27,7 @@ from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.parts import parts_of
 from nst.data.shared_memory import LoaderOptions, fitting
 from nst.errors import NstError, UsageError
-from nst.machine import keep_freed_memory
+from nst.machine import PICTURE_BYTES, keep_freed_memory
 
 
 class _Steps(Sampler[int]):
@@ -50,7 +50,7 @@ def quiet_worker(_: int) -> None:
     Queue._on_queue_feeder_error = staticmethod(_end_at)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    keep_freed_memory()
+    keep_freed_memory(PICTURE_BYTES)  # there are many workers, and some pictures are huge
 
 
 def _end_only_for(parent: int) -> None:

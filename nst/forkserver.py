@@ -42,7 +42,7 @@ class Forked:
     def __init__(self, line: socket.socket) -> None:
         self._line = line
         self._said = line.makefile("rb")
-        self.pid = int(self._said.readline() or 0)  # 0: the server has ended
+        self.pid = int(self._next_line() or 0)  # 0: the server has ended
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -56,12 +56,18 @@ class Forked:
                 waiting.register(self._line, selectors.EVENT_READ)
                 if not waiting.select(timeout):
                     raise subprocess.TimeoutExpired("nst", timeout or 0.0)
-            said = self._said.readline()
+            said = self._next_line()
             self.returncode = int(said) if said else None
             if said:
                 self._said.close()
                 self._line.close()
         return self.returncode
+
+    def _next_line(self) -> bytes:
+        """What the server says next; nothing where it is gone, also if it has left a request unread."""
+        with contextlib.suppress(ConnectionResetError):
+            return self._said.readline()
+        return b""
 
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):

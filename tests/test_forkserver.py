@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +134,11 @@ def test_the_end_of_a_command_that_nobody_has_seen_is_not_taken_for_success(tmp_
     job.kill()
     assert start(server, "pass", tmp_path).wait(10) is None
     server.close()
+
+
+def test_a_request_that_a_server_leaves_unread_as_it_ends_is_no_fault_of_ours():
+    ours, theirs = socket.socketpair()
+    ours.sendall(b"a request\n")
+    theirs.close()  # with something unread: what comes next is a reset, and no end
+    job = Forked(ours)
+    assert (job.pid, job.wait(10)) == (0, None)

@@ -244,11 +244,13 @@ def test_a_sweep_of_trainings_that_were_not_tested_says_so(tmp_path: Path):
         shutil.rmtree(run / "evaluation")
         write_json(run / "result.json", {**read_json(run / "result.json"), "top1": 50.0})
     seen = reported(tmp_path / "my sweep")["rows"]
-    assert "not tested, top-1 of the validation images: noise=full, noise=none" in terminal.compared(seen).caption
+    assert (
+        "not evaluated, top-1 of what the training held out: noise=full, noise=none" in terminal.compared(seen).caption
+    )
     text = words(page_of(tmp_path / "my sweep"))
-    assert "reached 50.00 % top-1 on its validation images" in text
+    assert "reached 50.00 % top-1 on the images that its training held out" in text
     assert "interval of its test" not in text
-    assert "Top-1 is of the validation images of the training for noise=full, noise=none" in text
+    assert "Top-1 is of the images that the training held out for noise=full, noise=none" in text
     assert f"nst evaluate 'model.checkpoint={tmp_path}/my sweep/noise=full' tests it." in text
     make_generation(tmp_path / "my sweep" / "tested", data, truth, CLASSES, right=0.9)
     reported(tmp_path / "my sweep")

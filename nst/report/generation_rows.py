@@ -92,7 +92,8 @@ def row(generation: Generation) -> Row:
 
 
 def is_untested(entries: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the score of the last network is of the validation images of its training."""
+    """Whether the score of the last network is of the images that its training held out: those for validation, or where
+    there are none, the test's."""
     return bool(entries) and entries[-1]["top1"] is not None and entries[-1]["test_images"] is None
 
 

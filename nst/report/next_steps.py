@@ -76,7 +76,7 @@ def near_chance(outcome: Outcome) -> Iterator[str]:
 def untested(outcome: Outcome) -> Iterator[str]:
     if is_untested(outcome.entries):
         checkpoint = quote(f"model.checkpoint={outcome.experiment.last.directory}")
-        yield f"Its top-1 is of the validation images of its training: nst evaluate {checkpoint} tests it."
+        yield f"Its top-1 is of the images that its training held out: nst evaluate {checkpoint} tests it."
 
 
 def worse(outcome: Outcome) -> Iterator[str]:

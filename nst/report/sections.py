@@ -135,7 +135,7 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
     section.blocks.append(Table(columns, rows, note=INTERVAL_NOTE))
     if untested := [entries[-1]["experiment"] for entries in rows_of if is_untested(entries)]:
         section.missing.append(
-            f"Top-1 is of the validation images of the training for {some(untested)}: nst evaluate tests a network."
+            f"Top-1 is of the images that the training held out for {some(untested)}: nst evaluate tests a network."
         )
     if len(names) > 1:
         interval = "" if all(low is None for low, _ in bounds) else ", with the 95 % interval of its test"

@@ -56,7 +56,11 @@ def _count(count: int) -> str:
 def _reached(entry: Row) -> str:
     if entry["top1"] is None:
         return ""
-    images = f"{number(entry['test_images'])} test images" if entry["test_images"] else "its validation images"
+    images = (
+        f"{number(entry['test_images'])} test images"
+        if entry["test_images"]
+        else "the images that its training held out"
+    )
     return f" and reached {entry['top1']:.2f} % top-1 on {images}"
 
 

@@ -92,5 +92,5 @@ def _caption(results: Sequence[Mapping[str, Any]]) -> str | None:
     if any(row["generation"] == CONTROL for row in results):
         lines.append("ctrl: the last student's network, trained on the labels alone")
     if untested := [_name(row) for row in results if "test_images" in row and is_untested([row])]:
-        lines.append(f"not tested, top-1 of the validation images: {some(untested)}")
+        lines.append(f"not evaluated, top-1 of what the training held out: {some(untested)}")
     return "\n".join(lines) or None

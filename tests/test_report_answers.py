@@ -270,8 +270,15 @@ def test_labels_that_labeled_pictures_speak_against_are_told_where_the_truth_is_
 
 
 def test_a_sentence_begins_with_the_name_of_a_run_as_it_is():
-    names = {"teacher": "Teacher", "student 2": "Student 2", "the teacher": "The teacher", "stu=2": "stu=2", "a": "a"}
+    names = {
+        "teacher": "Teacher",
+        "student 2": "Student 2",
+        "the teacher": "The teacher",
+        "stu=2": "stu=2",
+        "control=1": "control=1",
+    }
     assert {name: opening(name) for name in names} == names
+    assert opening("control=1") == "control=1"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -83,7 +83,7 @@ def _splits(names: Sequence[str], labeled: bool | None, source: str) -> list[str
         f"source {source}: pictures beside {_told(f'{top}/' for top in tops)} belong to no part",
         got=_told(strangers),
         valid="train/, val/, test/ and unlabeled/, and no other pictures beside them",
-        next=f"move it into one of them, or leave it out: {leave_out(strangers)}{rename}",
+        next=f"move it into one of them, or leave it out: {ignore_option(strangers)}{rename}",
     )
 
 
@@ -127,7 +127,7 @@ def _beside(source: str, at: str, outside: Sequence[str], tops: Iterable[str]) -
         f"source {source}: {lie} beside the folders {_told(f'{at}{top}/' for top in tops)}",
         got=_told(names),
         valid=f"{at or ''}<class>/x.jpg for all of them",
-        next=f"move them, or leave them out: {leave_out(names)}; or {AS_UNLABELED}",
+        next=f"move them, or leave them out: {ignore_option(names)}; or {AS_UNLABELED}",
     )
 
 
@@ -137,7 +137,7 @@ def _flat(source: str, split: str, outside: Sequence[str]) -> NstError:
         got=_told(f"{split}/{name}" for name in outside),
         valid=f"{split}/<class>/x.jpg; pictures without labels in unlabeled/",
         next="sort them into folders, or give a file of labels: data=csv data.source.root=<labels.csv>; or "
-        f"leave them out: {leave_out([split])}; or {AS_UNLABELED}",
+        f"leave them out: {ignore_option([split])}; or {AS_UNLABELED}",
     )
 
 
@@ -154,7 +154,7 @@ def _refuse_splits_inside(names: Sequence[str], tops: Iterable[str], source: str
         f"source {source}: {_told(f'{name}/' for name in inside)} would lie inside a class",
         got=f"the classes {_told(sorted(tops))}",
         valid="train/<class>/x.jpg, with train/ at the top",
-        next=f"{way}" + (f", or leave out what lies beside it: {leave_out(others)}" if others else ""),
+        next=f"{way}" + (f", or leave out what lies beside it: {ignore_option(others)}" if others else ""),
     )
 
 
@@ -180,7 +180,7 @@ def _classes(folders: Iterable[str | None], splits: Iterable[str | None], source
             got=_told(strangers),
             valid=_told(sorted(trained)),
             next="add pictures of them for training, or leave them out: "
-            f"{leave_out([f'*/{one}' for one in strangers])}",
+            f"{ignore_option([f'*/{one}' for one in strangers])}",
         )
     require_class_names(sorted(seen), source)
     return tuple(sorted(seen))
@@ -190,14 +190,13 @@ def require_class_names(names: Sequence[str], source: str, way: str | None = Non
     """Raises NstError, which tells `way`, where a name is a split's, or cannot be written in UTF-8."""
     for name in names:
         if name.lower() in NO_CLASSES:
-            inner = (
-                [f"*/{name}"] if split_of(f"{name}/x") else [name, f"*/{name}"]
-            )  # the outer of train/train/ is a part
+            anywhere = [name, f"*/{name}"]
+            inner = anywhere[1:] if split_of(f"{name}/x") else anywhere  # of train/train/ the outer one is the part
             raise NstError(
                 f"source {source}: a class would be called {name}",
                 got=f"the classes {_told(names)}",
                 valid="names of classes; train, val, test and unlabeled are parts of the data",
-                next=way or f"move it, or leave it out: {leave_out(inner)}",
+                next=way or f"move it, or leave it out: {ignore_option(inner)}",
             )
         if name != name.encode("utf-8", "replace").decode():
             told, raw = ascii(name)[1:-1].replace("\\udc", "\\x"), os.fsencode(name)
@@ -235,7 +234,7 @@ def _refuse_empty(
             f"source {source}: class folders without a picture that can be read",
             got=_told(empty),
             valid="pictures (jpg, png, webp, bmp, gif, ppm, tiff) in every class folder",
-            next=f"add pictures, or leave them out: {leave_out(empty)}",
+            next=f"add pictures, or leave them out: {ignore_option(empty)}",
         )
 
 
@@ -243,7 +242,7 @@ def _told(names: Iterable[str]) -> str:
     return some(sorted(names), SHOWN)
 
 
-def leave_out(names: Sequence[str]) -> str:
+def ignore_option(names: Sequence[str]) -> str:
     """The option that leaves these out, as a shell takes it."""
     if len(names) > SHOWN:
         return "data.source.ignore=[<name>,...]"

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import xxhash
 
-from nst.data.arrangement import leave_out
+from nst.data.arrangement import ignore_option
 from nst.data.layout import Entry
 from nst.errors import NstError
 from nst.settings.data import Sizes
@@ -47,9 +47,8 @@ def split(
     pool = [p for p in positions if entries[p].split in (None, "train") and entries[p].label is not None]
     hidden = [p for p in positions if _is_hidden(entries[p])]
     if not pool:
-        _refuse_labels(
-            sizes, bool(classes), bool(hidden), "data.source.labeled=false" if "labeled" in options else None
-        )
+        as_unlabeled = "data.source.labeled=false" if "labeled" in options else None
+        _refuse_labels(sizes, bool(classes), bool(hidden), as_unlabeled)
         return {"labeled": [], "unlabeled": _first(hidden, sizes, entries, seed), "test": [], "validation": []}
     own_test, own_validation = _own_parts(entries, positions)
     needs_no_test = own_test or sizes.test_samples == 0
@@ -139,7 +138,7 @@ def _check_classes(
         others = [name for name in classes if name not in small]
         alike = {name: same for name in small if (same := alike_name(name, others))}
         mended = "mend the names that are mistyped, " if alike else ""
-        way = f": {leave_out([f'{deep}{name}' for name in small for deep in ('', '*/')])}" if ignores else ""
+        way = f": {ignore_option([f'{deep}{name}' for name in small for deep in ('', '*/')])}" if ignores else ""
         raise NstError(
             "classes with too few images", got=_listed(small, alike), valid=f"{at_least} or more in each class",
             next=f"{mended}add pictures of these classes, or leave these classes out{way}",

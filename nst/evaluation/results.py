@@ -101,13 +101,13 @@ def require_comparable(name: str, conditions: Mapping[str, Any], others: Mapping
     """Raises NstError unless two results of a suite are of the same images under the same conditions."""
     names = differences(conditions, others)
     if names:
-        own = "; the networks crop pictures in different ways" if "framed" in names else ""
+        of_networks = "framed" in names  # and no option makes them alike
         raise NstError(
-            f"the baseline's {name} was measured under other conditions{own}",
+            f"the baseline's {name} was measured under other conditions"
+            + ("; the networks crop pictures in different ways" if of_networks else ""),
             got="; ".join([_differ(key, others.get(key), conditions.get(key)) for key in names][:4]),
-            next="leave out eval.baseline"
-            if own
-            else "evaluate the baseline with the same options, or leave out eval.baseline",
+            next=("" if of_networks else "evaluate the baseline with the same options, or ")
+            + "leave out eval.baseline",
         )
 
 

@@ -97,7 +97,7 @@ def require(source: Source, architecture: AnyArchitecture) -> Path | str:
     elif str(source) in PACKAGES:
         config = released.released_config(PACKAGES[str(source)])
     else:
-        config = shown_to(source) if is_ours(place) else released.timm_config(place)
+        config = shown_to(source)
     _require_same_images(place if isinstance(place, str) else str(source), config, architecture)
     return place
 
@@ -170,6 +170,9 @@ def require_start(
         NstError: weights that are not there, or of images that were normalised otherwise; those of another network;
             more frozen blocks than there are.
     """
+    if student.frozen_blocks:
+        with torch.device("meta"):
+            build(architecture, 2).freeze_blocks(student.frozen_blocks)
     if teacher is not None and student.start == "teacher":
         with torch.device("meta"):
             network, state = build(architecture, 2), build(teacher, 2).state_dict()
@@ -183,9 +186,6 @@ def require_start(
             ) from error
     elif source and (teacher is None or student.start == "pretrained"):
         require(source, architecture)
-    if student.frozen_blocks:
-        with torch.device("meta"):
-            build(architecture, 2).freeze_blocks(student.frozen_blocks)
 
 
 def _without_a_hub(name: str, error: NstError) -> NstError:

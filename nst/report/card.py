@@ -153,7 +153,7 @@ def _robustness(generation: Generation) -> list[str]:
 def _measured_on(experiment: Experiment, last: Row) -> str:
     """What the table is of."""
     if last["test_images"] is None:
-        return "On the validation images of the training; one seed."
+        return "On the images that its training held out; one seed."
     test = (experiment.last.evaluation or {}).get("test")
     place = f" in {in_markdown(test)}" if test else ""
     return f"On {number(last['test_images'])} test images{place}; one seed. The interval does not cover the seed."

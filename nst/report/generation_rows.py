@@ -91,10 +91,10 @@ def row(generation: Generation) -> Row:
     }
 
 
-def is_untested(entries: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the score of the last network is of the images that its training held out: those for validation, or where
+def is_untested(entry: Mapping[str, Any]) -> bool:
+    """Whether a network's score in a report is of the images that its training held out: those for validation, or where
     there are none, the test's."""
-    return bool(entries) and entries[-1]["top1"] is not None and entries[-1]["test_images"] is None
+    return entry["top1"] is not None and entry.get("test_images", 0) is None
 
 
 def unlabeled_images(generation: Generation) -> tuple[int | None, int | None]:

@@ -74,7 +74,7 @@ def near_chance(outcome: Outcome) -> Iterator[str]:
 
 
 def untested(outcome: Outcome) -> Iterator[str]:
-    if is_untested(outcome.entries):
+    if is_untested(outcome.last):
         checkpoint = quote(f"model.checkpoint={outcome.experiment.last.directory}")
         yield f"Its top-1 is of the images that its training held out: nst evaluate {checkpoint} tests it."
 

@@ -187,7 +187,7 @@ class Generation:
 
 def opening(title: str) -> str:
     """A title at the start of a sentence: with a capital, but the name of a directory stays as it is."""
-    return capital(title) if re.match(r"(the )?(teachers?|student \d+|control)\b", title) else title
+    return capital(title) if re.fullmatch(r"(the )?(teachers?|student \d+|control)", title) else title
 
 
 @dataclass(frozen=True)

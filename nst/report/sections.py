@@ -133,7 +133,7 @@ def comparison(experiments: Sequence[Experiment], rows_of: Sequence[Sequence[Row
         last.append(end["top1"])
         bounds.append((end["top1_low"], end["top1_high"]))
     section.blocks.append(Table(columns, rows, note=INTERVAL_NOTE))
-    if untested := [entries[-1]["experiment"] for entries in rows_of if is_untested(entries)]:
+    if untested := [entries[-1]["experiment"] for entries in rows_of if entries and is_untested(entries[-1])]:
         section.missing.append(
             f"Top-1 is of the images that the training held out for {some(untested)}: nst evaluate tests a network."
         )

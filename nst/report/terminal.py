@@ -91,6 +91,6 @@ def _caption(results: Sequence[Mapping[str, Any]]) -> str | None:
     lines = [f"{told[kind]} ({suite})" for kind, suite in suites.items()]
     if any(row["generation"] == CONTROL for row in results):
         lines.append("ctrl: the last student's network, trained on the labels alone")
-    if untested := [_name(row) for row in results if "test_images" in row and is_untested([row])]:
+    if untested := [_name(row) for row in results if is_untested(row)]:
         lines.append(f"not evaluated, top-1 of what the training held out: {some(untested)}")
     return "\n".join(lines) or None

@@ -20,13 +20,7 @@ from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.views import training_view
 from nst.doctor.compare import compare
-from nst.doctor.facts import (
-    MemoryFacts,
-    Situation,
-    TeacherFacts,
-    TrainingFacts,
-    network_facts,
-)
+from nst.doctor.facts import MemoryFacts, Situation, TeacherFacts, TrainingFacts, network_facts
 from nst.doctor.rules import RULES, Finding, examine
 from nst.doctor.told import Examination, closing, described, wrapped
 from nst.errors import NstError, require_choice

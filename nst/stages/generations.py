@@ -158,7 +158,8 @@ def comparable(job: EvaluateJob, first: EvaluateJob, teacher: Path, student: Pat
     side = robustness.side
     if side is None:
         side = named["eval.side"] = read_json(teacher / "evaluation" / "result.json")["image_size"]
-    shown, before = (framing_at(read_info(final_weights(run)).architecture, side) for run in (student, teacher))
-    if robustness.baseline is None and shown == before:
-        named["eval.baseline"] = str(teacher)
+    if robustness.baseline is None:
+        shown, before = (framing_at(read_info(final_weights(run)).architecture, side) for run in (student, teacher))
+        if shown == before:
+            named["eval.baseline"] = str(teacher)
     return named

@@ -119,7 +119,7 @@ def _best(rows_of: Sequence[Sequence[Row]]) -> tuple[int, str]:
     ones, of some that were tested and some that were not, or if none is known, it is one that is shown."""
     scores = [(entries[-1]["top1"] or 0.0) if entries else -1.0 for entries in rows_of]
     most = max(scores)
-    mixed = len({is_untested(entries) for entries in rows_of if entries}) > 1
+    mixed = len({is_untested(entries[-1]) for entries in rows_of if entries}) > 1
     return scores.index(most), "best" if scores.count(most) == 1 and not mixed else "shown"
 
 

@@ -71,6 +71,9 @@ def teacher(**changes: Any) -> dict[str, Any]:
 
 SMALL = {"architecture": Architecture(0.5, 0.5, 32, 32, small_images=True), "pictures": Pictures(small=True)}
 
+UNTAUGHT = {"generation": "", "teacher": None}
+NOT_NOISED = Noise(dropout=0.5, unlabeled=Side("none", dropout=False))
+
 # rule, changes of SOUND, what is said ("" where the rule has to keep quiet), what helps
 OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("randaugment_clipped", noise(variant="timm"), "clips magnitude 27 at 10", "magnitude=10"),
@@ -89,6 +92,15 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
         {"noise": replace(noise(variant="timm")["noise"], labeled=Side("none"), unlabeled=Side("standard"))},
         "",
         "",
+    ),
+    ("unlabeled_noise", UNTAUGHT, "", ""),
+    ("unlabeled_noise", {"noise": NOT_NOISED}, "", ""),  # a student
+    ("unlabeled_noise", {**UNTAUGHT, "generation": "gen0", "noise": NOT_NOISED}, "", ""),  # of a recipe for students
+    (
+        "unlabeled_noise",
+        {**UNTAUGHT, "noise": NOT_NOISED},
+        "noise.unlabeled.augment=none, noise.unlabeled.dropout=false do nothing",
+        "noise.labeled.augment=none noise.labeled.dropout=false, if labeled",
     ),
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_001), "remembers 10 batches of 10,001", "=0.01"),
     ("batchnorm_momentum", recipe(batchnorm_momentum=0.1, steps=10_000), "", ""),

@@ -50,6 +50,7 @@ RULES: dict[str, Rule] = {
     "student_smaller": Rule("warning", training.student_smaller),
     "teacher_size": Rule("warning", training.teacher_size),
     "randaugment_clipped": Rule("warning", training.randaugment_clipped),
+    "unlabeled_noise": Rule("warning", training.unlabeled_noise),
     "batchnorm_momentum": Rule("warning", training.batchnorm_momentum),
     "ema_horizon": Rule("warning", training.ema_horizon),
     "weight_decay": Rule("warning", training.weight_decay),

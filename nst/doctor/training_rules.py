@@ -47,6 +47,22 @@ def randaugment_clipped(training: TrainingFacts) -> Advice | None:
     )
 
 
+def unlabeled_noise(training: TrainingFacts) -> Advice | None:
+    """An ablation of the unlabeled side's noise would train equal teachers."""
+    if training.generation or training.teacher is not None:
+        return None
+    labeled, unlabeled = vars(training.noise.labeled), vars(training.noise.unlabeled)
+    idle = {name: value for name, value in unlabeled.items() if value != labeled[name]}
+    if not idle:
+        return None
+    told = ", ".join(f"noise.unlabeled.{name}={str(value).lower()}" for name, value in idle.items())
+    return Advice(
+        f"Without a teacher no image of a batch is unlabeled: {told} {'does' if len(idle) == 1 else 'do'} nothing.",
+        " ".join(f"noise.labeled.{name}={str(value).lower()}" for name, value in idle.items())
+        + ", if labeled images are meant",
+    )
+
+
 def batchnorm_momentum(training: TrainingFacts) -> Advice | None:
     """METHOD, Optimiser: 0.01 (TensorFlow's 0.99), for runs that are long enough for it."""
     momentum, steps = training.recipe.batchnorm_momentum, training.steps

@@ -107,6 +107,17 @@ def test_a_picture_is_turned_as_a_viewer_turns_it(kind: str, orientation: int) -
         assert decode(data, upright=False).shape == (24, 20, 3)
 
 
+def test_fill_bytes_before_a_marker_are_passed_over() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(RGB, "JPEG", exif=exif.tobytes())
+    at = data.index(b"\xff\xe1")
+    filled = data[:at] + b"\xff\xff" + data[at:]
+    with Image.open(io.BytesIO(filled)) as image:
+        assert image.getexif()[0x0112] == 6
+    assert np.array_equal(decode(filled), decode(data))
+
+
 def test_exif_that_cannot_be_read_turns_nothing() -> None:
     for exif in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09"):
         segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif

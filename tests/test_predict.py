@@ -310,6 +310,8 @@ def test_predictions_csv_is_a_list_too_with_names_that_are_no_utf8(network, phot
     _text(tmp_path / "semicolons.csv", "class;path\na;x.jpg\nb;y;z.jpg\n")
     assert listed_paths(tmp_path / "semicolons.csv")[1] == ["x.jpg", "y"], "parted as data=csv parts columns"
     _text(tmp_path / "plain.csv", "x;y.jpg\n")
+    _text(tmp_path / "lines.txt", "a\u2028b.jpg\r\nc\x0bd.jpg\n\n")
+    assert listed_paths(tmp_path / "lines.txt")[1] == ["a\u2028b.jpg", "c\x0bd.jpg"]
     assert listed_paths(tmp_path / "plain.csv")[1] == ["x;y.jpg"], "a list without a heading has paths alone"
     assert all(path.exists() for path in paths)
     assert any(r"\xe9" in name for name in names)

@@ -309,12 +309,14 @@ def test_links_are_followed_to_each_folder_once(tmp_path: Path) -> None:
     (root / "dog" / "up").symlink_to(root)
     (root / "dog" / "cats").symlink_to("../cat")
     (elsewhere / "loop").symlink_to(".")
+    (root / "dog" / "itself").symlink_to("itself")
     source = open_source("folder", root=root)
     assert {key for key, _, _ in summary(source)} == {"cat-1", "dog-1", "dog-one", "emu-9"}
     assert source.classes == ("cat", "dog", "emu")
     assert [note.partition(":")[0] for note in source.notes] == [
         "4 passed over, a link to a folder above it",
         "1 passed over, a link to a folder that is read already",
+        "1 passed over, no picture (no suffix)",
     ]
     (root / "cat" / "gone.png").symlink_to("nowhere")
     with pytest.raises(NstError, match=r"cat-gone cannot be read[\s\S]*leads nowhere[\s\S]*check_images=true"):
@@ -366,6 +368,17 @@ def test_a_zip_is_read_like_a_tar(tmp_path: Path) -> None:
         source = open_source(name, root=tmp_path / "p.zip")
         assert {sample.key: sample.image for sample in source} == {
             name[:-4].replace("/", "-"): png(i) for i, name in enumerate(SPLIT)}  # fmt: skip
+    (tmp_path / "itself.zip").write_bytes(b"#!/bin/sh\n" + (tmp_path / "p.zip").read_bytes())  # unpacks itself
+    assert len(list(open_source("tar", root=tmp_path / "itself.zip"))) == len(SPLIT)
+    with tarfile.open(tmp_path / "of_zips.tar", "w") as tar:  # it ends as a zip does
+        tar.add(tmp_path / "p.zip", "notes/p.zip")
+        tar.add(Path(__file__), "notes/x.txt")
+    with pytest.raises(NstError, match=r"no picture \(\.zip\)"):
+        list(open_source("tar", root=tmp_path / "of_zips.tar"))
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    with pytest.raises(NstError) as refused:
+        list(open_source("tar", root=tmp_path / "empty.zip"))
+    assert "whole" not in str(refused.value)
     data = bytearray((tmp_path / "p.zip").read_bytes())
     data[data.index(b"IHDR") if b"IHDR" in data else 60] ^= 0xFF
     (tmp_path / "p.zip").write_bytes(data)

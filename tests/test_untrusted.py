@@ -136,18 +136,20 @@ def test_a_place_that_the_user_has_named_is_read_and_no_secret_lies_in_the_index
 
 
 def test_nst_shard_says_how_to_read_what_it_has_excluded_from_a_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     small_set(tmp_path / "set")
     known = [Sample("t", encode(noise(8, 8, 1), "PNG"), "png", 0)]
     write_shards(tmp_path / "test", "t", known, classes=("a", "b"), labeled=True, name="t")
     place = f"pipe:cat {tmp_path}/set/{{}}"
     cache = f"remote.cache={tmp_path}/cache"
+    monkeypatch.setattr("nst.stages.exclude.SHOWN_EXCLUDED", 0)
     where = [f"data.unlabeled='{place}'", cache, f"shard.output={tmp_path}/pruned", "shard.workers=1"]
     assert dispatch(["shard", f"shard.exclude={tmp_path}/test", "shard.exclude_distance=null", *where]) == 0
     out = capsys.readouterr().out
     advice = re.search(r"remote\.shards_at='.*'", out)
     assert advice, out
+    assert out.index("  and 1 more: ") < advice.start(), "the list is told to its end first"
     assert dispatch(["shard", "--verify", f"shard.output={tmp_path}/pruned/unlabeled", cache, advice[0]]) == 0
     assert "3 images in 1 shard, as index.json lists them" in capsys.readouterr().out
     # and once more, from where it was

@@ -26,7 +26,7 @@ from typing import IO, Any
 from nst.data.arrangement import label_by_folder
 from nst.data.images import HEAD, extension_of
 from nst.data.layout import Contents, Ignored, Passed, extension_by_name, is_hidden, split_of, strip_common_folder
-from nst.data.tars import LONGEST_END, is_end
+from nst.data.tars import LONGEST_END, followed, is_end, link_target
 from nst.errors import NstError
 from nst.untrusted import is_inside
 
@@ -97,30 +97,41 @@ def open_archive(path: Path, memory_bytes: int = MEMORY_BYTES) -> Archive:
         NstError: it is cut short, damaged or encrypted, or a name leads out of it.
     """
     found = Archive(path)
-    with open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\3\4"
-    (_list_zip if is_zip else _list_tar)(found, memory_bytes)
-    for name, read in list(found.files.items()):
-        if (extension := _kind(name, read)) is not None:
+    (_list_zip if _is_zip(path) else _list_tar)(found, memory_bytes)
+    for name, read in found.files.items():
+        if is_hidden(name):
+            continue
+        if (extension := extension_by_name(name) or extension_of(read(HEAD))) is not None:
             found.extensions[name] = extension
-        elif not is_hidden(name):
+        else:
             suffix = posixpath.splitext(name)[1].lower() or "no suffix"
             found.passed.add(f"no picture ({suffix})", name)
     return found
 
 
-def _kind(name: str, read: Read) -> str | None:
-    """The extension of a picture, by its name or its first bytes; None for other files and hidden ones."""
-    if is_hidden(name):
-        return None
-    return extension_by_name(name) or extension_of(read(HEAD))
+def _is_zip(path: Path) -> bool:
+    """By its first bytes, since the last file of a tar may be a zip; a zip that unpacks itself begins otherwise."""
+    with open(path, "rb") as file:
+        if file.read(4) in (b"PK\3\4", b"PK\5\6"):  # the second: of an empty one
+            return True
+    return zipfile.is_zipfile(path) and not tarfile.is_tarfile(path)
 
 
 def _add(found: Archive, name: str, read: Read) -> None:
+    found.files[_inside(found, name)] = read
+
+
+def _inside(found: Archive, name: str) -> str:
+    """The name, which must not lead out of the archive."""
     name = name.removeprefix("./")
     if not is_hidden(name.rpartition("/")[2]) and not is_inside(name):
-        raise _leads_out(found.path, name)
-    found.files[name] = read
+        raise NstError(
+            f"{found.path} holds a file whose name leads out of it",
+            got=repr(name)[:200],
+            valid="relative names, without ..",
+            next="pack it again: tar -C <folder> -cf <archive>.tar .",
+        )
+    return name
 
 
 # ---- zip --------------------------------------------------------------------------------------------
@@ -221,8 +232,8 @@ def _list_tar(found: Archive, memory_bytes: int) -> None:
         NstError: it is damaged, or a name leads out of it.
     """
     path, file, lock = found.path, _open_tar(found.path, memory_bytes), threading.Lock()
-    places: dict[str, tuple[int, int]] = {}
-    links: dict[str, str] = {}
+    files: list[tuple[str, int, int]] = []  # in their order, links among them
+    links: dict[int, str] = {}
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -232,17 +243,18 @@ def _list_tar(found: Archive, memory_bytes: int) -> None:
                 if member.isdir():
                     found.folders.update([] if is_hidden(name) else [name])
                 elif member.isreg():
-                    places[name] = member.offset_data, member.size
-                    _add(found, name, _tar_reader(file, lock, *places[name]))
+                    files.append((_inside(found, name), member.offset_data, member.size))
                 elif member.islnk() or member.issym():
-                    beside = posixpath.dirname(name) if member.issym() else ""
-                    links[name] = posixpath.normpath(posixpath.join(beside, member.linkname))
-                    _add(found, name, _tar_reader(file, lock, 0, 0))  # in its place in the order
+                    links[len(files)] = link_target(name, member.linkname, symbolic=member.issym())
+                    files.append((_inside(found, name), 0, 0))
             end = archive.offset
     except tarfile.TarError as error:
         raise _damaged(path, error) from error
-    for name in links:
-        _follow(found, name, links, places, lambda place: _tar_reader(file, lock, *place))
+    left, lost = followed(files, links)
+    found.files.update((name, _tar_reader(file, lock, offset, length)) for name, offset, length in left)
+    for place in lost:
+        if not is_hidden(name := files[place][0]):
+            found.passed.add("a link to what the archive does not hold", f"{name} -> {links[place]}")
     size = file.seek(0, 2)
     file.seek(end)
     rest = file.read(LONGEST_END + 1)
@@ -263,36 +275,6 @@ def _tar_reader(file: IO[bytes], lock: threading.Lock, offset: int, size: int) -
             return file.read(wanted)
 
     return read
-
-
-def _follow(
-    found: Archive,
-    name: str,
-    links: dict[str, str],
-    places: dict[str, tuple[int, int]],
-    reader: Callable[[tuple[int, int]], Read],
-) -> None:
-    """The file of this archive that a link names, also over several links; passed over where there is none."""
-    target = name
-    for _ in links:
-        if target not in links:
-            break
-        target = links[target]
-        if target in places:
-            found.files[name] = reader(places[target])
-            return
-    del found.files[name]
-    if not is_hidden(name):
-        found.passed.add("a link to what the archive does not hold", f"{name} -> {links[name]}")
-
-
-def _leads_out(path: Path, name: str) -> NstError:
-    return NstError(
-        f"{path} holds a file whose name leads out of it",
-        got=repr(name)[:200],
-        valid="relative names, without ..",
-        next="pack it again: tar -C <folder> -cf <archive>.tar .",
-    )
 
 
 def _damaged(path: Path, reason: object, kind: str = "tar") -> NstError:

@@ -122,11 +122,18 @@ def _list_folder(found: Listing, folder: str, ignored: Ignored, waiting: list[st
             continue
         if ignored(name):
             found.passed.add("left out by data.source.ignore", name)
-        elif entry.is_dir():
+        elif _is_folder(entry):
             (links if entry.is_symlink() else waiting).append(name)
         else:
             with found.reading(name):
                 _add_file(found, name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is told as a file that cannot be read
+        return False
 
 
 def _add_file(found: Listing, name: str) -> None:

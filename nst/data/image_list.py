@@ -76,7 +76,7 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     if not text.strip():
         raise empty(path)
     if path.suffix.lower() in PLAIN and not _has_heading(text):
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        names = [line.strip() for line in re.split("[\r\n]", text) if line.strip()]
         return [_file(path.parent, name) for name in names], names
     rows = [row for _, row in _rows(path, text, "\t" if path.suffix.lower() == ".tsv" else ",")]
     if rows and {cell.strip().lower() for cell in rows[0][0].split(";")} & {*COLUMNS} and ";" in rows[0][0]:

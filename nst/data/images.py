@@ -217,6 +217,9 @@ def _jpeg_orientation(data: bytes) -> int:
     """The orientation in a JPEG's EXIF; 1 where there is none."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in (0xDA, 0xD9):
+        if data[position + 1] == 0xFF:  # a fill byte before a marker
+            position += 1
+            continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : position + 2 + length]
         if data[position + 1] == 0xE1 and segment.startswith(b"Exif\0\0"):

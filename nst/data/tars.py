@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,8 +144,8 @@ def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[st
     while position + BLOCK <= size:
         header = data[position : position + BLOCK]
         if header.count(NUL) == BLOCK:
-            left, lost = _followed(files, links)
-            return left, not is_end(data[position : position + LONGEST_END + 1], size), lost
+            left, lost = followed(files, links)
+            return left, not is_end(data[position : position + LONGEST_END + 1], size), len(lost)
         _check_header(path, header, position)
         length = _length(path, header, position)
         start = position + BLOCK
@@ -159,25 +159,31 @@ def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[st
             long_name = long_link = None
         elif kind in LINK_TYPES:
             name, target = long_name or _name(header), long_link or _text(header[157:257])
-            links[len(files)] = _target(name, target, symbolic=kind == b"2")
+            links[len(files)] = link_target(name, target, symbolic=kind == b"2")
             files.append((name, start, 0))
             long_name = long_link = None
         position = start + -(-length // BLOCK) * BLOCK
-    left, lost = _followed(files, links)
-    return left, True, lost
+    left, lost = followed(files, links)
+    return left, True, len(lost)
 
 
-def _target(name: str, target: str, *, symbolic: bool) -> str:
+def link_target(name: str, target: str, *, symbolic: bool) -> str:
     """The name in the archive that a link means; a symbolic one is relative to its own folder."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), target) if symbolic else target)
 
 
-def _followed(files: list[tuple[str, int, int]], links: dict[int, str]) -> tuple[list[tuple[str, int, int]], int]:
-    """The files with every link as the file that it names, and how many links name none and are left out."""
+def followed(
+    files: list[tuple[str, int, int]], links: Mapping[int, str]
+) -> tuple[list[tuple[str, int, int]], list[int]]:
+    """The files (name, offset, bytes) with every link as the file that it names; and the links that name none.
+
+    Args:
+        links: the target of each file that is a link, by its place among the files.
+    """
     if not links:
-        return files, 0
+        return files, []
     names = {posixpath.normpath(name): place for place, (name, _, _) in enumerate(files)}
-    lost = set()
+    lost = []
     for place in links:
         end: int | None = place
         for _ in links:
@@ -185,10 +191,11 @@ def _followed(files: list[tuple[str, int, int]], links: dict[int, str]) -> tuple
                 break
             end = names.get(links[end])
         if end is None or end in links:
-            lost.add(place)
+            lost.append(place)
         else:
             files[place] = (files[place][0], *files[end][1:])
-    return [file for place, file in enumerate(files) if place not in lost], len(lost)
+    gone = set(lost)
+    return [file for place, file in enumerate(files) if place not in gone], lost
 
 
 def is_end(rest: bytes, size: int) -> bool:

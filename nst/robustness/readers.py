@@ -150,7 +150,7 @@ def _unwrapped(root: Path, known: Collection[str]) -> Path:
 
 def _subfolders(root: Path) -> list[str]:
     """Names, sorted, without hidden ones and those of a system."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name))
+    return sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry) and not is_hidden(entry.name))
 
 
 def size_in_bytes(entry: os.DirEntry[str] | Path) -> int:

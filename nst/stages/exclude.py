@@ -67,10 +67,10 @@ def look_alikes_out(options: ShardOptions, unlabeled: ShardSet, evaluation: Sequ
     )
     for row in report["images"][-report["excluded"] :][:SHOWN_EXCLUDED] if report["excluded"] else []:
         yield f"  {row['key']} = {row['matched_key']} ({row['reason']}, {row['distance']} bits apart)"
-    if not here:
-        yield from to_be_named(output, unlabeled.place)
     if report["excluded"] > SHOWN_EXCLUDED:
         yield f"  and {report['excluded'] - SHOWN_EXCLUDED} more: {output / 'excluded.json'}"
+    if not here:
+        yield from to_be_named(output, unlabeled.place)
 
 
 def to_be_named(folder: Path | str, place: Path | str) -> Iterator[str]:

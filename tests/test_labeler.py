@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -19,7 +21,7 @@ from nst.config import compose_config, job_from
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import Predictions
 from nst.data.shard_set import ShardInfo
-from nst.errors import NstError
+from nst.errors import NstError, Preempted
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build, normalize
 from nst.models.folding import LabelingNetwork
@@ -319,6 +321,31 @@ def test_finished_shards_are_skipped_on_a_rerun(tmp_path, teacher, digits, monke
     assert asked == [1]
     assert hashes(tmp_path / "p") == before
     assert (tmp_path / "p" / "unlabeled-000000.parquet").stat().st_mtime_ns == kept
+
+
+def test_sigterm_ends_a_labeling_in_words_and_the_same_command_continues(tmp_path, teacher, digits, monkeypatch):
+    """Lightning's own handler does nothing in a predict loop: all shards would be labeled first."""
+    asked: list[int] = []
+    original = Labeler.predict_step
+
+    def told(self, batch, batch_idx):
+        asked.append(batch_idx)
+        if len(asked) == 5:  # within the second of three shards of three batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Labeler, "predict_step", told)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="same command continues") as caught:
+        labeled(tmp_path / "p", teacher, digits)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert len(asked) == 5
+    assert list(hashes(tmp_path / "p")) == ["unlabeled-000000.parquet"]
+    labeled(tmp_path / "p", teacher, digits)
+    assert len(asked) == 5 + 6
+    labeled(tmp_path / "q", teacher, digits)
+    assert hashes(tmp_path / "p") == hashes(tmp_path / "q")
 
 
 def test_a_full_disk_stops_labeling_and_leaves_no_half_file(tmp_path, teacher, digits, monkeypatch):

@@ -7,18 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nst.data.images import encode_png
-from nst.errors import Preempted
 from nst.training import callbacks
-from nst.training.callbacks import LOOK_S, KeepLast
+from nst.training.callbacks import LOOK_S, Told
 from tests.conftest import TINY, read_by
 from tests.forked import PYTHON, ROOT, run, start
 
@@ -123,21 +122,18 @@ def test_ctrl_c_behind_the_end_says_nothing():
 
 
 class Ranks:
-    """Ranks in lockstep with a clock of our own: what Lightning and the collectives do for KeepLast, and no more."""
+    """Ranks in lockstep with a clock of our own: what the collectives do for `Told`, and no more."""
 
     def __init__(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.step, self.count, self.looks = 0.0, 0, count, list[float]()
-        self.callbacks = [KeepLast(Path(), Path()) for _ in range(count)]
-        for callback in self.callbacks:
-            monkeypatch.setattr(callback, "_write", lambda _: None)
         monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: self.now))
-        monkeypatch.setattr(callbacks, "Classifier", SimpleNamespace)
         self.planned = 0
+        self.told = [Told() for _ in range(count)]
         self.trainers = [self._trainer(rank) for rank in range(count)]
-        for callback, trainer in zip(self.callbacks, self.trainers, strict=True):
-            callback.on_train_start(cast(Any, trainer), cast(Any, None))
+        for one in self.told:
+            one.listen()
 
-    def _trainer(self, rank: int) -> SimpleNamespace:
+    def _trainer(self, rank: int) -> Any:
         def broadcast(steps: int) -> int:
             self.planned = steps if rank == 0 else self.planned
             return self.planned
@@ -145,26 +141,23 @@ class Ranks:
         def any_told(told: bool, *, all: bool) -> bool:
             if rank == 0:
                 self.looks.append(self.now)
-            return any(callback.told_to_stop for callback in self.callbacks)
+            return any(one._told for one in self.told)
 
         strategy = SimpleNamespace(broadcast=broadcast, reduce_boolean_decision=any_told)
-        return SimpleNamespace(
-            global_step=0, global_rank=rank, world_size=self.count, is_last_batch=False, strategy=strategy
-        )
+        return SimpleNamespace(global_rank=rank, world_size=self.count, strategy=strategy)
 
     def take(self, seconds: float) -> list[bool]:
         """A step of so many seconds; whether each rank stops after it."""
         self.now, self.step = self.now + seconds, self.step + 1
-        module = SimpleNamespace(on_train_batch_end=lambda *_: None)
-        stopped = []
-        for callback, trainer in zip(self.callbacks, self.trainers, strict=True):
-            trainer.global_step = self.step
-            try:
-                callback.on_train_batch_end(cast(Any, trainer), cast(Any, module))
-                stopped.append(False)
-            except Preempted:
-                stopped.append(True)
-        return stopped
+        return [one.by(trainer, self.step) for one, trainer in zip(self.told, self.trainers, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """Of SIGTERM, which no test leaves behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("step_s", [0.01, 0.3, 1.77, 3.5, 20.0])
@@ -175,7 +168,7 @@ def test_ranks_stop_at_the_same_step_within_seconds(step_s: float, monkeypatch: 
         assert ranks.take(1200.0) == [False] * 4
         for _ in range(told_at):
             assert ranks.take(step_s) == [False] * 4
-        ranks.callbacks[-1].told_to_stop = True
+        ranks.told[-1]._hear()
         told = ranks.now
         while not any(stopped := ranks.take(step_s)):
             assert ranks.now - told < LOOK_S

@@ -136,6 +136,27 @@ def test_a_preempted_training_leaves_a_checkpoint_and_ends_with_the_same_weights
     assert rows(tmp_path / "told") == rows(student)
 
 
+def test_sigterm_in_the_validation_after_a_training_is_no_success_and_the_same_command_ends_it(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Lightning would end the process there with exit code 0."""
+    original = Classifier.validation_step
+
+    def told(self: Classifier, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(self, batch, batch_idx)
+
+    monkeypatch.setattr(fitting, "VALIDATION_BATCH", 30)  # four batches
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match="at step 12;"):
+        patch.setattr(Classifier, "validation_step", told)
+        train.from_cfg(tiny("student.validate_every=null", run_dir=tmp_path / "told"))
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "told" / "DONE").exists()
+    result = train.from_cfg(tiny("student.validate_every=null", run_dir=tmp_path / "told"))
+    assert "top1" in result
+
+
 def test_dying_between_checkpoint_and_export_changes_nothing(
     tiny: Compose, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -17,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from nst.advice import again
 from nst.atomic import atomic_path
@@ -32,12 +33,50 @@ SHOWN_NAMES = 20
 LOOK_S = 5.0  # after which ranks ask each other again whether one was told to stop
 
 
+class Told:
+    """Whether the process has been told to stop.
+
+    A preempted machine gets SIGTERM and half a minute. Lightning's own handler would stop each rank at a step of its
+    own, as if it had succeeded, and none at all while it predicts. Here a process alone hears it after every step. Of
+    several ranks all must stop at the same one, so they ask each other every LOOK_S seconds, counted in steps.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+        self._look_steps, self._next_look, self._looked = 1, 0, 0.0  # between two looks; of the next; s
+
+    def listen(self, step: int = 0) -> None:
+        """From this step on; the trainer's end brings back the handler from before."""
+        self._look_steps, self._next_look, self._looked = 1, step + 1, time.perf_counter()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, *_: object) -> None:
+        self._told = True
+
+    def by(self, trainer: pl.Trainer, step: int) -> bool:
+        """Whether some rank was told, as far as ranks ask each other at this step."""
+        if step < self._next_look:
+            return False
+        if self.agreed(trainer):
+            return True
+        now = time.perf_counter()
+        if parts_of(trainer).place()[1] > 1:
+            # twice as far as the last at most: devices that work behind the host's back seem faster than they are
+            fitting = int(LOOK_S * self._look_steps / max(now - self._looked, 1e-6))
+            self._look_steps = trainer.strategy.broadcast(max(1, min(fitting, 2 * self._look_steps)))
+        self._next_look, self._looked = step + self._look_steps, now
+        return False
+
+    def agreed(self, trainer: pl.Trainer) -> bool:
+        """Whether some rank was told; all must ask."""
+        return trainer.strategy.reduce_boolean_decision(self._told, all=False)
+
+
 class KeepLast(Checkpoint):
     """Writes the state at the end of every segment and when the process is told to stop, over the one before.
 
-    A preempted machine gets SIGTERM and half a minute. A process that trains alone stops after the step; of several
-    ranks all must stop at the same one, so they ask each other every LOOK_S seconds, counted in steps. The state also
-    tells how long metrics.csv was, so that a resumed run goes on from exactly there.
+    The state also tells how long metrics.csv was, so that a resumed run goes on from exactly there.
 
     Args:
         continued: called when a state has been loaded and metrics.csv is as it was then.
@@ -47,51 +86,34 @@ class KeepLast(Checkpoint):
         self, path: Path, metrics: Path, title: str = "train", continued: Callable[[], None] | None = None
     ) -> None:
         self.path, self.metrics, self.title, self.continued = path, metrics, title, continued
-        self.told_to_stop = False
+        self.told = Told()
         self.kept_step: int | None = None  # of the state that is on the disk
-        self._look_steps = 1  # between two looks
-        self._next_look = 0
-        self._looked = 0.0  # s
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._look_steps, self._next_look, self._looked = 1, trainer.global_step + 1, time.perf_counter()
-        # Lightning's own handler, which its teardown removes with ours, would stop each rank at a step of its own
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._stop)
-
-    def _stop(self, *_: object) -> None:
-        self.told_to_stop = True
+        self.told.listen(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         assert isinstance(module, Classifier)
         # the end of a segment stops after its own checkpoint
-        if trainer.is_last_batch or trainer.global_step < self._next_look:
-            return
-        if self._agreed(trainer):
+        if not trainer.is_last_batch and self.told.by(trainer, trainer.global_step):
             module.on_train_batch_end(*args)  # callbacks come first, but this step belongs into the checkpoint's sums
             self._write(trainer)
             raise self._preempted(trainer)
-        self._plan_look(trainer)
-
-    def _plan_look(self, trainer: pl.Trainer) -> None:
-        """Sets the step of the next look, the same for all ranks.
-
-        Twice as far as the last at most: devices that work behind the host's back seem faster than they are, for some
-        steps.
-        """
-        now = time.perf_counter()
-        if parts_of(trainer).place()[1] > 1:
-            fitting = int(LOOK_S * self._look_steps / max(now - self._looked, 1e-6))
-            self._look_steps = trainer.strategy.broadcast(max(1, min(fitting, 2 * self._look_steps)))
-        self._next_look, self._looked = trainer.global_step + self._look_steps, now
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._write(trainer)
-        if self._agreed(trainer):
+        if self.told.agreed(trainer):
             raise self._preempted(trainer)
 
-    def _agreed(self, trainer: pl.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:  # after the last segment; one within a training waits for its end
+            self.told.listen()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING and self.told.by(trainer, batch_idx + 1):
+            raise self._preempted(trainer)
 
     def _preempted(self, trainer: pl.Trainer) -> Preempted:
         return Preempted(
@@ -146,26 +168,27 @@ def require_whole(state: Path) -> None:
 
 
 class StopWhenTold(Callback):
-    """Ends an evaluation at the batch after SIGTERM, on all ranks at once; files that it has written stay.
-
-    Lightning's own handler would end the process there without a word, and as if it had succeeded.
-    """
+    """Ends an evaluation or a labeling after SIGTERM, on all ranks at once; files that it has written stay."""
 
     def __init__(self) -> None:
-        self.told_to_stop = False
+        self.told = Told()
 
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._stop)  # the trainer's end brings back the handler from before
+    def on_test_start(self, *_: Any) -> None:
+        self.told.listen()
 
-    def _stop(self, *_: object) -> None:
-        self.told_to_stop = True
+    def on_predict_start(self, *_: Any) -> None:
+        self.told.listen()
 
-    def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False):
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._stop(trainer, *args)
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._stop(trainer, *args)
+
+    def _stop(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+        if self.told.by(trainer, batch_idx + 1):
             raise Preempted(
-                "told to stop (SIGTERM) within an evaluation; its finished parts are kept",
-                next="the same command continues",
+                "told to stop (SIGTERM); the parts that are finished are kept", next="the same command continues"
             )
 
 

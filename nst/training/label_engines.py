@@ -23,6 +23,7 @@ from nst.errors import UsageError
 from nst.models.checkpoints import load_network
 from nst.models.folding import LabelingNetwork
 from nst.progress import Bar
+from nst.training.callbacks import StopWhenTold
 from nst.training.ensemble import Ensemble, Member
 from nst.training.hardware import Hardware, Machine, Value
 from nst.training.labeler import Labeler, MeanLabeler, ShardByShard, ShardCollector, WriteShard
@@ -165,7 +166,7 @@ class LightningEngine:
             Bar(job.name, job.unlabeled.samples, start=done, quiet=rank > 0) as bar,
             ShardCollector(shard_batches(own), job.write, lambda images: bar.update(bar.step + images)) as collector,
         ):
-            trainer = hardware.trainer(job.folder, callbacks=[ShardByShard(collector)])
+            trainer = hardware.trainer(job.folder, callbacks=[ShardByShard(collector), StopWhenTold()])
             trainer.predict(labeler, loader, return_predictions=False)
         trainer.strategy.barrier("labeled")
 

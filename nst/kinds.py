@@ -100,7 +100,7 @@ def path() -> Kind:
 
 
 def network() -> Kind:
-    """A trained network where it lies, as `nst.models.released.locate` finds it."""
+    """A trained network where it lies, as `nst.models.located.locate` finds it."""
     return replace(path(), words="a network (its run, its file, or a name of timm's)")
 
 

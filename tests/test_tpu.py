@@ -954,7 +954,7 @@ def test_it_needs_nothing_but_python(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "--runtime-version=v2-alpha-tpuv6e" in done.stdout
     for path in [*(ROOT / "nst" / "cloud").glob("*.py"), ROOT / "nst" / "cli.py", ROOT / "nst" / "errors.py"]:
-        ast.parse(path.read_text(), feature_version=(3, 9))
+        ast.parse(path.read_text(), feature_version=(3, 10))
 
 
 def test_without_gcloud_it_says_where_to_get_it(cloud: Cloud, capsys, monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ without a file. A batch never spans two shards, so a file's bytes do not depend 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -29,8 +29,11 @@ from nst.stages.resolving import machine, open_shards
 from nst.stages.unread import says_pictures
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.ensemble import differing, shown_to, teachers
-from nst.training.label_engines import LabelEngine, LightningEngine, ShardsToLabel
+from nst.training.label_engines import LightningEngine, ShardsToLabel
 from nst.training.noised_teacher import noised, require_noisable
+
+if TYPE_CHECKING:
+    from nst.training.label_ray import RayEngine
 
 
 def run(job: LabelJob, output: Path) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def run(job: LabelJob, output: Path) -> dict[str, Any]:
     return result
 
 
-def _label(job: LabelJob, engine: LabelEngine, part: str, output: Path) -> dict[str, Any]:
+def _label(job: LabelJob, engine: LightningEngine | RayEngine, part: str, output: Path) -> dict[str, Any]:
     options, pictures = job.label, job.data.pictures
     networks, config = teacher_files(job.teacher, job.stage), require_values(job.config)
     shown = shown_to(networks, pictures, typed=says_pictures(config))
@@ -121,7 +124,7 @@ def from_cfg(cfg: DictConfig) -> dict[str, Any]:
     return run(job, predictions_folder(job.teacher, job.stage))
 
 
-def _engine(job: LabelJob) -> LabelEngine:
+def _engine(job: LabelJob) -> LightningEngine | RayEngine:
     trainer = job.trainer
     if job.label.engine == "lightning":
         return LightningEngine(machine(trainer))

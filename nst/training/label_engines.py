@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -58,31 +57,6 @@ class ShardsToLabel:
         return EvaluationBatches(self.unlabeled, self.teacher.view, batch_size=self.batch_size, only=only)
 
 
-class LabelEngine(Protocol):
-    """Where labeling happens."""
-
-    @property
-    def collective(self) -> bool:
-        """Whether all processes of a distributed job take part, or only one has the command."""
-        ...
-
-    def precision(self, wanted: str) -> str:
-        """What `label.precision` means here."""
-        ...
-
-    def batch_size(self, wanted: int) -> int:
-        """The next size that divides by the devices of a process."""
-        ...
-
-    def agreed(self, value: Value) -> Value:
-        """See `Machine`."""
-        ...
-
-    def label(self, job: ShardsToLabel, numbers: Sequence[int]) -> None:
-        """Labels these shards of the job and writes a file for each."""
-        ...
-
-
 def computes_bf16(accelerator: str) -> bool:
     """Whether this machine multiplies bf16 in hardware; where it does not, bf16 is slower than float32."""
     if accelerator == "gpu":
@@ -110,24 +84,15 @@ def torch_labeler(teacher: Member, precision: str, place: Place) -> Labeler:
     return Labeler(exact) if dtype == torch.float32 else Labeler(place(LabelingNetwork(network, dtype)), exact)
 
 
-def labeler_of(teacher: Ensemble, one: Callable[[Member], Labeler]) -> Labeler | MeanLabeler:
-    """The teacher, or several as one.
-
-    Args:
-        one: makes a network ready to label.
-    """
-    return teacher.asking(one, MeanLabeler)
-
-
 @dataclass(frozen=True)
 class LightningEngine:
     """Lightning's predict loop on the `trainer`'s hardware: every process labels each world_size-th shard."""
 
     hardware: Machine
-    collective = True
+    collective = True  # all processes of a distributed job take part; of Ray only one has the command
 
     def precision(self, wanted: str) -> str:
-        """XLA labels as it trains, in the trainer's precision, and fuses BatchNorm itself."""
+        """What `label.precision` means here. XLA labels as it trains, and fuses BatchNorm itself."""
         if isinstance(self.hardware, Hardware):
             return torch_precision(wanted, self.hardware.accelerator)
         if wanted not in ("auto", self.hardware.precision):
@@ -140,18 +105,21 @@ class LightningEngine:
         return str(self.hardware.precision)
 
     def batch_size(self, wanted: int) -> int:
+        """The next size that divides by the devices of a process."""
         return self.hardware.whole(wanted)
 
     def agreed(self, value: Value) -> Value:
+        """See `Machine`."""
         return self.hardware.agreed(value)
 
     def label(self, job: ShardsToLabel, numbers: Sequence[int]) -> None:
+        """Labels these shards of the job and writes a file for each."""
         hardware = self.hardware
         if isinstance(hardware, Hardware):
             hardware = replace(hardware, precision="32-true")  # the network's types are its own
-            labeler = labeler_of(job.teacher, lambda one: torch_labeler(one, job.precision, hardware.place))
+            labeler = job.teacher.asking(lambda one: torch_labeler(one, job.precision, hardware.place), MeanLabeler)
         else:
-            labeler = labeler_of(job.teacher, lambda one: Labeler(hardware.place(load_network(one.weights)[0])))
+            labeler = job.teacher.asking(lambda one: Labeler(hardware.place(load_network(one.weights)[0])), MeanLabeler)
         trainer = hardware.trainer(job.folder)
         trainer.strategy.barrier("shards listed")  # before any of them is written
         rank, world_size = parts_of(trainer).place()

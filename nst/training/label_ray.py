@@ -31,7 +31,6 @@ from nst.training.hardware import Hardware, Value
 from nst.training.label_engines import (
     ShardsToLabel,
     computes_bf16,
-    labeler_of,
     shard_batches,
     torch_labeler,
     torch_precision,
@@ -217,4 +216,4 @@ def _labeler(
     hardware = Hardware(accelerator=accelerator, channels_last=channels_last)
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
     one = functools.partial(torch_labeler, precision=precision, place=hardware.place)
-    return labeler_of(teacher, one).to(device), device
+    return teacher.asking(one, MeanLabeler).to(device), device

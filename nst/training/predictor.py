@@ -25,7 +25,7 @@ from nst.errors import NstError
 from nst.models.located import locate_ours
 from nst.training.ensemble import Ensemble, ensemble_asked
 from nst.training.hardware import Hardware
-from nst.training.label_engines import labeler_of, torch_labeler
+from nst.training.label_engines import torch_labeler
 from nst.training.labeler import Labeler, MeanLabeler
 
 # a path of a file, folder or archive; pixels (H, W, 3) or (H, W) uint8; a whole image file in memory
@@ -77,7 +77,7 @@ class Predictor:
         place = _device(device)
         hardware = Hardware(accelerator="gpu" if place.type == "cuda" else "cpu")
         one = partial(torch_labeler, precision="32-true", place=hardware.place)
-        return cls(network, labeler_of(network, one).to(place), place)
+        return cls(network, network.asking(one, MeanLabeler).to(place), place)
 
     def predict(self, pictures: Asked | Iterable[Asked], *, batch_size: int = 32) -> list[Prediction]:
         """What the network says, in the order of the pictures; those of a folder or archive by their names.

@@ -31,7 +31,8 @@ Value = TypeVar("Value")
 class Machine(Protocol):
     """Where and how computation happens; never changes what is computed beyond rounding.
 
-    `Hardware` is torch's own: CPU, one GPU, many GPUs. `nst.xla` has another for TPUs.
+    `Hardware` is torch's own: CPU, one GPU, many GPUs. `nst.xla` has another for TPUs. What stands here in full holds
+    where every device has a process of its own, and takes a step's operations as they come.
     """
 
     @property
@@ -57,12 +58,12 @@ class Machine(Protocol):
     @property
     def local_groups(self) -> int:
         """Devices that one process feeds: the parts of its batch."""
-        ...
+        return 1
 
     @property
     def groups(self) -> int:
         """Parts of the batch that a step of the Classifier sees."""
-        ...
+        return 1
 
     @property
     def devices_in_all(self) -> int:
@@ -73,11 +74,11 @@ class Machine(Protocol):
     def device_numbers(self) -> bool:
         """Whether numbers that change from step to step (learning rate, EMA decay) go to the device as tensors: where
         the step is a compiled graph, a Python number would be part of it."""
-        ...
+        return False
 
     def whole(self, batch_size: int) -> int:
         """The next batch size that divides by the devices of a process."""
-        ...
+        return batch_size
 
     def agreed(self, value: Value) -> Value:
         """The first host's value of what hosts may see differently, such as a file on a network disk. All must ask."""
@@ -93,11 +94,11 @@ class Machine(Protocol):
     ) -> pl.Trainer: ...
     def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
         """What a training's result says about this machine."""
-        ...
+        return {}
 
 
 @dataclass(frozen=True)
-class Hardware(TorchOptions):
+class Hardware(TorchOptions, Machine):
     """CPU or GPUs through torch's own backends."""
 
     def __post_init__(self) -> None:
@@ -132,23 +133,8 @@ class Hardware(TorchOptions):
         return self.devices_in_all if self.accelerator == "gpu" else 1
 
     @property
-    def local_groups(self) -> int:
-        return 1
-
-    @property
-    def groups(self) -> int:
-        return 1
-
-    @property
     def devices_in_all(self) -> int:
         return self._devices_here * self.num_nodes
-
-    @property
-    def device_numbers(self) -> bool:
-        return False
-
-    def whole(self, batch_size: int) -> int:
-        return batch_size
 
     def keep_apart(self, tensors: Sequence[torch.Tensor]) -> None:
         """Nothing: operations run in the order in which they are called."""
@@ -160,9 +146,6 @@ class Hardware(TorchOptions):
     def _devices_here(self) -> int:
         """Devices of this machine that are asked for."""
         return device_count(self.devices, torch.cuda.device_count() if self.accelerator == "gpu" else 1)
-
-    def facts(self, trainer: pl.Trainer) -> dict[str, Any]:
-        return {}
 
     def place(self, network: Network) -> Network:
         """The network in this hardware's memory format."""

@@ -18,12 +18,12 @@ from nst.machine import host_memory, require_loaders
 from nst.models.efficientnet import EfficientNet
 from nst.models.timm_network import TimmNetwork
 from nst.settings.trainer import XlaOptions
-from nst.training.hardware import Network, Value, bare_trainer
+from nst.training.hardware import Machine, Network, Value, bare_trainer
 from nst.xla.environment import configure
 
 
 @dataclass(frozen=True)
-class XlaHardware(XlaOptions):
+class XlaHardware(XlaOptions, Machine):
     """Devices of PyTorch/XLA, all in one SPMD program.
 
     Raises:

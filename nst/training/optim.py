@@ -41,20 +41,12 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     return [{"params": list(members.values()), "weight_decay": decay} for members, decay in groups if members]
 
 
-# constructor and our defaults. RMSProp is TensorFlow's: epsilon inside the root, mean square from 1, rate
-# inside the momentum buffer; torch.optim.RMSprop differs in all three.
-OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
-    "rmsprop": (RMSpropTF, {"alpha": 0.9, "eps": 1e-3, "momentum": 0.9}),
-    "adamw": (torch.optim.AdamW, {}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
-}
-
-
-# the same for a rate that is a tensor
-TENSOR_RATE: dict[str, Callable[..., Optimizer]] = {
-    "rmsprop": TensorRateRMSprop,
-    "adamw": TensorRateAdamW,
-    "sgd": TensorRateSGD,
+# constructor, the same for a rate that is a tensor, and our defaults. RMSProp is TensorFlow's: epsilon inside the
+# root, mean square from 1, rate inside the momentum buffer; torch.optim.RMSprop differs in all three.
+OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[..., Optimizer], dict[str, Any]]] = {
+    "rmsprop": (RMSpropTF, TensorRateRMSprop, {"alpha": 0.9, "eps": 1e-3, "momentum": 0.9}),
+    "adamw": (torch.optim.AdamW, TensorRateAdamW, {}),
+    "sgd": (torch.optim.SGD, TensorRateSGD, {"momentum": 0.9, "nesterov": True}),
 }
 
 
@@ -73,7 +65,7 @@ def build_optimizer(
     Raises:
         NstError: an option that it does not have, or one that has no form with a tensor as rate.
     """
-    constructor, defaults = OPTIMIZERS[name]
+    constructor, with_tensor_rate, defaults = OPTIMIZERS[name]
     accepted = [option for option in inspect.signature(constructor).parameters if option not in ("params", "lr")]
     for option in options:
         if option not in accepted:
@@ -81,7 +73,7 @@ def build_optimizer(
                 f"{name} has no such option{nearest(option, accepted)}", got=option, valid=", ".join(accepted)
             )
     if tensor_rate:
-        constructor = TENSOR_RATE[name]
+        constructor = with_tensor_rate
         _require_supported(name, options)
     try:
         return constructor(list(groups), lr=lr, **{**defaults, **options})

@@ -19,89 +19,76 @@ from torch.optim import Optimizer
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
-class TensorRateRMSprop(RMSpropTF):
+class TensorRate(Optimizer):
+    """An optimiser that moves all parameters of a group at once."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self.move(group, parameters, [parameter.grad for parameter in parameters])
+        return loss
+
+    def move(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """An update of these parameters, which all have gradients."""
+        raise NotImplementedError
+
+
+class TensorRateRMSprop(TensorRate, RMSpropTF):
     """TensorFlow's RMSProp as timm computes it: epsilon in the root, mean square from 1, rate in the momentum."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _closed(closure)
-        for group in self.param_groups:
-            parameters, gradients = _with_gradients(group)
-            if not parameters:
-                continue
-            states = _count(self, parameters)
-            squares = [state["square_avg"] for state in states]
-            slopes = _decayed(gradients, parameters, group["weight_decay"])
-            moved = torch._foreach_lerp(squares, torch._foreach_mul(slopes, slopes), 1 - group["alpha"])
-            roots = torch._foreach_sqrt(torch._foreach_add(moved, group["eps"]))
-            updates: Tensors = torch._foreach_mul(torch._foreach_div(slopes, roots), group["lr"])
-            torch._foreach_copy_(squares, moved)
-            if group["momentum"]:
-                updates = _accumulated(states, updates, group["momentum"])
-            torch._foreach_copy_(parameters, torch._foreach_sub(parameters, updates))
-        return loss
+    def move(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        states = _count(self, parameters)
+        squares = [state["square_avg"] for state in states]
+        slopes = _decayed(gradients, parameters, group["weight_decay"])
+        moved = torch._foreach_lerp(squares, torch._foreach_mul(slopes, slopes), 1 - group["alpha"])
+        roots = torch._foreach_sqrt(torch._foreach_add(moved, group["eps"]))
+        updates: Tensors = torch._foreach_mul(torch._foreach_div(slopes, roots), group["lr"])
+        torch._foreach_copy_(squares, moved)
+        if group["momentum"]:
+            updates = _accumulated(states, updates, group["momentum"])
+        torch._foreach_copy_(parameters, torch._foreach_sub(parameters, updates))
 
 
-class TensorRateAdamW(torch.optim.AdamW):
+class TensorRateAdamW(TensorRate, torch.optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _closed(closure)
-        for group in self.param_groups:
-            parameters, gradients = _with_gradients(group)
-            if not parameters:
-                continue
-            states = _count(self, parameters)
-            (beta1, beta2), rate = group["betas"], group["lr"]
-            first, second = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
-            # corrections of the averages' start, computed here and sent: as Python numbers they would be in the graph
-            steps = int(states[0]["step"])
-            corrections = torch.tensor([1 - beta1**steps, (1 - beta2**steps) ** 0.5]).to(rate.device)
+    def move(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        states = _count(self, parameters)
+        (beta1, beta2), rate = group["betas"], group["lr"]
+        first, second = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        # corrections of the averages' start, computed here and sent: as Python numbers they would be in the graph
+        steps = int(states[0]["step"])
+        corrections = torch.tensor([1 - beta1**steps, (1 - beta2**steps) ** 0.5]).to(rate.device)
 
-            means = torch._foreach_lerp(first, gradients, 1 - beta1)
-            squares = torch._foreach_lerp(second, torch._foreach_mul(gradients, gradients), 1 - beta2)
-            roots = torch._foreach_div(torch._foreach_sqrt(squares), corrections[1])
-            updates = torch._foreach_div(means, torch._foreach_add(roots, group["eps"]))
-            updates = torch._foreach_mul(updates, rate / corrections[0])
-            kept = torch._foreach_mul(parameters, 1 - rate * group["weight_decay"])
-            torch._foreach_copy_(first, means)
-            torch._foreach_copy_(second, squares)
-            torch._foreach_copy_(parameters, torch._foreach_sub(kept, updates))
-        return loss
+        means = torch._foreach_lerp(first, gradients, 1 - beta1)
+        squares = torch._foreach_lerp(second, torch._foreach_mul(gradients, gradients), 1 - beta2)
+        roots = torch._foreach_div(torch._foreach_sqrt(squares), corrections[1])
+        updates = torch._foreach_div(means, torch._foreach_add(roots, group["eps"]))
+        updates = torch._foreach_mul(updates, rate / corrections[0])
+        kept = torch._foreach_mul(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_copy_(first, means)
+        torch._foreach_copy_(second, squares)
+        torch._foreach_copy_(parameters, torch._foreach_sub(kept, updates))
 
 
-class TensorRateSGD(torch.optim.SGD):
+class TensorRateSGD(TensorRate, torch.optim.SGD):
     """SGD with momentum, or Nesterov's."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _closed(closure)
-        for group in self.param_groups:
-            parameters, gradients = _with_gradients(group)
-            if not parameters:
-                continue
-            updates = slopes = _decayed(gradients, parameters, group["weight_decay"])
-            if group["momentum"]:
-                states = [self.state[parameter] for parameter in parameters]
-                updates = _accumulated(states, slopes, group["momentum"])
-                if group["nesterov"]:
-                    updates = torch._foreach_add(slopes, updates, alpha=group["momentum"])
-            updates = torch._foreach_mul(updates, group["lr"])
-            torch._foreach_copy_(parameters, torch._foreach_sub(parameters, updates))
-        return loss
-
-
-def _closed(closure: Callable[[], Any] | None) -> Any:
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
-
-
-def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-    return parameters, [parameter.grad for parameter in parameters]
+    def move(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        updates = slopes = _decayed(gradients, parameters, group["weight_decay"])
+        if group["momentum"]:
+            states = [self.state[parameter] for parameter in parameters]
+            updates = _accumulated(states, slopes, group["momentum"])
+            if group["nesterov"]:
+                updates = torch._foreach_add(slopes, updates, alpha=group["momentum"])
+        updates = torch._foreach_mul(updates, group["lr"])
+        torch._foreach_copy_(parameters, torch._foreach_sub(parameters, updates))
 
 
 def _count(optimizer: Optimizer, parameters: Tensors) -> list[dict[str, Any]]:

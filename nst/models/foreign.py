@@ -27,11 +27,12 @@ from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
 from nst.models.labels import assume_order, label_names, order_of, reordered
 from nst.models.located import HUB_FILES
 from nst.models.network_info import is_ours
-from nst.models.released import WEIGHT_SUFFIXES, open_network
+from nst.models.released import open_network
 from nst.models.timm_architecture import Framing, framing_of
 from nst.models.timm_layers import classifier_names
 
 LEVELS = 255.0
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 # arguments of timm.create_model that name files or other places
 NO_SIZES = ("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 

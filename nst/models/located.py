@@ -7,7 +7,7 @@ from shlex import quote
 
 from nst.errors import NstError
 from nst.finished import final_weights
-from nst.models.network_info import existing_file, is_ours
+from nst.models.network_info import is_ours
 from nst.models.weight_files import require_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -21,8 +21,8 @@ def locate(source: str | Path) -> Path | str:
     """
     path = Path(source)
     if path.exists() or not str(source).startswith("tf_efficientnet"):
-        hub = path.is_dir() and any((path / name).is_file() for name in HUB_FILES)
-        weights = file_in(path) if hub else final_weights(path)
+        hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+        weights = hub or final_weights(path)
         require_weights(weights)
         return weights
     from nst.models.released import require_released  # here: it brings torch
@@ -55,9 +55,3 @@ def locate_ours(source: str | Path) -> Path:
         next=f"nst export model.checkpoint={quote(str(source))} export.format=nst export.output=runs/released"
         " data.root=<shards>, then runs/released instead of it",
     )
-
-
-def file_in(path: Path) -> Path:
-    """The file itself, or the one in a folder as the hub lays it out."""
-    inside = [path / name for name in HUB_FILES]
-    return next((file for file in inside if file.is_file()), None) or existing_file(path)

@@ -26,16 +26,15 @@ from torch import nn
 from nst.atomic import known_sha256
 from nst.documents import damaged, fingerprint, read_json
 from nst.errors import NstError, nearest
-from nst.models.architectures import ARCHITECTURES, Architecture
+from nst.models.architectures import ARCHITECTURES
 from nst.models.checkpoints import copy_weights, load_network, outline, read_weights, recognize
 from nst.models.efficientnet import EfficientNet, build
 from nst.models.labels import assume_order, label_names, order_of, reordered
-from nst.models.located import file_in, locate
+from nst.models.located import locate
 from nst.models.network_info import NetworkInfo, is_ours
 from nst.models.networks import Network
 from nst.replaced import replaced
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 HUB_FORMS: dict[str, Callable[[Any], bool]] = {
     "mean": lambda value: _numbers(value, 3),
     "std": lambda value: _numbers(value, 3) and 0 not in value,
@@ -88,48 +87,36 @@ def require_released(name: str) -> str:
     )
 
 
-def load_timm(
-    name_or_path: str | Path,
-    classes: Sequence[str],
-    *,
-    architecture: Architecture | None = None,
-    image_size: int | None = None,
-) -> tuple[EfficientNet, NetworkInfo]:
-    """Released weights, by timm's name (downloaded) or from a file or folder in timm's layout; in eval mode.
+def load_timm(place: Path | str, classes: Sequence[str]) -> tuple[EfficientNet, NetworkInfo]:
+    """Released weights in eval mode, at timm's test px (config.json beside a file), else the architecture's.
 
     Args:
-        name_or_path: such as `tf_efficientnet_b7.ns_jft_in1k`, or a .safetensors or .pth file, or its folder.
+        place: as `locate` answers: timm's name, such as `tf_efficientnet_b7.ns_jft_in1k` (downloaded), or the file.
         classes: names in the order of the logits.
-        architecture: None finds it by the shapes of the weights.
-        image_size: test px; None takes timm's (config.json beside a file), else the architecture's.
 
     Raises:
-        NstError: neither a file nor a known name, no download, another network, number of classes or
-            normalisation.
+        NstError: no download, another network, number of classes or normalisation.
     """
-    source = str(name_or_path)
-    if source in released_names():
+    source = str(place)
+    if isinstance(place, str):
         config = require_imagenet_normalization(source, released_config(source))
         assume_order(source, source, classes)
         state = download(source).state_dict()
     else:
-        if not Path(source).exists() and Path(source).suffix not in WEIGHT_SUFFIXES:
-            require_released(source)
-        path = file_in(Path(source))
-        config = require_imagenet_normalization(source, timm_config(path))
-        state = read_weights(path)
-        if (names := label_names(path)) is None:
-            assume_order(source, path, classes)
+        config = require_imagenet_normalization(source, timm_config(place))
+        state = read_weights(place)
+        if (names := label_names(place)) is None:
+            assume_order(source, place, classes)
         else:
             state = reordered(state, ("classifier.weight", "classifier.bias"), order_of(names, classes, source))
-    architecture = architecture or recognize(state)
+    architecture = recognize(state)
     if architecture is None:
         raise NstError(
             f"{source} is no network we know", got=outline(state), valid=", ".join(ARCHITECTURES), next=OTHERS
         )
     network = build(architecture, len(classes))
     copy_weights(network, state, source)
-    size = image_size or config.get("input_size", [architecture.test_size])[-1]
+    size = config.get("input_size", [architecture.test_size])[-1]
     extra = {"imported_from": Path(source).name}
     info = NetworkInfo(architecture, tuple(classes), size, architecture.train_size, extra=extra)
     return network.eval(), info

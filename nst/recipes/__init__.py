@@ -22,10 +22,9 @@ from nst.recipes import (
     table8,
     table9,
 )
-from nst.recipes.choices import Choice
 from nst.recipes.network_table import NETWORKS
 from nst.recipes.published import Exhibit
-from nst.recipes.rows import Row
+from nst.recipes.rows import Choice, Row
 
 _TABLES = (table2, table3, table4, table5, figure3, table6, table7, table8, table9, figure4, later)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nst.recipes.choices import Choice, Made
+from nst.recipes.choices import Made
 from nst.settings import GROUPS, SECTIONS
 from nst.settings.fields import defaults_of
 from nst.settings.measuring import WandbOptions
 from nst.settings.stages import CommonOptions
 
 _SECTIONS = {name: defaults_of(section) for name, section in SECTIONS.items()}
-CHOICES: dict[str, Mapping[str, Choice]] = {  # group → name → choice
+CHOICES: dict[str, Mapping[str, Made]] = {  # group → name → choice
     group: {f"_{name}": Made("", defaults_of(base)) for name, base in bases.items()} for group, bases in GROUPS.items()
 }
 CHOICES[""] = {"_defaults": Made("", {**defaults_of(CommonOptions), **_SECTIONS})}

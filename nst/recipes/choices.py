@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-
-class Choice(Protocol):
-    """A choice of a group: what a file of its name in conf/ would have."""
-
-    @property
-    def says(self) -> str:
-        """One line for `--help`."""
-
-    @property
-    def package(self) -> str | None:
-        """Where its options go: `_global_`, or None for below the group's name."""
-
-    def node(self) -> dict[str, Any]:
-        """Its options and defaults list."""
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Made:
-    """A choice whose options are at hand."""
+    """A choice whose options are at hand: what a file of its name in conf/ would have.
+
+    Args:
+        says: one line for `--help`.
+        package: where the options go: `_global_`, or None for below the group's name.
+    """
 
     says: str
     options: Mapping[str, Any]
     package: str | None = None
 
     def node(self) -> dict[str, Any]:
+        """Its options and defaults list."""
         return tree(self.options)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nst.recipes.choices import Choice, Made
+from nst.recipes.choices import Made
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ NETWORKS = tuple(Network(*row) for row in (
 REMATERIALIZED = ("l2",)  # whose activations do not fit a chip otherwise
 
 
-def model(network: Network) -> Choice:
+def model(network: Network) -> Made:
     """`model=`: the network itself."""
     options = {
         "defaults": ["_defaults", "_self_"],
@@ -89,7 +89,7 @@ def model(network: Network) -> Choice:
     return Made(f"{network.title}, {network.parameters_m}M parameters at 1000 classes (METHOD, Networks)", options)
 
 
-def student(network: Network) -> Choice:
+def student(network: Network) -> Made:
     """`student=`: the network and the paper's recipe for it.
 
     FixRes, of the large ones: 1.5 epochs of labeled images at the test size, without augmentation, while the stem and
@@ -115,7 +115,7 @@ def student(network: Network) -> Choice:
     return Made(says, options, "_global_")
 
 
-def teacher(network: Network) -> Choice:
+def teacher(network: Network) -> Made:
     """`teacher=`: soft labels of that network, which iterate trains first."""
     says = f"soft labels by {network.title} at its own test size ({network.test_size} px as released)"
     return Made(says, {"defaults": ["soft", "_self_"], "student": network.name})

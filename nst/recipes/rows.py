@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nst.recipes.choices import tree
+from nst.recipes.choices import Made, tree
 
 ITSELF = ((), ())  # two generations of one network, without options of their own
 ALONE = ((),)  # one, on labels alone
@@ -72,6 +72,9 @@ class Row:
         overrides = [{f"override /{group}": choice} for group, choice in self.choices.items()]
         shown = {"paper": paper} if self.places else {}
         return {"defaults": [*overrides, "_self_"], "name": self.name, **shown, **tree(self.options)}
+
+
+Choice = Made | Row  # of a configuration group
 
 
 def training(

@@ -17,7 +17,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from nst.recipes.choices import Choice
+from nst.recipes.rows import Choice
 
 SCHEME, MODULES = "rows", ("nst.recipes", "nst.recipes.bases")
 

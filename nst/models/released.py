@@ -6,11 +6,10 @@ The architecture is found by their shapes, and a network that expects another no
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -186,7 +185,7 @@ def download(name: str) -> nn.Module:
     """
     try:
         try:
-            with _without_hub():
+            with replaced(constants, "HF_HUB_OFFLINE", True):  # the client would try an unreachable hub for a minute
                 return timm.create_model(name, pretrained=True)
         except EntryNotFoundError:  # not downloaded before
             if not _hub_answers():
@@ -198,13 +197,6 @@ def download(name: str) -> nn.Module:
             got=str(error).splitlines()[0] if str(error) else type(error).__name__,
             next=f"on a machine that can: hf download timm/{name} --local-dir <folder>; then give that folder",
         ) from error
-
-
-@contextlib.contextmanager
-def _without_hub() -> Iterator[None]:
-    """Lets the hub's client look at what is on this machine only: unreachable, it tries for a minute."""
-    with replaced(constants, "HF_HUB_OFFLINE", True):
-        yield
 
 
 def _hub_answers() -> bool:

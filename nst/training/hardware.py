@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -186,7 +185,8 @@ def bare_trainer(
 ) -> pl.Trainer:
     """A Trainer without Lightning's own bars, checkpoints and samplers: we bring ours."""
     quiet_lightning()
-    with _without_xla():
+    # Lightning would import torch_xla just to print that there is no TPU: it costs seconds
+    with replaced(XLAAccelerator, "is_available", staticmethod(lambda: False)):
         return pl.Trainer(
             default_root_dir=directory,
             callbacks=list(callbacks),
@@ -198,13 +198,6 @@ def bare_trainer(
             num_sanity_val_steps=0,
             **options,
         )
-
-
-@contextlib.contextmanager
-def _without_xla() -> Iterator[None]:
-    """Keeps Lightning from importing torch_xla just to print that there is no TPU: it costs seconds."""
-    with replaced(XLAAccelerator, "is_available", staticmethod(lambda: False)):
-        yield
 
 
 def quiet_lightning() -> None:

@@ -48,7 +48,7 @@ from nst.training.classifier import Classifier
 from nst.training.ema import decay_at
 from nst.training.loggers import MetricsTable
 from nst.training.optim import parameter_groups
-from nst.training.schedule import Schedule
+from nst.training.phases import Schedule
 
 SMALL = Architecture(1.0, 1.0, train_size=32, test_size=32, small_images=True, name="small")
 NETWORKS = {"small": SMALL, **ARCHITECTURES}

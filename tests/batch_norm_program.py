@@ -26,7 +26,7 @@ from nst.settings.learning import Recipe
 from nst.settings.network import Noise
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
-from nst.training.schedule import Schedule
+from nst.training.phases import Schedule
 from tests.tiny_networks import LEVIT
 
 RANKS = 2

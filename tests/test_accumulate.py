@@ -22,7 +22,7 @@ from nst.settings.learning import Recipe
 from nst.settings.network import Noise, Side
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
-from nst.training.schedule import Schedule
+from nst.training.phases import Schedule
 from tests.conftest import TINY
 from tests.xla_runs import dispatch_until_killed, metrics
 

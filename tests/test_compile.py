@@ -24,7 +24,7 @@ from nst.stages import train
 from nst.training import compiling
 from nst.training.classifier import Classifier
 from nst.training.hardware import Hardware
-from nst.training.schedule import Schedule
+from nst.training.phases import Schedule
 from tests.conftest import TINY
 
 STEPS, LABELED, RATIO, CLASSES, SIDE = 20, 8, 2, 5, 12

@@ -23,7 +23,7 @@ from nst.settings.network import Noise, RandAugmentOptions
 from nst.stages import resolving
 from nst.stages.generations import configurations
 from nst.stages.resolving import measured
-from nst.training.recipe import Length
+from nst.training.phases import Length
 from tests.composing import made
 
 ROOT = Path(__file__).parent.parent

@@ -28,8 +28,7 @@ from nst.settings.job import GenerationsJob
 from nst.settings.learning import StudentOptions
 from nst.stage_table import STAGES
 from nst.stages.generations import configurations
-from nst.training.recipe import Length
-from nst.training.schedule import schedule_for
+from nst.training.phases import Length, schedule_for
 from tests import forked
 from tests.composing import made
 from tests.conftest import TINY, read_by

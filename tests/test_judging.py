@@ -18,8 +18,7 @@ from nst.settings.job import GenerationJob
 from nst.stages.control import control_options
 from nst.stages.generations import Places
 from nst.stages.judging import VALIDATION, Judging, link_best
-from nst.training.recipe import Length
-from nst.training.schedule import schedule_for
+from nst.training.phases import Length, schedule_for
 from nst.written import begin
 from tests.conftest import TINY, read_by
 

@@ -38,7 +38,7 @@ from nst.settings.learning import OptimizerOptions, Recipe
 from nst.settings.stages import PlanCounts
 from nst.stages import plan
 from nst.training.optim import build_optimizer, parameter_groups
-from nst.training.recipe import Length
+from nst.training.phases import Length
 from nst.xla import aot
 from nst.xla.program import Collective, TrainStep, collectives
 from tests.composing import made

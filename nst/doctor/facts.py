@@ -15,7 +15,7 @@ from nst.models.timm_architecture import TimmArchitecture
 from nst.settings.data import Pictures
 from nst.settings.learning import Finetune, Recipe
 from nst.settings.network import Noise
-from nst.training.recipe import Length
+from nst.training.phases import Length
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class OptimizerOptions(Group, at="student.optimizer"):
 
 @dataclass(frozen=True)
 class ScheduleOptions(Group, at="student.schedule"):
-    """The learning rate over a training; see `nst.training.schedule.Schedule`."""
+    """The learning rate over a training; see `nst.training.phases.Schedule`."""
 
     kind: str = option(choice("exponential", "cosine", "constant"), "exponential")
     warmup_epochs: float = option(number(0, 1e9), 5, "linear warm-up")

@@ -14,7 +14,7 @@ from typing import Any
 from nst.documents import read_json
 from nst.settings.job import TrainJob
 from nst.stages.chosen_network import architecture
-from nst.training.recipe import Length
+from nst.training.phases import Length
 
 
 def control_options(generations: Sequence[TrainJob], labeled: int, teacher: Path | None = None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from nst.training.hardware import Hardware, Machine
 from nst.training.losses import joint_loss, labeled_loss, sharpen, soft_targets, unlabeled_loss
 from nst.training.noised_sides import masks
 from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
-from nst.training.schedule import Schedule
+from nst.training.phases import Schedule
 from nst.training.step_sums import NOTHING_SUMMED, TRAIN_METRICS, means_of
 
 

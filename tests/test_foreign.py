@@ -23,9 +23,9 @@ from nst.data.views import clean_view
 from nst.errors import NstError
 from nst.models import released
 from nst.models.efficientnet import EfficientNet, normalize
-from nst.models.foreign import Framing, open_any, weights_digest
+from nst.models.foreign import open_any, weights_digest
 from nst.models.timm_architecture import require_timm_name
-from nst.settings.data import Pictures
+from nst.settings.data import Framing, Pictures
 from tests.helpers import noise
 
 CLASSES = tuple(f"class {i}" for i in range(10))

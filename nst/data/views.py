@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,23 +11,11 @@ from nst.data.operations import Image
 from nst.data.randaugment import RandAugment, small_image_constants
 from nst.data.stream import generator
 from nst.data.transforms import Augment, CenterView
-from nst.settings.data import Pictures
+from nst.settings.data import Framing, Pictures
 from nst.settings.network import Noise
 
 
-class ViewFraming(Protocol):
-    """How a network that was trained elsewhere is shown photographs, where that is not the paper's way; `CenterView`
-    tells what its options mean."""
-
-    @property
-    def crop(self) -> str: ...
-    @property
-    def resize(self) -> str: ...
-    @property
-    def kept(self) -> float: ...
-
-
-def clean_view(image_size: int, pictures: Pictures, framing: ViewFraming | None = None) -> CenterView:
+def clean_view(image_size: int, pictures: Pictures, framing: Framing | None = None) -> CenterView:
     """The centre view (whole image when small) at `image_size` px."""
     if pictures.small:
         return CenterView(image_size, crop="none")
@@ -98,7 +86,7 @@ class SideBySide:
 
 
 def training_view(
-    kind: str, image_size: int, pictures: Pictures, noise: Noise, framing: ViewFraming | None = None
+    kind: str, image_size: int, pictures: Pictures, noise: Noise, framing: Framing | None = None
 ) -> Augment | CenterView:
     """The view of one side: "randaugment", "standard" (crop and flip only), or "none" (clean)."""
     if kind == "none":

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nst.data.transforms import CenterView
-from nst.data.views import ViewFraming, clean_view
+from nst.data.views import clean_view
 from nst.robustness.image_sets import ImageSet, stratified
-from nst.settings.data import Pictures
+from nst.settings.data import Framing, Pictures
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +62,7 @@ class Subject:
     batch_size: int
     options: RobustnessOptions
     clean: ImageSet | None = None
-    framing: ViewFraming | None = None
+    framing: Framing | None = None
     only_size: int | None = None
     looks: int = 1
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nst.models.timm_architecture import Framing, TimmArchitecture, frozen, require_only
+from nst.models.timm_architecture import TimmArchitecture, frozen, require_only
 from nst.recipes.network_table import NETWORKS
+from nst.settings.data import Framing
 
 
 class Stage(NamedTuple):

@@ -28,8 +28,9 @@ from nst.models.labels import assume_order, label_names, order_of, reordered
 from nst.models.located import HUB_FILES
 from nst.models.network_info import is_ours
 from nst.models.released import open_network
-from nst.models.timm_architecture import Framing, framing_of
+from nst.models.timm_architecture import framing_of
 from nst.models.timm_layers import classifier_names
+from nst.settings.data import Framing
 
 LEVELS = 255.0
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")

@@ -9,18 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nst.errors import UsageError, nearest_few, require_choice
+from nst.settings.data import Framing
 
 CROPS = ("center", "squash")  # timm's modes that we know
 RESIZES = {"bicubic": "antialias", "bilinear": "bilinear"}  # timm's names of interpolations, and ours
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How photographs are shown to a network: crop, resize and kept of `nst.data.transforms.CenterView`."""
-
-    crop: str
-    resize: str
-    kept: float
 
 
 def framing_of(source: str, config: Mapping[str, Any], image_size: int) -> Framing:

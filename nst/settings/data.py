@@ -61,6 +61,16 @@ class Pictures(Group, at="data.pictures"):
 
 
 @dataclass(frozen=True)
+class Framing:
+    """How a network that was trained elsewhere is shown photographs, where that is not the paper's way: options of
+    `nst.data.transforms.CenterView`."""
+
+    crop: str
+    resize: str
+    kept: float
+
+
+@dataclass(frozen=True)
 class Sizes(Group, at="data"):
     """How many images go where."""
 

@@ -24,7 +24,7 @@ from nst.report import workspace
 from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
 from nst.training.step_sums import TRAIN_METRICS
-from nst.training.tracking import Tracking, resolved_mode, run_id
+from nst.training.tracking import Tracking, run_id
 from tests import forked
 from tests.conftest import TINY
 from tests.trainings import dying_at
@@ -228,9 +228,9 @@ def test_without_an_account_auto_means_offline(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert resolved_mode("auto") == "offline"
+    assert WandbOptions(mode="auto", group=None).resolved_mode == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert resolved_mode("auto") == "disabled"
+    assert WandbOptions(mode="auto", group=None).resolved_mode == "disabled"
 
 
 def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_one_the_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,15 @@ class WandbOptions(Group, at="logger.wandb"):
     )
     group: str | None = option(null(text(128)), follows="${name}", help="under which W&B shows runs together")
     tags: Sequence[str] = option(listed(text(64)), ())
+
+    @property
+    def resolved_mode(self) -> str:
+        """W&B's own: whether a run is written online, and not only on this machine."""
+        if self.mode != "auto":
+            return self.mode
+        import wandb  # as everywhere here where it is needed: a training without W&B does not wait for it
+
+        return os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from nst.plan.dataset_size import PREDICTION, DatasetSize
 from nst.settings.job import SurveyJob
 from nst.settings.measuring import WandbOptions
 from nst.stages.generations import generation_options
-from nst.training.wandb_mode import resolved_mode
 
 
 def selecting(job: SurveyJob, images: DatasetSize | None) -> Selecting:
@@ -47,7 +46,7 @@ def wandb(options: WandbOptions | None) -> dict[str, Any]:
         return {}
     return {
         "wandb_mode": options.mode,
-        "wandb_resolved": resolved_mode(options.mode),
+        "wandb_resolved": options.resolved_mode,
         "wandb_environment": os.environ.get("WANDB_MODE", ""),
     }
 

@@ -31,7 +31,6 @@ from nst.sharing import is_rank_zero
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
 from nst.training.offline import as_table, plain_values, remove_superseded, write_again
-from nst.training.wandb_mode import resolved_mode
 from nst.written import FOLDER, LINK, note, unlink
 
 ID_FILE = "wandb_id"
@@ -135,7 +134,7 @@ class Tracking:
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        mode = resolved_mode(options.mode)
+        mode = options.resolved_mode
         os.environ.setdefault("WANDB_SILENT", "true")  # we say ourselves where the run is
         logger = WandbLogger(
             name=f"{self.directory.parent.name}/{self.directory.name}",

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nst.errors import NstError
 from nst.models.efficientnet import ARCHITECTURES, build
-from nst.models.folding import LabelingNetwork, fold_block
+from nst.models.folding import fold_block, labeling_network
 
 
 def with_statistics(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -34,11 +34,11 @@ def test_folded_network_computes_the_same_within_1e_4(name):
     size = 16 if name == "tiny" else 64
     images = random_images(size, batch=4)
     before = network(images)
-    ready = LabelingNetwork(network)
+    ready = labeling_network(network)
     assert not [module for module in ready.modules() if isinstance(module, _BatchNorm)]
     assert before.std() > 1e-3, "logits that say something"
     torch.testing.assert_close(ready(images), before, atol=1e-4, rtol=1e-4)
-    plain = LabelingNetwork(network).to(memory_format=torch.channels_last)
+    plain = labeling_network(network).to(memory_format=torch.channels_last)
     torch.testing.assert_close(plain(images), before, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(network(images), before, atol=0, rtol=0)  # the original was left alone
 
@@ -58,12 +58,12 @@ def test_a_convolution_with_a_bias_is_folded_too():
 
 def test_a_network_in_train_mode_is_refused():
     with pytest.raises(NstError, match=r"network\.eval"):
-        LabelingNetwork(trained_tiny().train())
+        labeling_network(trained_tiny().train())
 
 
 def test_only_the_trunk_is_in_bf16():
-    ready = LabelingNetwork(trained_tiny(), torch.bfloat16)
-    kinds = {name.split(".")[1]: value.dtype for name, value in ready.named_parameters()}
+    ready = labeling_network(trained_tiny(), torch.bfloat16)
+    kinds = {name.split(".")[0]: value.dtype for name, value in ready.named_parameters()}
     assert kinds.pop("classifier") == torch.float32
     assert set(kinds.values()) == {torch.bfloat16}
     assert ready(random_images(16)).dtype == torch.float32

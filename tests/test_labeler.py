@@ -24,7 +24,7 @@ from nst.data.shard_set import ShardInfo
 from nst.errors import NstError, Preempted
 from nst.models.checkpoints import NetworkInfo, save_network
 from nst.models.efficientnet import Architecture, build, normalize
-from nst.models.folding import LabelingNetwork
+from nst.models.folding import labeling_network
 from nst.models.in_parts import in_parts
 from nst.settings.job import LabelJob
 from nst.stages import label
@@ -125,8 +125,8 @@ def learned() -> tuple[nn.Module, torch.Tensor]:
 @torch.inference_mode()
 def test_bf16_agrees_with_float32_on_999_of_1000_images_that_pass_the_filter(learned):
     network, images = learned
-    fast, plain = LabelingNetwork(network, torch.bfloat16), network
-    labeler = Labeler(fast, LabelingNetwork(network))
+    fast, plain = labeling_network(network, torch.bfloat16), network
+    labeler = Labeler(fast, labeling_network(network))
     confident = agreed = 0
     for part in images[:1024].split(256):
         exact = plain(normalize(part)).softmax(1)

@@ -19,7 +19,7 @@ from nst.errors import NstError, UsageError
 from nst.models.batch_norm import BatchNorm
 from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import normalize
-from nst.models.folding import LabelingNetwork
+from nst.models.folding import labeling_network
 from nst.models.networks import build
 from nst.models.timm_architecture import TimmArchitecture, timm_architecture
 from nst.models.timm_network import TimmNetwork
@@ -242,9 +242,9 @@ def test_a_labeling_network_gives_the_same_answers_and_bfloat16_nearly_so(family
     network, images = network_of(family).eval(), random_images(family.size, batch=8)
     with torch.no_grad():
         expected = network(images)
-        exact = LabelingNetwork(network)
+        exact = labeling_network(network)
         torch.testing.assert_close(exact(images), expected, rtol=1e-3, atol=1e-3)
-        rough = LabelingNetwork(network, torch.bfloat16)
+        rough = labeling_network(network, torch.bfloat16)
         logits = rough(images)
     assert logits.dtype == torch.float32
     assert torch.corrcoef(torch.stack([logits.flatten(), expected.flatten()]))[0, 1] > 0.8

@@ -71,6 +71,7 @@ class EfficientNet(Noised, Freezing, timm_efficientnet.EfficientNet):
         self.architecture = architecture
         self.stochastic_depth = stochastic_depth
         self.checkpoint: Callable[[nn.Module, Tensor], Tensor] = rematerialize  # XLA has another
+        self.trunk_dtype: torch.dtype | None = None  # of inference in another; see `keep_in`
         self.noise = NoiseSwitch()
         self.dropout = Dropout(dropout, self.noise)
         for index, block in enumerate(self.residual_blocks):
@@ -94,21 +95,22 @@ class EfficientNet(Noised, Freezing, timm_efficientnet.EfficientNet):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to feature maps (B, C, h, w); rematerialised if `set_grad_checkpointing`."""
         again = self.grad_checkpointing and torch.is_grad_enabled()
-        x = self.bn1(self.conv_stem(x))
+        x = self.bn1(self.conv_stem(x if self.trunk_dtype is None else x.to(self.trunk_dtype)))
         for block in self.residual_blocks:
             x = self.checkpoint(block, x) if again else block(x)
         return self.bn2(self.conv_head(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature maps (B, C, h, w) to logits (B, num_classes), or to pooled features (B, C)."""
-        x = self.dropout(self.global_pool(x))
+        x = self.dropout(self.global_pool(x if self.trunk_dtype is None else x.float()))
         return x if pre_logits else self.classifier(x)
 
     def keep_in(self, dtype: torch.dtype) -> None:
-        """Weights of the trunk in this type, for inference; the classifier stays in float32."""
+        """Weights and feature maps of the trunk in this type, for inference; pooling and classifier stay in float32."""
         for name, part in self.named_children():
             if name != "classifier":
                 part.to(dtype)
+        self.trunk_dtype = dtype
 
     def parts(self) -> list[tuple[str, bool, list[nn.Parameter], list[nn.Module]]]:
         parts: list[tuple[str, bool, list[nn.Module]]] = [("stem", False, [self.conv_stem, self.bn1])]

@@ -12,7 +12,7 @@ import copy
 import torch
 from timm.layers import Conv2dSame
 from timm.models import efficientnet, regnet, resnet
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nst.errors import NstError
@@ -24,7 +24,7 @@ FOLDED = (efficientnet.EfficientNet, resnet.ResNet, regnet.RegNet)
 PLAIN = (nn.Conv2d, Conv2dSame)  # convolutions whose weight is used as it is
 
 
-class LabelingNetwork(nn.Module):
+def labeling_network(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """The folded copy of a network: normalised images (B, 3, H, W) float32 to logits (B, C) float32.
 
     Args:
@@ -34,19 +34,9 @@ class LabelingNetwork(nn.Module):
     Raises:
         NstError: the network is in train mode: its BatchNorm would not be what is folded.
     """
-
-    def __init__(self, network: Network, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.network = folded(network)
-        self.dtype = dtype
-        self.network.keep_in(dtype)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        if not isinstance(self.network, EfficientNet):
-            return self.network(images)
-        features = self.network.forward_features(images.to(self.dtype))
-        return self.network.forward_head(features.float())
+    copied = folded(network)
+    copied.keep_in(dtype)
+    return copied
 
 
 def folded(network: Network) -> Network:

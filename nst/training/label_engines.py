@@ -20,7 +20,7 @@ from nst.data.parts import parts_of
 from nst.data.shard_set import ShardInfo, ShardSet
 from nst.errors import UsageError
 from nst.models.checkpoints import load_network
-from nst.models.folding import LabelingNetwork
+from nst.models.folding import labeling_network
 from nst.progress import Bar
 from nst.training.callbacks import StopWhenTold
 from nst.training.ensemble import Ensemble, Member
@@ -80,8 +80,8 @@ def torch_labeler(teacher: Member, precision: str, place: Place) -> Labeler:
     if teacher.noise is not None:
         return NoisedLabeler(place(network_to_noise(teacher)))
     network, dtype = load_network(teacher.weights)[0], PRECISIONS[precision]
-    exact = place(LabelingNetwork(network))
-    return Labeler(exact) if dtype == torch.float32 else Labeler(place(LabelingNetwork(network, dtype)), exact)
+    exact = place(labeling_network(network))
+    return Labeler(exact) if dtype == torch.float32 else Labeler(place(labeling_network(network, dtype)), exact)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import timm
 import torch
@@ -69,17 +69,10 @@ def classifier_names(body: nn.Module) -> set[str]:
     return {name for name in body.state_dict() if name.rpartition(".")[0] in owners}
 
 
-class Rematerializing(Protocol):
-    """The network whose blocks they are."""
-
-    grad_checkpointing: bool
-    checkpoint: Callable[[nn.Module, Tensor], Tensor]
-
-
 class Again:
-    """A block's forward pass when it is rematerialised: it keeps its first input only."""
+    """A block's forward pass when its `TimmNetwork` is rematerialised: it keeps its first input only."""
 
-    def __init__(self, network: Rematerializing, block: nn.Module) -> None:
+    def __init__(self, network: Any, block: nn.Module) -> None:
         self.network, self.block = network, block
 
     def __call__(self, x: Tensor, *more: Any, **options: Any) -> Any:

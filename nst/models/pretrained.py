@@ -71,15 +71,8 @@ def shown_to(source: Source | bool | None) -> dict[str, Any]:
     found = read_info(path).architecture
     if not isinstance(found, TimmArchitecture):
         return {}
-    return {
-        "mean": found.mean,
-        "std": found.std,
-        "crop_mode": found.crop,
-        "interpolation": found.interpolation,
-        "crop_pct": found.crop_share,
-        "input_size": (3, found.train_size, found.train_size),
-        "test_input_size": (3, found.test_size, found.test_size),
-    }
+    sizes = {"input_size": found.train_size, "test_input_size": found.test_size}
+    return found.pretrained_cfg() | {name: (3, size, size) for name, size in sizes.items()}
 
 
 def require(source: Source, architecture: AnyArchitecture) -> Path | str:

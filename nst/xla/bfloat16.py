@@ -22,7 +22,6 @@ from nst.xla.replacing import Replacing, pair
 from nst.xla.virtual import Products
 
 PRECISIONS = ("32-true", "bf16-mixed")
-GRADIENT_DTYPES = ("float32", "bfloat16")
 
 
 class XlaPrecision(Precision):
@@ -34,12 +33,11 @@ class XlaPrecision(Precision):
         virtual: the devices are parts of a CPU (`nst.xla.virtual`).
 
     Raises:
-        NstError: an unknown one.
+        NstError: another precision.
     """
 
     def __init__(self, precision: str = "32-true", gradient_dtype: str = "float32", *, virtual: bool = False) -> None:
         require_choice("trainer.precision", precision, PRECISIONS)
-        require_choice("trainer.gradient_dtype", gradient_dtype, GRADIENT_DTYPES)
         self.precision = precision  # type: ignore[assignment]
         self.gradient_dtype = gradient_dtype
         self.virtual = virtual

@@ -26,7 +26,8 @@ from typing import IO, Any
 from nst.data.arrangement import label_by_folder
 from nst.data.images import HEAD, extension_of
 from nst.data.layout import Contents, Ignored, Passed, extension_by_name, is_hidden, split_of, strip_common_folder
-from nst.data.tars import LONGEST_END, followed, is_end, link_target
+from nst.data.tar_links import followed, link_target
+from nst.data.tars import LONGEST_END, is_end
 from nst.errors import NstError
 from nst.untrusted import is_inside
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nst.data.images import IMAGE_EXTENSIONS
+from nst.data.tar_links import followed, link_target
 from nst.errors import NstError
 from nst.untrusted import is_inside
 
@@ -165,37 +165,6 @@ def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[st
         position = start + -(-length // BLOCK) * BLOCK
     left, lost = followed(files, links)
     return left, True, len(lost)
-
-
-def link_target(name: str, target: str, *, symbolic: bool) -> str:
-    """The name in the archive that a link means; a symbolic one is relative to its own folder."""
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target) if symbolic else target)
-
-
-def followed(
-    files: list[tuple[str, int, int]], links: Mapping[int, str]
-) -> tuple[list[tuple[str, int, int]], list[int]]:
-    """The files (name, offset, bytes) with every link as the file that it names; and the links that name none.
-
-    Args:
-        links: the target of each file that is a link, by its place among the files.
-    """
-    if not links:
-        return files, []
-    names = {posixpath.normpath(name): place for place, (name, _, _) in enumerate(files)}
-    lost = []
-    for place in links:
-        end: int | None = place
-        for _ in links:
-            if end is None or end not in links:
-                break
-            end = names.get(links[end])
-        if end is None or end in links:
-            lost.append(place)
-        else:
-            files[place] = (files[place][0], *files[end][1:])
-    gone = set(lost)
-    return [file for place, file in enumerate(files) if place not in gone], lost
 
 
 def is_end(rest: bytes, size: int) -> bool:

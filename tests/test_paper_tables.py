@@ -258,3 +258,38 @@ def test_published_figures_of_a_recipe():
     assert paper.published(None) == ("", [])
     with pytest.raises(NstError, match="is not one"):
         paper.published({"table": 2})
+
+
+@pytest.mark.parametrize("where", list(paper.exhibits().values()), ids=lambda where: where.file_name)
+def test_no_figure_is_drawn_of_what_no_run_measured(where: paper.Exhibit):
+    row = next(iter(where.rows), "0.0 to 0.4")
+
+    def one(column: str, metrics: dict[str, float]) -> paper.Cells:
+        return {(row, column): paper.Cell((paper.CellResult(DIGITS, row, column, 0, "", metrics, Path()),))}
+
+    known = "fgsm_8" if where.name == "figure 3" else next(iter(where.metrics))
+    assert paper_figures.draw(where, DIGITS, one(where.columns[-1], {"other": 1.0})) is None
+    assert paper_figures.draw(where, DIGITS, one("of no such column", {known: 50.0})) is None
+    assert paper_figures.draw(where, DIGITS, one(where.columns[-1], {known: 50.0})) is not None
+    cells = made_cells(where)
+    column = where.columns[-1]
+    cells["not in the paper", column] = cells[next(key for key in cells if key[1] == column)]
+    cells |= one(column, {})  # beside those that were measured
+    assert paper_figures.draw(where, DIGITS, cells) is not None
+
+
+def test_a_table_without_a_measured_figure_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    asked = ["report", "--table", "4", f"report.runs=['{tmp_path / 'runs'}']", f"run_dir={out}"]
+    result = {"top1": 93.0, "robustness": {"imagenet_c": {"kind": "corruptions", "top1": 70.0, "mce": 40.0}}}
+    make_run(tmp_path / "runs" / "a", "table 4", "EfficientNet-L2", ["224 px"], [result], stage="evaluate")
+    dispatch(asked)
+    assert "no figure" not in capsys.readouterr().out
+    assert (out / "figures" / "table4.png").exists()
+    write_json(tmp_path / "runs" / "a" / "result.json", {"top1": 93.0})
+    dispatch(asked)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"table 4, {DIGITS}: no figure, as no run measured what it shows" in told
+    assert "EfficientNet-L2" in (out / "table4.md").read_text()
+    assert (out / "table4.csv").exists()
+    assert not list((out / "figures").iterdir()), "that of the runs as they were"

@@ -19,12 +19,18 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from nst.report.paper import FULL_SIZE, Cell, CellResult, Cells, Exhibit, twin_note
 from nst.report.style import BLUE, GREEN, MARKER, MUTED, ORANGE, VERMILLION, panels, styled
 
+ATTACKS = ("fgsm", "pgd")
 COLORS = (MUTED, BLUE, VERMILLION, GREEN, ORANGE)
 NOTE_SIZE, NOTE_WIDTH, NOTE_LINE = 8.5, 126, 0.17  # points, characters of a line, inches of its height
 
 
-def draw(where: Exhibit, scale: str, cells: Cells) -> Figure:
-    """The figure of a place: curves for figures 1, 3 and 4 and table 9, bars for the other tables."""
+def draw(where: Exhibit, scale: str, cells: Cells) -> Figure | None:
+    """The figure of a place: curves for figures 1, 3 and 4 and table 9, bars for the other tables; None where no run
+    measured what it shows."""
+    cells = {key: cell for key, cell in cells.items() if key[1] in where.columns}
+    drawn = ATTACKS if where.name == "figure 3" else tuple(where.metrics)
+    if not any(name.startswith(drawn) for cell in cells.values() for name in _metrics(cell)):
+        return None
     kinds: dict[str, Callable[[Exhibit, str, Cells], Figure]] = {
         "figure 1": against_parameters,
         "table 9": against_parameters,
@@ -37,11 +43,8 @@ def draw(where: Exhibit, scale: str, cells: Cells) -> Figure:
 @styled
 def bars(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """A bar per row and column of ours, and of the paper's where it has numbers, of the place's first known metric."""
-    rows = [row for row in where.rows if any(key[0] == row for key in cells)]
-    metric = next(
-        (name for name in where.metrics if any(cell.value(name) for cell in cells.values())),
-        next(iter(where.metrics)),
-    )
+    rows = _rows(where, cells)
+    metric = next(name for name in where.metrics if any(cell.value(name) for cell in cells.values()))
     columns = max(1, len({column for _, column in cells}))
     figure, (ours, paper) = panels(_title(where, scale), 1.6 + 0.42 * len(rows) * columns, 2, sharey=True)
     _bars(ours, where, rows, cells, metric)
@@ -133,16 +136,17 @@ def _parameters(where: Exhibit, row: str, cell: Cell) -> float | None:
 @styled
 def against_epsilon(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 over the size of the attack, a panel per attack and a line per network."""
-    attacks = sorted({name.rpartition("_")[0] for cell in cells.values() for name in _metrics(cell) if "_" in name})
-    attacks = [name for name in attacks if name in ("fgsm", "pgd")]
+    measured = {name.rpartition("_")[0] for cell in cells.values() for name in _metrics(cell)}
+    attacks = [name for name in ATTACKS if name in measured]
     figure, axes = panels(_title(where, scale), 3.9, len(attacks), sharey=True)
     for panel, attack in zip(axes, attacks, strict=True):
-        for number, row in enumerate(row for row in where.rows if any(key[0] == row for key in cells)):
+        for number, row in enumerate(_rows(where, cells)):
             cell = next(cell for key, cell in cells.items() if key[0] == row)
             names = [name for name in _metrics(cell) if name.startswith(f"{attack}_")]
             points = sorted((float(name.rpartition("_")[2]), *cell.value(name)) for name in names)  # type: ignore[misc]
-            epsilon, mean, deviation = zip(*points, strict=True)
-            _curve(panel, epsilon, mean, deviation, COLORS[number], row)
+            if points:
+                epsilon, mean, deviation = zip(*points, strict=True)
+                _curve(panel, epsilon, mean, deviation, COLORS[number % len(COLORS)], row)
         panel.set_title({"fgsm": "FGSM", "pgd": "PGD, 10 steps"}[attack])
         panel.set_xlabel("epsilon (of 255)")
         panel.set_ylim(bottom=0)
@@ -161,8 +165,8 @@ def against_confidence(where: Exhibit, scale: str, cells: Cells) -> Figure:
     if level:
         axes.axhline(level[0], color=MUTED, linestyle=(0, (4, 3)), label="supervised (the teacher)")
     for number, column in enumerate(where.columns[1:], 1):
-        known = [(place, row) for place, row in enumerate(bins) if (row, column) in cells]
-        points = [(place, *cells[row, column].value("top1")) for place, row in known]  # type: ignore[misc]
+        known = [(place, cells[row, column].value("top1")) for place, row in enumerate(bins) if (row, column) in cells]
+        points = [(place, *value) for place, value in known if value]
         if points:
             x, mean, deviation = zip(*points, strict=True)
             shift = 0.06 * (2 * number - 3)  # error bars side by side
@@ -177,12 +181,18 @@ def against_confidence(where: Exhibit, scale: str, cells: Cells) -> Figure:
 # ---- parts --------------------------------------------------------------------------------------------------------
 
 
+def _rows(where: Exhibit, cells: Cells) -> list[str]:
+    """Rows that runs belong to, in the paper's order; behind these such as the paper has not."""
+    ours = {row for row, _ in cells}
+    return [*(row for row in where.rows if row in ours), *sorted(ours - set(where.rows))]
+
+
 def published_cells(where: Exhibit, rows: list[str]) -> Cells:
     """The paper's numbers in the form of ours."""
     return {
         (row, column): Cell((CellResult(FULL_SIZE, row, column, 0, "", dict(metrics), Path()),))
         for row in rows
-        for column, metrics in where.rows[row].items()
+        for column, metrics in where.rows.get(row, {}).items()
     }
 
 

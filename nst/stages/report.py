@@ -31,6 +31,7 @@ from nst.report.robustness_section import robustness
 from nst.report.style import save_png, svg_document
 from nst.settings.job import ReportJob
 from nst.settings.measuring import WandbOptions
+from nst.shown import short
 from nst.stages.apart import keep_apart
 from nst.written import begin, unlink
 
@@ -127,7 +128,7 @@ def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[
     """A table or figure of the paper from the runs below `folders`: markdown, CSV and figures in `directory`.
 
     Returns:
-        The cells by scale, and the paths written.
+        The cells by scale, the paths written, and the scales without a figure, as no run measured what it shows.
 
     Raises:
         NstError: no run below belongs there, or two contradict each other.
@@ -135,19 +136,25 @@ def of_the_paper(where: paper.Exhibit, directory: Path | str, folders: Sequence[
     directory, name = Path(directory), where.file_name
     found = paper.collect(where, [Path(folder) for folder in folders])
     stems = [f"figures/{name}" if number == 0 else f"figures/{name}-{number + 1}" for number in range(len(found))]
-    begin(directory, f"{name}.md", f"{name}.csv", *(stem + ending for stem in stems for ending in (".png", ".svg")))
+    drawings = {stem: paper_figures.draw(where, *entry) for stem, entry in zip(stems, found.items(), strict=True)}
+    drawn = {stem: figure for stem, figure in drawings.items() if figure is not None}
+    begin(directory, f"{name}.md", f"{name}.csv", *(stem + ending for stem in drawn for ending in (".png", ".svg")))
     sweep(directory)
-    pictures_: list[Path] = []
-    for stem, (scale, cells) in zip(stems, found.items(), strict=True):
-        figure = paper_figures.draw(where, scale, cells)
-        place = directory / stem
-        save_png(figure, place.with_suffix(".png"))
-        write_text(place.with_suffix(".svg"), svg_document(figure))
-        pictures_.append(place.with_suffix(".png"))
+    for stem, figure in drawn.items():
+        save_png(figure, directory / f"{stem}.png")
+        write_text(directory / f"{stem}.svg", svg_document(figure))
+    undrawn = [stem for stem in stems if stem not in drawn]
+    unlink(*(directory / (stem + ending) for stem in undrawn for ending in (".png", ".svg")))
     table = directory / f"{name}.md"
     write_text(table, "\n".join(paper.markdown(where, scale, cells) for scale, cells in found.items()))
     write_csv(directory / f"{name}.csv", paper.COLUMNS, paper.numbers(where, found))
-    return {"cells": found, "table": table, "numbers": directory / f"{name}.csv", "figures": pictures_}
+    return {
+        "cells": found,
+        "table": table,
+        "numbers": directory / f"{name}.csv",
+        "figures": [directory / f"{stem}.png" for stem in drawn],
+        "undrawn": [scale for stem, scale in zip(stems, found, strict=True) if stem in undrawn],
+    }
 
 
 def main(cfg: DictConfig) -> None:
@@ -185,7 +192,9 @@ def _of_the_paper(job: ReportJob, where: paper.Exhibit) -> None:
     made = of_the_paper(where, job.run_dir, job.report.runs or ["runs"])
     for scale, cells in made["cells"].items():
         console.print(paper.terminal_table(where, scale, cells))
-    say(f"{where.name}: {made['table']}, {made['numbers']}, {', '.join(map(str, made['figures']))}")
+    for scale in made["undrawn"]:
+        say(f"{where.name}, {short(scale)}: no figure, as no run measured what it shows")
+    say(f"{where.name}: {', '.join(map(str, (made['table'], made['numbers'], *made['figures'])))}")
     with open(made["numbers"], newline="", encoding="utf-8") as file:
         rows_ = list(csv.DictReader(file))
     _publish(job, where.file_name, rows_, made["figures"], [made["table"], made["numbers"]], {})

@@ -27,6 +27,7 @@ from nst.data.shard_set import ShardSet
 from nst.data.transforms import CenterView
 from nst.documents import read_json
 from nst.errors import NstError, Preempted
+from nst.evaluation import corrupted as corrupted_suites
 from nst.evaluation import results
 from nst.evaluation.corrupted import SHOWN_PER_CORRUPTION
 from nst.evaluation.results import headlines, summary, table
@@ -584,6 +585,22 @@ def test_a_half_unpacked_cell_is_missing_and_is_not_taken_for_whole_later(
         released(*options)
     again = released(*options, "overwrite=true")
     assert "robustness/imagenet_c/ce/fog" in again
+
+
+def test_pictures_of_a_partial_copy_are_of_the_severity_that_their_captions_name(tmp_path: Path):
+    """As of fog/5, of which a copy holds two images of ten."""
+    for severity, count in ((1, 10), (2, 10), (3, 10), (4, 7), (5, 2)):
+        for number in range(count):
+            folder = tmp_path / "fog" / str(severity) / WNIDS[0]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.JPEG").write_bytes(encode(noise(224, 224, severity), "JPEG"))
+    options = RobustnessOptions(imagenet_c=str(tmp_path), resize_to=16)
+    suite = corrupted_suites.released(
+        Subject(WNIDS, 16, Pictures(), 8, options), "imagenet_c", str(tmp_path)
+    )
+    part = suite.open("fog")
+    assert [part.images.cells[number] % 5 + 1 for number in part.shown] == [3] * SHOWN_PER_CORRUPTION
+    assert set(part.captions) == {"fog 3"}
 
 
 def test_empty_folders_of_a_partial_copy_are_missing(

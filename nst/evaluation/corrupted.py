@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from nst.evaluation.copies import copy_facts, incomplete, require_found, require_side, tell_incomplete
 from nst.evaluation.suite import (
     BLOCK_IMAGES,
@@ -135,8 +137,10 @@ def released(subject: Subject, name: str, folder: str) -> Suite:
     def opened(corruption: str) -> Pass:
         shown_images = first if corruption == next(iter(held)) else images(corruption)
         side = subject.options.resize_to or require_side(name, shown_images)
-        shown, captions = _shown(corruption, held[corruption], len(shown_images))
         scorer = CorruptionScorer(ALL_CORRUPTIONS)
+        severity = _middle(held[corruption])
+        shown = _shown(shown_images, ALL_CORRUPTIONS.index(corruption), scorer.errors.cell(corruption, severity))
+        captions = [f"{corruption} {severity}"] * len(shown)
         return Pass(shown_images, subject.resized(side), subject.batch_size, scorer, shown, captions)
 
     def measured(parts: Kept) -> Block:
@@ -156,15 +160,17 @@ def released(subject: Subject, name: str, folder: str) -> Suite:
     return Suite(name, conditions, list(held), opened, len(first) * len(held), measured)
 
 
-def _shown(corruption: str, severities: Sequence[int], count: int) -> tuple[list[int], list[str]]:
-    """A few of `count` images, of the middle severity: other ones for each corruption, together many."""
-    severity = SHOWN_SEVERITY if SHOWN_SEVERITY in severities else severities[0]
-    each = count // len(severities)
-    start = severities.index(severity) * each
-    first = SHOWN_PER_CORRUPTION * ALL_CORRUPTIONS.index(corruption)
-    step = max(1, each // (SHOWN_PER_CORRUPTION * len(ALL_CORRUPTIONS)))
-    numbers = dict.fromkeys(start + (first + place) * step % each for place in range(SHOWN_PER_CORRUPTION))
-    return list(numbers), [f"{corruption} {severity}"] * len(numbers)
+def _shown(images: ImageSet, number: int, cell: int) -> list[int]:
+    """A few of the images of a cell: other ones for each corruption, by its number, together many."""
+    assert images.cells is not None
+    rows = np.flatnonzero(images.cells == cell)  # of a part of a copy, some cells have fewer
+    first = SHOWN_PER_CORRUPTION * number
+    step = max(1, len(rows) // (SHOWN_PER_CORRUPTION * len(ALL_CORRUPTIONS)))
+    return list(dict.fromkeys(int(rows[(first + place) * step % len(rows)]) for place in range(SHOWN_PER_CORRUPTION)))
+
+
+def _middle(severities: Sequence[int]) -> int:
+    return SHOWN_SEVERITY if SHOWN_SEVERITY in severities else severities[0]
 
 
 # ---- made on the fly ---------------------------------------------------------------------------------------------
@@ -210,8 +216,7 @@ def _shown_variants(
     names: Sequence[str], severities: Sequence[int], variants: Sequence[Variant], images: int
 ) -> list[int]:
     """A few images of each corruption at the middle severity, other ones for each: samples of all blocks."""
-    severity = SHOWN_SEVERITY if SHOWN_SEVERITY in severities else severities[0]
-    wanted = [(name, severity) for name in names for _ in range(SHOWN_PER_CORRUPTION)]
+    wanted = [(name, _middle(severities)) for name in names for _ in range(SHOWN_PER_CORRUPTION)]
     pairs = [(place % images, variants.index(variant)) for place, variant in enumerate(wanted)]
     return list(dict.fromkeys(number * len(variants) + variant for number, variant in pairs))
 

@@ -293,3 +293,18 @@ def test_a_table_without_a_measured_figure_is_written_and_told(tmp_path: Path, c
     assert "EfficientNet-L2" in (out / "table4.md").read_text()
     assert (out / "table4.csv").exists()
     assert not list((out / "figures").iterdir()), "that of the runs as they were"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [{"places": ["table 6"]}, {"places": ["table 6"], "row": "a", "columns": None}, {"places": "table 6"}, "table 6"],
+)
+def test_a_paper_block_that_is_none_is_told_with_its_file(tmp_path: Path, block: Any):
+    write_config(tmp_path / "config.yaml", yaml.safe_dump({"stage": "evaluate", "seed": 0, "paper": block}))
+    write_json(tmp_path / "result.json", {"top1": 80.0})
+    with pytest.raises(NstError, match="is not one") as error:
+        paper.collect(paper.exhibit("table", 6), [tmp_path])
+    assert str(tmp_path / "config.yaml") in error.value.what
+    assert "report.runs=" in (error.value.next or "")
+    with pytest.raises(NstError, match="is not one"):
+        paper.published(block)

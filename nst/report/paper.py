@@ -70,11 +70,7 @@ def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dic
     """
     if not block:
         return "", []
-    if not isinstance(block, Mapping) or not {"places", "row", "columns"} <= set(block):
-        raise UsageError(
-            "the paper block of a configuration is not one", got=block,
-            valid="{places: [table 6], row: without Aug, columns: [null, 130M unlabeled]}",
-        )  # fmt: skip
+    _require_block(block)
     known, row = exhibits(), block["row"]
     for name in block["places"]:
         figures = known[name].rows.get(row, {}) if name in known else {}
@@ -82,6 +78,19 @@ def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dic
         if found:
             return f"{name}, {row}", found
     return "", []
+
+
+def _require_block(block: Any, where: str = "a configuration", next: str | None = None) -> None:
+    given = block if isinstance(block, Mapping) else {}
+    lists = [given.get(name) for name in ("places", "columns")]
+    if isinstance(given.get("row"), str) and all(
+        isinstance(each, Sequence) and type(each) is not str for each in lists
+    ):
+        return
+    raise UsageError(
+        f"the paper block of {where} is not one", got=block,
+        valid="{places: [table 6], row: without Aug, columns: [null, 130M unlabeled]}", next=next,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def collect(where: Exhibit, folders: Sequence[Path]) -> dict[str, Cells]:
     """Scale → the cells of a place, from all finished runs below `folders`; the full size first.
 
     Raises:
-        NstError: no run below belongs there, or two have the same cell and seed.
+        NstError: no run below belongs there, two have the same cell and seed, or a `paper` block is not one.
     """
     found: dict[str, dict[tuple[str, str], dict[int, CellResult]]] = defaultdict(lambda: defaultdict(dict))
     for measurement in _measurements(where, folders):
@@ -161,7 +170,10 @@ def _measurements(where: Exhibit, folders: Sequence[Path]) -> Iterator[CellResul
             continue
         config = read_config(path)
         paper = config.get("paper") or {}
-        if config.get("stage") not in STAGES or where.name not in paper.get("places", ()):
+        if config.get("stage") not in STAGES or not paper:
+            continue
+        _require_block(paper, str(path), next="leave this run out: report.runs=[runs/a,runs/b]")
+        if where.name not in paper["places"]:
             continue
         result = read_json(path.parent / "result.json")
         scale = (config.get("scale") or {}).get("label", FULL_SIZE)

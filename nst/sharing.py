@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nst.errors import NstError
 
@@ -42,15 +42,35 @@ _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
 
 
+def lock_file(file: IO[Any] | int, operation: int, path: Path) -> None:
+    """`fcntl.flock` of the open file of this path.
+
+    Raises:
+        BlockingIOError: another process has the lock, and `operation` does not wait for it.
+        NstError: the disk has no locks.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise NstError(
+            f"the disk of {path.parent} cannot lock files, so two processes could write there at once",
+            got=error.strerror,
+            valid="a local disk, or a network disk that is mounted with locks",
+            next="choose a directory on another disk",
+        ) from error
+
+
 @contextlib.contextmanager
 def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of a file, which no two processes do; calls `waiting` where another one has it."""
     with open(path, "a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock, fcntl.LOCK_EX, path)
         _held.add(lock)
         yield
 
@@ -59,17 +79,19 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
     """Keeps other processes out of `directory` until the file that is returned is closed.
 
     Raises:
-        NstError: another process has the lock.
+        NstError: another process has the lock, or the disk has no locks.
     """
+    path = directory / ".lock"
     # flock is released by the kernel when the process dies, however it dies: no stale lock after kill -9
-    lock = open(directory / ".lock", "a")  # noqa: SIM115 (held by the caller)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(lock.fileno()), os.stat(directory / ".lock")):
-            raise FileNotFoundError  # a start that failed has just taken it away
-    except OSError as error:
-        lock.close()
-        raise NstError(f"another process is working in {directory}", next=next) from error
+    with contextlib.ExitStack() as failed:
+        lock = failed.enter_context(open(path, "a"))
+        try:
+            lock_file(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                raise FileNotFoundError  # a start that failed has just taken it away
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise NstError(f"another process is working in {directory}", next=next) from error
+        failed.pop_all()  # held by the caller
     _held.add(lock)
     return lock
 

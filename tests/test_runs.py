@@ -1,6 +1,7 @@
 """What a run directory keeps out, what a start that failed leaves, and ranks that wait for rank 0: until it is done,
 and not for ever when it is gone. Other rules are tested by the stages that use them (test_train, test_iterate)."""
 
+import errno
 import os
 import re
 import signal
@@ -14,12 +15,13 @@ import pytest
 from nst.advice import note_command, whole
 from nst.atomic import write_text
 from nst.checking import kind_of
+from nst.data.remote import Remote
 from nst.errors import NstError
 from nst.refused import typed
 from nst.run_inputs import identity
 from nst.runs import Run
 from nst.settings.data import Sizes
-from nst.sharing import take_lock
+from nst.sharing import take_lock, wait_for_lock
 
 
 def failing(directory: Path, *, files: tuple[str, ...] = (), inputs: object = 0, stage: str = "train") -> None:
@@ -192,6 +194,25 @@ def test_a_forked_process_does_not_keep_its_parents_lock(tmp_path: Path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("fault", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int):
+    def refused(file: object, operation: int) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    cache = Remote(cache=str(tmp_path))
+    for attempt in (
+        lambda: take_lock(tmp_path),
+        lambda: wait_for_lock(tmp_path / ".lock", lambda: None).__enter__(),
+        lambda: cache._turn("a.tar").__enter__(),
+        lambda: cache._make_room(tmp_path / "a.tar"),
+    ):
+        with pytest.raises(NstError, match=f"the disk of {tmp_path} cannot lock files") as error:
+            attempt()
+        assert error.value.got == os.strerror(fault)
+        assert error.value.next == "choose a directory on another disk"
 
 
 def test_inputs_that_came_later_are_left_out_where_they_are_as_it_was_before():

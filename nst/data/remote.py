@@ -26,6 +26,7 @@ from nst.atomic import sha256_file
 from nst.data.transfer import STALL_S, NotThere, TransferFailed, by_hand, transfer
 from nst.errors import NstError
 from nst.settings.data import RemoteOptions
+from nst.sharing import lock_file
 from nst.shown import shown
 from nst.written import begin, note, ours
 
@@ -160,7 +161,7 @@ class Remote(RemoteOptions):
         """Holds the lock of one file; the kernel takes it back from a process that dies."""
         number = int(hashlib.sha256(name.encode()).hexdigest(), 16) % LOCKS
         with self._lock_file(f".lock-{number:02d}") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock, fcntl.LOCK_EX, Path(lock.name))
             yield
 
     def _lock_file(self, name: str) -> IO[str]:
@@ -174,7 +175,7 @@ class Remote(RemoteOptions):
         """Deletes the shards used longest ago, but none in use, and what killed processes left; open files stay
         readable. What nst has not brought into a folder that was given for the cache is not its to delete."""
         with self._lock_file(".lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock, fcntl.LOCK_EX, Path(lock.name))
             files = list(self.folder.glob("*.tar"))
             # nst's own folder held shards before it had a list
             found = sorted((file.stat().st_mtime, file) for file in (files if self.cache is None else ours(files)))
@@ -203,7 +204,7 @@ class _InUse:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        lock_file(self._descriptor, fcntl.LOCK_SH, path)
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -212,7 +213,7 @@ class _InUse:
 def _is_in_use(path: Path) -> bool:
     with open(path, "rb+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             return True
     return False

@@ -199,6 +199,15 @@ def test_page_has_unique_ids_and_no_dangling_links(finished):
     assert used <= set(ids)
 
 
+def test_every_section_has_an_id_of_its_own_whatever_classes_are_called():
+    titles = ["Classes", "cat 1", "cat-1", "classes", "classes-1", "Provenance"]
+    html = page.render(page.Page("a", "", [], [page.Section(title) for title in titles], {}, None, {}))
+    ids = re.findall(r'<section id="([^"]+)"', html)
+    assert ids[:4] == ["classes", "cat-1", "cat-1-1", "classes-1"]
+    assert len(set(ids)) == len(titles) + 1
+    assert re.findall(r'<a href="#([^"]+)"', html) == ids
+
+
 def test_page_tells_numbers_of_the_run(finished):
     directory, result = finished
     text = words(page_of(directory))

@@ -6,6 +6,7 @@ sections.py, how it looks in page.html and style.css.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,10 +87,6 @@ class Section:
     points: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def anchor(self) -> str:
-        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
-
 
 @dataclass(frozen=True)
 class Page:
@@ -103,6 +100,15 @@ class Page:
     command: str | None
     configs: Mapping[str, str]  # heading → text of a config.yaml
     kind: str = "report of a run"
+
+    def anchors(self) -> list[str]:
+        """The ids of the sections, no two alike: classes `cat 1` and `cat-1` may both have one."""
+        found = {"provenance": 0}
+        for section in self.sections:
+            plain = "".join(letter if letter.isalnum() else "-" for letter in section.title.lower())
+            names = (f"{plain}-{place}" if place else plain for place in itertools.count())
+            found[next(name for name in names if name not in found)] = 0
+        return list(found)[1:]
 
     def drawings(self) -> list[Drawing]:
         blocks = (block for section in self.sections for block in section.blocks)
@@ -118,7 +124,7 @@ def render(page: Page) -> str:
     environment.filters["short"] = short
     environment.filters["breakable"] = breakable
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(page=page, style=style)
+    return environment.get_template("page.html").render(page=page, style=style, zip=zip)
 
 
 def breakable(name: str) -> Markup:

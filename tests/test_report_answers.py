@@ -467,6 +467,9 @@ def test_a_teacher_that_guesses_is_told(tmp_path: Path):
     top1 = rows(open_runs(directory)[0])[0]["top1"]
     told = f"The teacher is hardly better than chance: {top1:.1f} % of {TEST} test images, where"
     assert told in advised(directory)
+    alone = directory / "gen0"
+    alone.rename(tmp_path / "baseline")
+    assert f"baseline is hardly better than chance: {top1:.1f} %" in advised(tmp_path / "baseline")
 
 
 # ---- the command line, the terminal, files -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from nst.evaluation.comparing import about, scores_of
 from nst.intervals import TOO_WRONG
 from nst.report.generation_rows import Row, certain, is_untested
 from nst.report.page import Section, number
-from nst.report.records import Document, Experiment
+from nst.report.records import Document, Experiment, opening
 from nst.shown import short
 
 MANY_COPIES = 10  # of an image
@@ -66,10 +66,11 @@ def section(experiment: Experiment, entries: Sequence[Row], control: Row | None)
 
 
 def near_chance(outcome: Outcome) -> Iterator[str]:
-    evaluation = next(each for each in outcome.experiment.generations if each.finished).evaluation
+    first = next(each for each in outcome.experiment.generations if each.finished)
+    evaluation = first.evaluation
     if evaluation is None or "samples" not in evaluation:  # released sets alone were evaluated
         return
-    if told := about(scores_of("The teacher", "test", evaluation, None)):
+    if told := about(scores_of(opening(first.named), "test", evaluation, None)):
         yield told
 
 

@@ -595,9 +595,7 @@ def test_pictures_of_a_partial_copy_are_of_the_severity_that_their_captions_name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{number}.JPEG").write_bytes(encode(noise(224, 224, severity), "JPEG"))
     options = RobustnessOptions(imagenet_c=str(tmp_path), resize_to=16)
-    suite = corrupted_suites.released(
-        Subject(WNIDS, 16, Pictures(), 8, options), "imagenet_c", str(tmp_path)
-    )
+    suite = corrupted_suites.released(Subject(WNIDS, 16, Pictures(), 8, options), "imagenet_c", str(tmp_path))
     part = suite.open("fog")
     assert [part.images.cells[number] % 5 + 1 for number in part.shown] == [3] * SHOWN_PER_CORRUPTION
     assert set(part.captions) == {"fog 3"}

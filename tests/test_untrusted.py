@@ -45,7 +45,7 @@ from nst.report import paper
 from nst.report.gallery import Picture
 from nst.report.page import Gallery, Page, Section, Table, render
 from nst.report.records import Generation
-from nst.robustness.readers import ClipFiles, open_array
+from nst.robustness.readers import open_array, read_clip
 from nst.runs import Run
 from nst.shown import fenced, in_markdown, kept, printable, short, shown, without_secrets
 from nst.training.tracking import run_id
@@ -318,7 +318,7 @@ def test_arrays_and_yaml_of_strangers_run_nothing(tmp_path: Path, monkeypatch: p
 def test_a_playlist_that_is_named_a_video_fetches_nothing(tmp_path: Path):
     (tmp_path / "x.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/private.ts\n")
     with pytest.raises(BadImage, match="neither an MP4 file"):
-        ClipFiles([str(tmp_path / "x.mp4")], 31)(0)
+        read_clip([str(tmp_path / "x.mp4")], 31, 0)
 
 
 def test_nothing_loads_pickles_or_runs_text():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from nst.errors import NstError
 from nst.robustness.baselines import NUM_SEVERITIES
 from nst.robustness.classes import cifar_positions
 from nst.robustness.image_sets import ImageSet
-from nst.robustness.readers import ArrayRows, open_array, require_folder
+from nst.robustness.readers import open_array, read_row, require_folder
 from nst.robustness.sets import absent_error, expanded, stored_name
 
 
@@ -58,7 +59,7 @@ def cifar_p(root: str | Path, perturbation: str, classes: Sequence[str], difficu
 def _cifar_set(name: str, path: Path, labels: np.ndarray, *, start: int = 0, frames: int = 1) -> ImageSet:
     keys = [f"{number:05d}" for number in range(len(labels))]
     digest = fingerprint([name, path.stat().st_size, labels])
-    return ImageSet(name, keys, labels, ArrayRows(str(path), start), digest, frames)
+    return ImageSet(name, keys, labels, partial(read_row, str(path), start), digest, frames)
 
 
 def _array(suite: str, path: Path) -> np.ndarray:

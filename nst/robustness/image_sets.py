@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -147,27 +148,21 @@ def joined(name: str, sets: Sequence[ImageSet], cells: Sequence[int]) -> ImageSe
         name,
         [key for images in sets for key in images.keys],
         np.concatenate([images.labels for images in sets]),
-        JoinedReads(sets, np.cumsum(sizes)),
+        partial(_read_joined, sets, np.cumsum(sizes)),
         fingerprint([images.digest for images in sets]),
         frames=sets[0].frames,
         cells=np.repeat(np.asarray(cells, np.int64), sizes),
     )
 
 
-@dataclass(frozen=True)
-class JoinedReads:
-    """Reads of several sets, whose samples end at `ends`."""
-
-    sets: Sequence[ImageSet]
-    ends: np.ndarray
-
-    def __call__(self, row: int) -> np.ndarray:
-        place = int(np.searchsorted(self.ends, row, side="right"))
-        images = self.sets[place]
-        try:
-            return images.pixels(row - (int(self.ends[place - 1]) if place else 0))
-        except BadImage as error:
-            raise BadImage(f"of {images.name}: {error}") from error
+def _read_joined(sets: Sequence[ImageSet], ends: np.ndarray, row: int) -> np.ndarray:
+    """From several sets, whose samples end at `ends`."""
+    place = int(np.searchsorted(ends, row, side="right"))
+    images = sets[place]
+    try:
+        return images.pixels(row - (int(ends[place - 1]) if place else 0))
+    except BadImage as error:
+        raise BadImage(f"of {images.name}: {error}") from error
 
 
 # ---- our shards ------------------------------------------------------------------------------------------------
@@ -187,19 +182,14 @@ def shard_images(shards: ShardSet) -> ImageSet:
             labels.append(int(label) if label.strip().isdigit() else -1)
         reader.close()
     ends = np.cumsum([shard.samples for shard in shards.shards])
-    return ImageSet("test", keys, np.array(labels, np.int64), ShardReads(Images(shards), ends), shards.digest)
+    read = partial(_read_sharded, Images(shards), ends)
+    return ImageSet("test", keys, np.array(labels, np.int64), read, shards.digest)
 
 
-@dataclass(frozen=True)
-class ShardReads:
-    """Reads sample 0, 1, ... of all shards together, which end at `ends`."""
-
-    images: Images
-    ends: np.ndarray
-
-    def __call__(self, row: int) -> np.ndarray:
-        place = int(np.searchsorted(self.ends, row, side="right"))
-        key, image, label = self.images.read(place, row - (int(self.ends[place - 1]) if place else 0))
-        if label is None or label < 0:
-            raise BadImage(f"{key}: no label")
-        return image
+def _read_sharded(images: Images, ends: np.ndarray, row: int) -> np.ndarray:
+    """Sample `row` of all shards together, which end at `ends`."""
+    place = int(np.searchsorted(ends, row, side="right"))
+    key, image, label = images.read(place, row - (int(ends[place - 1]) if place else 0))
+    if label is None or label < 0:
+        raise BadImage(f"{key}: no label")
+    return image

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,28 +90,19 @@ def perturbed(
         f"{images.name} {name}",
         images.keys,
         images.classes,
-        PerturbedReads(images, view, perturbations, name, difficulty, seed),
+        partial(_read_perturbed, images, view, perturbations, name, difficulty, seed),
         fingerprint([images.digest, name, difficulty, seed]),
         frames=perturbations.frame_count(name),
     )
 
 
-@dataclass(frozen=True)
-class PerturbedReads:
-    """Reads the sequence of image `row`."""
-
-    images: ImageSet
-    view: View | None
-    perturbations: Perturbations
-    name: str
-    difficulty: int
-    seed: int
-
-    def __call__(self, row: int) -> np.ndarray:
-        key, image = self.images.keys[row], self.images.pixels(row)
-        picture = self.view(image, np.random.default_rng(0)) if self.view else self.perturbations.base(image)
-        rng = perturbation_generator(self.seed, self.name, self.difficulty, key)
-        return self.perturbations(picture, self.name, rng, difficulty=self.difficulty)
+def _read_perturbed(
+    images: ImageSet, view: View | None, perturbations: Perturbations, name: str, difficulty: int, seed: int, row: int
+) -> np.ndarray:
+    """The sequence of image `row`."""
+    key, image = images.keys[row], images.pixels(row)
+    picture = view(image, np.random.default_rng(0)) if view else perturbations.base(image)
+    return perturbations(picture, name, perturbation_generator(seed, name, difficulty, key), difficulty=difficulty)
 
 
 def whole_images(variants: int, batch_size: int) -> int:

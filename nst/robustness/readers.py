@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,55 +19,38 @@ from nst.shown import some
 # ---- files ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Reads image files, decoded to (H, W, 3)."""
-
-    paths: Sequence[str]
-
-    def __call__(self, row: int) -> np.ndarray:
-        try:
-            # not turned: the published numbers are of pixels as they lie in the file
-            return decode(Path(self.paths[row]).read_bytes(), upright=False)
-        except OSError as error:
-            raise BadImage(f"cannot be read: {error.strerror}") from error
+def read_image(paths: Sequence[str], row: int) -> np.ndarray:
+    """An image file, decoded to (H, W, 3)."""
+    try:
+        # not turned: the published numbers are of pixels as they lie in the file
+        return decode(Path(paths[row]).read_bytes(), upright=False)
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from error
 
 
-@dataclass(frozen=True)
-class ClipFiles:
-    """Reads videos whole, (T, H, W, 3), by the decoder of the reference evaluation; T must be `frames`."""
-
-    paths: Sequence[str]
-    frames: int
-
-    def __call__(self, row: int) -> np.ndarray:
-        try:
-            with open(self.paths[row], "rb") as file:
-                head = file.read(8)
-        except OSError as error:
-            raise BadImage(f"cannot be read: {error.strerror}") from error
-        if head[4:] != b"ftyp" and head[:2] != b"\xff\xd8":  # a playlist would have FFmpeg fetch what it lists
-            raise BadImage("neither an MP4 file nor JPEGs one after another")
-        # one thread each: loader workers are the parallelism
-        capture = cv2.VideoCapture(self.paths[row], cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        frames = []
-        while (frame := capture.read())[0]:
-            frames.append(cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB))
-        capture.release()
-        if len(frames) != self.frames:
-            raise BadImage(f"{len(frames)} frames, expected {self.frames}")
-        return np.stack(frames)
+def read_clip(paths: Sequence[str], expected: int, row: int) -> np.ndarray:
+    """A video whole, (T, H, W, 3), by the decoder of the reference evaluation; T must be `expected`."""
+    try:
+        with open(paths[row], "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from error
+    if head[4:] != b"ftyp" and head[:2] != b"\xff\xd8":  # a playlist would have FFmpeg fetch what it lists
+        raise BadImage("neither an MP4 file nor JPEGs one after another")
+    # one thread each: loader workers are the parallelism
+    capture = cv2.VideoCapture(paths[row], cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames = []
+    while (frame := capture.read())[0]:
+        frames.append(cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB))
+    capture.release()
+    if len(frames) != expected:
+        raise BadImage(f"{len(frames)} frames, expected {expected}")
+    return np.stack(frames)
 
 
-@dataclass(frozen=True)
-class ArrayRows:
-    """Reads rows `start`, `start` + 1, ... of a .npy file."""
-
-    path: str
-    start: int = 0
-
-    def __call__(self, row: int) -> np.ndarray:
-        return np.array(open_array(self.path)[self.start + row])
+def read_row(path: str, start: int, row: int) -> np.ndarray:
+    """Row `start` + `row` of a .npy file."""
+    return np.array(open_array(path)[start + row])
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from nst.robustness.baselines import (
 )
 from nst.robustness.classes import SUBSETS, imagenet_positions, imagenet_wnids, subset_wnids
 from nst.robustness.image_sets import ImageSet
-from nst.robustness.readers import ClipFiles, ImageFiles, class_folders, has_class_files, require_folder, size_in_bytes
+from nst.robustness.readers import class_folders, has_class_files, read_clip, read_image, require_folder, size_in_bytes
 
 SETS = ("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch")
 REAL_NAME, REAL_IMAGES = "ILSVRC2012_val_", 50_000  # eight digits follow: from 1, the place among the ReaL labels
@@ -63,7 +64,7 @@ def imagenet_folders(name: str, root: str | Path, classes: Sequence[str]) -> Ima
         known = [str(index) for index in range(len(wnids))]
         positions = {folder: positions[wnid] for folder, wnid in zip(known, wnids, strict=True) if wnid in positions}
     paths, keys, labels, digest = class_folders(name, expanded(root), positions, known)
-    return ImageSet(name, keys, labels, ImageFiles(paths), digest)
+    return ImageSet(name, keys, labels, partial(read_image, paths), digest)
 
 
 def imagenet_real(root: str | Path, classes: Sequence[str], labels: str | Path | None = None) -> ImageSet:
@@ -87,7 +88,7 @@ def imagenet_real(root: str | Path, classes: Sequence[str], labels: str | Path |
         raise NstError(f"imagenet_real: no images in {root}", valid=f"{REAL_NAME}00000001.JPEG, ...")
     paths, label = [files[key] for key in keys], sets[[rows[key] for key in keys]]
     digest = fingerprint(["imagenet_real", label, [(path.name, size_in_bytes(path)) for path in paths]])
-    return ImageSet("imagenet_real", keys, label, ImageFiles([str(path) for path in paths]), digest)
+    return ImageSet("imagenet_real", keys, label, partial(read_image, [str(path) for path in paths]), digest)
 
 
 def _real_labels(path: Path | None, classes: Sequence[str]) -> np.ndarray:
@@ -183,7 +184,7 @@ def imagenet_c(root: str | Path, corruption: str, severity: int, classes: Sequen
     folder = _held("imagenet_c", root, corruption, severity, f"{corruption} of severity {severity}")
     name = f"imagenet_c/{corruption}/{severity}"
     paths, keys, labels, digest = class_folders(name, folder, imagenet_positions(classes), imagenet_wnids())
-    return ImageSet(name, keys, labels, ImageFiles(paths), digest)
+    return ImageSet(name, keys, labels, partial(read_image, paths), digest)
 
 
 def imagenet_p(
@@ -205,7 +206,7 @@ def imagenet_p(
         name, folder, imagenet_positions(classes), imagenet_wnids(), _is_clip, ".mp4 files"
     )
     frames = frames or (TRANSLATE_FRAMES if perturbation == "translate" else FRAMES)
-    return ImageSet(name, keys, labels, ClipFiles(paths, frames), digest, frames)
+    return ImageSet(name, keys, labels, partial(read_clip, paths, frames), digest, frames)
 
 
 def _held(suite: str, root: str | Path, name: str, level: int, told: str) -> Path:

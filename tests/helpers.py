@@ -16,7 +16,9 @@ from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata, finish_predictions, parquet_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from nst.robustness.attacks import Attack
 
 _GOLDEN = Path(__file__).parent / "golden"
 
@@ -154,3 +156,15 @@ def apply_op(
     if name == "Cutout" and center is not None:
         return cutout_at(image, *center, int(step.argument))
     return step.operation(image, step.argument * sign if step.signed else step.argument)
+
+
+def attack(
+    network: nn.Module, images: Tensor, labels: Tensor, epsilon: float, method: Attack | None = None,
+    *, start: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Adversarial images of an attack by itself, by default FGSM: see `nst.robustness.attacks.search`."""
+    from nst.robustness import attacks
+
+    with attacks.attackable(network, images.device):
+        # copies: what was made in inference mode cannot take part in a gradient
+        return attacks.search(network, images.clone(), labels.clone(), epsilon, method or attacks.Attack(), start)

@@ -23,8 +23,8 @@ from nst.models.foreign import open_any
 from nst.models.networks import build
 from nst.models.pretrained import PACKAGES, Pretrained, digest, read, shown_to, take
 from nst.models.timm_architecture import TimmArchitecture, timm_architecture
-from nst.robustness.attacks import Attack, attack
 from nst.stages import evaluate, export, label, select, train
+from tests.helpers import attack
 from tests.tiny_networks import random_images
 from tests.trainings import dying_at, rows, weights
 
@@ -272,7 +272,7 @@ def test_a_network_of_timms_is_attacked(small: Compose, lone: Path, tmp_path: Pa
                                      f"evaluate.output={tmp_path / 'e'}", run_dir=tmp_path / "x"))  # fmt: skip
     network, _ = load_network(lone / "run" / "checkpoints" / "trained.safetensors")
     pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    spoilt = attack(network, pictures, torch.arange(4), 32, Attack())
+    spoilt = attack(network, pictures, torch.arange(4), 32)
     assert 0.05 < float((spoilt - pictures).abs().max()) <= 32 / 255 + 1e-6
     assert {"robustness/fgsm/top1_at_32", "robustness/pgd/top1_at_32"} <= result.keys()
     assert result["robustness/pgd/top1_at_32"] <= result["robustness/fgsm/top1_at_0"]

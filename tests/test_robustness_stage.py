@@ -47,7 +47,7 @@ from nst.models.checkpoints import NetworkInfo, load_network, save_network
 from nst.models.efficientnet import EfficientNet, build, normalize
 from nst.report.robustness_files import conditions, measured_rows
 from nst.robustness import classes
-from nst.robustness.attacks import Attack, attack
+from nst.robustness.attacks import Attack
 from nst.robustness.baselines import ALEXNET, CORRUPTIONS, PERTURBATIONS
 from nst.robustness.classes import CIFAR10, imagenet_wnids, readable_names, subset_positions, subset_wnids
 from nst.robustness.corruptions import Corruptions, corruption_generator
@@ -62,7 +62,7 @@ from nst.settings.data import Pictures
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
 from nst.training.counting import Counting
-from tests.helpers import encode, noise
+from tests.helpers import attack, encode, noise
 
 Compose = Callable[..., Any]
 WNIDS = imagenet_wnids()

@@ -59,36 +59,16 @@ class Attack:
         return epsilon if self.name == "fgsm" else max(epsilon / self.steps, 1.0)
 
 
-FGSM = Attack()
-PGD_10 = Attack(steps=10)  # the paper's, at epsilon 16
-
-
-def attack(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    method: Attack = FGSM,
-    *,
-    start: Tensor | None = None,
+def search(
+    network: nn.Module, clean: Tensor, labels: Tensor, epsilon: float, method: Attack, start: Tensor | None
 ) -> Tensor:
     """Adversarial images: (B, 3, H, W) float32 in 0..1 and labels (B,) -> the same shape, within epsilon/255.
 
     Args:
-        network: normalised images to logits.
+        network: normalised images to logits; inside `attackable`.
         epsilon: in 1/255.
         start: `random_start` alone: where in the ball to begin, (B, 3, H, W) of -1 to 1 (see `uniform_start`).
     """
-    if method.random_start and start is None:
-        raise ValueError("a random start needs `start`")
-    with attackable(network, images.device):
-        # copies: what was made in inference mode cannot take part in a gradient
-        return _search(network, images.clone(), labels.clone(), epsilon, method, start)
-
-
-def _search(
-    network: nn.Module, clean: Tensor, labels: Tensor, epsilon: float, method: Attack, start: Tensor | None
-) -> Tensor:
     if epsilon == 0:
         return clean
     radius, step = epsilon / LEVELS, method.step(epsilon) / LEVELS
@@ -176,7 +156,7 @@ class AttackScores(RunningSums):
                 yield (clean + epsilon / LEVELS * direction).clamp(0.0, 1.0)
             return
         for epsilon in self.epsilons:
-            yield _search(network, clean, labels, epsilon, self.method, start)
+            yield search(network, clean, labels, epsilon, self.method, start)
 
     @staticmethod
     def _right(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -30,14 +30,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import findings_figure, harness
 from benchmarks.series_job import RUNS, Job, place
-from benchmarks.series_lines import compared_with, finished, networks, with_pairs
+from benchmarks.series_lines import compared_with, finished, networks, text_of, with_pairs
 from benchmarks.series_table import SERIES, Row, Series
 from nst.atomic import write_json, write_text
 from nst.documents import read_json
 from nst.errors import NstError, UsageError, require_choice
-from nst.report import evidence, findings_figure, style
+from nst.report import evidence, style
 from nst.report.evidence import Line
 from nst.report.findings import Evidence
 from nst.sharing import wait_for_lock
@@ -165,7 +165,7 @@ def append(job: Job, results: Path) -> None:
         if (job.row.name, job.seed) in done(path):  # another process was quicker
             return
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        write_text(path, before + evidence.text_of(lines, heads=not before))
+        write_text(path, before + text_of(lines, heads=not before))
     for line in lines:
         print(f"  {line.network}: " + ", ".join(f"{name} {value:.2f}" for name, value in line.scores.items()))
 

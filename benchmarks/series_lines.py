@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from nst.documents import read_json
 from nst.evaluation import mistakes
 from nst.evaluation.results import row_numbers
 from nst.report.claims import CLAIMS, LAST, Contender
-from nst.report.evidence import CONTROL, METRICS, Line, Pair
+from nst.report.evidence import COLUMNS, CONTROL, FACTS, METRICS, Line, Pair
 from nst.report.findings import name_for
 from nst.report.generation_rows import row as row_of
 from nst.report.paper import measured
@@ -131,3 +133,17 @@ def _called(which: Contender, among: Mapping[str, Measured]) -> str:
 def finished(directory: Path) -> bool:
     """Whether a run has come to its result."""
     return read_document(directory / "result.json") is not None
+
+
+def text_of(lines: Iterable[Line], *, heads: bool) -> str:
+    """Lines as they stand in a file."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    if heads:
+        table.writerow(COLUMNS)
+    for line in lines:
+        scores = [f"{line.scores[name]:.6g}" if name in line.scores else "" for name in METRICS]
+        pairs = " ".join(f"{name}:{wins}:{losses}" for name, (wins, losses) in line.pairs.items())
+        facts = [line.facts.get(name, "") for name in FACTS]
+        table.writerow([*line.key, *scores, line.images, pairs, line.options, *facts])
+    return text.getvalue()

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import series
+from benchmarks import findings_figure, series
+from benchmarks.series_lines import text_of
 from nst.errors import NstError
 from nst.intervals import over_seeds, paired, unpaired
-from nst.report import evidence, findings_figure
+from nst.report import evidence
 from nst.report.claims import Claim, Contender, Expectation
-from nst.report.evidence import COLUMNS, Line, text_of
+from nst.report.evidence import COLUMNS, Line
 from nst.report.findings import Evidence, effect, of_folder, table
 from nst.report.style import BLUE, VERMILLION
 from tests.forked import run

@@ -219,7 +219,7 @@ def made_line(options: tuple[str, ...], seed: int = 0) -> evidence.Line:
 
 def put(place: Path, line: evidence.Line) -> None:
     (place / "results").mkdir(exist_ok=True)
-    (place / "results" / "tiny.csv").write_text(evidence.text_of([line], heads=True))
+    (place / "results" / "tiny.csv").write_text(series_lines.text_of([line], heads=True))
 
 
 def test_a_row_of_other_options_is_refused_with_its_command(place: Path, monkeypatch: pytest.MonkeyPatch):

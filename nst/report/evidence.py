@@ -159,17 +159,3 @@ def _pair(text: str, images: int) -> tuple[str, Pair]:
     if wins + losses > images:
         raise ValueError(f"more pairs than images: {text[:40]!r}")
     return name, (wins, losses)
-
-
-def text_of(lines: Iterable[Line], *, heads: bool) -> str:
-    """Lines as they stand in a file."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    if heads:
-        table.writerow(COLUMNS)
-    for line in lines:
-        scores = [f"{line.scores[name]:.6g}" if name in line.scores else "" for name in METRICS]
-        pairs = " ".join(f"{name}:{wins}:{losses}" for name, (wins, losses) in line.pairs.items())
-        facts = [line.facts.get(name, "") for name in FACTS]
-        table.writerow([*line.key, *scores, line.images, pairs, line.options, *facts])
-    return text.getvalue()

@@ -134,7 +134,10 @@ def test_without_a_clean_error_nothing_is_relative() -> None:
 def test_a_run_can_be_the_baseline_of_another() -> None:
     perturbation = perturbation_scores({name: result(4.0, 2.0) for name in PERTURBATIONS})
     corruption = corruption_scores(everywhere([40.0] * 5), clean_error=20.0)
-    teacher = Baseline.of_run("teacher", "runs/teacher", corruption, perturbation)
+    teacher = Baseline(
+        "teacher", "", corruption["clean_error"], corruption["errors"],
+        perturbation["flip_probability"], perturbation["top5_distance"],
+    )  # fmt: skip
     student = corruption_scores(everywhere([30.0] * 5), clean_error=15.0, baseline=teacher)
     assert (student["baseline"], student["mce"], student["relative_mce"]) == ("teacher", 75.0, 75.0)
     flips = perturbation_scores({name: result(3.0, 1.0) for name in PERTURBATIONS}, baseline=teacher)

@@ -80,7 +80,8 @@ class Corrupted(SuiteKind):
         else:
             block["top5"] = 100.0 - fmean(error for corruption in CORRUPTIONS for error in top5_errors[corruption])
         if other is not None:
-            found = corruption_scores(errors, clean_error=clean, baseline=Baseline.of_run("run", "", other))
+            run = Baseline("run", "", other.get("clean_error"), other.get("errors", {}))
+            found = corruption_scores(errors, clean_error=clean, baseline=run)
             block["to_baseline"] = found["ce"]
             block["error_to_baseline"], block["degradation_to_baseline"] = found["mce"], found["relative_mce"]
         return block

@@ -77,8 +77,8 @@ class Perturbed(SuiteKind):
         elif block["missing"]:
             block["subset_flip_rate"] = known_mean(result["flip_probability"] for result in first.values())
         if other is not None:
-            run = Baseline.of_run("run", "", None, other)
-            found = perturbation_scores(first, baseline=run, benchmark=benchmark)
+            given = {name: other.get(name, {}) for name in ("flip_probability", "top5_distance")}
+            found = perturbation_scores(first, baseline=Baseline("run", "", **given), benchmark=benchmark)
             block["to_baseline"] = found["flip_rate"]
             block["flips_to_baseline"], block["distance_to_baseline"] = found["mfr"], found["mt5d"]
         for level, results in levels.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 MADE_CORRUPTIONS, MADE_SEQUENCES = "c_onthefly", "p_onthefly"  # suites that are made on the fly of our own images
 NUM_SEVERITIES = 5
@@ -57,25 +56,6 @@ class Baseline:
     corruption_errors: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     flip_probability: Mapping[str, float] = field(default_factory=dict)
     top5_distance: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of_run(
-        cls,
-        name: str,
-        source: str,
-        corruption: Mapping[str, Any] | None = None,
-        perturbation: Mapping[str, Any] | None = None,
-    ) -> Baseline:
-        """The baseline that another run's `corruption_scores` and `perturbation_scores` make."""
-        corruption, perturbation = corruption or {}, perturbation or {}
-        return cls(
-            name,
-            source,
-            clean_error=corruption.get("clean_error"),
-            corruption_errors=corruption.get("errors", {}),
-            flip_probability=perturbation.get("flip_probability", {}),
-            top5_distance=perturbation.get("top5_distance", {}),
-        )
 
 
 ALEXNET = Baseline(

@@ -20,14 +20,12 @@ WORTH_TELLING = 0.05  # share of another class, below its picture
 
 @dataclass(frozen=True)
 class Told:
-    """What was said of N pictures: labels and confidences (N,); of the n-th, its path, bytes and the line below it."""
+    """What was said of N pictures: labels and confidences (N,); the n-th to be shown, None if it cannot be."""
 
     classes: Sequence[str]
     labels: np.ndarray
     confidences: np.ndarray
-    path: Callable[[int], str]
-    read: Callable[[int], bytes]
-    caption: Callable[[int], str]
+    picture: Callable[[int], Picture | None]
 
 
 def told_of(answers: Iterable[Answers], inputs: Inputs, classes: Sequence[str]) -> Told:
@@ -35,26 +33,20 @@ def told_of(answers: Iterable[Answers], inputs: Inputs, classes: Sequence[str]) 
     found = list(answers)
     starts = np.cumsum([0, *(len(part.paths) for part in found)])
 
-    def at(row: int) -> tuple[Answers, int]:
-        part = int(np.searchsorted(starts, row, side="right")) - 1
-        return found[part], row - int(starts[part])
-
-    def path(row: int) -> str:
-        part, place = at(row)
-        return part.paths[place]
-
-    def read(row: int) -> bytes:
-        part, place = at(row)
-        return inputs.data(part.shard, int(part.index[place]))
-
-    def caption(row: int) -> str:
-        part, place = at(row)
-        pairs = zip(part.labels[place, 1:].tolist(), part.confidences[place, 1:].tolist(), strict=True)
-        others = [f"{classes[label]} {100 * share:.0f} %" for label, share in pairs if share >= WORTH_TELLING]
-        return " · ".join([part.paths[place].rpartition("/")[2], *others])
+    def picture(row: int) -> Picture | None:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        part, place = found[number], row - int(starts[number])
+        image = data_uri(inputs.data(part.shard, int(part.index[place])))
+        if image is None:
+            return None
+        said = zip(part.labels[place].tolist(), part.confidences[place].tolist(), strict=True)
+        (first, sure), *others = ((classes[label], share) for label, share in said)
+        path = part.paths[place]
+        told = [f"{name} {100 * share:.0f} %" for name, share in others if share >= WORTH_TELLING]
+        return Picture(image, path, first, sure, caption=" · ".join([path.rpartition("/")[2], *told]))
 
     labels, confidences = (np.concatenate([getattr(part, name)[:, 0] for part in found]) for name in FIRST)
-    return Told(classes, labels, confidences, path, read, caption)
+    return Told(classes, labels, confidences, picture)
 
 
 def sheet(
@@ -105,20 +97,14 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _section(told: Told, label: int, rows: np.ndarray, chosen: np.ndarray, sure: np.ndarray) -> Section:
-    name = told.classes[label]
-    pictures = [(row, data_uri(told.read(row))) for row in chosen.tolist()]
-    shown_pictures = [
-        Picture(image, told.path(row), name, float(told.confidences[row]), caption=told.caption(row))
-        for row, image in pictures
-        if image is not None
-    ]
+    pictures = [picture for row in chosen.tolist() if (picture := told.picture(row)) is not None]
     text = count_of(len(rows), "picture")
     text += "" if len(chosen) == len(rows) else f", {len(chosen)} of them, evenly from the surest to the least sure"
     unsure = int((~sure[rows]).sum())
     return Section(
-        shown(name),
+        shown(told.classes[label]),
         "",
-        blocks=[Gallery("", f"{text}{f'; {number(unsure)} unsure' if unsure else ''}.", shown_pictures)],
+        blocks=[Gallery("", f"{text}{f'; {number(unsure)} unsure' if unsure else ''}.", pictures)],
     )
 
 

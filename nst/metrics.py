@@ -96,7 +96,7 @@ class EvaluationSums(RunningSums):
     """Running sums of one evaluation, on the host until they are moved.
 
     Args:
-        num_classes: C; the (C, C) matrix of label by prediction is kept up to 1000.
+        num_classes: C; the (C, C) matrix `confusion`, label by prediction, is kept up to 1000.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -128,21 +128,6 @@ class EvaluationSums(RunningSums):
         if "confusion" in self._sums:
             cell = labels * self.num_classes + logits.argmax(dim=1)
             self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
-
-    @property
-    def confusion(self) -> Tensor:
-        """Confusion matrix (C, C) int64: row label, column prediction.
-
-        Raises:
-            NstError: it was not kept.
-        """
-        if "confusion" not in self._sums:
-            raise NstError(
-                "this evaluation kept no confusion matrix",
-                got=f"{self.num_classes} classes",
-                valid=f"up to {MAX_CONFUSION_CLASSES} classes",
-            )
-        return self._sums["confusion"]
 
     def compute(self) -> dict[str, float]:
         """`top1`, `top5`, `ece` in percent, mean cross-entropy `loss` in nats, `samples`. Synchronises.

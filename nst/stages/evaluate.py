@@ -235,8 +235,8 @@ def _result(
     }
     if options.confusion and len(test.classes) <= MAX_CONFUSION_CLASSES:
         result["classes"] = list(test.classes)
-        result["confusion"] = scores.confusion.tolist()
-        result["top1_by_class"] = accuracy_by_class(scores.confusion).tolist()
+        confusion = scores.state()["confusion"]
+        result["confusion"], result["top1_by_class"] = confusion.tolist(), accuracy_by_class(confusion).tolist()
     names = ("confidence", "key", "label", "predicted")
     result["mistakes"] = [dict(zip(names, entry, strict=True)) for entry in mistakes]
     return result

@@ -53,27 +53,14 @@ def corruption_scores(
     if baseline is not None:
         base = _complete(baseline.corruption_errors, list(table))
         clean, base_clean = clean_error, baseline.clean_error
-        ce = {name: corruption_error(table[name], base[name]) for name in base}
+        ce = {name: percent(sum(table[name]), sum(base[name])) for name in base}
         relative = {} if clean is None or base_clean is None else {
-            name: relative_corruption_error(table[name], clean, base[name], base_clean) for name in base
+            name: percent(sum(error - clean for error in table[name]), sum(error - base_clean for error in base[name]))
+            for name in base
         }  # fmt: skip
         scores |= {"baseline": baseline.name, "ce": ce, "mce": _mean_over(CORRUPTIONS, ce)}
         scores |= {"relative_ce": relative, "relative_mce": _mean_over(CORRUPTIONS, relative)}
     return scores
-
-
-def corruption_error(errors: Sequence[float], baseline: Sequence[float]) -> float | None:
-    """CE in percent of one corruption's errors at severity 1 to 5; None where the baseline makes no error."""
-    return percent(sum(errors), sum(baseline))
-
-
-def relative_corruption_error(
-    errors: Sequence[float], clean_error: float, baseline: Sequence[float], baseline_clean_error: float
-) -> float | None:
-    """Relative CE in percent: of what errors exceed the clean error by; None where the baseline's do not."""
-    return corruption_error(
-        [error - clean_error for error in errors], [error - baseline_clean_error for error in baseline]
-    )
 
 
 def _complete(errors: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> dict[str, list[float]]:

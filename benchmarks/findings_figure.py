@@ -20,7 +20,7 @@ LETTERS = 58  # of a line beside the axis
 LINE = 0.27  # inches
 
 
-@styled
+@styled()
 def draw(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> Figure:
     """A line for each expectation of top-1 that has been run.
 

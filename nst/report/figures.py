@@ -43,7 +43,7 @@ PANELS = {
 MOST_COUNTED_CLASSES = 12  # more counts do not fit into the cells of a confusion matrix
 
 
-@styled
+@styled()
 def generations(
     titles: Sequence[str],
     top1: Sequence[float],
@@ -82,7 +82,7 @@ def generations(
     return figure
 
 
-@styled
+@styled()
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
     """A panel per metric of PANELS that any run has; curves maps run → metric → (step, value)."""
     shown = [metric for metric in PANELS if any(_has_signal(run.get(metric)) for run in curves.values())]
@@ -117,7 +117,7 @@ def series_color(number: int) -> str:
     return SERIES[0] if number == 0 else SERIES[1:][(number - 1) % (len(SERIES) - 1)]
 
 
-@styled
+@styled()
 def class_accuracy(classes: Sequence[str], teacher: np.ndarray, student: np.ndarray, titles: tuple[str, str]) -> Figure:
     """Accuracy (C,) in percent of each class for teacher and student; NaN for a class not seen."""
     known = np.isfinite(teacher) & np.isfinite(student)
@@ -151,7 +151,7 @@ def _class_scatter(title: str, teacher: np.ndarray, student: np.ndarray, titles:
     return figure
 
 
-@styled
+@styled()
 def confusion(
     classes: Sequence[str],
     matrices: Mapping[str, np.ndarray],
@@ -199,7 +199,7 @@ def _name_cells(panel: Axes, classes: Sequence[str]) -> None:
     panel.set_yticks(places, fitting(classes, SLANTED_LETTERS), fontsize=8.5)
 
 
-@styled
+@styled()
 def experiments(
     names: Sequence[str],
     first: Sequence[float | None],

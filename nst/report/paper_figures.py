@@ -40,7 +40,7 @@ def draw(where: Exhibit, scale: str, cells: Cells) -> Figure | None:
     return kinds.get(where.name, bars)(where, scale, cells)
 
 
-@styled
+@styled()
 def bars(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """A bar per row and column of ours, and of the paper's where it has numbers, of the place's first known metric."""
     rows = _rows(where, cells)
@@ -98,7 +98,7 @@ def _begins(panels_: dict[str, Axes]) -> str:
     return f"Bars begin at {' and '.join(cut)}, not at 0." if cut else ""
 
 
-@styled
+@styled()
 def against_parameters(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 against parameters (log), a line per column."""
     figure, (ours, paper) = panels(_title(where, scale), 3.9, 2)
@@ -133,7 +133,7 @@ def _parameters(where: Exhibit, row: str, cell: Cell) -> float | None:
     return next((found["params_m"] for found in where.rows.get(row, {}).values() if "params_m" in found), None)
 
 
-@styled
+@styled()
 def against_epsilon(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 over the size of the attack, a panel per attack and a line per network."""
     measured = {name.rpartition("_")[0] for cell in cells.values() for name in _metrics(cell)}
@@ -155,7 +155,7 @@ def against_epsilon(where: Exhibit, scale: str, cells: Cells) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def against_confidence(where: Exhibit, scale: str, cells: Cells) -> Figure:
     """Top-1 over the bins of confidence, a line for soft and one for hard labels, and the teacher's as a level."""
     figure, (axes,) = panels(_title(where, scale), 3.9)

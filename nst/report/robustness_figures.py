@@ -27,7 +27,7 @@ LETTER, LINES = 0.074, 2  # inches; of a class name under a frame
 LEFT_LETTERS = int(STRIP_LEFT / LETTER)
 
 
-@styled
+@styled()
 def bars(title: str, names: Sequence[str], networks: Mapping[str, Values], axis: str, colors: Colors) -> Figure:
     """A group of bars per condition, a bar per network; with two or more conditions their means as lines."""
     figure, (axes,) = panels(title, 4.0)
@@ -57,7 +57,7 @@ class Panel:
     networks: Mapping[str, Values]
 
 
-@styled
+@styled()
 def severity_curves(groups: Sequence[Panel], colors: Colors) -> Figure:
     """A panel per group of corruptions, a curve per network: error (%) of clean images, then at severity 1 to 5."""
     figure, axes = panels("Errors by severity", 3.3, len(groups), sharey=True)
@@ -68,7 +68,7 @@ def severity_curves(groups: Sequence[Panel], colors: Colors) -> Figure:
     return figure
 
 
-@styled
+@styled()
 def attacks(found: Sequence[Panel], colors: Colors) -> Figure:
     """Top-1 (%) over epsilon, a panel per attack."""
     columns = min(3, len(found))
@@ -118,7 +118,7 @@ class StripData:
     predicted: Mapping[str, Sequence[str]]
 
 
-@styled
+@styled()
 def strips(title: str, clips: Sequence[StripData]) -> Figure:
     """Film strips, one below the other, with the networks' answers under each frame; wrong ones in colour, with ×."""
     columns = max(len(clip.frames) for clip in clips)

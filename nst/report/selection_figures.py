@@ -53,7 +53,7 @@ class SelectionData:
     accuracy: np.ndarray | None = None
 
 
-@styled
+@styled()
 def confidence(selections: Sequence[SelectionData]) -> Figure:
     """Histogram of the teacher's confidence: all images, and what the student sees."""
     figure, axes = panels("How sure the teacher is, before and after selection", PANEL_HEIGHT, len(selections),
@@ -76,7 +76,7 @@ def _along_confidence(panel: Axes, data: SelectionData) -> None:
     panel.set_xlim(0, 1)
 
 
-@styled
+@styled()
 def class_balance(selections: Sequence[SelectionData]) -> Figure:
     """Images per class: as the teacher labels them, as selected, and with the copies that the student sees."""
     height = PANEL_HEIGHT + room_for(selections[-1].classes)
@@ -122,7 +122,7 @@ def _ranks(panel: Axes, data: SelectionData) -> None:
     panel.set_xlabel("classes, largest first")
 
 
-@styled
+@styled()
 def reliability(selections: Sequence[SelectionData]) -> Figure:
     """Share of right pseudo-labels per confidence bin; on the diagonal confidence is what it says."""
     figure, axes = panels("How often a pseudo-label is right, by the teacher's confidence", 4.2, len(selections),

@@ -8,14 +8,13 @@ random names.
 from __future__ import annotations
 
 import contextlib
-import functools
 import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -25,8 +24,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nst.atomic import atomic_path
 from nst.shown import short, shown
-
-P = ParamSpec("P")
 
 INK, MUTED, GRID, PAPER = "#1b1c20", "#63666f", "#dfe1e6", "#fefeff"
 # Okabe and Ito's colours, which people with any common colour blindness tell apart
@@ -77,15 +74,13 @@ def fitting(names: Sequence[str], letters: int = LETTERS) -> list[str]:
     return [short(name, letters) for name in names]
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A drawing function that draws in our style, and leaves matplotlib's settings as they were."""
-
-    @functools.wraps(draw)
-    def drawing(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE), _without_glyph_warnings():
-            return draw(*args, **kwargs)
-
-    return drawing
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draws a block, or with `@styled()` a function, in our style, and leaves matplotlib's settings as they were."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # letters that the font of files lacks, once for each drawing; the page's text is drawn by the browser
+        warnings.filterwarnings("ignore", r"Glyph .* missing from (current )?font", UserWarning)
+        yield
 
 
 def heat() -> LinearSegmentedColormap:
@@ -122,25 +117,17 @@ def room_for(names: Sequence[str]) -> float:
     return 0.07 * max(0, min(SLANTED_LETTERS, max(map(len, names))) - 6) if len(names) <= MOST_NAMED_CLASSES else 0.0
 
 
-@contextlib.contextmanager
-def _without_glyph_warnings() -> Iterator[None]:
-    """Letters that the font of files lacks are told once for each drawing; the page's text is drawn by the browser."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from (current )?font", UserWarning)
-        yield
-
-
 def svg_document(figure: Figure) -> str:
     """The figure as a whole SVG file on white."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE), _without_glyph_warnings():
+    with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     return buffer.getvalue()
 
 
 def save_png(figure: Figure, path: Path) -> None:
     """Writes the figure as a PNG of 150 dpi."""
-    with atomic_path(path) as temporary, matplotlib.rc_context(STYLE), _without_glyph_warnings():
+    with atomic_path(path) as temporary, styled():
         figure.savefig(temporary, format="png", metadata={"Software": None}, facecolor="white")
 
 

@@ -21,9 +21,9 @@ from nst.errors import NstError
 from nst.robustness import noises, warps
 from nst.robustness.baselines import DIFFICULTIES, EXTRA_PERTURBATIONS, PERTURBATIONS
 from nst.robustness.corruptions import require_picture
+from nst.robustness.digital import add_value
 from nst.robustness.draws import Draws
 from nst.robustness.filters import Field, gaussian, motion_blurred, sum_as_bytes
-from nst.robustness.hsv import add_value
 from nst.robustness.perturbation_tables import TABLES
 from nst.robustness.severities import table_side
 from nst.robustness.warps import affine_matrix, moved, tilt_matrix, tilted

@@ -22,9 +22,8 @@ from nst import groups as nst_groups
 from nst.config import compose_config, hydra_started, job_from, plain
 from nst.groups import conf_dir, group_choices, groups, summary_line
 from nst.models.efficientnet import ARCHITECTURES
-from nst.recipes import CHOICES
+from nst.recipes import CHOICES, EXHIBITS
 from nst.recipes import ROWS as PAPER_ROWS
-from nst.report.paper import exhibits
 from nst.settings.job import GenerationsJob
 from nst.stages import generations
 
@@ -98,7 +97,7 @@ def test_the_experiments_were_found():
 def test_every_row_of_the_paper_has_a_recipe(prefix: str, rows: int, twins: int):
     """Also: every recipe names a row and columns of the paper, each place of the paper's own rows once."""
     assert (len(recipes(prefix)), len(recipes(f"small_{prefix}"))) == (rows, twins)
-    where = exhibits()[f"{prefix[:-2]} {prefix[-2]}"]
+    where = EXHIBITS[f"{prefix[:-2]} {prefix[-2]}"]
     cells: list[tuple[str, str]] = []
     for name in recipes(prefix):
         paper = resolved(f"experiment={name}")["paper"]

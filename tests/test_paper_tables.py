@@ -16,6 +16,7 @@ from nst.atomic import write_config, write_json
 from nst.cli import dispatch
 from nst.config import compose_config
 from nst.errors import NstError
+from nst.recipes import EXHIBITS
 from nst.report import paper, paper_figures
 from nst.stages import report
 
@@ -175,12 +176,12 @@ def test_evaluations_have_the_numbers_of_their_suites(tmp_path: Path):
 
 
 def test_every_column_with_a_suite_is_one():
-    for where in paper.exhibits().values():
+    for where in EXHIBITS.values():
         assert set(where.suites) <= set(where.columns)
 
 
 def test_every_heading_that_is_explained_is_one():
-    for where in paper.exhibits().values():
+    for where in EXHIBITS.values():
         assert set(where.twin_headings) <= {*where.rows, *where.columns}
 
 
@@ -216,7 +217,7 @@ def test_twins_of_table_6_are_what_their_headings_are_said_to_be(recipe: str, sh
     assert (cfg.select.fraction, cfg.noise.unlabeled.augment) == (share, augment)
 
 
-@pytest.mark.parametrize("where", list(paper.exhibits().values()), ids=lambda where: where.file_name)
+@pytest.mark.parametrize("where", list(EXHIBITS.values()), ids=lambda where: where.file_name)
 def test_notes_of_a_figure_are_not_cut_and_lie_upon_nothing(where: paper.Exhibit):
     figure = paper_figures.draw(where, DIGITS, made_cells(where))
     FigureCanvasAgg(figure).draw()
@@ -230,7 +231,7 @@ def test_notes_of_a_figure_are_not_cut_and_lie_upon_nothing(where: paper.Exhibit
     assert ("Scaled down" in note_of(figure)) == bool(where.twin_headings)
 
 
-@pytest.mark.parametrize("where", list(paper.exhibits().values()), ids=lambda where: where.file_name)
+@pytest.mark.parametrize("where", list(EXHIBITS.values()), ids=lambda where: where.file_name)
 def test_every_place_has_its_figure(where: paper.Exhibit):
     figure = paper_figures.draw(where, DIGITS, made_cells(where))
     assert isinstance(figure, Figure)
@@ -260,7 +261,7 @@ def test_published_figures_of_a_recipe():
         paper.published({"table": 2})
 
 
-@pytest.mark.parametrize("where", list(paper.exhibits().values()), ids=lambda where: where.file_name)
+@pytest.mark.parametrize("where", list(EXHIBITS.values()), ids=lambda where: where.file_name)
 def test_no_figure_is_drawn_of_what_no_run_measured(where: paper.Exhibit):
     row = next(iter(where.rows), "0.0 to 0.4")
 

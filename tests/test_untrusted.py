@@ -41,6 +41,7 @@ from nst.finished import final_weights
 from nst.models import foreign
 from nst.models.checkpoints import read_weights
 from nst.progress import console, say
+from nst.recipes import EXHIBITS
 from nst.report import paper
 from nst.report.gallery import Picture
 from nst.report.page import Gallery, Page, Section, Table, render
@@ -488,7 +489,7 @@ def test_names_are_no_markup_for_the_terminal(capsys: pytest.CaptureFixture[str]
 
 
 def test_long_and_strange_names_fit_the_table_of_the_paper_at_80_columns():
-    where = next(iter(paper.exhibits().values()))
+    where = next(iter(EXHIBITS.values()))
     column, scores, network = where.columns[0], {next(iter(where.metrics)): 1.0}, "[/]|" + "y" * 10_000
     ours = paper.CellResult("s", "r", column, 0, network, scores, Path("x"))
     cells = {("[red]" + "x" * 10_000, column): paper.Cell((ours,))}

@@ -42,24 +42,19 @@ SUITE_METRICS = {  # kind of a suite → metric → its name in a result
 STAGES = ("iterate", "evaluate")  # whose runs have rows; the trainings inside them carry the same block
 
 
-def exhibits() -> dict[str, Exhibit]:
-    """All tables and figures, by names such as `table 6`."""
-    return EXHIBITS
-
-
 def exhibit(kind: str, number: int) -> Exhibit:
     """`exhibit("table", 6)`.
 
     Raises:
         NstError: the paper has none such, or not for training.
     """
-    known, name = exhibits(), f"{kind} {number}"
-    if name not in known:
+    name = f"{kind} {number}"
+    if name not in EXHIBITS:
         raise UsageError(
-            f"there is no {name} to report{nearest(name, known)}",
-            valid=", ".join(entry for entry in known if entry.startswith(kind)),
+            f"there is no {name} to report{nearest(name, EXHIBITS)}",
+            valid=", ".join(entry for entry in EXHIBITS if entry.startswith(kind)),
         )
-    return known[name]
+    return EXHIBITS[name]
 
 
 def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dict[str, float]]]]:
@@ -71,9 +66,9 @@ def published(block: Mapping[str, Any] | None) -> tuple[str, list[tuple[str, dic
     if not block:
         return "", []
     _require_block(block)
-    known, row = exhibits(), block["row"]
+    row = block["row"]
     for name in block["places"]:
-        figures = known[name].rows.get(row, {}) if name in known else {}
+        figures = EXHIBITS[name].rows.get(row, {}) if name in EXHIBITS else {}
         found = [(column, figures[column]) for column in block["columns"] if column in figures]
         if found:
             return f"{name}, {row}", found

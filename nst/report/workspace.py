@@ -11,7 +11,7 @@ from typing import Any
 from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports import v2 as wr
 
-from nst.report.paper import exhibits
+from nst.recipes import EXHIBITS
 from nst.robustness.baselines import MADE_CORRUPTIONS, MADE_SEQUENCES
 
 NAME = "Noisy Student Training"
@@ -101,7 +101,7 @@ def _pseudo_labels() -> ws.Section:
 def _tables() -> ws.Section:
     """What `nst report --table <number> --wandb` has sent."""
     panels: list[Any] = []
-    for exhibit in exhibits().values():
+    for exhibit in EXHIBITS.values():
         panels.append(wr.MediaBrowser(title=exhibit.name, media_keys=[f"figures/{exhibit.file_name}"]))
         panels.append(wr.WeavePanelSummaryTable(table_name=f"report/{exhibit.file_name}"))
     return _section("Ablations and the paper's tables", panels)

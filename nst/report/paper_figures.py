@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -110,10 +109,8 @@ def against_parameters(where: Exhibit, scale: str, cells: Cells) -> Figure:
                 for (row, of), cell in found.items()
                 if of == column and cell.value("top1") and _parameters(where, row, cell)
             )
-            if points:
-                x, mean, deviation = zip(*points, strict=True)
-                sizes += x
-                _curve(axes, x, mean, deviation, COLORS[number], column)
+            sizes += [size for size, *_ in points]
+            _curve(axes, points, COLORS[number], column)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -144,9 +141,7 @@ def against_epsilon(where: Exhibit, scale: str, cells: Cells) -> Figure:
             cell = next(cell for key, cell in cells.items() if key[0] == row)
             names = [name for name in _metrics(cell) if name.startswith(f"{attack}_")]
             points = sorted((float(name.rpartition("_")[2]), *cell.value(name)) for name in names)  # type: ignore[misc]
-            if points:
-                epsilon, mean, deviation = zip(*points, strict=True)
-                _curve(panel, epsilon, mean, deviation, COLORS[number % len(COLORS)], row)
+            _curve(panel, points, COLORS[number % len(COLORS)], row)
         panel.set_title({"fgsm": "FGSM", "pgd": "PGD, 10 steps"}[attack])
         panel.set_xlabel("epsilon (of 255)")
         panel.set_ylim(bottom=0)
@@ -166,11 +161,9 @@ def against_confidence(where: Exhibit, scale: str, cells: Cells) -> Figure:
         axes.axhline(level[0], color=MUTED, linestyle=(0, (4, 3)), label="supervised (the teacher)")
     for number, column in enumerate(where.columns[1:], 1):
         known = [(place, cells[row, column].value("top1")) for place, row in enumerate(bins) if (row, column) in cells]
-        points = [(place, *value) for place, value in known if value]
-        if points:
-            x, mean, deviation = zip(*points, strict=True)
-            shift = 0.06 * (2 * number - 3)  # error bars side by side
-            _curve(axes, tuple(value + shift for value in x), mean, deviation, COLORS[number], f"{column} labels")
+        shift = 0.06 * (2 * number - 3)  # error bars side by side
+        points = [(place + shift, *value) for place, value in known if value]
+        _curve(axes, points, COLORS[number], f"{column} labels")
     axes.set_xticks(range(len(bins)), bins)
     axes.set_xlabel("confidence of the teacher")
     axes.set_ylabel("top-1 (%)")
@@ -196,7 +189,10 @@ def published_cells(where: Exhibit, rows: list[str]) -> Cells:
     }
 
 
-def _curve(axes: Axes, x: Any, mean: Any, deviation: Any, color: str, label: str) -> None:
+def _curve(axes: Axes, points: Sequence[tuple[float, float, float | None]], color: str, label: str) -> None:
+    if not points:
+        return
+    x, mean, deviation = zip(*points, strict=True)
     axes.plot(x, mean, color=color, label=label, **MARKER, zorder=3)
     spread = np.array([value or 0.0 for value in deviation])
     if spread.any():

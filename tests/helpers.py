@@ -6,8 +6,9 @@ import csv
 import io
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nst.robustness.attacks import Attack
+    from nst.robustness.image_sets import ImageSet
 
 _GOLDEN = Path(__file__).parent / "golden"
 
@@ -62,6 +64,25 @@ def add_file(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
+
+
+class SetSample(NamedTuple):
+    """One image or clip of a set: key, pixels, and label: int or (M,)."""
+
+    key: str
+    image: np.ndarray
+    label: int | np.ndarray
+
+
+def samples(images: ImageSet, bad: list[str]) -> Iterator[SetSample]:
+    """All samples that can be read, in order; the others are told in `bad`."""
+    from nst.data.images import BadImage  # here: tests/test_extending.py imports a copy of nst
+
+    for number, (key, label) in enumerate(zip(images.keys, images.labels, strict=True)):
+        try:
+            yield SetSample(key, images[number], label if label.ndim else int(label))
+        except BadImage as error:
+            bad.append(str(error))
 
 
 # ---- processes and folders ---------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ from nst.settings.data import Pictures
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
 from nst.training.counting import Counting
-from tests.helpers import attack, encode, noise
+from tests.helpers import attack, encode, noise, samples
 
 Compose = Callable[..., Any]
 WNIDS = imagenet_wnids()
@@ -688,7 +688,7 @@ def test_clips_of_imagenet_p_flip_as_their_frames_say(released: Compose, imagene
     network, _ = load_network(imagenet)
     view = CenterView(16, crop="none")
     clips = [np.stack([view(frame) for frame in sample.image])
-             for sample in imagenet_p(tmp_path / "p", "brightness", WNIDS).samples([])]  # fmt: skip
+             for sample in samples(imagenet_p(tmp_path / "p", "brightness", WNIDS), [])]  # fmt: skip
     top5 = torch.stack([top_classes(answers(network, clip)) for clip in clips])
     for difficulty in (1, 2):
         flips, _ = clip_distances(top5, noise=False, difficulty=difficulty)

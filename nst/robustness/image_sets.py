@@ -8,10 +8,10 @@ BadImage that is reported, not the end. Pixels come as they are stored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,14 +22,6 @@ from nst.errors import NstError
 
 if TYPE_CHECKING:
     from nst.data.batches import Images
-
-
-class SetSample(NamedTuple):
-    """One image, or one clip: key, pixels uint8 (H, W, 3) or (T, H, W, 3), and label: int or (M,), -1 is none."""
-
-    key: str
-    image: np.ndarray
-    label: int | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -60,18 +52,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, number: int) -> SetSample:
-        """Sample `number`.
+    def __getitem__(self, number: int) -> np.ndarray:
+        """Pixels of an image, uint8 (H, W, 3), or of a clip, (T, H, W, 3).
 
         Raises:
             BadImage: it cannot be read; the message names it.
         """
-        label = self.labels[number]
         try:
-            image = self.pixels(number)
+            return self.pixels(number)
         except BadImage as error:
             raise BadImage(f"{self.name}/{self.keys[number]}: {error}") from error
-        return SetSample(self.keys[number], image, label if label.ndim else int(label))
 
     def pixels(self, number: int) -> np.ndarray:
         """What `read` gives for sample `number`.
@@ -81,14 +71,6 @@ class ImageSet:
         """
         return self.read(number if self.rows is None else self.rows[number])
 
-    def samples(self, bad: list[str]) -> Iterator[SetSample]:
-        """All samples that can be read, in order; the others are told in `bad`."""
-        for number in range(len(self)):
-            try:
-                yield self[number]
-            except BadImage as error:
-                bad.append(str(error))
-
     def picture_size(self) -> tuple[int, int]:
         """Height and width in px of the first picture that can be read: 224 or 299 decides which row a score is.
 
@@ -96,8 +78,13 @@ class ImageSet:
             NstError: none can.
         """
         bad: list[str] = []
-        for _, image, _ in self.samples(bad):
-            return image.shape[-3], image.shape[-2]
+        for number in range(len(self)):
+            try:
+                image = self[number]
+            except BadImage as error:
+                bad.append(str(error))
+            else:
+                return image.shape[-3], image.shape[-2]
         raise NstError(f"no image of {self.name} can be read", got=bad[0])
 
     def subset(self, max_images: int | None, seed: int = 0) -> ImageSet:

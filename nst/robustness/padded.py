@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from nst.data.batches import Batch, View, seen_bytes
 from nst.data.evaluation_batches import filled, padded
 from nst.data.images import BadImage
-from nst.robustness.image_sets import ImageSet, SetSample
+from nst.robustness.image_sets import ImageSet
 
 
 class ImageSetBatches(Dataset):
@@ -40,17 +40,17 @@ class ImageSetBatches(Dataset):
         return self.batch_size * (self.images.frames * seen_bytes(self.view) + 25)
 
     def __getitem__(self, number: int) -> Batch:
-        rows: list[tuple[int, SetSample]] = []
+        read: list[tuple[int, np.ndarray]] = []
         bad: list[str] = []
         start = number * self.batch_size
         for index in range(start, min(start + self.batch_size, len(self.images))):
             try:
-                rows.append((index, self.images[index]))
+                read.append((index, self.images[index]))
             except BadImage as error:
                 bad.append(str(error))
-        places = np.array([index for index, _ in rows], np.int64)
-        shown = [self._seen(frame) for _, sample in rows for frame in _frames(sample.image)]
-        keys, labels = [sample.key for _, sample in rows], self.images.labels[places]
+        places = np.array([index for index, _ in read], np.int64)
+        shown = [self._seen(frame) for _, image in read for frame in _frames(image)]
+        keys, labels = [self.images.keys[index] for index, _ in read], self.images.labels[places]
         batch = padded(shown, self.view, keys, places, labels, bad, size=self.batch_size, frames=self.images.frames)
         batch["place"] = filled(places, self.batch_size)
         if self.images.cells is not None:
@@ -63,7 +63,7 @@ class ImageSetBatches(Dataset):
         Raises:
             BadImage: it cannot be read.
         """
-        return np.stack([self._seen(frame) for frame in _frames(self.images[index].image)])
+        return np.stack([self._seen(frame) for frame in _frames(self.images[index])])
 
     def _seen(self, image: np.ndarray) -> np.ndarray:
         return self.view(image, np.random.default_rng(0))  # a clean view draws nothing

@@ -598,7 +598,7 @@ def test_pictures_of_a_partial_copy_are_of_the_severity_that_their_captions_name
     suite = corrupted_suites.released(Subject(WNIDS, 16, Pictures(), 8, options), "imagenet_c", str(tmp_path))
     part = suite.open("fog")
     assert [part.images.cells[number] % 5 + 1 for number in part.shown] == [3] * SHOWN_PER_CORRUPTION
-    assert set(part.captions) == {"fog 3"}
+    assert set(part.shown.values()) == {"fog 3"}
 
 
 def test_empty_folders_of_a_partial_copy_are_missing(

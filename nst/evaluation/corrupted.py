@@ -141,8 +141,8 @@ def released(subject: Subject, name: str, folder: str) -> Suite:
         scorer = CorruptionScorer(ALL_CORRUPTIONS)
         severity = _middle(held[corruption])
         shown = _shown(shown_images, ALL_CORRUPTIONS.index(corruption), scorer.errors.cell(corruption, severity))
-        captions = [f"{corruption} {severity}"] * len(shown)
-        return Pass(shown_images, subject.resized(side), subject.batch_size, scorer, shown, captions)
+        captions = dict.fromkeys(shown, f"{corruption} {severity}")
+        return Pass(shown_images, subject.resized(side), subject.batch_size, scorer, captions)
 
     def measured(parts: Kept) -> Block:
         found = CorruptionScorer(ALL_CORRUPTIONS).with_counts(parts.values()).measured()
@@ -191,9 +191,9 @@ def made(subject: Subject, images: ImageSet) -> Suite:
         block, scorer = blocks[part], CorruptionScorer(names)
         found = corrupted(images.chosen(block), view, corruptions, variants, scorer.errors, options.seed)
         shown = [number - block.start * len(variants) for number in all_shown if number // len(variants) in block]
-        captions = [f"{name} {severity}" for name, severity in (variants[number % len(variants)] for number in shown)]
+        captions = {number: "{} {}".format(*variants[number % len(variants)]) for number in shown}
         batch = whole_images(len(variants), subject.batch_size)
-        return Pass(found, subject.resized(subject.image_size), batch, scorer, shown, captions)
+        return Pass(found, subject.resized(subject.image_size), batch, scorer, captions)
 
     conditions = {
         **subject.facts(images),

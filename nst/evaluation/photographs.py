@@ -59,8 +59,8 @@ def _suite(subject: Subject, name: str, folder: str) -> Suite:
     def opened(part: str) -> Pass:
         positions = subset_positions(name, subject.classes) if name in SUBSETS else None
         scorer = RealScorer() if name == REAL else AnswersScorer(len(images), positions)
-        shown = shown_images(images, subject.options.seed)
-        return Pass(images, subject.photograph(), subject.batch_size, scorer, shown, [""] * len(shown))
+        shown = dict.fromkeys(shown_images(images, subject.options.seed), "")
+        return Pass(images, subject.photograph(), subject.batch_size, scorer, shown)
 
     def measured(parts: Kept) -> Block:
         if name != REAL:

@@ -184,9 +184,9 @@ def _clips(held: Mapping[str, Sequence[int]], wanted: Sequence[int]) -> Clips:
 
 def _pass(subject: Subject, images: ImageSet, view: View, name: str, difficulties: Sequence[int]) -> Pass:
     """A pass over clips, a few whole ones at a time."""
-    shown = range(min(SHOWN_CLIPS, len(images)))
+    shown = dict.fromkeys(range(min(SHOWN_CLIPS, len(images))), name)
     scorer = FlipScorer(name, difficulties, images.frames)
-    return Pass(images, view, max(1, subject.batch_size // images.frames), scorer, shown, [name] * len(shown))
+    return Pass(images, view, max(1, subject.batch_size // images.frames), scorer, shown)
 
 
 def _measured(parts: Kept, clips: Clips) -> Block:

@@ -18,7 +18,7 @@ to, and the names of these scores in results and reports. Reports read it too, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nst.data.transforms import CenterView
@@ -150,16 +150,14 @@ class Pass:
     Args:
         batch_size: images or clips.
         scorer: counts it.
-        shown: numbers of the samples whose answers are kept, to be shown with their pictures.
-        captions: of these, in their order: what they show.
+        shown: numbers of the samples whose answers are kept, to be shown with their pictures → what they show.
     """
 
     images: ImageSet
     view: View
     batch_size: int
     scorer: Scorer
-    shown: Sequence[int] = ()
-    captions: Sequence[str] = ()
+    shown: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

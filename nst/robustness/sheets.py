@@ -9,7 +9,7 @@ same ones and can be laid side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def shown_frames(frames: int) -> list[int]:
 
 
 def entries(
-    answers: Sequence[Answer], batches: ImageSetBatches, captions: dict[int, str], classes: Sequence[str]
+    answers: Sequence[Answer], batches: ImageSetBatches, captions: Mapping[int, str], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What the network says of shown samples, in words.
 

@@ -204,7 +204,7 @@ def evaluate_pass(
     """One pass by all ranks: what its file keeps. Pictures are written beside `path`."""
     images, scorer = pass_.images, pass_.scorer
     batches = ImageSetBatches(images, pass_.view, batch_size=hardware.whole(pass_.batch_size))
-    shown = Shown(pass_.shown, images.frames)
+    shown = Shown(list(pass_.shown), images.frames)
     trainer, bad = count(
         network, scorer, batches, hardware, path.parent,
         advance=lambda samples: bar.update(bar.step + samples * images.frames),
@@ -216,9 +216,8 @@ def evaluate_pass(
         return {}
     kept: dict[str, Any] = {"kept": scorer.kept(), "bad": bad}
     if answers:
-        captions = dict(zip(pass_.shown, pass_.captions, strict=True))
         kept["sheet"] = write_sheet(path.with_suffix(""), batches, [number for number, *_ in answers])
-        kept["shown"] = entries(answers, batches, captions, readable_names(subject.classes))
+        kept["shown"] = entries(answers, batches, pass_.shown, readable_names(subject.classes))
     return kept
 
 

@@ -61,7 +61,7 @@ def networks(directory: Path, series: str, row: str, seed: int, *, evaluated: bo
     return {
         name: Measured(
             Line(series, row, seed, name, scores(result), int(result["samples"]), {}, "", facts | _code(started)),
-            None if wrong is None else frozenset(mistake.key for mistake in wrong),
+            None if wrong is None else frozenset(wrong),
             tested_on,
         )
         for name, (result, facts, wrong, started, tested_on) in found.items()

@@ -145,7 +145,7 @@ def test_a_run_becomes_lines_and_is_never_run_again(
     for line, own in zip(lines, [result["control"], *result["generations"]], strict=True):
         evaluated = read_json(directory / line["network"] / "evaluation" / "result.json")
         found = mistakes.read(directory / line["network"] / "evaluation" / mistakes.FILE)
-        wrong[line["network"]] = {each.key for each in found or ()}
+        wrong[line["network"]] = set(found or ())
         assert float(line["top1"]) == pytest.approx(own["top1"], abs=1e-3)
         assert (line["images"], line["labels"]) == (f"{evaluated['samples']:.0f}", "50")
         assert (line["steps"], line["selected"]) == (str(own["steps"]), str(own["unlabeled"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nst.atomic import write_csv
@@ -15,24 +14,14 @@ FILE = "mistakes.csv"
 COLUMNS = ("key", "class", "predicted", "confidence")
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """An image by its key, its class and what it is taken for, by name, and the probability of that."""
-
-    key: str
-    label: str
-    predicted: str
-    confidence: float
-
-
 def write(path: Path, mistakes: Iterable[tuple[float, str, int, int]], classes: Sequence[str]) -> None:
     """Writes entries of confidence, key, label and predicted class."""
     rows = ((key, classes[label], classes[predicted], f"{sure:.6f}") for sure, key, label, predicted in mistakes)
     write_csv(path, COLUMNS, (dict(zip(COLUMNS, row, strict=True)) for row in rows))
 
 
-def read(path: Path) -> list[Mistake] | None:
-    """What `write` has written; None where there is no such file.
+def read(path: Path) -> dict[str, float] | None:
+    """Key → confidence, of what `write` has written; None where there is no such file.
 
     Raises:
         NstError: it is not such a table.
@@ -43,6 +32,6 @@ def read(path: Path) -> list[Mistake] | None:
     try:
         if not rows or tuple(rows[0]) != COLUMNS:
             raise ValueError(f"columns {', '.join(rows[0]) if rows else '(none)'}")
-        return [Mistake(key, label, predicted, float(sure)) for key, label, predicted, sure in rows[1:]]
+        return {key: float(sure) for key, _, _, sure in rows[1:]}
     except ValueError as error:
         raise damaged(path, f"{error}; valid are columns {', '.join(COLUMNS)}") from error

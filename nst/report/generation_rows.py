@@ -129,7 +129,7 @@ def compared(before: Row, after: Row, first: Generation, second: Generation) -> 
     same = images is not None and images == second.evaluated.get("test") and samples == samples_after
     wrong = None
     if same and first.mistakes is not None and second.mistakes is not None:
-        wrong = ({mistake.key for mistake in first.mistakes}, {mistake.key for mistake in second.mistakes})
+        wrong = set(first.mistakes), set(second.mistakes)
     return of_gain(before["top1"], after["top1"], samples, samples_after, wrong)
 
 

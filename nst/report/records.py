@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from nst.documents import read_config, read_document, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
-from nst.evaluation.mistakes import Mistake
 from nst.evaluation.results import inputs_of, looks_of, with_views
 from nst.finished import generations_in
 from nst.settings.learning import only_run
@@ -152,8 +151,8 @@ class Generation:
         return self.has_teacher and self.started["inputs"]["teacher"].get("mode") == "online"
 
     @cached_property
-    def mistakes(self) -> list[Mistake] | None:
-        """All test images that it gets wrong; None where its evaluation kept none."""
+    def mistakes(self) -> dict[str, float] | None:
+        """Keys of all test images that it gets wrong, and how sure it is; None where its evaluation kept none."""
         return mistakes.read(self.mistakes_file)
 
     @property

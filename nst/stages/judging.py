@@ -94,7 +94,7 @@ class Judging:
 def read_scores(name: str, pictures: str, result: dict[str, Any], folder: Path) -> Scores:
     """The scores of a network from what its evaluation has left in a folder."""
     wrong = mistakes.read(folder / mistakes.FILE)
-    scores = scores_of(name, pictures, result, None if wrong is None else frozenset(entry.key for entry in wrong))
+    scores = scores_of(name, pictures, result, None if wrong is None else frozenset(wrong))
     return replace(scores, looks=looks_of(inputs_of(folder)))
 
 

@@ -3,10 +3,9 @@ key press loads neither torch nor Hydra."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from nst.checking import kind_of
+from nst.checking import kind_of, leaves
 from nst.errors import UsageError
 from nst.flags import needs_value, option_of, own_flags
 from nst.groups import group_choices, groups
@@ -83,17 +82,7 @@ def _typed(stage: str, name: str) -> str:
 def _names() -> Iterator[str]:
     """Groups and options; those inside a group stand behind its dot."""
     yield from groups()
-    yield from _leaves(TREE)
-
-
-def _leaves(tree: Mapping[str, Any], around: str = "") -> Iterator[str]:
-    for name, node in tree.items():
-        if name == "*":
-            continue
-        if isinstance(node, dict):
-            yield from _leaves(node, f"{around}{name}.")
-        else:
-            yield around + name
+    yield from (name for name, _ in leaves(TREE) if "*" not in name)
 
 
 def _values(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from nst.checking import leaves
 from nst.config import plain
 from nst.data.index_files import has_index
 from nst.data.shard_set import ShardSet
@@ -32,7 +33,7 @@ from nst.settings.learning import only_run
 from nst.shown import as_typed
 from nst.stage_table import STAGES
 from nst.stages.apart import PARTS
-from nst.stages.unread import WHOLE, leaves, networks, require_as_sharded, require_read, run_of, typed_names, value_at
+from nst.stages.unread import WHOLE, networks, require_as_sharded, require_read, run_of, typed_names, value_at
 
 PLACES = ("data.root", "data.source.root", *(f"data.{part}" for part in PARTS))
 

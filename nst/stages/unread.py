@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nst.advice import command_is_known, leave_out
+from nst.checking import leaves
 from nst.config import compose_config, plain
 from nst.documents import read_config
 from nst.errors import NstError, UsageError
@@ -209,15 +210,6 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
         if option not in (name, "overrides") and _is_read(cfg, stage, option)
         if whole or option in typed or not option.startswith("data.")
     )
-
-
-def leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All options by dotted name."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, node
 
 
 def _network_option(stage: str, name: str, value: str) -> str:

@@ -23,24 +23,21 @@ ADAPTIVE_BIN_SIZE = 100  # images per bin of the RMS calibration error
 # ---- calibration -----------------------------------------------------------------------------------------
 
 
-def rms_calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, *, bin_size: int = ADAPTIVE_BIN_SIZE, last_bin: bool = False
-) -> float | None:
-    """RMS calibration error in percent, bins of `bin_size` images by confidence: (N,), (N,); None below 2 bins.
+def rms_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float | None:
+    """RMS calibration error in percent, bins of 100 images by confidence: (N,), (N,); None below 2 bins.
 
     sqrt(sum_b n_b / N * (mean confidence_b - accuracy_b)^2), the last bin with the remainder. The reference
     (natural-adv-examples/calibration_tools.py) leaves out that last bin, which holds the most confident images;
-    so do we, for comparison with published numbers, unless `last_bin`.
+    so do we, for comparison with published numbers.
     """
     confidence, correct = _by_confidence(confidence, correct)
-    bins = len(confidence) // bin_size
+    bins = len(confidence) // ADAPTIVE_BIN_SIZE
     if bins < 2:
         return None
-    starts = np.arange(bins) * bin_size
+    starts = np.arange(bins) * ADAPTIVE_BIN_SIZE
     sizes = np.diff(np.append(starts, len(confidence)))
     gaps = (np.add.reduceat(confidence, starts) - np.add.reduceat(correct, starts)) / sizes
-    squares = sizes * gaps**2
-    return 100.0 * float(np.sqrt((squares if last_bin else squares[:-1]).sum() / len(confidence)))
+    return 100.0 * float(np.sqrt((sizes * gaps**2)[:-1].sum() / len(confidence)))
 
 
 def aurra(confidence: ArrayLike, correct: ArrayLike) -> float:

@@ -104,7 +104,8 @@ class Run:
             raise other_inputs(self.directory, self.stage, occupied.ITERATE, self.inputs, self.option)
         self._made = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._acquire_lock()
+        alone = f"wait for it, or give this run a directory of its own: {self.option}=..."
+        self._lock = take_lock(self.directory, alone)
         try:
             self._refuse_other_inputs()
             written.begin(self.directory, *self.files, own=True)
@@ -234,11 +235,6 @@ class Run:
             return (self.directory / ".pulse").read_text()
         except OSError:
             return ""  # not there yet, or just being replaced
-
-    def _acquire_lock(self) -> None:
-        self._lock = take_lock(
-            self.directory, f"wait for it, or give this run a directory of its own: {self.option}=..."
-        )
 
     def _refuse_other_inputs(self) -> None:
         started = self._started()

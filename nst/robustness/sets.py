@@ -187,14 +187,11 @@ def imagenet_c(root: str | Path, corruption: str, severity: int, classes: Sequen
     return ImageSet(name, keys, labels, partial(read_image, paths), digest)
 
 
-def imagenet_p(
-    root: str | Path, perturbation: str, classes: Sequence[str], difficulty: int = 1, frames: int | None = None
-) -> ImageSet:
-    """Clips (T, H, W, 3) of one perturbation of ImageNet-P.
+def imagenet_p(root: str | Path, perturbation: str, classes: Sequence[str], difficulty: int = 1) -> ImageSet:
+    """Clips (T, H, W, 3) of one perturbation of ImageNet-P; T is 31, and 41 for `translate`, else it is a BadImage.
 
     Args:
         difficulty: chooses the folder of a noise; of others the frames are the same.
-        frames: T; None is 31, and 41 for `translate`. A clip of another length is a BadImage.
 
     Raises:
         NstError: as `imagenet_folders`, or the copy does not hold it.
@@ -205,7 +202,7 @@ def imagenet_p(
     paths, keys, labels, digest = class_folders(
         name, folder, imagenet_positions(classes), imagenet_wnids(), _is_clip, ".mp4 files"
     )
-    frames = frames or (TRANSLATE_FRAMES if perturbation == "translate" else FRAMES)
+    frames = TRANSLATE_FRAMES if perturbation == "translate" else FRAMES
     return ImageSet(name, keys, labels, partial(read_clip, paths, frames), digest, frames)
 
 

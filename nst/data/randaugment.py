@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image as Pillow
 
 from nst.data import geometry
 from nst.data import operations as op
@@ -96,9 +95,7 @@ class RandAugment:
         """uint8 (H, W, 3) -> uint8 (H, W, 3), by `image` and `rng` alone; never writes to `image`."""
         require_rgb(image)
         if self.variant in _PEERS:
-            with _global_generators_from(rng):
-                transform = _PEERS[self.variant](self.num_ops, int(self.magnitude))
-                return np.array(transform(Pillow.fromarray(image)))
+            return _PEERS[self.variant](self, image, rng)
         table = _table(self.variant, self.magnitude, self.translate_const, self.cutout_const)
         for chosen in rng.integers(len(table), size=self.num_ops):
             step = table[chosen]
@@ -188,6 +185,22 @@ def _table(variant: str, magnitude: float, translate_const: float, cutout_const:
 # ---- other libraries -------------------------------------------------------------------------------------
 
 
+def _timm(settings: RandAugment, image: Image, rng: np.random.Generator) -> Image:
+    with _global_generators_from(rng):
+        return _through_pillow(_timm_transform(settings.num_ops, int(settings.magnitude)), image)
+
+
+def _torchvision(settings: RandAugment, image: Image, rng: np.random.Generator) -> Image:
+    with _global_generators_from(rng):
+        return _through_pillow(_torchvision_transform(settings.num_ops, int(settings.magnitude)), image)
+
+
+def _through_pillow(transform: Callable[[Any], Any], image: Image) -> Image:
+    from PIL import Image as Pillow
+
+    return np.array(transform(Pillow.fromarray(image)))
+
+
 @functools.lru_cache(maxsize=8)
 def _timm_transform(num_ops: int, magnitude: int) -> Callable[[Any], Any]:
     from timm.data.auto_augment import rand_augment_transform
@@ -220,4 +233,7 @@ def _global_generators_from(rng: np.random.Generator) -> Iterator[None]:
         torch.set_rng_state(saved[2])
 
 
-_PEERS = {"timm": _timm_transform, "torchvision": _torchvision_transform}
+_PEERS: dict[str, Callable[[RandAugment, Image, np.random.Generator], Image]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+}

@@ -226,14 +226,16 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
     if starts_from_a_run(job):
         networks[0] = read_info(final_weights(Places.of(job).generation(0))).architecture
     listed: list[object] = []  # sets may be large: those of a generation that measures the same are not listed again
-    for generation, network in zip(generations, networks, strict=True):
+    first = 1 if starts_from_a_run(job) else 0  # that is trained
+    for generation in generations[first:]:
         train.check(generation)
+    for generation, network in zip(generations, networks, strict=True):
         require_noisable(generation.teacher, generation.label.precision, generation.trainer.accelerator)
         evaluate.check(generation, network)
         if generation.eval not in listed:
             evaluate.check_suites(generation, network, classes)
             listed.append(generation.eval)
-    for number in range(1 if starts_from_a_run(job) else 0, len(networks)):
+    for number in range(first, len(networks)):
         generation, teacher = generations[number], networks[number - 1] if number else None
         require_start(networks[number], generation.model.pretrained, generation.student, teacher)
     for student, teacher in zip(generations[1:], networks, strict=False):

@@ -17,7 +17,7 @@ import pytest
 
 from nst.data.images import encode_png
 from nst.training import callbacks
-from nst.training.callbacks import LOOK_S, Told
+from nst.training.callbacks import LOOK_S, StopSignal
 from tests.conftest import TINY, read_by
 from tests.forked import PYTHON, ROOT, run, start
 
@@ -122,13 +122,13 @@ def test_ctrl_c_behind_the_end_says_nothing():
 
 
 class Ranks:
-    """Ranks in lockstep with a clock of our own: what the collectives do for `Told`, and no more."""
+    """Ranks in lockstep with a clock of our own: what the collectives do for `StopSignal`, and no more."""
 
     def __init__(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.step, self.count, self.looks = 0.0, 0, count, list[float]()
         monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: self.now))
         self.planned = 0
-        self.told = [Told() for _ in range(count)]
+        self.told = [StopSignal() for _ in range(count)]
         self.trainers = [self._trainer(rank) for rank in range(count)]
         for one in self.told:
             one.listen()
@@ -149,7 +149,7 @@ class Ranks:
     def take(self, seconds: float) -> list[bool]:
         """A step of so many seconds; whether each rank stops after it."""
         self.now, self.step = self.now + seconds, self.step + 1
-        return [one.by(trainer, self.step) for one, trainer in zip(self.told, self.trainers, strict=True)]
+        return [one.heard(trainer, self.step) for one, trainer in zip(self.told, self.trainers, strict=True)]
 
 
 @pytest.fixture(autouse=True)

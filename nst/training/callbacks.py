@@ -33,7 +33,7 @@ SHOWN_NAMES = 20
 LOOK_S = 5.0  # after which ranks ask each other again whether one was told to stop
 
 
-class Told:
+class StopSignal:
     """Whether the process has been told to stop.
 
     A preempted machine gets SIGTERM and half a minute. Lightning's own handler would stop each rank at a step of its
@@ -54,7 +54,7 @@ class Told:
     def _hear(self, *_: object) -> None:
         self._told = True
 
-    def by(self, trainer: pl.Trainer, step: int) -> bool:
+    def heard(self, trainer: pl.Trainer, step: int) -> bool:
         """Whether some rank was told, as far as ranks ask each other at this step."""
         if step < self._next_look:
             return False
@@ -86,33 +86,32 @@ class KeepLast(Checkpoint):
         self, path: Path, metrics: Path, title: str = "train", continued: Callable[[], None] | None = None
     ) -> None:
         self.path, self.metrics, self.title, self.continued = path, metrics, title, continued
-        self.told = Told()
-        self.kept_step: int | None = None  # of the state that is on the disk
+        self.stop = StopSignal()
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.told.listen(trainer.global_step)
+        self.stop.listen(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         assert isinstance(module, Classifier)
         # the end of a segment stops after its own checkpoint
-        if not trainer.is_last_batch and self.told.by(trainer, trainer.global_step):
+        if not trainer.is_last_batch and self.stop.heard(trainer, trainer.global_step):
             module.on_train_batch_end(*args)  # callbacks come first, but this step belongs into the checkpoint's sums
             self._write(trainer)
             raise self._preempted(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._write(trainer)
-        if self.told.agreed(trainer):
+        if self.stop.agreed(trainer):
             raise self._preempted(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:  # after the last segment; one within a training waits for its end
-            self.told.listen()
+            self.stop.listen()
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING and self.told.by(trainer, batch_idx + 1):
+        if trainer.state.fn == TrainerFn.VALIDATING and self.stop.heard(trainer, batch_idx + 1):
             raise self._preempted(trainer)
 
     def _preempted(self, trainer: pl.Trainer) -> Preempted:
@@ -126,14 +125,12 @@ class KeepLast(Checkpoint):
         writer = atomic_path(self.path) if trainer.is_global_zero else contextlib.nullcontext(self.path)
         with writer as temporary:
             trainer.save_checkpoint(temporary)
-        self.kept_step = trainer.global_step
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["metrics_bytes"] = self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.kept_step = int(checkpoint["global_step"])
-        say(f"{self.title}: continuing from step {self.kept_step}")
+        say(f"{self.title}: continuing from step {checkpoint['global_step']}")
         if trainer.is_global_zero:
             MetricsTable(self.metrics).cut_to(checkpoint["metrics_bytes"])
             if self.continued is not None:
@@ -141,7 +138,9 @@ class KeepLast(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
-            kept = "nothing is kept yet" if self.kept_step is None else f"the state of step {self.kept_step} is kept"
+            kept = "nothing is kept yet"
+            if self.path.exists():
+                kept = f"the state of step {torch.load(self.path, mmap=True, weights_only=True)['global_step']} is kept"
             say(f"{self.title}: stopped at step {trainer.global_step}; {kept}")
 
 
@@ -171,13 +170,13 @@ class StopWhenTold(Callback):
     """Ends an evaluation or a labeling after SIGTERM, on all ranks at once; files that it has written stay."""
 
     def __init__(self) -> None:
-        self.told = Told()
+        self.stop = StopSignal()
 
     def on_test_start(self, *_: Any) -> None:
-        self.told.listen()
+        self.stop.listen()
 
     def on_predict_start(self, *_: Any) -> None:
-        self.told.listen()
+        self.stop.listen()
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         self._stop(trainer, *args)
@@ -186,7 +185,7 @@ class StopWhenTold(Callback):
         self._stop(trainer, *args)
 
     def _stop(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any) -> None:
-        if self.told.by(trainer, batch_idx + 1):
+        if self.stop.heard(trainer, batch_idx + 1):
             raise Preempted(
                 "told to stop (SIGTERM); the parts that are finished are kept", next="the same command continues"
             )

@@ -208,7 +208,6 @@ def in_a_child(name: str, predictions: Path, output: Path, options: argparse.Nam
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise NstError(f"the selection failed ({name})", got=f"exit status {process.returncode}")
-    peak = max(peak, usage.ru_maxrss * 1024)
     return Spent(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, peak / 1e9)
 
 

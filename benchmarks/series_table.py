@@ -121,6 +121,10 @@ CLOTHING = ("experiment=photos", "name=clothing", "data.labeled_per_class=10",
             'iterate.generations=[["student.labeled_batch_size=64","student.optimizer.rate_per_256=0.004"],[]]',
             )  # fmt: skip
 
+# from scratch, of a tar of class folders
+CIFAR_10 = ("experiment=cifar10_4k_cpu", "data.source.name=tar", "data.source.download=null",
+            "trainer.precision=bf16-mixed")  # fmt: skip
+
 
 # fmt: off
 _ALL = (
@@ -170,6 +174,11 @@ _ALL = (
         Row("equal", CLOTHING),
         Row("labeled", (*CLOTHING, "select.prior=labeled", "iterate.control=false",
                         "iterate.teacher=runs/series/clothing/equal-seed${seed}/gen0"), after=("clothing/equal",)),
+    )),
+    Series("cifar10", "CIFAR-10, 4,000 labels, from scratch (cifar10.tar.gz): labels of before, and within the step", (
+        Row("offline", CIFAR_10),
+        Row("online", (*CIFAR_10, "iterate.control=false", "iterate.generations=[null,[]]", "teacher=online",
+                       "iterate.teacher=runs/series/cifar10/offline-seed${seed}/gen0"), after=("cifar10/offline",)),
     )),
 )
 # fmt: on

@@ -60,12 +60,12 @@ def test_every_row_composes_with_all_its_generations(name: str):
     for row in SERIES[name].rows:
         cfg = compose_config([*row.options, "seed=1", f"stage={row.stage}"])
         cfg.overrides = [*row.options, "seed=1"]
-        assert cfg.data.name == ("folder" if name == "clothing" else "eurosat"), row
+        assert cfg.data.name == {"clothing": "folder", "cifar10": "cifar10"}.get(name, "eurosat"), row
         if row.stage == "evaluate":
             assert "seed1" in str(job_from(EvaluateJob, cfg).model.checkpoint), row
             continue
         composed = configurations(job_from(GenerationsJob, cfg))
-        assert all((each.model.pretrained is False) == (name == "networks") for each in composed), row
+        assert all((each.model.pretrained is False) == (name in ("networks", "cifar10")) for each in composed), row
         assert all("seed1" in each.data.root for each in composed), row
 
 

@@ -150,6 +150,11 @@ CLAIMS = (
         Expectation("in the proportions of the labels: last student − control", Contender("clothing", "labeled"),
                     Contender("clothing", "equal", "control")),
     )),
+    Claim("it helps a network from scratch too (CIFAR-10, 4,000 labels)", "not of the paper", (
+        _within("student − teacher", "cifar10", "offline", LAST, "gen0"),
+        _within("student − control", "cifar10", "offline", LAST, "control"),
+        _rows("the teacher labels within the step − before it", "cifar10", "online", "offline"),
+    )),
     Claim("other networks gain too", "later version", (
         _within("ResNet: last student − control", "networks", "resnet", LAST, "control"),
         _within("a network without BatchNorm: last student − control", "networks", "without_batchnorm", LAST,

@@ -175,7 +175,7 @@ _ALL = (
         Row("labeled", (*CLOTHING, "select.prior=labeled", "iterate.control=false",
                         "iterate.teacher=runs/series/clothing/equal-seed${seed}/gen0"), after=("clothing/equal",)),
     )),
-    Series("cifar10", "CIFAR-10, 4,000 labels, from scratch (cifar10.tar.gz): labels of before, and within the step", (
+    Series("cifar10", "4,000 labels of CIFAR-10, from scratch (cifar10-images.tar.gz); offline and online teacher", (
         Row("offline", CIFAR_10),
         Row("online", (*CIFAR_10, "iterate.control=false", "iterate.generations=[null,[]]", "teacher=online",
                        "iterate.teacher=runs/series/cifar10/offline-seed${seed}/gen0"), after=("cifar10/offline",)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from nst.data.operations import MAX_TRANSLATION
 from nst.data.randaugment import op_argument, small_image_constants
 from nst.doctor.facts import Advice, TrainingFacts
+from nst.shown import as_typed
 
 TIMM_LARGEST_MAGNITUDE = 10
 LONG_RUN = 10_000  # steps from which ten batches are a poor memory for BatchNorm
@@ -52,14 +53,13 @@ def unlabeled_noise(training: TrainingFacts) -> Advice | None:
     if training.generation or training.teacher is not None:
         return None
     labeled, unlabeled = vars(training.noise.labeled), vars(training.noise.unlabeled)
-    idle = {name: value for name, value in unlabeled.items() if value != labeled[name]}
+    idle = [f"{name}={as_typed(value)}" for name, value in unlabeled.items() if value != labeled[name]]
     if not idle:
         return None
-    told = ", ".join(f"noise.unlabeled.{name}={str(value).lower()}" for name, value in idle.items())
+    told = ", ".join(f"noise.unlabeled.{option}" for option in idle)
     return Advice(
         f"Without a teacher no image of a batch is unlabeled: {told} {'does' if len(idle) == 1 else 'do'} nothing.",
-        " ".join(f"noise.labeled.{name}={str(value).lower()}" for name, value in idle.items())
-        + ", if labeled images are meant",
+        f"{' '.join(f'noise.labeled.{option}' for option in idle)}, if labeled images are meant",
     )
 
 

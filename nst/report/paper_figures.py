@@ -27,8 +27,12 @@ def draw(where: Exhibit, scale: str, cells: Cells) -> Figure | None:
     """The figure of a place: curves for figures 1, 3 and 4 and table 9, bars for the other tables; None where no run
     measured what it shows."""
     cells = {key: cell for key, cell in cells.items() if key[1] in where.columns}
-    drawn = ATTACKS if where.name == "figure 3" else tuple(where.metrics)
-    if not any(name.startswith(drawn) for cell in cells.values() for name in _metrics(cell)):
+    measured = {name for cell in cells.values() for name in _metrics(cell)}
+    if where.name == "figure 3":  # of any epsilon
+        measured = {name for name in measured if name.startswith(ATTACKS)}
+    else:
+        measured &= set(where.metrics)
+    if not measured:
         return None
     kinds: dict[str, Callable[[Exhibit, str, Cells], Figure]] = {
         "figure 1": against_parameters,

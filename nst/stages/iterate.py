@@ -223,10 +223,11 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
 
     classes = test_set(job.data, job.remote, job.stage).classes
     networks = [architecture(generation.model) for generation in generations]
-    if starts_from_a_run(job):
+    given = starts_from_a_run(job)
+    if given:
         networks[0] = read_info(final_weights(Places.of(job).generation(0))).architecture
     listed: list[object] = []  # sets may be large: those of a generation that measures the same are not listed again
-    first = 1 if starts_from_a_run(job) else 0  # that is trained
+    first = 1 if given else 0  # that is trained
     for generation in generations[first:]:
         train.check(generation)
     for generation, network in zip(generations, networks, strict=True):

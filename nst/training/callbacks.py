@@ -140,7 +140,8 @@ class KeepLast(Checkpoint):
         if isinstance(exception, KeyboardInterrupt):
             kept = "nothing is kept yet"
             if self.path.exists():
-                kept = f"the state of step {torch.load(self.path, mmap=True, weights_only=True)['global_step']} is kept"
+                state = torch.load(self.path, mmap=True, map_location="cpu", weights_only=True)
+                kept = f"the state of step {state['global_step']} is kept"
             say(f"{self.title}: stopped at step {trainer.global_step}; {kept}")
 
 

@@ -64,8 +64,12 @@ class Exact:
         self.abundant = self.base == 0
         bins, lots = boundary(wanted.images[:, ::-1], rank), boundary(counts.lots, rank)
         of_bins, of_lots = (*_orders_of_bins(BINS - bins[0]), *bins[1:]), (*_orders_of_lots(lots[0]), *lots[1:])
+        # classes of one confidence: their tickets alone decide
+        tied = self.abundant & (counts.only >= 0)
+        same = _doubts(np.where(tied, counts.only, 1)) << np.uint64(TICKET_BITS)
+        of_lots = (of_lots[0] | same, of_lots[1] | same, *of_lots[2:])
         # the orders between which each class's last row with one more copy lies, the rows there, its number there
-        found = [np.where(self.abundant, *pair) for pair in zip(of_bins, of_lots, strict=True)]
+        found = [np.where(self.abundant & ~tied, *pair) for pair in zip(of_bins, of_lots, strict=True)]
         few = wanted.few & ~self.abundant  # of which not all tickets were counted: they are few enough
         whole = (np.uint64(0), np.uint64(2**TICKET_BITS - 1), images, rank)
         self.low, self.high, self.count, self.rank = (
@@ -87,7 +91,7 @@ class Exact:
             wide = self.wide[rows.label]
             counted, kept = np.flatnonzero(inside & wide), np.flatnonzero(inside & ~wide)
             which = rows.label[counted]
-            cell = ((order[counted] - self.low[which]) // self.width[which]).astype(np.intp)
+            cell = ((order[counted] - self.low[which]) >> self.shift[which]).astype(np.intp)
             np.add.at(cells.reshape(-1), self.line[which] * self.cells_each + cell, np.uint32(1))
             held.append([rows.label[kept], order[kept], ticket[kept], rows.positions(kept)])
         return Near(cells, [np.concatenate(column) for column in zip(*held, strict=True)])
@@ -103,8 +107,9 @@ class Exact:
         found = in_order[np.searchsorted(label[in_order], held) + self.rank[held] - 1]
         self.cut[:, held] = [key[found] for key in keys]
         cell, self.count[wide], self.rank[wide] = boundary(first.cells, self.rank[wide])
-        self.low[wide] += cell.astype(np.uint64) * self.width[wide]
-        self.high[wide] = np.minimum(self.high[wide], self.low[wide] + self.width[wide] - np.uint64(1))
+        self.low[wide] += cell.astype(np.uint64) << self.shift[wide]
+        width = np.uint64(1) << self.shift[wide]
+        self.high[wide] = np.minimum(self.high[wide], self.low[wide] + width - np.uint64(1))
         self._share_out(self.wide)
         # rows below the cutoffs need not be looked at
         lowest = np.where(self.abundant & ~self.open, _confidence(self.cut[0]), self.taken.least)
@@ -135,8 +140,10 @@ class Exact:
         self.wide[order] = rows[order].cumsum() > HELD
         self.wide &= open & (self.low < self.high)
         self.line, lines = self.wide.cumsum() - 1, int(self.wide.sum())
-        self.cells_each = min(MOST_CELLS, max(2, CELLS // max(lines, 1)))
-        self.width = (self.high - self.low) // np.uint64(self.cells_each) + np.uint64(1)
+        bits = min(MOST_CELLS, max(2, CELLS // max(lines, 1))).bit_length() - 1
+        self.cells_each = 2**bits
+        # a cell is 2**shift orders wide: to shift is cheaper than to divide
+        self.shift = np.maximum(np.frexp((self.high - self.low).astype(np.float64))[1] - bits, 0).astype(np.uint64)
         # of classes that are not open no row is near, of those that are duplicated any row may be
         least = np.where(self.abundant, _confidence(self.high), self.taken.least)
         most = np.where(self.abundant, _confidence(self.low), self.taken.most)

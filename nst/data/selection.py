@@ -35,6 +35,7 @@ LOT_BITS = 10  # of a ticket, counted in the first pass
 APART = 2**40  # added to a seed: of draws that have nothing to do with those of the seed itself
 FEWEST = 10  # images of a class, or its quota if that is less: with fewer sure ones it takes its next surest, too
 BELOW, WITHIN, ABOVE = range(3)  # the limits of confidence
+UNSEEN = np.float32(-1)  # the confidence of no image
 
 Part = Sequence[tuple[int, Path]]  # some files of predictions, numbered among all
 
@@ -132,14 +133,17 @@ class Counts:
     Args:
         images: (3, C, BINS + 1) per bin of confidence, below the limits, within them and above.
         lots: (C, 2**LOT_BITS) per first bits of the ticket, within the limits.
+        only: (C,) float32, the one confidence within the limits; UNSEEN without images, NaN if there are several.
     """
 
     images: np.ndarray
     lots: np.ndarray
+    only: np.ndarray
 
     @classmethod
     def empty(cls, classes: int) -> Counts:
-        return cls(np.zeros((3, classes, BINS + 1), np.uint32), np.zeros((classes, 2**LOT_BITS), np.uint32))
+        images, lots = (np.zeros(shape, np.uint32) for shape in ((3, classes, BINS + 1), (classes, 2**LOT_BITS)))
+        return cls(images, lots, np.full(classes, UNSEEN))
 
     @classmethod
     def of(cls, rule: SelectionRule, part: Part) -> Counts:
@@ -156,11 +160,21 @@ class Counts:
             ticket = tickets(table["key_hash"].to_numpy()[within], rule.seed)
             lot = (ticket >> np.uint64(64 - LOT_BITS)).astype(np.intp)
             np.add.at(found.lots.reshape(-1), (label[within] << LOT_BITS) + lot, np.uint32(1))
+            if not np.isnan(found.only).all():  # after the first files it is, if teachers answer as they do
+                found._see(label[within], confidence[within])
         return found
+
+    def _see(self, label: np.ndarray, confidence: np.ndarray) -> None:
+        """Notes the confidences (N,) of these classes (N,)."""
+        unseen = self.only[label] == UNSEEN
+        self.only[label[unseen]] = confidence[unseen]
+        self.only[label[confidence != self.only[label]]] = np.nan
 
     def add(self, more: Counts) -> None:
         self.images += more.images
         self.lots += more.lots
+        seen = np.flatnonzero(more.only != UNSEEN)
+        self._see(seen, more.only[seen])
 
 
 @dataclass(frozen=True)

@@ -129,10 +129,12 @@ def test_impossible_schedules_are_refused(total_steps: int | None) -> None:
         Schedule(0.1, 10.0, ScheduleOptions(kind="cosine"), total_steps)
 
 
-@pytest.mark.parametrize(("final", "epochs"), [(0.016, 100), (0.0, 100), (0.001, 5)])
-def test_impossible_final_rates_are_refused(final: float, epochs: float) -> None:
+@pytest.mark.parametrize(
+    ("final", "epochs", "decay_rate"), [(0.016, 100, 0.97), (0.0, 100, 0.97), (0.001, 5, 0.97), (0.001, 100, 1)]
+)
+def test_impossible_final_rates_are_refused(final: float, epochs: float, decay_rate: float) -> None:
     with pytest.raises(NstError):
-        decay_epochs_for_final_rate(final, 0.016, epochs)
+        decay_epochs_for_final_rate(final, 0.016, epochs, decay_rate=decay_rate)
 
 
 @pytest.fixture(scope="module")

@@ -137,13 +137,20 @@ def decay_epochs_for_final_rate(
     decays. As the decay counts from step 0, the rate really ends warm-up's share of decays below the final one.
 
     Raises:
-        NstError: the final rate is not below the base, or there is nothing after warm-up.
+        NstError: the final rate is not below the base, there is nothing after warm-up, or a decay changes nothing.
     """
     if not 0.0 < final_rate_per_256 < rate_per_256:
         raise UsageError("student.schedule.final_rate_per_256 must lie below the base rate", got=final_rate_per_256,
                        valid=f"above 0, below {rate_per_256}")  # fmt: skip
     if total_epochs <= warmup_epochs:
         raise UsageError("no epoch left after warm-up", got=total_epochs, valid=f"more than {warmup_epochs} epochs")
+    if decay_rate == 1:
+        raise UsageError(
+            "student.schedule.decay_rate=1 never reaches a final rate",
+            got=f"final_rate_per_256={final_rate_per_256}",
+            valid="below 1",
+            next="student.schedule.decay_rate=0.97, or student.schedule.final_rate_per_256=null",
+        )
     return (total_epochs - warmup_epochs) / (math.log(final_rate_per_256 / rate_per_256) / math.log(decay_rate))
 
 

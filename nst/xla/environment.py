@@ -14,7 +14,9 @@ import sys
 from nst.errors import NstError
 
 # compile in seconds instead of minutes, and run slower: for tests and small networks on a CPU
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FAST_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
 
 
 def require_torch_xla() -> None:

@@ -126,6 +126,15 @@ def inspect(data: bytes, *, upright: bool = True) -> Decoded:
         raise
 
 
+def shorter_side(data: bytes) -> int | None:
+    """px of an encoded image's shorter side, by its header alone; None: it does not say."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return min(image.size)
+    except Exception:  # as in _decode_any, whose words are for whoever decodes it
+        return None
+
+
 def from_pillow(image: Image.Image) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB of a Pillow image, as `decode` sees those of a file that holds it.
 

@@ -68,6 +68,7 @@ class TrainingFacts:
         teacher: None: it learns from labels alone.
         memory: of a step on plan.hardware; None where that is not given.
         own: options that iterate.generations gives this generation.
+        stored_size: px of the shorter side of the largest pictures that shards hold; None: as they were.
     """
 
     generation: str
@@ -83,6 +84,7 @@ class TrainingFacts:
     memory: MemoryFacts | None = None
     batch_norms: bool = True
     own: tuple[str, ...] = ()
+    stored_size: int | None = None
 
     @property
     def steps(self) -> int | None:

@@ -60,6 +60,7 @@ RULES: dict[str, Rule] = {
     "batch_repeats": Rule("warning", training.batch_repeats),
     "warmup": Rule("warning", training.warmup),
     "finetune_size": Rule("warning", training.finetune_size),
+    "stored_size": Rule("warning", training.stored_size),
     "wandb_offline": Rule("warning", of_run=run.wandb_offline),
 }
 

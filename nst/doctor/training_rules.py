@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nst.data.operations import MAX_TRANSLATION
 from nst.data.randaugment import op_argument, small_image_constants
+from nst.data.transforms import CROP_PADDING
 from nst.doctor.facts import Advice, TrainingFacts
 from nst.shown import as_typed
 
@@ -200,4 +201,18 @@ def finetune_size(training: TrainingFacts) -> Advice | None:
     return Advice(
         f"Fine-tuning at {finetune.image_size} px after training at {size} px; FixRes goes to a larger size.",
         "student.finetune.image_size=<more>, or student.finetune.epochs=0",
+    )
+
+
+def stored_size(training: TrainingFacts) -> Advice | None:
+    """A network that sees more pixels than shards hold of a picture sees them blown up."""
+    stored, finetune = training.stored_size, training.finetune
+    seen = max(training.architecture.train_size, training.architecture.test_size)
+    if finetune.epochs:
+        seen = max(seen, finetune.image_size or 0)
+    if stored is None or seen <= stored:
+        return None
+    return Advice(
+        f"The network sees {seen} px, and of pictures that are larger the shards hold {stored} px on the shorter side.",
+        f"data.stored_size={seen + CROP_PADDING}, or null for pictures as they are, with data.root=<another folder>",
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nst.kinds import choice, either, flag, listed, null, number, path, text, whole
-from nst.settings.common import COUNT, NAME, PLACE
+from nst.settings.common import COUNT, NAME, PLACE, SIZE
 from nst.settings.fields import Group, option, part
 
 
@@ -72,7 +72,7 @@ class Framing:
 
 @dataclass(frozen=True)
 class Sizes(Group, at="data"):
-    """How many images go where."""
+    """How many images go where, and how large they are stored."""
 
     labeled_per_class: int | None = option(null(COUNT), None, "labels kept in every class; null: all")
     test_samples: int | None = option(
@@ -82,6 +82,9 @@ class Sizes(Group, at="data"):
     unlabeled_samples: int | None = option(null(whole(0)), None, "at most so many unlabeled images; null: all")
     validation_samples: int = option(
         whole(0), 0, "of every class, held out to compare on the way, where the source has no val part for it"
+    )
+    stored_size: int | None = option(
+        null(SIZE), None, "px of the shorter side that shards store of larger pictures; null: pictures as they are"
     )
 
 

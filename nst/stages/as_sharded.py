@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nst.documents import read_config, read_json
-from nst.settings.data import Sizes
+from nst.settings.data import DataOptions, Sizes
 from nst.shown import kept
 
 SIZES = [each.name for each in fields(Sizes)]
@@ -47,6 +47,14 @@ def differing_for(
     if overwrite and data["source"].get("root", "") is not None:
         return {}
     return differing(data, [name for name in typed if name != "data.source.root"])
+
+
+def stored_size(data: DataOptions) -> int | None:
+    """`data.stored_size` of the shards that are there, or that will be made."""
+    if not (Path(data.root) / "DONE").exists():
+        return data.stored_size
+    made: int | None = read_json(Path(data.root) / "started.json")["inputs"].get("stored_size")
+    return made
 
 
 def _source_differing(data: Mapping[str, Any], typed: Sequence[str], root: Path) -> dict[str, tuple[Any, Any]]:

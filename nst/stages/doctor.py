@@ -33,7 +33,7 @@ from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.sharing import is_rank_zero
 from nst.stages import surveyed
-from nst.stages.as_sharded import differing_for
+from nst.stages.as_sharded import differing_for, stored_size
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
 from nst.stages.places import teacher_files
@@ -137,7 +137,7 @@ def _training(
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
     return TrainingFacts(
         generation, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory,
-        norms,
+        norms, stored_size=stored_size(job.data),
     )  # fmt: skip
 
 

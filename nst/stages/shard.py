@@ -31,6 +31,7 @@ from nst.data.shards import ShardSet, verify, write_shards
 from nst.data.source import Source
 from nst.data.sources import open_source, takes
 from nst.data.splits import split
+from nst.data.storing import Storing
 from nst.data.transfer import is_remote
 from nst.errors import NstError
 from nst.progress import say, track
@@ -44,6 +45,7 @@ from nst.stages.places import shards_place
 from nst.stages.shard_table import lines, summary_line
 
 SETS = ("labeled", "unlabeled", "test", "validation")
+LATER = ("validation_samples", "stored_size")  # options that earlier runs did not have
 
 
 def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -64,8 +66,8 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
     layout = {"samples_per_shard": job.shard.samples_per_shard, "max_bytes": MAX_SHARD_BYTES}
     checks = {"check_images": job.shard.check_images, "max_bad_fraction": job.max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
-    # no images for validation is what runs of before this option asked for
-    asked = {name: getattr(sizes, name) for name in SIZES if name != "validation_samples" or sizes.validation_samples}
+    # without these runs of before the options asked for the same
+    asked = {name: getattr(sizes, name) for name in SIZES if name not in LATER or getattr(sizes, name)}
     inputs = {"source": origin, "seed": job.seed, **asked, **layout, **checks}
     files = [SAME_PICTURES, *(f"{name}/index.json" for name in SETS)]
     with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=files) as this:
@@ -82,13 +84,14 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             parts = split(source.entries, good, source.classes, sizes, job.seed, options)
             labels = Counter(source.entries[position].label for position in parts["labeled"])
             _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
+            store = Storing(source, sizes.stored_size)
             skipped = [source.entries[position].key for position in seen.bad]
             sets = {
                 name: _summary(
                     write_shards(
                         output / name,
                         name,
-                        track(in_order(pool, source.sample, part), f"writing {name}", len(part)),
+                        track(in_order(pool, store, part), f"writing {name}", len(part)),
                         classes=source.classes,
                         labeled=name != "unlabeled",
                         name=f"{source.name}-{name}",
@@ -107,6 +110,9 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
         same = SamePictures.of(source.entries, source.classes, seen.pixels, parts)
         same.write(output)
         notes = [*_notes(source, seen, parts, left_out), *same.labeled(output)]
+        if store.shrunk:
+            notes.append(f"{_pictures(len(store.shrunk), ('is', 'are'))} stored smaller, {store.size} px on the shorter"
+                         " side (data.stored_size)")  # fmt: skip
         in_unlabeled = list(same.unlabeled(output))
         return this.finish(
             {

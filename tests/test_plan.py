@@ -636,6 +636,12 @@ def test_batch_and_replaced_state_of_a_trace_are_known_although_shapes_coincide(
     assert (tmp_path / "step.pb").stat().st_size > 100_000
 
 
+def lower_all(steps: dict[str, TrainStep], folder: Path) -> None:
+    """Traces of several steps, in one process: most of a second one would be its start."""
+    for name, step in steps.items():
+        aot._lower(step, folder / name)
+
+
 def test_the_step_that_is_compiled_asks_an_online_teacher_in_each_of_its_turns(tmp_path: Path):
     config = compose_config(["data=digits", "data.pictures.flip=true", "teacher.mode=online", "teacher.views=all",
                              "student=small", "stage=plan"])  # fmt: skip
@@ -644,10 +650,8 @@ def test_the_step_that_is_compiled_asks_an_online_teacher_in_each_of_its_turns(t
     step = train_step(architecture=Architecture(0.25, 0.25, train_size=32, test_size=32, name="tiny"))
     online = replace(step, teacher=(step.architecture, 32))
     steps = {"none": step, "one": online, "two": replace(online, teacher_turns=turns(Pictures(flip=True)))}
-    sizes = {}
-    for name, each in steps.items():
-        aot._alone(aot.TRACING, aot._lower, each, tmp_path / name)
-        sizes[name] = (tmp_path / name).stat().st_size
+    aot._alone(aot.TRACING, lower_all, steps, tmp_path)
+    sizes = {name: (tmp_path / name).stat().st_size for name in steps}
     # a trace has each operation once more for each further look; the first brings the weights too
     assert sizes["two"] - sizes["one"] == pytest.approx(sizes["one"] - sizes["none"], rel=0.25)
     assert sizes["one"] > 1.1 * sizes["none"]

@@ -117,7 +117,7 @@ PRETRAINED = ("student.labeled_batch_size=1", "student.unlabeled_ratio=95", "stu
 
 # what photos does, with one student and three blocks frozen
 CLOTHING = ("experiment=photos", "name=clothing", "data.labeled_per_class=10",
-            "data.root=datasets/clothing-seed${seed}", "student.frozen_blocks=3",
+            "data.root=datasets/clothing-seed${seed}", "data.stored_size=null", "student.frozen_blocks=3",
             'iterate.generations=[["student.labeled_batch_size=64","student.optimizer.rate_per_256=0.004"],[]]',
             )  # fmt: skip
 

@@ -116,7 +116,8 @@ STAGES: Mapping[str, StageRecord] = {
         typed={
             "source": "data.source", "labeled_per_class": "data.labeled_per_class",
             "test_samples": "data.test_samples", "unlabeled_samples": "data.unlabeled_samples",
-            "validation_samples": "data.validation_samples", "samples_per_shard": "shard.samples_per_shard",
+            "validation_samples": "data.validation_samples", "stored_size": "data.stored_size",
+            "samples_per_shard": "shard.samples_per_shard",
             "check_images": "shard.check_images", "teacher": "teacher.run",
             "selection": "teacher.selection", "predictions": "teacher.predictions", "targets": "teacher.targets",
             "unlabeled": "data.unlabeled",

@@ -522,6 +522,14 @@ def test_limits_above_hold_for_classes_of_few_sure_images(tmp_path):
     assert (copies_by_image(tmp_path / "s", 6) > 0).tolist() == [False, True, True, True, False, False]
 
 
+def test_a_class_of_few_equal_sure_images_takes_the_surest_of_the_others(tmp_path):
+    """Its sure images have one confidence, those that it takes besides have not."""
+    confidence = np.array([0.9] * 3 + [0.2 + i / 1e5 for i in range(20)], np.float32)
+    folder = write_folder(tmp_path / "p", np.zeros(23, int), confidence, classes=1)
+    select_from(folder, tmp_path / "s", images_per_class=6, min_confidence=0.3)
+    assert np.flatnonzero(copies_by_image(tmp_path / "s", 23)).tolist() == [0, 1, 2, 20, 21, 22]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -64,8 +64,8 @@ class Exact:
         self.abundant = self.base == 0
         bins, lots = boundary(wanted.images[:, ::-1], rank), boundary(counts.lots, rank)
         of_bins, of_lots = (*_orders_of_bins(BINS - bins[0]), *bins[1:]), (*_orders_of_lots(lots[0]), *lots[1:])
-        # classes of one confidence: their tickets alone decide
-        tied = self.abundant & (counts.only >= 0)
+        # classes of one confidence that take nothing below the minimum: their tickets alone decide
+        tied = self.abundant & ~wanted.few & (counts.only >= 0)
         same = _doubts(np.where(tied, counts.only, 1)) << np.uint64(TICKET_BITS)
         of_lots = (of_lots[0] | same, of_lots[1] | same, *of_lots[2:])
         # the orders between which each class's last row with one more copy lies, the rows there, its number there

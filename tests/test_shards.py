@@ -16,12 +16,13 @@ import pytest
 from helpers import add_file, ended_process, noise
 
 from nst.atomic import sha256_file, write_json
+from nst.cli import dispatch
 from nst.data.hashes import hash_shards
 from nst.data.images import decode, encode_png
 from nst.data.shards import ShardSet, TarReader, index_tars, verify, write_shards
 from nst.data.source import Sample
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.leftovers import temporary
 from nst.report.gallery import images_at, images_named
 
@@ -487,3 +488,46 @@ def test_foreign_tars_that_would_fail_in_training_are_refused(tmp_path: Path) ->
     for words in ("b.tar: cut short", "key y in a.tar and b.tar", "c.tar: 1 sample without", "have no .cls"):
         assert words in str(caught.value)
     assert not (tmp_path / "index.json").exists()
+
+
+# ---- class names of tars from elsewhere
+
+
+def test_a_text_file_names_the_classes_of_tars_from_elsewhere(tmp_path: Path) -> None:
+    made = write(tmp_path / "tars")
+    (tmp_path / "tars" / "index.json").unlink()
+    names = tmp_path / "names.txt"
+    names.write_text(
+        "\ufeffgreat white shark\nhen\u2028bird\n" + "".join(f"class {i}\n" for i in range(len(CLASSES) - 2))
+    )
+    options = ["shard", f"shard.index={tmp_path / 'tars'}"]
+    dispatch([*options, f"shard.classes={names}"])
+    found = ShardSet.open(tmp_path / "tars")
+    assert found.classes[:2] == ("great white shark", "hen\u2028bird")
+    assert found.label_counts == made.label_counts
+    dispatch(options)
+    assert ShardSet.open(tmp_path / "tars").classes[:2] == ("0", "1"), "by the command that names none"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("only one\n", "labels are out of range"),
+        ("a\na\nb\n", "a name twice: a"),
+        ("a\n\nb\n", "an empty line"),
+        (None, "is missing"),
+    ],
+)
+def test_a_file_that_does_not_name_the_classes_is_refused(tmp_path: Path, text: str | None, says: str) -> None:
+    write(tmp_path / "tars")
+    before = (tmp_path / "tars" / "index.json").read_bytes()
+    if text is not None:
+        (tmp_path / "names.txt").write_text(text)
+    with pytest.raises(NstError, match=says):
+        dispatch(["shard", f"shard.index={tmp_path / 'tars'}", f"shard.classes={tmp_path / 'names.txt'}"])
+    assert (tmp_path / "tars" / "index.json").read_bytes() == before
+
+
+def test_class_names_are_of_tars_that_are_indexed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"shard\.classes .*\n.*no shard\.index"):
+        dispatch(["shard", "data=digits", f"data.root={tmp_path}", f"shard.classes={tmp_path}/names.txt"])

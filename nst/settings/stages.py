@@ -18,6 +18,9 @@ class ShardOptions(Group, at="shard"):
         flag(), False, "--verify checks every file of the shard sets in output instead of writing them"
     )
     index: str | None = option(PLACE, None, "folder or address of WebDataset tars that only need an index.json")
+    classes: str | None = option(
+        null(path()), None, "text file that names the classes of those tars, one a line; null: 0, 1, 2, ..."
+    )
     exclude: Any = option(
         null(either(flag(), path(), listed(path()))), None,
         "--exclude=<shards> takes these evaluation images out of data.unlabeled; --exclude alone: of data.test",

@@ -21,12 +21,12 @@ from nst.stages.places import shards_place
 SHOWN_EXCLUDED = 10
 
 
-def index_beside(folder: str, output: Path, remote: Remote) -> ShardSet:
+def index_beside(folder: str, classes: Sequence[str] | None, output: Path, remote: Remote) -> ShardSet:
     """An index beside the tars; for tars at an address in output/unlabeled, where data.unlabeled finds it."""
     beside = output / "unlabeled" if is_remote(folder) else Path(folder)
     if is_remote(folder) and any(beside.glob("*.tar")):
         raise NstError(f"{beside} holds shards already", next="choose another folder: shard.output=<folder>")
-    return index_tars(folder, output=beside, remote=remote, progress=track)
+    return index_tars(folder, classes, output=beside, remote=remote, progress=track)
 
 
 def evaluation_sets(job: ShardJob) -> list[str]:

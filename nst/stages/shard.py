@@ -33,10 +33,12 @@ from nst.data.sources import open_source, takes
 from nst.data.splits import split
 from nst.data.storing import Storing
 from nst.data.transfer import is_remote
-from nst.errors import NstError
+from nst.documents import read_text
+from nst.errors import NstError, UsageError
 from nst.progress import say, track
 from nst.runs import Run
 from nst.settings.job import ShardJob
+from nst.settings.stages import ShardOptions
 from nst.shown import count_of, some
 from nst.stages.apart import keep_apart
 from nst.stages.as_sharded import SIZES
@@ -223,6 +225,12 @@ def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage, or indexes, prunes or checks what is there."""
     job = job_from(ShardJob, cfg)
     options, data, remote = job.shard, job.data, Remote(**vars(job.remote))
+    if options.classes is not None and options.index is None:
+        raise UsageError(
+            "shard.classes names the classes of tars that are indexed",
+            got="no shard.index",
+            next="shard.index=<folder of tars>; folders and CSV files name their classes themselves",
+        )
     if not options.verify and (options.index is None or is_remote(options.index)):  # an index lies beside its tars
         keep_apart(cfg, "shard")
     if options.exclude and options.index is None:
@@ -235,7 +243,7 @@ def main(cfg: DictConfig) -> None:
 
         say(f"{options.output}: {pack.summary_line(pack.run(job, Path(options.output)))}")
         return
-    indexed = _index(options.index, Path(options.output), remote) if options.index is not None else None
+    indexed = _index(options, remote) if options.index is not None else None
     if options.exclude:
         unlabeled = indexed or ShardSet.open(shards_place(data, "unlabeled"), remote)
         for line in look_alikes_out(options, unlabeled, evaluation):
@@ -246,13 +254,26 @@ def main(cfg: DictConfig) -> None:
         tell(run(job), options.output)
 
 
-def _index(place: str, output: Path, remote: Remote) -> ShardSet:
-    shards = index_beside(place, output, remote)
+def _index(options: ShardOptions, remote: Remote) -> ShardSet:
+    assert options.index is not None
+    shards = index_beside(options.index, _class_names(options.classes), Path(options.output), remote)
     tars = count_of(len(shards.shards), "tar")
     say(f"{shards.folder}: index.json for {tars}, {count_of(shards.samples, 'image')}")
     for line in to_be_named(shards.folder, shards.place):
         say(line)
     return shards
+
+
+def _class_names(file: str | None) -> list[str] | None:
+    if file is None:
+        return None
+    text = read_text(file, next="shard.classes=<text file>, a class name a line").removeprefix("\ufeff")  # of Windows
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if odd := [name for name, count in Counter(names).items() if count > 1 or not name]:
+        raise NstError(
+            f"{file} does not name classes", got=f"an empty line or a name twice: {some(odd, 5)}", valid="a name a line"
+        )
+    return names
 
 
 def _verify(output: str, remote: Remote) -> None:

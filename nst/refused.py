@@ -15,6 +15,8 @@ from nst.shown import as_typed, count_of
 from nst.stage_table import STAGES
 
 SHOWN = 4
+GENERATION_0 = ("train", "iterate.teacher")
+AS_IT_IS = " take it as it is by 'iterate.generations=[null,[]]', with [] for each student,"
 HASH = re.compile(r"[0-9a-f]{32,}")
 
 
@@ -22,13 +24,17 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     """The option by which whoever gave the command chooses the directory of a stage."""
     if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
         return "data.root"
-    if stage != "shard" and config.get("stage", stage) != stage:  # a part of `nst iterate`: of all generations
-        own = STAGES[stage].folder
-        if own != "run_dir" and any(chooses(item, own, directory) for item in config.get("overrides", ())):
-            return own
-        shared = config.get("iterate", {}).get("teacher")
-        return "iterate.teacher" if shared and directory.is_relative_to(shared) else "run_dir"
-    return STAGES[stage].folder
+    own, part = STAGES[stage].folder, config.get("stage", stage) != stage
+    if stage == "shard" or (part and own != "run_dir" and _chosen(config, own, directory)):
+        return own
+    shared = config.get("iterate", {}).get("teacher")
+    if shared and directory.is_relative_to(shared):  # generation 0 of several runs
+        return "iterate.teacher"
+    return "run_dir" if part else own  # a part of `nst iterate`: of all generations
+
+
+def _chosen(config: Mapping[str, Any], option: str, folder: Path) -> bool:
+    return any(chooses(item, option, folder) for item in config.get("overrides", ()))
 
 
 def chooses(item: str, option: str, folder: Path) -> bool:
@@ -49,7 +55,7 @@ def other_inputs(
         f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
-        next=ways_on(by_hand.contents(directory), option),
+        next=ways_on(by_hand.contents(directory), option, AS_IT_IS if (stage, option) == GENERATION_0 else ""),
     )
 
 
@@ -62,9 +68,9 @@ def not_only_ours(directory: Path, found: written.FolderContents | None, option:
     )
 
 
-def ways_on(found: written.FolderContents | None, option: str) -> str:
+def ways_on(found: written.FolderContents | None, option: str, besides: str = "") -> str:
     """Another folder, or overwriting: what that deletes, and what it keeps; and the commands for it."""
-    another = f"choose another {option}=..., or"
+    another = f"choose another {option}=...,{besides} or"
     if found is None:
         return (
             f"{another} move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"

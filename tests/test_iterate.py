@@ -302,6 +302,10 @@ def test_labels_of_others_in_the_folder_of_a_loop_are_told_of_by_its_option(tmp_
     assert option_of("label", config, tmp_path) == "teacher.predictions"
     assert option_of("label", config, tmp_path / "gen0" / "predictions") == "run_dir"
     assert option_of("train", {**config, "overrides": [f"run_dir={tmp_path}"]}, tmp_path) == "run_dir"
+    shared = {**config, "iterate": {"teacher": str(tmp_path / "first")}}
+    for stage in ("train", "label"):
+        assert option_of(stage, shared, tmp_path / "first") == "iterate.teacher"
+        assert option_of(stage, shared, tmp_path / "gen1") == "run_dir"
 
 
 # ---- kill -9
@@ -370,6 +374,15 @@ def test_runs_share_a_teacher_and_select_for_themselves(
         page = (tmp_path / name / "report.html").read_text()
         assert f"{results[name][1]['unlabeled']} were" in page, "its own selection"
     assert not (shared / "selection").exists()
+    # other options are not for generation 0, which both runs have, but for one elsewhere, or for the students
+    other = [*common, "student.steps=6", "student.schedule.warmup_epochs=0", "select.min_confidence=0"]
+    last = ["iterate", *other, f"run_dir={tmp_path / 'last'}"]
+    with pytest.raises(NstError, match=r"another iterate\.teacher=\.{3}, .* 'iterate\.generations=\[null,\[\]\]'"):
+        dispatch([*last, "iterate.generations=[[],[]]"])
+    dispatch([*last, "iterate.generations=[[],[]]", f"iterate.teacher={tmp_path / 'other'}"])
+    dispatch(["iterate", *other, "iterate.generations=[null,[]]", f"run_dir={tmp_path / 'given'}"])
+    rows = json.loads((tmp_path / "given" / "result.json").read_text())["generations"]
+    assert rows[0] == results["all"][0]
 
 
 @pytest.mark.parametrize("link", [False, True])

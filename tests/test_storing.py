@@ -121,6 +121,20 @@ def test_shards_of_one_size_are_not_those_of_another(pictures: Path, tmp_path: P
     assert index.read_bytes() == first
 
 
+def test_finished_shards_stay_as_they_are_whatever_the_recipe_says_now(pictures: Path, tmp_path: Path) -> None:
+    """Those of before there was a size, and of another one; a size that is typed is another matter."""
+    common = ["shard", "data=folder", f"data.source.root={pictures}", f"data.root={tmp_path}/a", "data.test_samples=0"]
+    for size in ("null", "64"):
+        dispatch([*common, f"data.stored_size={size}", "overwrite=true"])
+        before = stored(tmp_path / "a")
+        dispatch(common)  # by the default of data=folder: 512
+        assert stored(tmp_path / "a") == before
+        with pytest.raises(NstError, match=r"data\.stored_size: (64|null) before, 512 now"):
+            dispatch([*common, "data.stored_size=512"])
+    dispatch([*common, "overwrite=true"])
+    assert {name: data for name, (_, data) in stored(tmp_path / "a").items()} == FILES, "none is larger than 512 px"
+
+
 def test_a_network_sees_the_same_of_a_picture_that_is_stored_smaller() -> None:
     """To 1 of 255 on average: a prediction for the file and a label from its shard agree."""
     view = CenterView(64, resize="antialias")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nst.documents import read_config, read_json
+from nst.errors import NstError
 from nst.settings.data import DataOptions, Sizes
 from nst.shown import kept
 
@@ -49,11 +50,15 @@ def differing_for(
     return differing(data, [name for name in typed if name != "data.source.root"])
 
 
-def stored_size(data: DataOptions) -> int | None:
-    """`data.stored_size` of the shards that are there, or that will be made."""
-    if not (Path(data.root) / "DONE").exists():
+def stored_size(data: DataOptions, folder: Path | None = None) -> int | None:
+    """`data.stored_size` of the shards that are there (in another folder than data.root), or that will be made."""
+    folder = folder or Path(data.root)
+    if not (folder / "DONE").exists():
         return data.stored_size
-    made: int | None = read_json(Path(data.root) / "started.json")["inputs"].get("stored_size")
+    try:
+        made: int | None = read_json(folder / "started.json")["inputs"].get("stored_size")
+    except NstError:  # damage is told by whoever goes on with these shards, with a way to mend it
+        return data.stored_size
     return made
 
 

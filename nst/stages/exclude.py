@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,21 +13,39 @@ from nst.data.remote import Remote
 from nst.data.shard_set import in_index, must_be_named
 from nst.data.shards import ShardSet, index_tars
 from nst.data.transfer import is_remote
+from nst.documents import read_text
 from nst.errors import NstError
 from nst.progress import track
 from nst.settings.job import ShardJob
 from nst.settings.stages import ShardOptions
+from nst.shown import some
 from nst.stages.places import shards_place
 
 SHOWN_EXCLUDED = 10
 
 
-def index_beside(folder: str, classes: Sequence[str] | None, output: Path, remote: Remote) -> ShardSet:
-    """An index beside the tars; for tars at an address in output/unlabeled, where data.unlabeled finds it."""
+def index_beside(folder: str, classes: str | None, output: Path, remote: Remote) -> ShardSet:
+    """An index beside the tars; for tars at an address in output/unlabeled, where data.unlabeled finds it.
+
+    Args:
+        classes: text file with their names.
+    """
     beside = output / "unlabeled" if is_remote(folder) else Path(folder)
     if is_remote(folder) and any(beside.glob("*.tar")):
         raise NstError(f"{beside} holds shards already", next="choose another folder: shard.output=<folder>")
-    return index_tars(folder, classes, output=beside, remote=remote, progress=track)
+    return index_tars(folder, _class_names(classes), output=beside, remote=remote, progress=track)
+
+
+def _class_names(file: str | None) -> list[str] | None:
+    if file is None:
+        return None
+    text = read_text(file, next="shard.classes=<text file>, a class name a line").removeprefix("\ufeff")  # of Windows
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if odd := [name for name, count in Counter(names).items() if count > 1 or not name]:
+        raise NstError(
+            f"{file} does not name classes", got=f"an empty line or a name twice: {some(odd, 5)}", valid="a name a line"
+        )
+    return names
 
 
 def evaluation_sets(job: ShardJob) -> list[str]:

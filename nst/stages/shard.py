@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from nst.data.sources import open_source, takes
 from nst.data.splits import split
 from nst.data.storing import Storing
 from nst.data.transfer import is_remote
-from nst.documents import read_text
 from nst.errors import NstError, UsageError
 from nst.progress import say, track
 from nst.runs import Run
@@ -41,10 +41,11 @@ from nst.settings.job import ShardJob
 from nst.settings.stages import ShardOptions
 from nst.shown import count_of, some
 from nst.stages.apart import keep_apart
-from nst.stages.as_sharded import SIZES
+from nst.stages.as_sharded import SIZES, stored_size
 from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
 from nst.stages.places import shards_place
 from nst.stages.shard_table import lines, summary_line
+from nst.stages.unread import typed_names
 
 SETS = ("labeled", "unlabeled", "test", "validation")
 LATER = ("validation_samples", "stored_size")  # options that earlier runs did not have
@@ -64,6 +65,8 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             something else.
     """
     config, sizes, output = require_values(job.config), job.data, Path(job.shard.output)
+    if not job.overwrite and "data.stored_size" not in typed_names(config.get("overrides") or ()):
+        sizes = replace(sizes, stored_size=stored_size(sizes, output))  # finished shards stay as they are
     source = open_source(**vars(job.data.source))
     layout = {"samples_per_shard": job.shard.samples_per_shard, "max_bytes": MAX_SHARD_BYTES}
     checks = {"check_images": job.shard.check_images, "max_bad_fraction": job.max_bad_fraction}
@@ -256,24 +259,12 @@ def main(cfg: DictConfig) -> None:
 
 def _index(options: ShardOptions, remote: Remote) -> ShardSet:
     assert options.index is not None
-    shards = index_beside(options.index, _class_names(options.classes), Path(options.output), remote)
+    shards = index_beside(options.index, options.classes, Path(options.output), remote)
     tars = count_of(len(shards.shards), "tar")
     say(f"{shards.folder}: index.json for {tars}, {count_of(shards.samples, 'image')}")
     for line in to_be_named(shards.folder, shards.place):
         say(line)
     return shards
-
-
-def _class_names(file: str | None) -> list[str] | None:
-    if file is None:
-        return None
-    text = read_text(file, next="shard.classes=<text file>, a class name a line").removeprefix("\ufeff")  # of Windows
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if odd := [name for name, count in Counter(names).items() if count > 1 or not name]:
-        raise NstError(
-            f"{file} does not name classes", got=f"an empty line or a name twice: {some(odd, 5)}", valid="a name a line"
-        )
-    return names
 
 
 def _verify(output: str, remote: Remote) -> None:

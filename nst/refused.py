@@ -16,7 +16,10 @@ from nst.stage_table import STAGES
 
 SHOWN = 4
 GENERATION_0 = ("train", "iterate.teacher")
-AS_IT_IS = " take it as it is by 'iterate.generations=[null,[]]', with [] for each student,"
+AS_IT_IS = (
+    "null as the first of the lists in iterate.generations takes that network for generation 0 as it is:"
+    " 'iterate.generations=[null,[]]' for one student without options of its own;\n         or "
+)
 HASH = re.compile(r"[0-9a-f]{32,}")
 
 
@@ -28,7 +31,7 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     if stage == "shard" or (part and own != "run_dir" and _chosen(config, own, directory)):
         return own
     shared = config.get("iterate", {}).get("teacher")
-    if shared and directory.is_relative_to(shared):  # generation 0 of several runs
+    if shared and (part or stage == "train") and directory.is_relative_to(shared):  # generation 0 of several runs
         return "iterate.teacher"
     return "run_dir" if part else own  # a part of `nst iterate`: of all generations
 
@@ -51,11 +54,12 @@ def other_inputs(
         changed = sorted(f"{typed(stage, name)}: {change}" for name, change in differences(started["inputs"], inputs))
     else:
         changed = [f"nst {started['stage']} before, nst {stage} now"]
+    takes_it = (stage, option) == GENERATION_0 and (directory / "DONE").exists()
     return NstError(
         f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
-        next=ways_on(by_hand.contents(directory), option, AS_IT_IS if (stage, option) == GENERATION_0 else ""),
+        next=(AS_IT_IS if takes_it else "") + ways_on(by_hand.contents(directory), option),
     )
 
 
@@ -68,9 +72,9 @@ def not_only_ours(directory: Path, found: written.FolderContents | None, option:
     )
 
 
-def ways_on(found: written.FolderContents | None, option: str, besides: str = "") -> str:
+def ways_on(found: written.FolderContents | None, option: str) -> str:
     """Another folder, or overwriting: what that deletes, and what it keeps; and the commands for it."""
-    another = f"choose another {option}=...,{besides} or"
+    another = f"choose another {option}=..., or"
     if found is None:
         return (
             f"{another} move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"

@@ -144,6 +144,7 @@ OF_TRAINING: list[tuple[str, dict[str, Any], str, str]] = [
     ("finetune_size", finetune(600), "at 600 px after training at 600", "finetune"),
     ("finetune_size", finetune(632), "", ""),
     ("stored_size", {"stored_size": 512}, "sees 600 px, .* hold 512 px", "data.stored_size=632"),
+    ("stored_size", {"stored_size": 600, **teacher(image_size=640)}, "A network sees 640 px", "=672"),
     ("stored_size", {"stored_size": 600}, "", ""),
     ("stored_size", {"stored_size": 600, **finetune(700)}, "sees 700 px", "=732"),
 ]  # fmt: skip

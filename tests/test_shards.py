@@ -512,9 +512,10 @@ def test_a_text_file_names_the_classes_of_tars_from_elsewhere(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("only one\n", "labels are out of range"),
-        ("a\na\nb\n", "a name twice: a"),
-        ("a\n\nb\n", "an empty line"),
+        ("only one\n", r"labels are out of range[\s\S]*every label in shard\.classes"),
+        ("", "line 1 is empty"),
+        ("a\r\na\r\nb\n", "line 2: 'a' again"),
+        ("a\n\nb\n", "line 2 is empty"),
         (None, "is missing"),
     ],
 )
@@ -526,6 +527,13 @@ def test_a_file_that_does_not_name_the_classes_is_refused(tmp_path: Path, text: 
     with pytest.raises(NstError, match=says):
         dispatch(["shard", f"shard.index={tmp_path / 'tars'}", f"shard.classes={tmp_path / 'names.txt'}"])
     assert (tmp_path / "tars" / "index.json").read_bytes() == before
+
+
+def test_tars_without_labels_have_no_classes_to_be_named(tmp_path: Path) -> None:
+    write(tmp_path / "tars", labeled=False)
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    with pytest.raises(NstError, match="no labels that could be named"):
+        dispatch(["shard", f"shard.index={tmp_path / 'tars'}", f"shard.classes={tmp_path / 'names.txt'}"])
 
 
 def test_class_names_are_of_tars_that_are_indexed(tmp_path: Path) -> None:

@@ -168,7 +168,12 @@ def _write_found(
     names = list(classes) if classes is not None else [str(i) for i in range(max(counts, default=-1) + 1)]
     if counts and (max(counts) >= len(names) or min(counts) < 0):
         valid = f"0 to {len(names) - 1}"
-        raise NstError("labels are out of range", got=f"{min(counts)} to {max(counts)}", valid=valid)
+        more = "a name for every label in shard.classes" if classes is not None else None
+        raise NstError("labels are out of range", got=f"{min(counts)} to {max(counts)}", valid=valid, next=more)
+    if classes is not None and not counts:
+        raise NstError(
+            f"{folder} has no labels that could be named", got="no .cls", next="the same without shard.classes"
+        )
     same, there = {shard.sha256 for shard in shards}, {shard.name for shard in shards}
     # an emptied shard that is gone is no loss: only one that came back as another is told
     changed = [

@@ -207,12 +207,15 @@ def finetune_size(training: TrainingFacts) -> Advice | None:
 def stored_size(training: TrainingFacts) -> Advice | None:
     """A network that sees more pixels than shards hold of a picture sees them blown up."""
     stored, finetune = training.stored_size, training.finetune
-    seen = max(training.architecture.train_size, training.architecture.test_size)
+    sizes = [training.architecture.train_size, training.architecture.test_size]
     if finetune.epochs:
-        seen = max(seen, finetune.image_size or 0)
+        sizes.append(finetune.image_size or 0)
+    if (teacher := training.teacher) is not None:
+        sizes.append(teacher.image_size or teacher.test_size)
+    seen = max(sizes)
     if stored is None or seen <= stored:
         return None
     return Advice(
-        f"The network sees {seen} px, and of pictures that are larger the shards hold {stored} px on the shorter side.",
+        f"A network sees {seen} px, and of pictures that are larger the shards hold {stored} px on the shorter side.",
         f"data.stored_size={seen + CROP_PADDING}, or null for pictures as they are, with data.root=<another folder>",
     )

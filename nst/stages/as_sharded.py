@@ -50,10 +50,9 @@ def differing_for(
     return differing(data, [name for name in typed if name != "data.source.root"])
 
 
-def stored_size(data: DataOptions, folder: Path | None = None) -> int | None:
-    """`data.stored_size` of the shards that are there (in another folder than data.root), or that will be made."""
-    folder = folder or Path(data.root)
-    if not (folder / "DONE").exists():
+def stored_size(data: DataOptions, folder: Path) -> int | None:
+    """`data.stored_size` of the shards that are in a folder, also of unfinished ones, or that will be made there."""
+    if not (folder / "started.json").exists():
         return data.stored_size
     try:
         made: int | None = read_json(folder / "started.json")["inputs"].get("stored_size")

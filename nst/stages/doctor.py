@@ -137,8 +137,18 @@ def _training(
     finetune = replace(student.finetune, image_size=student.finetune.image_size or architecture.test_size)
     return TrainingFacts(
         generation, architecture, student, finetune, noise, pictures, labeled, parameters, undecayed, teacher, memory,
-        norms, stored_size=stored_size(job.data),
+        norms, stored_size=_stored_size(job),
     )  # fmt: skip
+
+
+def _stored_size(job: SurveyJob) -> int | None:
+    """Of the shards that `nst shard` has made or will make; None of others."""
+    root = Path(job.data.root)
+    if Path(job.data.labeled) != root / "labeled":
+        return None
+    if job.overwrite and "data.stored_size" in typed_names(job.overrides):
+        return job.data.stored_size
+    return stored_size(job.data, root)
 
 
 def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, images: DatasetSize) -> MemoryFacts | None:

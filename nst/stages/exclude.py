@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -39,12 +39,12 @@ def index_beside(folder: str, classes: str | None, output: Path, remote: Remote)
 def _class_names(file: str | None) -> list[str] | None:
     if file is None:
         return None
-    text = read_text(file, next="shard.classes=<text file>, a class name a line").removeprefix("\ufeff")  # of Windows
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if odd := [name for name, count in Counter(names).items() if count > 1 or not name]:
-        raise NstError(
-            f"{file} does not name classes", got=f"an empty line or a name twice: {some(odd, 5)}", valid="a name a line"
-        )
+    text = read_text(file, next="shard.classes=<text file in UTF-8>, a class name a line").removeprefix("\ufeff")
+    names = [line.strip() for line in re.split(r"\r\n?|\n", text.rstrip())]
+    odd = [f"line {number}: {name!r} again" if name else f"line {number} is empty"
+           for number, name in enumerate(names, 1) if not name or name in names[: number - 1]]  # fmt: skip
+    if odd:
+        raise NstError(f"{file} does not name classes", got=some(odd, 5), valid="a name a line, each once")
     return names
 
 

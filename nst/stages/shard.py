@@ -48,7 +48,7 @@ from nst.stages.shard_table import lines, summary_line
 from nst.stages.unread import typed_names
 
 SETS = ("labeled", "unlabeled", "test", "validation")
-LATER = ("validation_samples", "stored_size")  # options that earlier runs did not have
+LATER = ("validation_samples", "stored_size")  # earlier runs did not record them: 0 and null are what they did
 
 
 def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,13 +65,12 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
             something else.
     """
     config, sizes, output = require_values(job.config), job.data, Path(job.shard.output)
-    if not job.overwrite and "data.stored_size" not in typed_names(config.get("overrides") or ()):
-        sizes = replace(sizes, stored_size=stored_size(sizes, output))  # finished shards stay as they are
+    if "data.stored_size" not in typed_names(config.get("overrides") or ()):
+        sizes = replace(sizes, stored_size=stored_size(sizes, output))  # shards that are there stay as they are
     source = open_source(**vars(job.data.source))
     layout = {"samples_per_shard": job.shard.samples_per_shard, "max_bytes": MAX_SHARD_BYTES}
     checks = {"check_images": job.shard.check_images, "max_bad_fraction": job.max_bad_fraction}
     origin = {"name": source.name, "digest": source.digest}
-    # without these runs of before the options asked for the same
     asked = {name: getattr(sizes, name) for name in SIZES if name not in LATER or getattr(sizes, name)}
     inputs = {"source": origin, "seed": job.seed, **asked, **layout, **checks}
     files = [SAME_PICTURES, *(f"{name}/index.json" for name in SETS)]

@@ -44,7 +44,7 @@ NULL_NUMBERS = {
     "plan.utilization",
     *("report.figure", "report.table", "select.max_confidence", "select.max_copies", "select.threads"),
     *("shard.workers", "student.gradient_clip", "student.schedule.final_rate_per_256", "student.validate_every"),
-    *("teacher.image_size", "eval.attacks.pgd.step_size"),
+    *("teacher.image_size", "eval.attacks.pgd.step_size", "data.stored_size"),
 }
 BELOW_ZERO = {"label.ray.retries"}
 # whose default is a whole number, and that are measures and no counts
@@ -56,6 +56,7 @@ MEASURES = {
 NULL_TOO = {
     *(
         "data.source.root",
+        "data.stored_size",
         "student.finetune.image_size",
         "data.unlabeled",
         "data.test",

@@ -15,7 +15,6 @@ from nst.shown import as_typed, count_of
 from nst.stage_table import STAGES
 
 SHOWN = 4
-GENERATION_0 = ("train", "iterate.teacher")
 AS_IT_IS = (
     "null as the first of the lists in iterate.generations takes that network for generation 0 as it is:"
     " 'iterate.generations=[null,[]]' for one student without options of its own;\n         or "
@@ -54,7 +53,7 @@ def other_inputs(
         changed = sorted(f"{typed(stage, name)}: {change}" for name, change in differences(started["inputs"], inputs))
     else:
         changed = [f"nst {started['stage']} before, nst {stage} now"]
-    takes_it = (stage, option) == GENERATION_0 and (directory / "DONE").exists()
+    takes_it = stage == "train" and option == "iterate.teacher" and (directory / "DONE").exists()
     return NstError(
         f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),

@@ -1,4 +1,4 @@
-"""Lists of pictures in CSV or TSV files: their lines, and a list without labels, such as `nst predict` writes.
+"""Lists in text files: of pictures in CSV or TSV, without labels as `nst predict` writes them, and of class names.
 
 `nst.data.label_files` reads those with labels.
 """
@@ -87,6 +87,23 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     if not names:
         raise NstError(f"{path} lists no pictures", valid="a path per line, or a column path")
     return [_file(path.parent, name) for name in names], names
+
+
+def listed_classes(path: Path) -> list[str]:
+    """Names of classes, one a line.
+
+    Raises:
+        NstError: it is no text, or a line is empty or names a class again.
+    """
+    text = _text(path, "strict", "shard.classes=<text file>, a class name a line")
+    names: dict[str, None] = {}
+    for number, line in enumerate(re.split("\r\n?|\n", text.rstrip()), 1):
+        name = line.strip()
+        if not name or name in names:
+            what = f"names {name!r} again" if name else "is empty"
+            raise at_line(path, number, what, None, "a class name a line, each once")
+        names[name] = None
+    return list(names)
 
 
 def _has_heading(text: str) -> bool:

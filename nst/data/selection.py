@@ -160,12 +160,13 @@ class Counts:
             ticket = tickets(table["key_hash"].to_numpy()[within], rule.seed)
             lot = (ticket >> np.uint64(64 - LOT_BITS)).astype(np.intp)
             np.add.at(found.lots.reshape(-1), (label[within] << LOT_BITS) + lot, np.uint32(1))
-            if not np.isnan(found.only).all():  # after the first files it is, if teachers answer as they do
-                found._see(label[within], confidence[within])
+            found._see(label[within], confidence[within])
         return found
 
     def _see(self, label: np.ndarray, confidence: np.ndarray) -> None:
         """Notes the confidences (N,) of these classes (N,)."""
+        open = ~np.isnan(self.only)[label]  # of no row after the first files, if teachers answer as they do
+        label, confidence = label[open], confidence[open]
         unseen = self.only[label] == UNSEEN
         self.only[label[unseen]] = confidence[unseen]
         self.only[label[confidence != self.only[label]]] = np.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ def differing_for(
     return differing(data, [name for name in typed if name != "data.source.root"])
 
 
-def stored_size(data: DataOptions, folder: Path) -> int | None:
-    """`data.stored_size` of the shards that are in a folder, also of unfinished ones, or that will be made there."""
-    if not (folder / "started.json").exists():
+def stored_size(data: DataOptions, folder: Path, typed: Iterable[str]) -> int | None:
+    """`data.stored_size` as it is typed; else of the shards in a folder, also of unfinished ones; else the recipe's."""
+    if "data.stored_size" in typed or not (folder / "started.json").exists():
         return data.stored_size
     try:
         made: int | None = read_json(folder / "started.json")["inputs"].get("stored_size")

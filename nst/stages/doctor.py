@@ -146,9 +146,7 @@ def _stored_size(job: SurveyJob) -> int | None:
     root = Path(job.data.root)
     if Path(job.data.labeled) != root / "labeled":
         return None
-    if job.overwrite and "data.stored_size" in typed_names(job.overrides):
-        return job.data.stored_size
-    return stored_size(job.data, root)
+    return stored_size(job.data, root, typed_names(job.overrides))
 
 
 def _memory(job: SurveyJob, architecture: AnyArchitecture, recipe: Recipe, images: DatasetSize) -> MemoryFacts | None:

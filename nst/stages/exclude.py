@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nst.data.exclusion import exclude
+from nst.data.image_list import listed_classes
 from nst.data.index_files import has_index
 from nst.data.remote import Remote
 from nst.data.shard_set import in_index, must_be_named
 from nst.data.shards import ShardSet, index_tars
 from nst.data.transfer import is_remote
-from nst.documents import read_text
 from nst.errors import NstError
 from nst.progress import track
 from nst.settings.job import ShardJob
 from nst.settings.stages import ShardOptions
-from nst.shown import some
 from nst.stages.places import shards_place
 
 SHOWN_EXCLUDED = 10
@@ -33,19 +31,8 @@ def index_beside(folder: str, classes: str | None, output: Path, remote: Remote)
     beside = output / "unlabeled" if is_remote(folder) else Path(folder)
     if is_remote(folder) and any(beside.glob("*.tar")):
         raise NstError(f"{beside} holds shards already", next="choose another folder: shard.output=<folder>")
-    return index_tars(folder, _class_names(classes), output=beside, remote=remote, progress=track)
-
-
-def _class_names(file: str | None) -> list[str] | None:
-    if file is None:
-        return None
-    text = read_text(file, next="shard.classes=<text file in UTF-8>, a class name a line").removeprefix("\ufeff")
-    names = [line.strip() for line in re.split(r"\r\n?|\n", text.rstrip())]
-    odd = [f"line {number}: {name!r} again" if name else f"line {number} is empty"
-           for number, name in enumerate(names, 1) if not name or name in names[: number - 1]]  # fmt: skip
-    if odd:
-        raise NstError(f"{file} does not name classes", got=some(odd, 5), valid="a name a line, each once")
-    return names
+    names = listed_classes(Path(classes)) if classes is not None else None
+    return index_tars(folder, names, output=beside, remote=remote, progress=track)
 
 
 def evaluation_sets(job: ShardJob) -> list[str]:

@@ -64,9 +64,9 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
         NstError: images that the split needs and that are not there, too many bad ones, or a folder that holds
             something else.
     """
-    config, sizes, output = require_values(job.config), job.data, Path(job.shard.output)
-    if "data.stored_size" not in typed_names(config.get("overrides") or ()):
-        sizes = replace(sizes, stored_size=stored_size(sizes, output))  # shards that are there stay as they are
+    config, output = require_values(job.config), Path(job.shard.output)
+    typed = typed_names(config.get("overrides") or ())
+    sizes = replace(job.data, stored_size=stored_size(job.data, output, typed))  # of shards that are there
     source = open_source(**vars(job.data.source))
     layout = {"samples_per_shard": job.shard.samples_per_shard, "max_bytes": MAX_SHARD_BYTES}
     checks = {"check_images": job.shard.check_images, "max_bad_fraction": job.max_bad_fraction}

@@ -1,5 +1,7 @@
 """What an evaluation counts: top-1, top-5, loss, calibration, confusion (paper section 3.2, table 2).
 
+And the temperature at which the network's confidences would fit these images best (Guo et al. 2017, section 4.2).
+
 Everything is a sum kept on the device, so an evaluation never waits for the accelerator before `compute`, ranks are
 merged by adding their `state`, and the result does not depend on how the data were batched. Padded samples of a ragged
 last batch are masked out with `valid`.
@@ -10,6 +12,7 @@ diverged must not score.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -21,6 +24,7 @@ from nst.errors import NstError
 
 EQUAL_BINS = 15  # confidence bins of the expected calibration error
 MAX_CONFUSION_CLASSES = 1000
+TEMPERATURES = tuple(2.0 ** (step / 2) for step in range(-6, 7))  # 1/8 to 8, between which the best one is looked for
 
 
 def label_rank(logits: Tensor, labels: Tensor) -> Tensor:
@@ -67,6 +71,36 @@ def calibration_error(sums: Tensor) -> Tensor:
     return (correct - confidence).abs().sum() / count.sum()
 
 
+def tempered_sums(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """What `fitted_temperature` needs of a batch: (B, C), (B,), (B,) -> (len(TEMPERATURES) + 2,) float64.
+
+    The sum over images of log sum exp(logits / T) for each T, then of the label's logit and of the mean logit.
+    """
+    partitions = [(logits / temperature).logsumexp(dim=1) for temperature in TEMPERATURES]
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    terms = torch.stack([*partitions, own, logits.mean(dim=1)]).double()
+    return torch.where(valid, terms, 0.0).sum(dim=1)
+
+
+def fitted_temperature(sums: Tensor, samples: int) -> float:
+    """The T of least cross-entropy of softmax(logits / T), of `tempered_sums`; 1 where they are not finite.
+
+    Labels are smoothed by 1 / (samples + 2), as Platt (1999, section 2.2) does, so that few images, of which all are
+    right, make no network sure of everything. Between the steps of TEMPERATURES a parabola in log T is laid.
+    """
+    *partitions, own, mean = sums.tolist()
+    smoothing = 1.0 / (samples + 2)
+    towards = (1.0 - smoothing) * own + smoothing * mean
+    losses = [total - towards / temperature for total, temperature in zip(partitions, TEMPERATURES, strict=True)]
+    if not all(map(math.isfinite, losses)):
+        return 1.0
+    least = min(range(1, len(losses) - 1), key=losses.__getitem__)
+    before, at, after = losses[least - 1 : least + 2]
+    bend = before - 2 * at + after
+    shift = 0.0 if bend <= 0 else max(-1.0, min(1.0, (before - after) / (2 * bend)))
+    return TEMPERATURES[least] * (TEMPERATURES[least + 1] / TEMPERATURES[least]) ** shift
+
+
 def accuracy_by_class(confusion: Tensor) -> Tensor:
     """Accuracy of each class in percent: confusion (C, C) -> (C,) float64, NaN for a class not seen."""
     return 100.0 * confusion.diagonal().double() / confusion.sum(dim=1)
@@ -106,6 +140,7 @@ class EvaluationSums(RunningSums):
             "counts": torch.zeros(3, dtype=torch.int64),  # images, top-1 right, top-5 right
             "loss": torch.zeros(1, dtype=torch.float64),
             "calibration": torch.zeros((3, EQUAL_BINS), dtype=torch.float64),
+            "tempered": torch.zeros(len(TEMPERATURES) + 2, dtype=torch.float64),
         }
         if num_classes <= MAX_CONFUSION_CLASSES:
             sums["confusion"] = torch.zeros((num_classes, num_classes), dtype=torch.int64)
@@ -125,12 +160,13 @@ class EvaluationSums(RunningSums):
         self._sums["counts"] += right.sum(dim=1)
         self._sums["loss"] += torch.where(valid, loss, 0.0).sum()
         self._sums["calibration"] += calibration_bins(confidence, top1, valid)
+        self._sums["tempered"] += tempered_sums(logits, labels, valid)
         if "confusion" in self._sums:
             cell = labels * self.num_classes + logits.argmax(dim=1)
             self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
 
     def compute(self) -> dict[str, float]:
-        """`top1`, `top5`, `ece` in percent, mean cross-entropy `loss` in nats, `samples`. Synchronises.
+        """`top1`, `top5`, `ece` in percent, mean cross-entropy `loss` in nats, `samples`, `temperature`. Synchronises.
 
         Raises:
             NstError: no sample was counted.
@@ -148,4 +184,5 @@ class EvaluationSums(RunningSums):
             "loss": float(self._sums["loss"]) / samples,
             "ece": 100.0 * float(calibration_error(self._sums["calibration"].cpu())),
             "samples": float(samples),
+            "temperature": fitted_temperature(self._sums["tempered"], samples),
         }

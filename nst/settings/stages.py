@@ -159,6 +159,9 @@ class PredictOptions(Group, at="predict"):
         choice("one", "all"), "one",
         "--views all: the mean over a picture mirrored and turned, as the network was trained to see it",
     )  # fmt: skip
+    calibrated: bool = option(
+        flag(), False, "--calibrated: confidences as often right as they say, by the network's validation pictures"
+    )
     sheet: int = option(whole(0, 10**5), 400, "pictures on the contact sheet, the classes taking turns; 0: no sheet")
     batch_size: int = option(BATCH, 256, "images per forward")
     precision: str = option(

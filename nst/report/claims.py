@@ -99,9 +99,13 @@ CLAIMS = (
         _rows("all noise − without augmentation", "table6", "noise_full_130m", "no_aug_130m"),
         _rows("all noise − without stochastic depth", "table6", "noise_full_130m", "no_depth_130m"),
         _rows("all noise − without dropout", "table6", "noise_full_130m", "no_dropout_130m"),
+        _rows("a tenth of the images: all noise − without augmentation", "table6", "noise_full_1m", "no_aug_1m"),
+        _rows("a tenth: all noise − without stochastic depth", "table6", "noise_full_1m", "no_depth_1m"),
+        _rows("a tenth: all noise − without dropout", "table6", "noise_full_1m", "no_dropout_1m"),
     )),
     Claim("augmentation matters more than the noise of the network", "table 6", (
         _rows("augmentation alone − the network's noise alone", "table6", "no_depth_dropout_130m", "no_aug_130m"),
+        _rows("a tenth of the images: likewise", "table6", "no_depth_dropout_1m", "no_aug_1m"),
         _rows("augmentation alone − no noise", "table6", "no_depth_dropout_130m", "no_noise_130m"),
         _rows("the network's noise alone − no noise", "table6", "no_aug_130m", "no_noise_130m"),
     )),

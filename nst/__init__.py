@@ -26,11 +26,12 @@ def load(
         run: run directory or network file; several answer together, with the mean of their probabilities.
         device: `cpu`, `cuda`, `cuda:1`; auto: a GPU if there is one.
         views: `one`, or `all`: the mean over a picture mirrored and turned, as the network was trained to see it.
-        calibrated: whether confidences are made to fit how often the network was right on its validation pictures.
+        calibrated: whether confidences are made to fit how often it was right on its validation pictures; of one
+            network in one view.
 
     Raises:
         nst.errors.NstError: there is no such run, it has not finished, or the networks know other classes;
-            or it is to be calibrated, and nothing was measured for it.
+            or its confidences cannot be calibrated.
     """
     from nst.training.predictor import Predictor  # here: it brings torch, and the command line's --help needs none
 

@@ -83,7 +83,7 @@ def tempered_sums(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def fitted_temperature(sums: Tensor, samples: int) -> float:
-    """The T of least cross-entropy of softmax(logits / T), of `tempered_sums`; 1 where they are not finite.
+    """The T of least cross-entropy of softmax(logits / T), of `tempered_sums`; 1 where it makes no difference.
 
     Labels are smoothed by 1 / (samples + 2), as Platt (1999, section 2.2) does, so that few images, of which all are
     right, make no network sure of everything. Between the steps of TEMPERATURES a parabola in log T is laid.
@@ -92,12 +92,14 @@ def fitted_temperature(sums: Tensor, samples: int) -> float:
     smoothing = 1.0 / (samples + 2)
     towards = (1.0 - smoothing) * own + smoothing * mean
     losses = [total - towards / temperature for total, temperature in zip(partitions, TEMPERATURES, strict=True)]
-    if not all(map(math.isfinite, losses)):
+    spread = max(losses) - min(losses)
+    if not spread > 1e-6 * samples:  # it makes no difference: all logits are equal, or NaN
         return 1.0
     least = min(range(1, len(losses) - 1), key=losses.__getitem__)
     before, at, after = losses[least - 1 : least + 2]
     bend = before - 2 * at + after
-    shift = 0.0 if bend <= 0 else max(-1.0, min(1.0, (before - after) / (2 * bend)))
+    # falling all the way to an end it may bend the other way
+    shift = max(-1.0, min(1.0, (before - after) / (2 * bend))) if bend > 0 else math.copysign(1.0, before - after)
     return TEMPERATURES[least] * (TEMPERATURES[least + 1] / TEMPERATURES[least]) ** shift
 
 

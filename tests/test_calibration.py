@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import nst
-from nst.atomic import write_json
+from nst.atomic import sha256_file, write_json
+from nst.data import answered
+from nst.data.evaluation_batches import EvaluationBatches
+from nst.data.prediction_files import PredictionFiles
+from nst.data.predictions import PredictionMetadata
+from nst.data.shard_set import ShardInfo, ShardSet
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.metrics import EvaluationSums, calibration_bins, calibration_error
 from nst.models.checkpoints import load_network
 from nst.models.efficientnet import normalize
 from nst.stages import predict
+from nst.training.ensemble import Ensemble
 from tests.test_predict import ask, encode, network_file, picture, run_of
 
 
@@ -56,9 +63,35 @@ def test_few_pictures_that_are_all_right_do_not_make_a_network_sure_of_everythin
     assert 0.96 < confidence.min() <= confidence.max() < 0.995
 
 
-@pytest.mark.parametrize("logits", [torch.full((6, 3), math.nan), torch.full((6, 3), math.inf)])
-def test_a_diverged_network_has_no_temperature_but_1(logits: Tensor):
-    assert fitted(logits, torch.arange(6) % 3) == 1.0
+@pytest.mark.parametrize(("scale", "end"), [(0.02, 1 / 8), (0.05, 1 / 8), (20.0, 8.0), (100.0, 8.0)])
+def test_no_temperature_is_beyond_the_ends(scale: float, end: float):
+    logits, labels = drawn(2000)
+    assert fitted(scale * logits, labels) == pytest.approx(end)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [torch.full((6, 3), math.nan), torch.full((6, 3), math.inf), torch.zeros(6, 3), torch.randn(6, 1)],
+    ids=["nan", "inf", "equal", "one class"],
+)
+def test_the_temperature_is_1_where_none_is_better(logits: Tensor):
+    assert fitted(logits, torch.arange(6) % logits.shape[1]) == 1.0
+
+
+@pytest.mark.parametrize("temperature", [0.3, 2.0, 4.0])
+@pytest.mark.parametrize("margin", [4.0, 12.0, 18.0])
+def test_stored_probabilities_are_tempered_as_logits_are(tmp_path: Path, temperature: float, margin: float):
+    """Although float16 makes 0 of what a high temperature would bring back."""
+    logits = np.zeros((3, 100))
+    logits[np.arange(3), [2, 0, 9]] = margin
+    softmax = torch.from_numpy(logits).softmax(dim=1).float().numpy()
+    files = PredictionFiles(tmp_path, PredictionMetadata("", tuple(map(str, range(100))), 16, "", "", {}), keep=0.0)
+    shard = ShardInfo("part-000000.tar", 3, 0, "")
+    files.write(shard, np.arange(3), ["x", "y", "z"], softmax, [])
+    labels, confidences = answered._read(files, shard, 100, temperature)[2:]
+    assert labels[:, 0].tolist() == [2, 0, 9]
+    expected = torch.from_numpy(logits / temperature).softmax(dim=1).numpy()
+    np.testing.assert_allclose(confidences, np.sort(expected, axis=1)[:, ::-1], atol=5e-3)
 
 
 def test_confidences_are_right_as_often_as_they_say_afterwards():
@@ -90,7 +123,8 @@ def trained(folder: Path, temperature: float, seed: int = 0) -> Path:
     network = network_file(folder.parent / f"{folder.name}.safetensors", seed)
     run = run_of(folder, network)
     measured = {"steps": 4, "validation/temperature": temperature}
-    write_json(run / "checkpoints" / "trained.json", {"trained": measured})
+    digest = sha256_file(run / "checkpoints" / "trained.safetensors")
+    write_json(run / "checkpoints" / "trained.json", {"trained": measured, "weights_sha256": digest})
     return run
 
 
@@ -159,14 +193,21 @@ def test_what_is_less_sure_is_told_by_the_fitted_confidence(photos: Path, tmp_pa
     assert len(list(folders.glob("*/*.png"))) == expected
     sheet = (tmp_path / "out" / "sheet.html").read_text()
     assert "calibrated, at temperature 0.25" in sheet
-    assert f"{100 * softmax_at(run, photos, 0.25).max():.0f}" in sheet
+    assert len(re.findall(r">\s*(9\d|100)\u00a0?\s?%", sheet)) >= expected
 
 
-@pytest.mark.parametrize("summary", [None, {"trained": {"steps": 4}}])
-def test_a_network_that_was_never_validated_says_so(photos: Path, tmp_path: Path, summary: dict | None):
-    run = run_of(tmp_path / "run", network_file(tmp_path / "tiny.safetensors"))
-    if summary is not None:
-        write_json(run / "checkpoints" / "trained.json", summary)
+@pytest.mark.parametrize("told", ["nothing", "no temperature", "another network", "damaged"])
+def test_a_network_without_a_temperature_says_so_and_answers_as_ever(photos: Path, tmp_path: Path, told: str):
+    run = trained(tmp_path / "run", 0.4)
+    summary = run / "checkpoints" / "trained.json"
+    if told == "nothing":
+        summary.unlink()
+    elif told == "damaged":
+        summary.write_text(summary.read_text().replace("0.4", "0.3"))
+    elif told == "no temperature":
+        write_json(summary, {**read_json(summary), "trained": {"steps": 4}})
+    else:
+        write_json(summary, {**read_json(summary), "weights_sha256": "0" * 64})
     with pytest.raises(NstError, match="the temperature at which confidences fit is not known"):
         ask(run, photos, tmp_path / "out", "--calibrated")
     with pytest.raises(NstError, match=r"calibrated=false|predict\.calibrated=false"):
@@ -192,12 +233,18 @@ def test_a_user_is_told_of_confidences_that_do_not_fit(
     assert "than its confidences say" not in "".join(capsys.readouterr())
 
 
-def test_a_training_measures_it_with_its_last_weights(tiny):
+def test_a_training_measures_it_with_its_last_weights(tiny, digits: Path):
     from nst.stages import train
 
     cfg = tiny()
     run = Path(cfg.run_dir)
     train.main(cfg)
     measured = read_json(run / "checkpoints" / "trained.json")["trained"]
-    assert 0.125 <= measured["validation/temperature"] <= 8
+    ensemble, sums = Ensemble.of([run / "checkpoints" / "trained.safetensors"]), EvaluationSums(10)
+    batches = EvaluationBatches(ShardSet.open(str(digits / "test")), ensemble.view, batch_size=50)
+    network = ensemble.network()
+    with torch.inference_mode():
+        for batch in map(batches.__getitem__, range(len(batches))):
+            sums.update(network(normalize(batch["images"])), batch["labels"], batch["valid"])
+    assert measured["validation/temperature"] == pytest.approx(sums.compute()["temperature"], rel=1e-3)
     assert measured["validation/temperature"] != 1

@@ -26,6 +26,8 @@ from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import parquet_name
 from nst.data.shard_set import ShardInfo
 
+SMALLEST = 2.0**-24  # above 0, of a float16
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -106,9 +108,19 @@ def _read(
     np.put_along_axis(ranked, first[:, None], 2.0, axis=1)
     labels = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
     np.put_along_axis(ranked, first[:, None], sure[:, None], axis=1)
-    told = ranked if temperature is None else at_temperature(ranked, temperature)
+    told = ranked if temperature is None else at_temperature(_with_smallest(ranked), temperature)
     confidences = np.take_along_axis(told, labels, axis=1)
     return table["index"].to_numpy(), table["key"].to_pylist(), labels, confidences
+
+
+def _with_smallest(probs: np.ndarray) -> np.ndarray:
+    """Stored probabilities (N, C) with what float16 has made 0: what is missing from 1, equal shares, below its least.
+
+    A high temperature makes them count. Where float32 has rounded the first to 1, nothing is missing.
+    """
+    lost = probs == 0
+    missing = (1.0 - probs.sum(axis=1, dtype=np.float64)) / np.maximum(lost.sum(axis=1), 1)
+    return np.where(lost, np.clip(missing, 0, SMALLEST / 2)[:, None], probs)
 
 
 def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, str]]:

@@ -6,10 +6,12 @@ Guo et al. 2017, section 4.2). No answer becomes another class. Teachers label w
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+from nst.atomic import known_sha256
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.training.ensemble import Ensemble
 
 NEAR_ONE = 1.25  # temperatures up to here, and down to 1 / 1.25, may come of fifty validation pictures by chance
@@ -17,25 +19,23 @@ OTHERWISE = "predict.calibrated=false; in Python, nst.load without calibrated"
 
 
 def fitted(weights: Path) -> float | None:
-    """The temperature of a network file in a run directory; None where this version has measured none.
-
-    Raises:
-        NstError: a summary of the training that is damaged.
-    """
-    summary = weights.with_suffix(".json")
-    if weights.parent.name != "checkpoints" or not summary.exists():
-        return None
-    return read_json(summary).get(weights.stem, {}).get("validation/temperature")
+    """The temperature of a network file, by the summary of its training beside it; None where none was measured."""
+    with contextlib.suppress(NstError):  # there is none, or it is damaged or of other hands: then nothing is known
+        told = read_json(weights.with_suffix(".json"))
+        if told.get("weights_sha256") == known_sha256(weights):
+            return told[weights.stem].get("validation/temperature")
+    return None
 
 
 def temperature_of(network: Ensemble) -> float:
     """At which a network's confidences fit.
 
     Raises:
-        NstError: nothing is known of it, or the answer is the mean of several, of which nothing was measured.
+        NstError: nothing is known of it.
+        UsageError: the answer is the mean of several, of which nothing was measured.
     """
     if (answers := len(network.members) * len(network.turns)) > 1:
-        raise NstError(
+        raise UsageError(
             "only the confidences of one network in one view can be calibrated",
             got=f"the mean of {answers} answers",
             next=OTHERWISE,
@@ -45,7 +45,7 @@ def temperature_of(network: Ensemble) -> float:
         raise NstError(
             "the temperature at which confidences fit is not known of this network",
             got=weights,
-            valid="a network in the run directory of an nst train that had validation pictures",
+            valid="the run of a network that this version has trained with validation pictures (data.validation)",
             next=OTHERWISE,
         )
     return temperature

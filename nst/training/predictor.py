@@ -120,10 +120,10 @@ class Predictor:
         valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
         batch = Batch(images=images, valid=valid, labels=torch.full((len(part),), -1), bad=[])
         probabilities = self.labeler.predict_step(batch, 0).cpu().numpy()
+        labels = probabilities.argmax(axis=1).tolist()
         if self.temperature is not None:
             probabilities = at_temperature(probabilities, self.temperature)
-        for (path, _), row in zip(part, probabilities, strict=True):
-            label = int(row.argmax())
+        for (path, _), row, label in zip(part, probabilities, labels, strict=True):
             yield Prediction(self.classes[label], float(row[label]), row, self.classes, path)
 
 

@@ -26,8 +26,7 @@ def load(
         run: run directory or network file; several answer together, with the mean of their probabilities.
         device: `cpu`, `cuda`, `cuda:1`; auto: a GPU if there is one.
         views: `one`, or `all`: the mean over a picture mirrored and turned, as the network was trained to see it.
-        calibrated: whether confidences are made to fit how often it was right on its validation pictures; of one
-            network in one view.
+        calibrated: whether confidences are made to fit how often it was right on its validation pictures.
 
     Raises:
         nst.errors.NstError: there is no such run, it has not finished, or the networks know other classes;

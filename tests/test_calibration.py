@@ -15,15 +15,12 @@ from torch.nn.functional import cross_entropy
 
 import nst
 from nst.atomic import sha256_file, write_json
-from nst.data import answered
 from nst.data.evaluation_batches import EvaluationBatches
-from nst.data.prediction_files import PredictionFiles
-from nst.data.predictions import PredictionMetadata
-from nst.data.shard_set import ShardInfo, ShardSet
+from nst.data.shard_set import ShardSet
 from nst.documents import read_json
 from nst.errors import NstError
 from nst.metrics import EvaluationSums, calibration_bins, calibration_error
-from nst.models.checkpoints import load_network
+from nst.models.checkpoints import load_network, read_info, save_network
 from nst.models.efficientnet import normalize
 from nst.stages import predict
 from nst.training.ensemble import Ensemble
@@ -78,22 +75,6 @@ def test_the_temperature_is_1_where_none_is_better(logits: Tensor):
     assert fitted(logits, torch.arange(6) % logits.shape[1]) == 1.0
 
 
-@pytest.mark.parametrize("temperature", [0.3, 2.0, 4.0])
-@pytest.mark.parametrize("margin", [4.0, 12.0, 18.0])
-def test_stored_probabilities_are_tempered_as_logits_are(tmp_path: Path, temperature: float, margin: float):
-    """Although float16 makes 0 of what a high temperature would bring back."""
-    logits = np.zeros((3, 100))
-    logits[np.arange(3), [2, 0, 9]] = margin
-    softmax = torch.from_numpy(logits).softmax(dim=1).float().numpy()
-    files = PredictionFiles(tmp_path, PredictionMetadata("", tuple(map(str, range(100))), 16, "", "", {}), keep=0.0)
-    shard = ShardInfo("part-000000.tar", 3, 0, "")
-    files.write(shard, np.arange(3), ["x", "y", "z"], softmax, [])
-    labels, confidences = answered._read(files, shard, 100, temperature)[2:]
-    assert labels[:, 0].tolist() == [2, 0, 9]
-    expected = torch.from_numpy(logits / temperature).softmax(dim=1).numpy()
-    np.testing.assert_allclose(confidences, np.sort(expected, axis=1)[:, ::-1], atol=5e-3)
-
-
 def test_confidences_are_right_as_often_as_they_say_afterwards():
     logits, labels = drawn(4000, seed=1)
     temperature = fitted(logits[:100] / 3, labels[:100])  # of a hundred pictures that are not those below
@@ -118,9 +99,14 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def trained(folder: Path, temperature: float, seed: int = 0) -> Path:
-    """The run directory of a network that has been measured like this."""
+def trained(folder: Path, temperature: float, seed: int = 0, sharper: float = 1.0) -> Path:
+    """The run directory of a network that has been measured like this, its logits so many times as far apart."""
     network = network_file(folder.parent / f"{folder.name}.safetensors", seed)
+    if sharper != 1:
+        weights = load_network(network)[0]
+        weights.classifier.weight.data.mul_(sharper)
+        weights.classifier.bias.data.mul_(sharper)
+        save_network(network, weights.state_dict(), read_info(network))
     run = run_of(folder, network)
     measured = {"steps": 4, "validation/temperature": temperature}
     digest = sha256_file(run / "checkpoints" / "trained.safetensors")
@@ -138,11 +124,12 @@ def classes(folder: Path) -> list[str]:
         return [row["class"] for row in csv.DictReader(file)]
 
 
-def softmax_at(run: Path, photos: Path, temperature: float) -> np.ndarray:
+def softmax_at(run: Path, photos: Path, temperature: float, *, mirrored: bool = False) -> np.ndarray:
     network = load_network(run / "checkpoints" / "trained.safetensors")[0].eval()
     pixels = [torch.from_numpy(picture(number, 16, 16)).permute(2, 0, 1) for number in range(8)]
     with torch.inference_mode():
-        return (network(normalize(torch.stack(pixels))) / temperature).softmax(dim=1).numpy()
+        images = torch.stack(pixels).flip(3) if mirrored else torch.stack(pixels)
+        return (network(normalize(images)) / temperature).softmax(dim=1).numpy()
 
 
 def test_predict_divides_logits_by_the_temperature_and_changes_no_class(photos: Path, tmp_path: Path):
@@ -163,24 +150,36 @@ def test_python_says_the_same(photos: Path, tmp_path: Path):
     np.testing.assert_allclose(np.stack([each.probabilities for each in found]), expected, atol=1e-3)
 
 
-def test_the_mean_of_several_answers_has_no_temperature(photos: Path, tmp_path: Path):
+def test_several_networks_and_views_are_averaged_each_at_its_own_temperature(photos: Path, tmp_path: Path):
     runs = [trained(tmp_path / "a", 0.4), trained(tmp_path / "b", 2.0, seed=1)]
-    for asked, options in ((runs, []), (runs[0], ["predict.views=all"])):
-        with pytest.raises(NstError, match=r"one network in one view .*\n.*the mean of 2 answers"):
-            ask(asked, photos, tmp_path / "out", "--calibrated", *options)
-    with pytest.raises(NstError, match="one network in one view"):
-        nst.load(runs, calibrated=True)
-    assert ask(runs, photos, tmp_path / "out", "predict.calibrated=false")["predicted"] == 8  # the advice, followed
+    ask(runs, photos, tmp_path / "both", "--calibrated")
+    mean = (softmax_at(runs[0], photos, 0.4) + softmax_at(runs[1], photos, 2.0)) / 2
+    np.testing.assert_allclose(confidences(tmp_path / "both"), mean.max(axis=1), atol=1e-3)
+    ask(runs[0], photos, tmp_path / "views", "--calibrated", "--views", "all")
+    turned = (softmax_at(runs[0], photos, 0.4) + softmax_at(runs[0], photos, 0.4, mirrored=True)) / 2
+    np.testing.assert_allclose(confidences(tmp_path / "views"), turned.max(axis=1), atol=1e-3)
 
 
-def test_the_network_is_not_asked_again(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_both_kinds_of_answers_are_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = trained(tmp_path / "run", 0.4)
     ask(run, photos, tmp_path / "out")
-    monkeypatch.setattr(predict.LightningEngine, "label", None)
-    for options, temperature in ((["--calibrated"], 0.4), ([], 1.0)):
+    ask(run, photos, tmp_path / "out", "--calibrated")
+    monkeypatch.setattr(predict.LightningEngine, "label", None)  # nobody is asked again
+    for options, temperature in ((["--calibrated"], 0.4), ([], 1.0), (["--calibrated"], 0.4)):
         ask(run, photos, tmp_path / "out", *options)
         expected = softmax_at(run, photos, temperature).max(axis=1)
         np.testing.assert_allclose(confidences(tmp_path / "out"), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.125, 8.0])
+def test_command_and_python_agree_at_every_temperature(photos: Path, tmp_path: Path, temperature: float):
+    """Also of a network that is as sure as float32 can tell, whose other probabilities float16 would lose."""
+    run = trained(tmp_path / "run", temperature, sharper=12)
+    ask(run, photos, tmp_path / "out", "--calibrated")
+    found = nst.load(run, calibrated=True).predict([picture(number, 16, 16) for number in range(8)])
+    sure = [each.confidence for each in found]
+    assert temperature < 1 or max(sure) < 0.999
+    np.testing.assert_allclose(confidences(tmp_path / "out"), sure, atol=1e-4)
 
 
 def test_what_is_less_sure_is_told_by_the_fitted_confidence(photos: Path, tmp_path: Path):
@@ -192,7 +191,7 @@ def test_what_is_less_sure_is_told_by_the_fitted_confidence(photos: Path, tmp_pa
     assert raw["predicted"] < found["predicted"] == expected
     assert len(list(folders.glob("*/*.png"))) == expected
     sheet = (tmp_path / "out" / "sheet.html").read_text()
-    assert "calibrated, at temperature 0.25" in sheet
+    assert "calibrated on validation pictures" in sheet
     assert len(re.findall(r">\s*(9\d|100)\u00a0?\s?%", sheet)) >= expected
 
 
@@ -233,10 +232,20 @@ def test_a_user_is_told_of_confidences_that_do_not_fit(
     assert "than its confidences say" not in "".join(capsys.readouterr())
 
 
+def test_what_was_fitted_to_test_pictures_calibrates_nothing(tiny):
+    from nst.stages import train
+
+    cfg = tiny("data.validation=null", "student.steps=4")
+    train.main(cfg)
+    summary = read_json(Path(cfg.run_dir) / "checkpoints" / "trained.json")["trained"]
+    assert "validation/ece" in summary
+    assert "validation/temperature" not in summary
+
+
 def test_a_training_measures_it_with_its_last_weights(tiny, digits: Path):
     from nst.stages import train
 
-    cfg = tiny()
+    cfg = tiny(f"data.validation={digits / 'test'}", "data.test=null")
     run = Path(cfg.run_dir)
     train.main(cfg)
     measured = read_json(run / "checkpoints" / "trained.json")["trained"]

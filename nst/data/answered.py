@@ -26,8 +26,6 @@ from nst.data.prediction_files import PredictionFiles
 from nst.data.predictions import parquet_name
 from nst.data.shard_set import ShardInfo
 
-SMALLEST = 2.0**-24  # above 0, of a float16
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -52,36 +50,22 @@ class Answers:
         return Answers(self.shard, self.index[mask], paths, self.labels[mask], self.confidences[mask])
 
 
-def at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (N, C) of logits as they are → those of the logits divided by a temperature, float32."""
-    powered = (probs / probs.max(axis=1, keepdims=True)).astype(np.float64) ** (1.0 / temperature)
-    return (powered / powered.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def read_answers(
-    files: PredictionFiles, inputs: Inputs, top: int, temperature: float | None = None
-) -> Iterator[Answers]:
-    """The answers to the pictures of every part, in their order, `top` classes of each.
-
-    Args:
-        temperature: of the confidences; None: as the network gave them.
-    """
+def read_answers(files: PredictionFiles, inputs: Inputs, top: int) -> Iterator[Answers]:
+    """The answers to the pictures of every part, in their order, `top` classes of each."""
     if isinstance(inputs, NumberedPictures):
-        yield from _of_listing(files, inputs, top, temperature)
+        yield from _of_listing(files, inputs, top)
     else:
         for number, shard in enumerate(inputs.shards):
-            index, keys, labels, confidences = _read(files, shard, top, temperature)
+            index, keys, labels, confidences = _read(files, shard, top)
             yield Answers(number, index, inputs.names(number, index, keys), labels, confidences)
 
 
-def _of_listing(
-    files: PredictionFiles, inputs: NumberedPictures, top: int, temperature: float | None
-) -> Iterator[Answers]:
+def _of_listing(files: PredictionFiles, inputs: NumberedPictures, top: int) -> Iterator[Answers]:
     """They lie in parts that were asked at several times: all are put into the order of the listing first."""
     found, width = answered(files, inputs), min(top, len(files.metadata.classes))
     labels, confidences = np.full((inputs.samples, width), -1, np.int32), np.zeros((inputs.samples, width), np.float32)
     for part, shard in enumerate(found.parts):
-        index, _, own, sure = _read(files, shard, top, temperature)
+        index, _, own, sure = _read(files, shard, top)
         row_of = np.full(shard.samples, -1, np.int64)
         row_of[index] = np.arange(len(index))
         numbers = np.flatnonzero(found.part == part)
@@ -95,9 +79,7 @@ def _of_listing(
         yield Answers(part, index, inputs.names(part, index, ()), labels[rows], confidences[rows])
 
 
-def _read(
-    files: PredictionFiles, shard: ShardInfo, top: int, temperature: float | None
-) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+def _read(files: PredictionFiles, shard: ShardInfo, top: int) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
     """Of the N pictures of a file: places (N,), keys, labels and confidences (N, top), the surest class first."""
     table = read_table(files.folder / parquet_name(shard.name))
     first, sure = table["label"].to_numpy().astype(np.int64), table["confidence"].to_numpy()
@@ -107,20 +89,9 @@ def _read(
     ranked = probs.astype(np.float32)
     np.put_along_axis(ranked, first[:, None], 2.0, axis=1)
     labels = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
-    np.put_along_axis(ranked, first[:, None], sure[:, None], axis=1)
-    told = ranked if temperature is None else at_temperature(_with_smallest(ranked), temperature)
-    confidences = np.take_along_axis(told, labels, axis=1)
+    confidences = np.take_along_axis(ranked, labels, axis=1)
+    confidences[:, 0] = sure
     return table["index"].to_numpy(), table["key"].to_pylist(), labels, confidences
-
-
-def _with_smallest(probs: np.ndarray) -> np.ndarray:
-    """Stored probabilities (N, C) with what float16 has made 0: what is missing from 1, equal shares, below its least.
-
-    A high temperature makes them count. Where float32 has rounded the first to 1, nothing is missing.
-    """
-    lost = probs == 0
-    missing = (1.0 - probs.sum(axis=1, dtype=np.float64)) / np.maximum(lost.sum(axis=1), 1)
-    return np.where(lost, np.clip(missing, 0, SMALLEST / 2)[:, None], probs)
 
 
 def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, str]]:
@@ -143,19 +114,9 @@ def unreadable(files: PredictionFiles, inputs: Inputs) -> Iterator[tuple[str, st
 
 
 def write_tables(
-    folder: Path,
-    files: PredictionFiles,
-    inputs: Inputs,
-    *,
-    top: int,
-    min_confidence: float,
-    temperature: float | None = None,
+    folder: Path, files: PredictionFiles, inputs: Inputs, *, top: int, min_confidence: float
 ) -> dict[str, Any]:
-    """Writes all tables; returns counts of pictures: predicted, unsure, unreadable, and by_class of the predicted.
-
-    Args:
-        temperature: as of `read_answers`.
-    """
+    """Writes all tables; returns counts of pictures: predicted, unsure, unreadable, and by_class of the predicted."""
     classes = list(files.metadata.classes)
     counts, unsure = np.zeros(len(classes), np.int64), 0
     with ExitStack() as stack:
@@ -171,7 +132,7 @@ def write_tables(
         sure_rows.writerow(names)
         unsure_rows.writerow(names)
         bad_rows.writerow(["path", "reason"])
-        for answers in read_answers(files, inputs, top, temperature):
+        for answers in read_answers(files, inputs, top):
             # compared in double, as the selection compares min_confidence
             mask = answers.confidences[:, 0].astype(np.float64) >= min_confidence
             kept = answers.where(mask)

@@ -1,6 +1,7 @@
 """`nst predict`: a trained network and pictures without labels → predictions.csv and .parquet, and a contact sheet.
 
     predict/<input>/parts/        what labeling writes, a file per part: nobody is asked again about what is there
+    calibrated/parts/             the same with --calibrated
     predictions.csv .parquet      path, class, confidence, class_2, confidence_2, ...
     unsure.csv unreadable.csv     below --min-confidence; not decoded, or not tried, with the reason
     sheet.html                    pictures by class and confidence
@@ -48,7 +49,7 @@ from nst.shown import count_of, without_secrets
 from nst.stages.apart import keep_apart
 from nst.stages.places import network_files
 from nst.stages.resolving import machine
-from nst.training.calibration import advice, temperature_of
+from nst.training.calibration import at_own_temperature, told
 from nst.training.ensemble import ensemble_asked
 from nst.training.label_engines import LightningEngine, ShardsToLabel
 
@@ -66,7 +67,8 @@ def run(job: PredictJob, directory: Path) -> Result:
     if options.sort_into:
         require_folder(Path(options.sort_into))
     network = ensemble_asked(network_files(job.model.checkpoint, job.stage), options.views)
-    temperature = temperature_of(network) if options.calibrated else None
+    if options.calibrated:
+        network = at_own_temperature(network)
     require_batch("predict.batch_size", options.batch_size, network.image_size)
     inputs = open_inputs(_place(job), Remote(**vars(job.remote)))
     inputs.agree(engine.agreed)
@@ -77,16 +79,20 @@ def run(job: PredictJob, directory: Path) -> Result:
     }  # fmt: skip
     if isinstance(inputs, ShardPictures):  # others are known one by one
         known |= {"pictures": inputs.digest, "parts": list(inputs.sizes)}
-    metadata = PredictionMetadata(
-        network.digest, network.classes, network.image_size, "", "", {"inputs": fingerprint(identity(known))}
-    )
-    files = PredictionFiles(directory.absolute() / "parts", metadata, keep=0.0)
+    calibrated = {"temperatures": [member.temperature for member in network.members]} if options.calibrated else {}
+    asked_for = {"inputs": fingerprint(identity(known | calibrated))}
+    metadata = PredictionMetadata(network.digest, network.classes, network.image_size, "", "", asked_for)
+    # probabilities are kept as float16: at another temperature these would not do
+    folder = directory.absolute() / ("calibrated/parts" if calibrated else "parts")
+    files = PredictionFiles(folder, metadata, keep=0.0)
     with Run(
         directory, "predict", known, config=require_values(job.config), overwrite=job.overwrite, collective=True,
         files=[*TABLES, SHEET],
     ) as run_:  # fmt: skip
         before = run_.result() if engine.agreed(run_.done) else {}
-        anew = before.get("asked") != (wanted := asked(job, inputs, temperature)) or bool(_missing(directory, before))
+        anew = before.get("asked") != (wanted := {**asked(job, inputs), **calibrated}) or bool(
+            _missing(directory, before)
+        )
         if before and anew and is_rank_zero():
             _require_untouched(directory, before["tables"])
         pictures, todo = to_ask(files, inputs, engine.agreed)
@@ -99,11 +105,12 @@ def run(job: PredictJob, directory: Path) -> Result:
             engine.label(work, todo)
         if not is_rank_zero():
             return run_.finish({})
-        if not options.calibrated and (told := advice(network)) is not None:
-            say(told)
         if before and anew:  # a kill from here on leaves tables that no person has changed
             run_.finish({**before, "asked": None, "tables": {}})
-        return run_.finish(_tables(job, directory, files, inputs, before if not anew else {}, wanted))
+        tables = _tables(job, directory, files, inputs, before if not anew else {}, wanted)
+        if (line := told(network)) is not None:
+            say(line)
+        return run_.finish(tables)
 
 
 def _missing(directory: Path, before: Result) -> list[str]:
@@ -112,12 +119,11 @@ def _missing(directory: Path, before: Result) -> list[str]:
     return [name for name in made if not (directory / name).exists()]
 
 
-def asked(job: PredictJob, inputs: Inputs, temperature: float | None) -> dict[str, Any]:
+def asked(job: PredictJob, inputs: Inputs) -> dict[str, Any]:
     """What the tables depend on besides the answers."""
     options = job.predict
     return {
         "pictures": inputs.digest, "top": options.top, "min_confidence": options.min_confidence, "sheet": options.sheet,
-        **({} if temperature is None else {"temperature": temperature}),
     }  # fmt: skip
 
 
@@ -129,15 +135,13 @@ def _tables(
     Args:
         before: its result; empty: there is none.
     """
-    options, temperature = job.predict, wanted.get("temperature")
+    options = job.predict
     if not before:
-        counts = write_tables(
-            directory, files, inputs, top=options.top, min_confidence=options.min_confidence, temperature=temperature
-        )
+        counts = write_tables(directory, files, inputs, top=options.top, min_confidence=options.min_confidence)
         if counts["predicted"] + counts["unsure"] == 0:
             raise _nothing_read(directory, counts)
         if options.sheet:
-            write_text(directory / SHEET, _sheet(job, files, inputs, counts, temperature))
+            write_text(directory / SHEET, _sheet(job, files, inputs, counts))
         else:
             (directory / SHEET).unlink(missing_ok=True)
         tables = {name: sha256_file(directory / name) for name in TABLES}
@@ -147,9 +151,7 @@ def _tables(
         }  # fmt: skip
     before.pop("sorted", None)  # of an earlier command
     if options.sort_into:
-        before["sorted"] = sort_into(
-            Path(options.sort_into), _to_be_sorted(job, files, inputs, temperature), _place(job)
-        )
+        before["sorted"] = sort_into(Path(options.sort_into), _to_be_sorted(job, files, inputs), _place(job))
     return before
 
 
@@ -171,11 +173,9 @@ def _nothing_read(directory: Path, counts: Result) -> NstError:
     )
 
 
-def _to_be_sorted(
-    job: PredictJob, files: PredictionFiles, inputs: Inputs, temperature: float | None
-) -> Iterator[Sorted]:
+def _to_be_sorted(job: PredictJob, files: PredictionFiles, inputs: Inputs) -> Iterator[Sorted]:
     folders = class_folders(files.metadata.classes)
-    for answers in read_answers(files, inputs, 1, temperature):
+    for answers in read_answers(files, inputs, 1):
         kept = answers.where(answers.confidences[:, 0].astype(np.float64) >= job.predict.min_confidence)
         for index, path, label in zip(kept.index.tolist(), kept.paths, kept.labels[:, 0].tolist(), strict=True):
             shard = kept.shard
@@ -187,22 +187,22 @@ def _to_be_sorted(
             )
 
 
-def _sheet(job: PredictJob, files: PredictionFiles, inputs: Inputs, counts: Result, temperature: float | None) -> str:
+def _sheet(job: PredictJob, files: PredictionFiles, inputs: Inputs, counts: Result) -> str:
     from nst.report.sheet import sheet, told_of  # here: it brings matplotlib
 
     options = job.predict
-    told = told_of(read_answers(files, inputs, min(options.top, 3), temperature), inputs, files.metadata.classes)
+    shown = told_of(read_answers(files, inputs, min(options.top, 3)), inputs, files.metadata.classes)
     facts = {
         "pictures": shown_place(job),
         "network": str(job.model.checkpoint),
         "sha256": files.metadata.teacher_sha256,
         "view": f"{files.metadata.image_size} px",
-        **({} if temperature is None else {"confidences": f"calibrated, at temperature {temperature:.2f}"}),
+        **({"confidences": "calibrated on validation pictures"} if options.calibrated else {}),
         "code": f"nst {__version__}, {provenance()['git']}",
     }
     command = shlex.join(["nst", "predict", *map(without_secrets, job.overrides)])
     return sheet(
-        told, counts, count=options.sheet, min_confidence=options.min_confidence, facts=facts, command=command,
+        shown, counts, count=options.sheet, min_confidence=options.min_confidence, facts=facts, command=command,
         title=Path(shown_place(job)).name or shown_place(job),
     )  # fmt: skip
 

@@ -7,54 +7,51 @@ Guo et al. 2017, section 4.2). No answer becomes another class. Teachers label w
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from nst.atomic import known_sha256
 from nst.documents import read_json
-from nst.errors import NstError, UsageError
+from nst.errors import NstError
 from nst.training.ensemble import Ensemble
 
 NEAR_ONE = 1.25  # temperatures up to here, and down to 1 / 1.25, may come of fifty validation pictures by chance
-OTHERWISE = "predict.calibrated=false; in Python, nst.load without calibrated"
 
 
 def fitted(weights: Path) -> float | None:
     """The temperature of a network file, by the summary of its training beside it; None where none was measured."""
     with contextlib.suppress(NstError):  # there is none, or it is damaged or of other hands: then nothing is known
-        told = read_json(weights.with_suffix(".json"))
-        if told.get("weights_sha256") == known_sha256(weights):
-            return told[weights.stem].get("validation/temperature")
+        summary = read_json(weights.with_suffix(".json"))
+        if summary.get("weights_sha256") == known_sha256(weights):
+            return summary[weights.stem].get("validation/temperature")
     return None
 
 
-def temperature_of(network: Ensemble) -> float:
-    """At which a network's confidences fit.
+def at_own_temperature(network: Ensemble) -> Ensemble:
+    """The same networks, each at the temperature at which its confidences fit.
 
     Raises:
-        NstError: nothing is known of it.
-        UsageError: the answer is the mean of several, of which nothing was measured.
+        NstError: a network of which it is not known.
     """
-    if (answers := len(network.members) * len(network.turns)) > 1:
-        raise UsageError(
-            "only the confidences of one network in one view can be calibrated",
-            got=f"the mean of {answers} answers",
-            next=OTHERWISE,
-        )
-    weights = network.members[0].weights
-    if (temperature := fitted(weights)) is None:
-        raise NstError(
-            "the temperature at which confidences fit is not known of this network",
-            got=weights,
-            valid="the run of a network that this version has trained with validation pictures (data.validation)",
-            next=OTHERWISE,
-        )
-    return temperature
+    members = []
+    for member in network.members:
+        if (temperature := fitted(member.weights)) is None:
+            raise NstError(
+                "the temperature at which confidences fit is not known of this network",
+                got=member.weights,
+                valid="the run of a network that this version has trained with validation pictures (data.validation)",
+                next="predict.calibrated=false; in Python, nst.load without calibrated",
+            )
+        members.append(replace(member, temperature=temperature))
+    return replace(network, members=tuple(members))
 
 
-def advice(network: Ensemble) -> str | None:
-    """What a user should know of confidences that are not calibrated; None: nothing, or they could not be."""
-    single = len(network.members) * len(network.turns) == 1
-    temperature = fitted(network.members[0].weights) if single else None
+def told(network: Ensemble) -> str | None:
+    """What a user should know of the confidences; None: nothing, or it is not known."""
+    temperatures = [member.temperature for member in network.members]
+    if any(each != 1 for each in temperatures):
+        return f"confidences at temperature {', '.join(f'{each:.2f}' for each in temperatures)}, by validation pictures"
+    temperature = fitted(network.members[0].weights) if len(temperatures) == 1 else None
     if temperature is None or 1 / NEAR_ONE <= temperature <= NEAR_ONE:
         return None
     often = "more" if temperature < 1 else "less"

@@ -45,12 +45,14 @@ class Member:
     Args:
         order: where each class of the first network stands in this one's answer; None: in the same place.
         noise: under which it answers, against the method; None: none.
+        temperature: by which its logits are divided where it labels; see `nst.training.calibration`.
     """
 
     weights: Path
     view: SeenAs
     order: Order = None
     noise: Noise | None = None
+    temperature: float = 1.0
 
 
 class Question(NamedTuple):

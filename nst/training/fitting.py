@@ -243,6 +243,10 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
         )
         digest = save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
         last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}
+        if setup.data.validation is not None and str(setup.data.validation.folder) == str(setup.job.data.test):
+            last.pop(
+                "validation/temperature", None
+            )  # fitted to test pictures: they would say too much of its confidences
         summary: dict[str, Any] = {
             phase.name: {"steps": steps, **last},
             "bad_samples": sorted(module.bad_samples),

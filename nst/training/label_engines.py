@@ -81,7 +81,9 @@ def torch_labeler(teacher: Member, precision: str, place: Place) -> Labeler:
         return NoisedLabeler(place(network_to_noise(teacher)))
     network, dtype = load_network(teacher.weights)[0], PRECISIONS[precision]
     exact = place(labeling_network(network))
-    return Labeler(exact) if dtype == torch.float32 else Labeler(place(labeling_network(network, dtype)), exact)
+    if dtype == torch.float32:
+        return Labeler(exact, temperature=teacher.temperature)
+    return Labeler(place(labeling_network(network, dtype)), exact, teacher.temperature)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ class LightningEngine:
             hardware = replace(hardware, precision="32-true")  # the network's types are its own
             labeler = job.teacher.asking(lambda one: torch_labeler(one, job.precision, hardware.place), MeanLabeler)
         else:
-            labeler = job.teacher.asking(lambda one: Labeler(hardware.place(load_network(one.weights)[0])), MeanLabeler)
+            labeler = job.teacher.asking(
+                lambda one: Labeler(hardware.place(load_network(one.weights)[0]), temperature=one.temperature),
+                MeanLabeler,
+            )
         trainer = hardware.trainer(job.folder)
         trainer.strategy.barrier("shards listed")  # before any of them is written
         rank, world_size = parts_of(trainer).place()

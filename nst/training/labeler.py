@@ -47,14 +47,15 @@ class Labeler(pl.LightningModule):
     Args:
         network: normalised images to logits.
         exact: the same in float32, asked again about the images that `network` finds hardest to decide; None: no one.
+        temperature: by which logits are divided; 1 of a teacher.
 
     Raises:
         NstError: the network is in train mode: a teacher is never noised.
     """
 
-    def __init__(self, network: nn.Module, exact: nn.Module | None = None) -> None:
+    def __init__(self, network: nn.Module, exact: nn.Module | None = None, temperature: float = 1.0) -> None:
         super().__init__()
-        self.network, self.exact = network, exact
+        self.network, self.exact, self.temperature = network, exact, temperature
         if any(module.training for module in (*network.modules(), *(exact.modules() if exact else ()))):
             raise NstError("a teacher labels in eval mode", got="a network in train mode", next="network.eval()")
         self.requires_grad_(False)
@@ -69,7 +70,7 @@ class Labeler(pl.LightningModule):
             rows = doubted(logits, batch["valid"])
             if len(rows):
                 logits = logits.index_copy(0, rows, in_parts(self.exact, images[rows]).float())
-        return logits.softmax(dim=1)
+        return (logits / self.temperature).softmax(dim=1)
 
 
 class MeanLabeler(pl.LightningModule):

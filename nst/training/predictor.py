@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nst.data.answered import at_temperature
 from nst.data.batches import Batch
 from nst.data.image_stack import images_to_tensor
 from nst.data.images import BadImage, decode, from_pillow
 from nst.data.inputs import Inputs, open_inputs
 from nst.errors import NstError
 from nst.models.located import locate_ours
-from nst.training.calibration import temperature_of
+from nst.training.calibration import at_own_temperature
 from nst.training.ensemble import Ensemble, ensemble_asked
 from nst.training.hardware import Hardware
 from nst.training.label_engines import torch_labeler
@@ -65,17 +64,10 @@ class Predictor:
     Attributes:
         classes: their names, in the order of the probabilities.
         image_size: px of the view that the network gets of a picture.
-        temperature: of the confidences; None: as the network gives them.
     """
 
-    def __init__(
-        self,
-        network: Ensemble,
-        labeler: Labeler | MeanLabeler,
-        device: torch.device,
-        temperature: float | None = None,
-    ) -> None:
-        self.network, self.labeler, self.device, self.temperature = network, labeler, device, temperature
+    def __init__(self, network: Ensemble, labeler: Labeler | MeanLabeler, device: torch.device) -> None:
+        self.network, self.labeler, self.device = network, labeler, device
         self.classes, self.image_size = network.classes, network.image_size
 
     @classmethod
@@ -83,10 +75,12 @@ class Predictor:
         """As `nst.load`."""
         sources = _sources(run)
         network = ensemble_asked([locate_ours(os.fspath(source)) for source in sources], views)
-        place, temperature = _device(device), temperature_of(network) if calibrated else None
+        if calibrated:
+            network = at_own_temperature(network)
+        place = _device(device)
         hardware = Hardware(accelerator="gpu" if place.type == "cuda" else "cpu")
         one = partial(torch_labeler, precision="32-true", place=hardware.place)
-        return cls(network, network.asking(one, MeanLabeler).to(place), place, temperature)
+        return cls(network, network.asking(one, MeanLabeler).to(place), place)
 
     def predict(self, pictures: Asked | Iterable[Asked], *, batch_size: int = 32) -> list[Prediction]:
         """What the network says, in the order of the pictures; those of a folder or archive by their names.
@@ -120,10 +114,8 @@ class Predictor:
         valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
         batch = Batch(images=images, valid=valid, labels=torch.full((len(part),), -1), bad=[])
         probabilities = self.labeler.predict_step(batch, 0).cpu().numpy()
-        labels = probabilities.argmax(axis=1).tolist()
-        if self.temperature is not None:
-            probabilities = at_temperature(probabilities, self.temperature)
-        for (path, _), row, label in zip(part, probabilities, labels, strict=True):
+        for (path, _), row in zip(part, probabilities, strict=True):
+            label = int(row.argmax())
             yield Prediction(self.classes[label], float(row[label]), row, self.classes, path)
 
 

@@ -142,6 +142,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
             if kind := kind_of(name.lstrip("+")):
                 return WrongOption(name.lstrip("+"), value, kind.words).error([item])
             return UsageError(f"'{item[:80]}' cannot be read", valid="option=value; lists as [a, b], text in quotes")
+    if (match := re.search(r"Ambiguous value for argument '([^=']+)=(.*)'", text)) and (kind := kind_of(match[1])):
+        several = f"nst <stage> --multirun {match[1]}={match[2]} runs once with each"
+        whole, _, fraction = match[2].partition(",")
+        point = f"; with a point: {match[1]}={whole}.{fraction}" if whole == "0" and fraction.isdigit() else ""
+        return UsageError(f"{match[1]} cannot be '{match[2]}'", valid=f"{kind.words}{point}", next=several)
     return UsageError(
         "the options do not fit together", got=text.strip().splitlines()[0], next="nst <stage> --help lists the options"
     )

@@ -83,7 +83,7 @@ def ways_on(found: written.FolderContents | None, option: str) -> str:
         lines = [f"{another} move {_with_why(found)}: then overwrite=true {deletes}"]
         lines += by_hand.away(*(found.folder / name for name in found.edited[:SHOWN]))
         return "\n         ".join(lines)
-    keeps = "; there is nothing else, and runs whose inputs are the same stay"
+    keeps = "; there is nothing else. Later steps that build on it are made anew too; what has the same inputs stays"
     lines = [f"{another} overwrite=true, which {deletes}, and starts again{keeps}"]
     if command_is_known():
         lines += [again(f"{option}=<folder>"), again("overwrite=true")]

@@ -44,18 +44,29 @@ def begin(folder: Path, *names: str, own: bool = False) -> None:
         NstError: a file is there that nst has not written; then nothing was written.
     """
     if not _is_listed(folder, own):
-        require_free(folder, names)
+        require_free(folder, names, own=own)
         folder.mkdir(parents=True, exist_ok=True)
-        if (outer := _home(folder)) is not None and (entry := _entry(outer, folder / LIST)) not in _read(outer):
-            _append(outer, [entry])
-        (folder / LIST).touch()
+        if (outer := _home(folder)) is None:
+            (folder / LIST).touch()
+        else:  # which may have named what is in the folder so far
+            if (entry := _entry(outer, folder / LIST)) not in _read(outer):
+                _append(outer, [entry])
+            above = f"{Path(os.path.abspath(folder)).relative_to(outer).as_posix()}/"
+            inner = [name.removeprefix(above) for name in _names(outer) if name.startswith(above)]
+            _append(folder, [b"".join(_line(name) for name in inner if name not in ("", LIST))])
     note(*(folder / name for name in names))
 
 
 def require_free(folder: Path, names: Iterable[str], *, own: bool = False) -> None:
-    """Raises NstError where a folder that nst has not written to yet holds files of these names."""
+    """Raises NstError where a folder that nst has not written to yet holds files of these names.
+
+    Args:
+        own: as of `begin`; what a list above names is nst's all the same.
+    """
     if not _is_listed(folder, own):
-        _refuse([folder / name for name in names if os.path.lexists(folder / name)])
+        there = [folder / name for name in names if os.path.lexists(folder / name)]
+        known = ours(there)
+        _refuse([path for path in there if path not in known])
 
 
 def note(*paths: Path, kind: str = "", made: bool = False) -> bool:
@@ -126,9 +137,12 @@ def _is_old(folder: Path) -> bool:
 
 
 def _entry(home: Path, path: Path, kind: str = "") -> bytes:
-    name = Path(os.path.abspath(path)).relative_to(home).as_posix()
+    return _line(Path(os.path.abspath(path)).relative_to(home).as_posix() + kind)
+
+
+def _line(name: str) -> bytes:
     # the line breaks before it: a line that was cut by the end of the disk does not spoil the next one
-    return f"\n{json.dumps(name + kind)}\n".encode()
+    return f"\n{json.dumps(name)}\n".encode()
 
 
 def _read(home: Path) -> bytes:

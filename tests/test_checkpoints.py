@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_networks import TINY, random_images, timm_b0, trained_tiny
 
-from nst.atomic import sha256_file
+from nst.atomic import sha256_file, write_json
 from nst.errors import NstError
 from nst.models import checkpoints
 from nst.models.checkpoints import (
@@ -227,6 +227,18 @@ def test_a_file_of_something_else_is_told_in_our_words(tmp_path, name, write, sa
         with pytest.raises(NstError, match=match) as told:
             read(path)
         assert not re.search(r"weights_only|torch\.load|WeightsUnpickler|nst export|Error", str(told.value))
+
+
+def test_what_lies_beside_a_network_is_told_from_it(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    write_json(folder / "trained.json", {"trained": {}, "weights_sha256": "0"})
+    torch.save({"state_dict": {}, "loops": {}}, folder / "trained_last.ckpt")
+    (tmp_path / "run" / "started.json").write_text("{}")
+    with pytest.raises(NstError, match=r"trained\.json is no file of weights\n  got:   a JSON file"):
+        locate_ours(folder / "trained.json")
+    with pytest.raises(NstError, match=r"is the state of a training, not its network[\s\S]*finished: .*run$"):
+        locate_ours(folder / "trained_last.ckpt")
 
 
 def test_code_in_a_pth_file_is_not_run(tmp_path):

@@ -80,6 +80,21 @@ def test_values_of_the_wrong_kind_or_range_are_told_with_their_option(override: 
         recipe(override)
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("select.min_confidence=0,8", r"cannot be '0,8'\n  valid: .*; with a point: select\.min_confidence=0\.8"),
+        (
+            "student.steps=10,20",
+            r"student\.steps cannot be '10,20'[\s\S]*--multirun student\.steps=10,20 runs once with",
+        ),
+    ],
+)
+def test_a_comma_in_a_number_is_told_from_a_sweep(override: str, words: str):
+    with pytest.raises(UsageError, match=words):
+        compose_config([override])
+
+
 def test_a_whole_number_serves_where_a_number_is_asked_for_and_lists_where_sequences_are():
     assert made(RandAugmentOptions, {"magnitude": 9}).magnitude == 9
     assert recipe("student.epochs=2", "student.gradient_clip=1").epochs == 2

@@ -30,7 +30,7 @@ from nst.runs import Run
 from nst.settings.job import ExportJob
 from nst.stages import export
 from nst.training.tracking import forget_run, run_id
-from nst.written import LIST, FolderContents, begin, note
+from nst.written import LINK, LIST, FolderContents, begin, note
 from tests.conftest import TINY, read_by
 from tests.reported import reported
 
@@ -584,6 +584,41 @@ def test_overwriting_killed_at_any_moment_is_still_seen_as_the_old_run(tmp_path:
             assert contents(directory).keys() <= {".lock", LIST, "started.json"}
         number += 1
     assert number > 8
+
+
+def test_a_run_in_a_folder_that_has_a_list_is_moved_with_its_own(tmp_path: Path):
+    """As after `nst report run_dir=runs`, which writes into the folder around the runs."""
+    begin(tmp_path / "runs", "report.html")
+    folder, names = tmp_path / "runs" / "mine", ["config.yaml", "result.json"]
+    begin(folder, *names, own=True)
+    for name in names:
+        write_text(folder / name, "1")
+    moved = folder.rename(tmp_path / "elsewhere")
+    begin(moved, *names, own=True)
+    assert FolderContents.of(moved).others == []
+
+
+def test_what_a_list_above_names_stays_nsts_when_a_folder_gets_its_own(tmp_path: Path):
+    """Runs that were begun when they had none."""
+    begin(tmp_path / "runs", "report.html")
+    folder = tmp_path / "runs" / "mine"
+    for name in ("config.yaml", "comparisons.json"):
+        write_text(folder / name, "1")
+    os.symlink("gen0", folder / "best")
+    note(folder / "best", kind=LINK, made=True)
+    write_text(folder / "config.yaml", "1")
+    (folder / "notes.txt").write_text("a person's")
+    begin(folder, "config.yaml", "result.json", own=True)
+    write_text(folder / "comparisons.json", "2")
+    note(folder / "best", kind=LINK, made=True)
+    assert FolderContents.of(folder).others == ["notes.txt"]
+    outer = FolderContents.of(tmp_path / "runs")
+    assert sorted(outer.ours) == sorted(set(outer.ours))
+    assert outer.others == ["mine/notes.txt"]
+    with pytest.raises(NstError, match=r"result\.json would be replaced"):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "result.json").write_text("a person's")
+        begin(tmp_path / "other", "result.json", own=True)
 
 
 def test_a_name_is_listed_before_its_file_appears(tmp_path: Path):

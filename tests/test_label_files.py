@@ -58,7 +58,11 @@ b/4.png,daisy,unlabelled
     TEXT.replace("file,label,split", "Path,Class,Set").replace("rose,train", '"rose" ,TRAIN'),
     "split,rose,daisy,image\ntrain,1,0,a/1\ntrain,0.0,1.0,a/2\n,0,0,b/1\ntest,1,0,3\nunlabeled,,1,4.png\n".replace(
         "a/1\n", "./a/1.png\n").replace("a/2\n", "a/2.png\n").replace("b/1\n", "b\\\\1.png\n".replace("\\\\", "\\")),
-], ids=["commas", "windows", "semicolons", "tabs", "names", "a-column-each"])  # fmt: skip
+    "sep=;\r\n" + TEXT.replace(",", ";").replace("\n", "\r\n"),
+    TEXT.replace("b/1.png,,", "b/1.png,NaN,"),
+    ",split,rose,daisy,image\n0,train,True,False,a/1.png\n1,train,False,True,a/2.png\n2,,False,False,b/1.png\n"
+    "3,test,True,False,b/3.png\n4,unlabeled,False,True,b/4.png\n",
+], ids=["commas", "windows", "semicolons", "tabs", "names", "a-column-each", "sep", "nan", "get_dummies"])  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_file_of_labels_is_read_however_it_is_written(tmp_path: Path, text: str, encoding: str) -> None:
     path = labels(pictures(tmp_path), text, encoding)
@@ -162,6 +166,9 @@ def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
         ("", r"labels\.csv is empty"),
         (" \n\n", r"labels\.csv is empty"),
         ("x,y\n1,2\n", r"no column is known to name the pictures[\s\S]*got:   x, y[\s\S]*data\.source\.file_column="),
+        ("x,y\n1,2\n", r"file_column=<name of the column> data\.source\.label_column=<that of the classes>"),
+        ("x,label\n1,2\n", r"file_column=<name of the column>$"),
+        ("a/1.png,rose\na/2.png,daisy\n", r"first line does not name the columns[\s\S]*above it: file,label"),
         ("file,label\n", "names no pictures"),
         ("file,file\n1,2\n", "two columns of one name"),
         ("file,label\na/1.png,rose\n\na/2.png\n", r"line 4 has 1 columns[\s\S]*2: file, label"),

@@ -770,6 +770,28 @@ def test_sorting_into_a_file_is_refused_before_anything_is_computed(network, pho
     assert not (tmp_path / "out").exists()
 
 
+def test_sorting_tells_of_a_file_where_a_class_needs_its_folder(network, photos, tmp_path):
+    place = tmp_path / "sorted"
+    place.mkdir()
+    for name in class_folders(CLASSES):
+        (place / name).write_text("mine")
+    with pytest.raises(UsageError, match=r"cannot be sorted into .*[\s\S]*, which is no folder"):
+        ask(network, photos, tmp_path / "out", "--sort-into", str(place))
+    assert all((place / name).read_text() == "mine" for name in class_folders(CLASSES))
+
+
+@pytest.mark.parametrize("place", ["https://x.org/a.jpg", "s3://bucket/all.zip", "https://x.org/list.csv"])
+def test_pictures_at_an_address_are_refused_before_anything_is_fetched(network, tmp_path, place, monkeypatch):
+    monkeypatch.setattr(inputs.ShardSet, "open", lambda *_: pytest.fail("it was fetched"))
+    with pytest.raises(NstError, match=r"not read from an address[\s\S]*next:  download it first"):
+        ask(network, place, tmp_path / "out")
+
+
+def test_a_list_may_part_folders_as_windows_does(network, photos, tmp_path):
+    (photos / "list.csv").write_text("path\nsub folder\\deep\\moving.gif\n0.jpg\n")
+    assert ask(network, photos / "list.csv", tmp_path / "out")["predicted"] == 2
+
+
 def test_the_last_words_name_classes_that_have_pictures_and_count_right(tmp_path):
     def told(**by_class: int) -> str:
         counts = {"predicted": sum(by_class.values()), "unsure": 0, "unreadable": 0}

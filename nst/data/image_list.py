@@ -15,6 +15,7 @@ from nst.errors import NstError
 PLAIN = (".txt", ".lst", ".list")  # a path in each line, whole
 LISTS = (".csv", ".tsv", *PLAIN)
 COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath")
+SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # a first line by which Excel knows it
 Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
 
@@ -30,6 +31,8 @@ def read_rows(path: Path, *, next: str) -> Rows:
     text = _text(path, "strict", next)
     if not text.strip():
         raise empty(path)
+    if (told := SEPARATOR.match(text)) is not None:
+        return [(number + 1, row) for number, row in _rows(path, text[told.end() :], told[1])]
     return _rows(path, text, max(",;\t", key=text.partition("\n")[0].count))
 
 
@@ -113,7 +116,8 @@ def _has_heading(text: str) -> bool:
 
 
 def _file(folder: Path, name: str) -> Path:
-    places = [folder / name, Path(name), folder / as_bytes(name), Path(as_bytes(name))]
+    spelled = dict.fromkeys((name, as_bytes(name), name.replace("\\", "/")))  # as Windows parts folders, too
+    places = [place for each in spelled for place in (folder / each, Path(each))]
     return next((place for place in places if place.exists()), places[0])
 
 

@@ -30,6 +30,7 @@ from nst.data.transfer import is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.sharing import is_rank_zero
+from nst.shown import without_secrets
 
 PART = 1024  # pictures, at most: what a kill can lose
 
@@ -195,6 +196,11 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
         NstError: there is nothing, or no picture in it.
     """
     if is_remote(place):
+        if is_image(place) or place.lower().endswith((*LISTS, ".zip", ".tar", ".tgz", ".gz")):
+            raise NstError(
+                "pictures are not read from an address", got=without_secrets(place),
+                valid="the address of a folder of shards, or files on this machine", next="download it first",
+            )  # fmt: skip
         return ShardPictures(ShardSet.open(place, remote))
     path = Path(place)
     if not path.exists():

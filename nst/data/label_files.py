@@ -1,7 +1,7 @@
 """Labels in a CSV file: which picture is of which class, and in which split.
 
     file,label,split            file: the picture, relative to `pictures`, or to the folder of the CSV file
-    a/1.jpg,daisy,train         label: its class; none: the picture is unlabeled
+    a/1.jpg,daisy,train         label: its class; none, or NaN: the picture is unlabeled
     b/7.jpg,,                   split: train, val, test or unlabeled; may be left out
 
 Instead of `label` there may be a column per class, with 1 in that of the picture's class. The CSV file of `nst predict`
@@ -18,7 +18,7 @@ from pathlib import Path
 from nst.data.arrangement import require_class_names
 from nst.data.image_list import as_bytes, at_line, read_rows
 from nst.data.index_files import has_index
-from nst.data.layout import SPLIT_FOLDERS
+from nst.data.layout import SPLIT_FOLDERS, is_image
 from nst.errors import NstError, nearest
 from nst.progress import say
 
@@ -26,6 +26,8 @@ FILE_NAMES = ("file", "path", "filename", "file_name", "filepath", "file_path", 
               "img", "name", "id")  # fmt: skip
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "species", "dx")
 SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
+NO_LABEL = ("", "nan", "<na>")  # as pandas writes what is missing; in lower case
+ONE, ZERO = ("1", "1.0", "true"), ("", "0", "0.0", "false")  # of a column per class; in lower case
 SHOWN = 5  # pictures that one line could be
 MISSING_SHOWN = 8  # lines whose picture is not there
 
@@ -97,11 +99,16 @@ def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, in
         if place is not None:
             found[kind] = place
     if "file" not in found:
+        valid = f"a first line with names of columns, one of them {', '.join(FILE_NAMES[:6])}, ..."
+        if any(is_image(name) for name in header):  # else the first picture would be lost
+            what, way = "the first line does not name the columns", "write such a line above it: file,label"
+            raise NstError(f"{path}: {what}", got=", ".join(header), valid=valid, next=way)
+        labels = "" if "label" in found else " data.source.label_column=<that of the classes>"
         raise NstError(
             f"{path}: no column is known to name the pictures",
             got=", ".join(header) or "an empty file",
-            valid=f"a first line with names of columns, one of them {', '.join(FILE_NAMES[:6])}, ...",
-            next="data.source.file_column=<name of the column>",
+            valid=valid,
+            next=f"data.source.file_column=<name of the column>{labels}",
         )
     return found
 
@@ -109,7 +116,9 @@ def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, in
 def _rows(
     path: Path, header: Sequence[str], at: Mapping[str, int], table: Iterable[tuple[int, list[str]]]
 ) -> Iterator[LabelRow]:
-    ones = [place for place in range(len(header)) if place not in at.values()] if "label" not in at else []
+    # a column without a name is the index that pandas writes
+    ones = [place for place in range(len(header)) if place not in at.values() and header[place]]
+    ones = ones if "label" not in at else []
     for number, line in table:
         cells = [cell.strip() for cell in line]
         if not ones and max(at.values()) < len(cells) < len(header):  # one that a person has added
@@ -121,26 +130,28 @@ def _rows(
             raise at_line(
                 path, number, "names no picture", ", ".join(cells)[:100], f"a file in column {header[at['file']]}"
             )
-        label = (cells[at["label"]] or None) if "label" in at else _one_of(path, number, header, cells, ones)
+        label = cells[at["label"]] if "label" in at else _one_of(path, number, header, cells, ones)
         split = cells[at["split"]].lower() if "split" in at else ""
         if split and split not in SPLIT_FOLDERS:
             raise at_line(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
+        if label is not None and label.lower() in NO_LABEL:
+            label = None
         yield LabelRow(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
 
 
 def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str], ones: Sequence[int]) -> str | None:
     """The class whose column has the only 1 of a line; None where none has one."""
     for place in ones:
-        if cells[place] not in ("", "0", "1", "0.0", "1.0"):
+        if cells[place].lower() not in ONE + ZERO:
             raise at_line(
                 path,
                 number,
                 f"has neither 0 nor 1 in column {header[place]}",
                 cells[place],
-                "a column label, or one per class with 1 or 0",
+                "a column label, or one per class with 1 or 0 (True or False)",
                 "data.source.label_column=<name of the column that has the classes>",
             )
-    named = [header[place] for place in ones if cells[place] in ("1", "1.0")]
+    named = [header[place] for place in ones if cells[place].lower() in ONE]
     if len(named) > 1:
         raise at_line(path, number, "is of several classes", ", ".join(named), "a 1 in one column")
     return named[0] if named else None

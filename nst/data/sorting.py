@@ -56,7 +56,11 @@ def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
     """
     written.begin(folder)
     plan: dict[Path, Sorted] = {}
+    checked: set[str] = set()
     for picture in pictures:
+        if picture.folder not in checked:
+            require_folder(folder / picture.folder)
+            checked.add(picture.folder)
         plan[_free(folder / picture.folder, file_name(picture.path, root), picture, plan)] = picture
     places = {os.path.abspath(picture.file): place for place, picture in plan.items() if picture.file is not None}
     whole = os.path.abspath(root)

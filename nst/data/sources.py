@@ -8,6 +8,7 @@ have not changed, so that a finished run is recognised without reading the data 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -116,7 +117,10 @@ def _folder_source(
     ignore: Sequence[str] = (),
 ) -> Source:
     if not root.is_dir():
-        raise NstError(f"no such folder: {root}", next="name the folder that holds the images: data.source.root=...")
+        way = "name the folder that holds the images: data.source.root=..."
+        if re.match(r"[a-z0-9]+:/", str(root)):
+            way = f"download what is at that address, and {way}"
+        raise NstError(f"no such folder: {root}", next=way)
     ignored = Ignored(ignore)
     listing = list_pictures(root, only or ("",), ignored)
 

@@ -21,6 +21,9 @@ def locate(source: str | Path) -> Path | str:
     """
     path = Path(source)
     if path.exists() or not str(source).startswith("tf_efficientnet"):
+        if path.is_file():
+            require_weights(path)
+            _refuse_state(path)
         hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
         weights = hub or final_weights(path)
         require_weights(weights)
@@ -28,6 +31,17 @@ def locate(source: str | Path) -> Path | str:
     from nst.models.released import require_released  # here: it brings torch
 
     return require_released(str(source))
+
+
+def _refuse_state(path: Path) -> None:
+    """Raises NstError for what a training keeps to continue from: optimizer and all, and no description."""
+    run = path.parent.parent
+    if path.name.endswith("_last.ckpt") and path.parent.name == "checkpoints" and (run / "started.json").exists():
+        raise NstError(
+            f"{path} is the state of a training, not its network",
+            valid="a run directory, or weights written by nst",
+            next=f"name the run, once it has finished: {quote(str(run))}",
+        )
 
 
 def ours_at(source: str | Path) -> Path | None:

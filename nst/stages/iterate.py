@@ -135,7 +135,7 @@ def run(job: IterateJob, directory: Path) -> Result:
     require_own_folders(job, generations, places)
     taken = False
     if is_rank_zero():
-        require_free(directory, WRITTEN)
+        require_free(directory, WRITTEN, own=True)
         taken = _require_no_run(job, directory, composed)
     make_shards(job)
     check(job, generations)
@@ -144,7 +144,7 @@ def run(job: IterateJob, directory: Path) -> Result:
         if taken:
             with take_lock(directory, "wait for it, or give this run a directory of its own: run_dir=..."):
                 occupied.make_way(directory, "run_dir")
-        begin(directory, *WRITTEN)
+        begin(directory, *WRITTEN, own=True)  # a run may be moved
         sweep(directory)
         places.link()
         if job.overwrite:

@@ -90,9 +90,8 @@ def run(job: PredictJob, directory: Path) -> Result:
         files=[*TABLES, SHEET],
     ) as run_:  # fmt: skip
         before = run_.result() if engine.agreed(run_.done) else {}
-        anew = before.get("asked") != (wanted := {**asked(job, inputs), **calibrated}) or bool(
-            _missing(directory, before)
-        )
+        wanted = {**asked(job, inputs), **calibrated}
+        anew = before.get("asked") != wanted or bool(_missing(directory, before))
         if before and anew and is_rank_zero():
             _require_untouched(directory, before["tables"])
         pictures, todo = to_ask(files, inputs, engine.agreed)

@@ -24,6 +24,7 @@ from nst.shown import some
 
 LIST = ".nst_files"
 STARTED = "started.json"
+EXPERIMENTS = f"gen0/{LIST}"  # what nst iterate has begun has it
 FOLDER, LINK = "/", "/@"  # kinds of entries, behind the name; a file has nothing there
 FIRST = ("DONE", "result.json")  # of a run's files: the first to be deleted; started.json and the list go last
 HELD = (".lock", ".pulse")  # of a run that is at work
@@ -46,26 +47,30 @@ def begin(folder: Path, *names: str, own: bool = False) -> None:
     if not _is_listed(folder, own):
         require_free(folder, names, own=own)
         folder.mkdir(parents=True, exist_ok=True)
-        if (outer := _home(folder)) is None:
-            (folder / LIST).touch()
-        else:  # which may have named what is in the folder so far
-            if (entry := _entry(outer, folder / LIST)) not in _read(outer):
-                _append(outer, [entry])
-            above = f"{Path(os.path.abspath(folder)).relative_to(outer).as_posix()}/"
-            inner = [name.removeprefix(above) for name in _names(outer) if name.startswith(above)]
-            _append(folder, [b"".join(_line(name) for name in inner if name not in ("", LIST))])
+        if (outer := _home(folder)) is not None and (entry := _entry(outer, folder / LIST)) not in _read(outer):
+            _append(outer, [entry])
+        _begin_list(folder, outer)
     note(*(folder / name for name in names))
 
 
-def require_free(folder: Path, names: Iterable[str], *, own: bool = False) -> None:
-    """Raises NstError where a folder that nst has not written to yet holds files of these names.
+def _begin_list(folder: Path, outer: Path | None) -> None:
+    """Makes the list of a folder: empty, or of what the list above has named of an experiment so far."""
+    # of an experiment: what a list above says of other folders may be of some that are long gone
+    if outer is None or not os.path.exists(folder / EXPERIMENTS):
+        (folder / LIST).touch()
+        return
+    above = f"{Path(os.path.abspath(folder)).relative_to(outer).as_posix()}/"
+    inner = [name.removeprefix(above) for name in _names(outer) if name.startswith(above)]
+    new = folder / f".{LIST}.tmp-{os.getpid()}"  # whole, or a kill or a full disk would leave it without some names
+    new.write_bytes(b"".join(_line(name) for name in inner if name not in ("", LINK[1:], LIST)))
+    os.replace(new, folder / LIST)
 
-    Args:
-        own: as of `begin`; what a list above names is nst's all the same.
-    """
+
+def require_free(folder: Path, names: Iterable[str], *, own: bool = False) -> None:
+    """Raises NstError where a folder that nst has not written to yet holds files of these names; `own` as of `begin`."""
     if not _is_listed(folder, own):
         there = [folder / name for name in names if os.path.lexists(folder / name)]
-        known = ours(there)
+        known = ours(there) if os.path.exists(folder / EXPERIMENTS) else ()
         _refuse([path for path in there if path not in known])
 
 

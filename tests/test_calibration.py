@@ -195,7 +195,7 @@ def test_what_is_less_sure_is_told_by_the_fitted_confidence(photos: Path, tmp_pa
     assert len(re.findall(r">\s*(9\d|100)\u00a0?\s?%", sheet)) >= expected
 
 
-@pytest.mark.parametrize("told", ["nothing", "no temperature", "another network", "damaged"])
+@pytest.mark.parametrize("told", ["nothing", "no temperature", "another network", "damaged", "an export"])
 def test_a_network_without_a_temperature_says_so_and_answers_as_ever(photos: Path, tmp_path: Path, told: str):
     run = trained(tmp_path / "run", 0.4)
     summary = run / "checkpoints" / "trained.json"
@@ -203,6 +203,8 @@ def test_a_network_without_a_temperature_says_so_and_answers_as_ever(photos: Pat
         summary.unlink()
     elif told == "damaged":
         summary.write_text(summary.read_text().replace("0.4", "0.3"))
+    elif told == "an export":  # as adopt of nst.stages.export writes it
+        write_json(summary, {"weights_sha256": read_json(summary)["weights_sha256"]})
     elif told == "no temperature":
         write_json(summary, {**read_json(summary), "trained": {"steps": 4}})
     else:
@@ -232,10 +234,20 @@ def test_a_user_is_told_of_confidences_that_do_not_fit(
     assert "than its confidences say" not in "".join(capsys.readouterr())
 
 
-def test_what_was_fitted_to_test_pictures_calibrates_nothing(tiny):
+def test_another_temperature_is_asked_for_anew(photos: Path, tmp_path: Path):
+    run = trained(tmp_path / "run", 0.4)
+    ask(run, photos, tmp_path / "out", "--calibrated")
+    summary = run / "checkpoints" / "trained.json"
+    write_json(summary, {**read_json(summary), "trained": {"validation/temperature": 2.0}})
+    ask(run, photos, tmp_path / "out", "--calibrated")
+    np.testing.assert_allclose(confidences(tmp_path / "out"), softmax_at(run, photos, 2.0).max(axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("validation", ["null", "{}/test/", "{}/./test"])
+def test_what_was_fitted_to_test_pictures_calibrates_nothing(tiny, digits: Path, validation: str):
     from nst.stages import train
 
-    cfg = tiny("data.validation=null", "student.steps=4")
+    cfg = tiny(f"data.validation={validation.format(digits)}", "student.steps=4")
     train.main(cfg)
     summary = read_json(Path(cfg.run_dir) / "checkpoints" / "trained.json")["trained"]
     assert "validation/ece" in summary

@@ -604,6 +604,7 @@ def test_what_a_list_above_names_stays_nsts_when_a_folder_gets_its_own(tmp_path:
     folder = tmp_path / "runs" / "mine"
     for name in ("config.yaml", "comparisons.json"):
         write_text(folder / name, "1")
+    begin(folder / "gen0", "result.json", own=True)
     os.symlink("gen0", folder / "best")
     note(folder / "best", kind=LINK, made=True)
     write_text(folder / "config.yaml", "1")
@@ -615,10 +616,34 @@ def test_what_a_list_above_names_stays_nsts_when_a_folder_gets_its_own(tmp_path:
     outer = FolderContents.of(tmp_path / "runs")
     assert sorted(outer.ours) == sorted(set(outer.ours))
     assert outer.others == ["mine/notes.txt"]
-    with pytest.raises(NstError, match=r"result\.json would be replaced"):
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "result.json").write_text("a person's")
-        begin(tmp_path / "other", "result.json", own=True)
+
+
+def test_what_a_list_above_names_of_something_long_gone_is_a_persons(tmp_path: Path):
+    begin(tmp_path / "runs", "report.html")
+    folder = tmp_path / "runs" / "mine"
+    write_text(folder / "config.yaml", "an export's")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "config.yaml").write_text("a person's")
+    with pytest.raises(NstError, match=r"config\.yaml would be replaced"):
+        begin(folder, "config.yaml", own=True)
+
+
+def test_a_list_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begin(tmp_path / "runs", "report.html")
+    folder = tmp_path / "runs" / "mine"
+    write_text(folder / "config.yaml", "1")
+    begin(folder / "gen0", "result.json", own=True)
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", no_space)
+        with pytest.raises(OSError, match="no space"):
+            begin(folder, "config.yaml", own=True)
+    begin(folder, "config.yaml", own=True)
+    assert b"config.yaml" in (folder / LIST).read_bytes()
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "no space left")
 
 
 def test_a_name_is_listed_before_its_file_appears(tmp_path: Path):

@@ -153,6 +153,20 @@ def test_names_that_are_no_utf8_are_read_as_predict_writes_them(tmp_path: Path) 
     assert len({sample.image for sample in source}) == 2
 
 
+def test_what_pandas_writes_for_nothing_is_nothing_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "file,label,split\na/1.png,NaN,NaN\na/2.png,<NA>,\nb/1.png,nan,\nb/3.png,Nan,\nb/4.png,NAN,\n"
+    source = open_source("csv", root=labels(pictures(tmp_path), text))
+    assert source.classes == ("NAN", "Nan")
+    assert "3 lines with NaN or <NA> for a class" in "".join(capsys.readouterr())
+
+
+def test_an_index_and_files_alone_say_that_no_picture_has_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert open_source("csv", root=labels(pictures(tmp_path), ",file\n0,a/1.png\n1,a/2.png\n")).classes == ()
+    assert "no column is known to name the classes" in "".join(capsys.readouterr())
+
+
 def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
     text = "file,label\n" + "".join(
         f"{name},{number}\n" for name, number in zip(PICTURES, (10, 9, 2, 0, 1), strict=True)

@@ -780,7 +780,7 @@ def test_sorting_tells_of_a_file_where_a_class_needs_its_folder(network, photos,
     assert all((place / name).read_text() == "mine" for name in class_folders(CLASSES))
 
 
-@pytest.mark.parametrize("place", ["https://x.org/a.jpg", "s3://bucket/all.zip", "https://x.org/list.csv"])
+@pytest.mark.parametrize("place", ["https://x.org/a.jpg", "s3://bucket/all.zip", "https://x.org/list.csv?x=1"])
 def test_pictures_at_an_address_are_refused_before_anything_is_fetched(network, tmp_path, place, monkeypatch):
     monkeypatch.setattr(inputs.ShardSet, "open", lambda *_: pytest.fail("it was fetched"))
     with pytest.raises(NstError, match=r"not read from an address[\s\S]*next:  download it first"):
@@ -790,6 +790,11 @@ def test_pictures_at_an_address_are_refused_before_anything_is_fetched(network, 
 def test_a_list_may_part_folders_as_windows_does(network, photos, tmp_path):
     (photos / "list.csv").write_text("path\nsub folder\\deep\\moving.gif\n0.jpg\n")
     assert ask(network, photos / "list.csv", tmp_path / "out")["predicted"] == 2
+
+
+def test_a_list_of_excels_may_say_what_parts_its_columns(tmp_path):
+    (tmp_path / "list.csv").write_text("sep=;\r\nclass;path\r\nx;a.jpg\r\n")
+    assert listed_paths(tmp_path / "list.csv")[1] == ["a.jpg"]
 
 
 def test_the_last_words_name_classes_that_have_pictures_and_count_right(tmp_path):

@@ -15,7 +15,7 @@ from nst.errors import NstError
 PLAIN = (".txt", ".lst", ".list")  # a path in each line, whole
 LISTS = (".csv", ".tsv", *PLAIN)
 COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath")
-SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # a first line by which Excel knows it
+SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?\r?\n', re.IGNORECASE)  # a first line by which Excel knows it
 Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
 
@@ -75,13 +75,15 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
     Raises:
         NstError: it is no text, or has no line.
     """
-    text = _text(path, "surrogateescape")
+    text, parts = _text(path, "surrogateescape"), "\t" if path.suffix.lower() == ".tsv" else ","
+    if (told := SEPARATOR.match(text)) is not None:
+        text, parts = text[told.end() :], told[1]
     if not text.strip():
         raise empty(path)
     if path.suffix.lower() in PLAIN and not _has_heading(text):
         names = [line.strip() for line in re.split("[\r\n]", text) if line.strip()]
         return [_file(path.parent, name) for name in names], names
-    rows = [row for _, row in _rows(path, text, "\t" if path.suffix.lower() == ".tsv" else ",")]
+    rows = [row for _, row in _rows(path, text, parts)]
     if rows and {cell.strip().lower() for cell in rows[0][0].split(";")} & {*COLUMNS} and ";" in rows[0][0]:
         rows = [row for _, row in _rows(path, text, ";")]
     heading = [cell.strip().lower() for cell in rows[0]] if rows else []

@@ -26,7 +26,7 @@ from nst.data.index_files import has_index
 from nst.data.layout import is_image
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardInfo, ShardSet
-from nst.data.transfer import is_remote
+from nst.data.transfer import PIPE, is_remote
 from nst.documents import fingerprint
 from nst.errors import NstError
 from nst.sharing import is_rank_zero
@@ -196,7 +196,8 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
         NstError: there is nothing, or no picture in it.
     """
     if is_remote(place):
-        if is_image(place) or place.lower().endswith((*LISTS, ".zip", ".tar", ".tgz", ".gz")):
+        file = place.partition("?")[0]
+        if not place.startswith(PIPE) and (is_image(file) or file.lower().endswith((*LISTS, ".zip", ".tar", ".tgz"))):
             raise NstError(
                 "pictures are not read from an address", got=without_secrets(place),
                 valid="the address of a folder of shards, or files on this machine", next="download it first",

@@ -21,12 +21,13 @@ from nst.data.index_files import has_index
 from nst.data.layout import SPLIT_FOLDERS, is_image
 from nst.errors import NstError, nearest
 from nst.progress import say
+from nst.shown import count_of
 
 FILE_NAMES = ("file", "path", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_id",
               "img", "name", "id")  # fmt: skip
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "species", "dx")
 SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
-NO_LABEL = ("", "nan", "<na>")  # as pandas writes what is missing; in lower case
+MISSING = ("nan", "NaN", "<NA>")  # as pandas writes it where it is told to
 ONE, ZERO = ("1", "1.0", "true"), ("", "0", "0.0", "false")  # of a column per class; in lower case
 SHOWN = 5  # pictures that one line could be
 MISSING_SHOWN = 8  # lines whose picture is not there
@@ -64,9 +65,11 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
         place = at["split"]
         say(f"{path}: column {header[place]} has numbers, so it names no splits and is not read")
         table = [(number, [*line[:place], "", *line[place + 1 :]]) for number, line in table]
-    if "label" not in at and len(header) == len(at):
+    if "label" not in at and sum(map(bool, header)) == len(at):
         say(f"{path}: no column is known to name the classes, so no picture has one; data.source.label_column names it")
     rows = list(_rows(path, header, at, table))
+    if "label" in at and (missing := sum(line[at["label"]].strip() in MISSING for _, line in table)):
+        say(f"{path}: {count_of(missing, 'line')} with NaN or <NA> for a class: pictures without one")
     if not rows:
         raise NstError(f"{path} names no pictures", valid="a line for each picture below the names of the columns")
     return _once(path, rows)
@@ -76,7 +79,7 @@ def _of_numbers(table: Iterable[tuple[int, Sequence[str]]], column: int | None) 
     """Whether a column has numbers, as of the folds of a cross-validation, and nothing else."""
     if column is None:
         return False
-    cells = {line[column].strip() for _, line in table if len(line) > column} - {""}
+    cells = {line[column].strip() for _, line in table if len(line) > column} - {"", *MISSING}
     return bool(cells) and all(map(str.isdigit, cells))
 
 
@@ -120,7 +123,7 @@ def _rows(
     ones = [place for place in range(len(header)) if place not in at.values() and header[place]]
     ones = ones if "label" not in at else []
     for number, line in table:
-        cells = [cell.strip() for cell in line]
+        cells = ["" if cell.strip() in MISSING else cell.strip() for cell in line]
         if not ones and max(at.values()) < len(cells) < len(header):  # one that a person has added
             cells += [""] * (len(header) - len(cells))
         if len(cells) != len(header):
@@ -130,12 +133,10 @@ def _rows(
             raise at_line(
                 path, number, "names no picture", ", ".join(cells)[:100], f"a file in column {header[at['file']]}"
             )
-        label = cells[at["label"]] if "label" in at else _one_of(path, number, header, cells, ones)
+        label = (cells[at["label"]] or None) if "label" in at else _one_of(path, number, header, cells, ones)
         split = cells[at["split"]].lower() if "split" in at else ""
         if split and split not in SPLIT_FOLDERS:
             raise at_line(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
-        if label is not None and label.lower() in NO_LABEL:
-            label = None
         yield LabelRow(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
 
 

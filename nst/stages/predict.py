@@ -1,7 +1,7 @@
 """`nst predict`: a trained network and pictures without labels → predictions.csv and .parquet, and a contact sheet.
 
     predict/<input>/parts/        what labeling writes, a file per part: nobody is asked again about what is there
-    calibrated/parts/             the same with --calibrated
+    calibrated-3f9a01/parts/      the same with --calibrated, at those temperatures
     predictions.csv .parquet      path, class, confidence, class_2, confidence_2, ...
     unsure.csv unreadable.csv     below --min-confidence; not decoded, or not tried, with the reason
     sheet.html                    pictures by class and confidence
@@ -83,8 +83,8 @@ def run(job: PredictJob, directory: Path) -> Result:
     asked_for = {"inputs": fingerprint(identity(known | calibrated))}
     metadata = PredictionMetadata(network.digest, network.classes, network.image_size, "", "", asked_for)
     # probabilities are kept as float16: at another temperature these would not do
-    folder = directory.absolute() / ("calibrated/parts" if calibrated else "parts")
-    files = PredictionFiles(folder, metadata, keep=0.0)
+    within = Path(f"calibrated-{fingerprint(calibrated)[:6]}" if calibrated else "")
+    files = PredictionFiles(directory.absolute() / within / "parts", metadata, keep=0.0)
     with Run(
         directory, "predict", known, config=require_values(job.config), overwrite=job.overwrite, collective=True,
         files=[*TABLES, SHEET],

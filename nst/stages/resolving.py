@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,12 @@ def open_data(job: TrainJob, *, unlabeled: bool) -> Data:
         unlabeled=open_shards(data, "unlabeled", remote) if unlabeled else None,
         pictures=data.pictures,
         lanes=job.lanes,
+        watched_on_test=not has_validation_set(data) or _same_folder(data.validation, data.test),
     )
+
+
+def _same_folder(one: str | None, other: str | None) -> bool:
+    return None not in (one, other) and os.path.realpath(str(one)) == os.path.realpath(str(other))
 
 
 def validation_shards(data: DataOptions, remote: RemoteOptions) -> ShardSet | None:

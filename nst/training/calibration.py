@@ -22,8 +22,9 @@ def fitted(weights: Path) -> float | None:
     """The temperature of a network file, by the summary of its training beside it; None where none was measured."""
     with contextlib.suppress(NstError):  # there is none, or it is damaged or of other hands: then nothing is known
         summary = read_json(weights.with_suffix(".json"))
-        if summary.get("weights_sha256") == known_sha256(weights):
-            return summary[weights.stem].get("validation/temperature")
+        phase = summary.get(weights.stem)  # an export's has none
+        if isinstance(phase, dict) and summary.get("weights_sha256") == known_sha256(weights):
+            return phase.get("validation/temperature")
     return None
 
 

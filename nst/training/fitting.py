@@ -49,13 +49,18 @@ VALIDATION_BATCH = 250
 
 @dataclass(frozen=True)
 class Data:
-    """The shard sets of one training, what kind of pictures they hold, and the lanes of their order (`Stream`)."""
+    """The shard sets of one training, what kind of pictures they hold, and the lanes of their order (`Stream`).
+
+    Args:
+        watched_on_test: there is no validation set, and the test set stands in for it.
+    """
 
     labeled: ShardSet
     validation: ShardSet | None
     unlabeled: ShardSet | None
     pictures: Pictures
     lanes: int = 1
+    watched_on_test: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
         )
         digest = save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
         last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}
-        if setup.data.validation is not None and str(setup.data.validation.folder) == str(setup.job.data.test):
+        if setup.data.watched_on_test:
             last.pop(
                 "validation/temperature", None
             )  # fitted to test pictures: they would say too much of its confidences

@@ -67,7 +67,7 @@ def _begin_list(folder: Path, outer: Path | None) -> None:
 
 
 def require_free(folder: Path, names: Iterable[str], *, own: bool = False) -> None:
-    """Raises NstError where a folder that nst has not written to yet holds files of these names; `own` as of `begin`."""
+    """Raises NstError where a folder nst has not written to yet holds files of these names; `own` as of `begin`."""
     if not _is_listed(folder, own):
         there = [folder / name for name in names if os.path.lexists(folder / name)]
         known = ours(there) if os.path.exists(folder / EXPERIMENTS) else ()

@@ -156,7 +156,7 @@ def test_photographs_are_the_same_bytes_every_time_and_as_large_as_imagenets(tmp
 # ---- every benchmark -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["input", "train_step"])
+@pytest.mark.parametrize("name", ["input", pytest.param("train_step", marks=pytest.mark.slow)])
 def test_comparisons_run_and_say_what_they_measured(name: str, tmp_path: Path) -> None:
     text = bench(name, *TINY[name], "--json", str(tmp_path / "out.json"))
     written = json.loads((tmp_path / "out.json").read_text())
@@ -261,6 +261,7 @@ def test_ours_trains_as_users_of_the_configuration_do(monkeypatch: pytest.Monkey
     assert asked == [("gpu", "trainer.compile=false"), ("gpu", "trainer.compile=true")]
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_steps_are_measured_beside_each_other_with_the_compiling(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

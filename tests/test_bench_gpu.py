@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu_and_says_what_needs_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # where ranks of another test in this process meet is no place for these
     for name in [name for name in os.environ if name.startswith("MASTER_")]:

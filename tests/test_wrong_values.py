@@ -230,7 +230,7 @@ def refused(cases: list[Case], tmp_path: Path) -> None:
 
 @pytest.mark.timeout(1800)
 def test_no_option_takes_what_it_cannot_be(tmp_path: Path):
-    refused(cases_of_every_option(part=4), tmp_path)
+    refused(cases_of_every_option(part=12), tmp_path)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from tests.xla_runs import FINETUNE, QUIET, RECIPE, STEPS, Program, Ran, dispatc
 ACCUMULATED = [*QUIET, "trainer.accumulate=2"]
 
 # a process of many trainings stands behind the first test that asks for it
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = [pytest.mark.timeout(2400), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

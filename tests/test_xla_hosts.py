@@ -11,7 +11,7 @@ import pytest
 
 from tests.xla_runs import STEPS, Program, Ran, free_port
 
-pytestmark = pytest.mark.timeout(2400)  # both hosts run stand behind the first test
+pytestmark = [pytest.mark.timeout(2400), pytest.mark.slow]  # both hosts run stand behind the first test
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ TIMM = ["model=timm", "model.train_size=32", "model.test_size=32"]
 SHORT = ["student.steps=6", "student.checkpoint_every=3", "student.gradient_clip=1"]
 FINETUNE = ["student.finetune.epochs=1", "student.finetune.frozen_blocks=1"]
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 
 class Timms(Program):

@@ -156,7 +156,8 @@ def test_photographs_are_the_same_bytes_every_time_and_as_large_as_imagenets(tmp
 # ---- every benchmark -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["input", pytest.param("train_step", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["input", "train_step"])
 def test_comparisons_run_and_say_what_they_measured(name: str, tmp_path: Path) -> None:
     text = bench(name, *TINY[name], "--json", str(tmp_path / "out.json"))
     written = json.loads((tmp_path / "out.json").read_text())
@@ -218,6 +219,7 @@ def test_the_selection_benchmark_finds_a_selection_that_is_not_exact(tmp_path: P
         selection.check(predictions, output, 200, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["selection", "corruptions", "host_cost", "profile"])
 def test_tables_of_their_own_come_with_a_file(name: str, tmp_path: Path) -> None:
     if name == "host_cost" and importlib.util.find_spec("torch_xla") is None:
@@ -230,6 +232,7 @@ def test_tables_of_their_own_come_with_a_file(name: str, tmp_path: Path) -> None
     assert "machine: " in text
 
 
+@pytest.mark.slow
 def test_the_profile_counts_a_stages_own_time_and_tells_why_it_failed(tmp_path: Path) -> None:
     from benchmarks import profile
     from nst.errors import NstError

@@ -481,6 +481,7 @@ def test_mistakes_are_told() -> None:
             corrupt(wrong, "snow", 1, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--sequences"]])
 def test_the_benchmark_prints_a_line_for_each(options: list[str]) -> None:
     command = [sys.executable, "-m", "benchmarks", "corruptions", "--side", "16", "--rounds", "1", *options]

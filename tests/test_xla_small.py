@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.conftest import TINY
 from tests.forked import PYTHON, Launched
@@ -105,6 +106,7 @@ def test_a_pod_is_not_taken_for_a_single_host():
     assert taken == ""
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_ends_the_one_that_waits_for_it(digits: Path, tmp_path: Path):
     options = [*TINY, f"data.root={digits}", *RECIPE, f"run_dir={tmp_path / 'failing'}", *ON_XLA, "trainer.workers=0",
                "trainer.virtual_devices=2"]  # fmt: skip

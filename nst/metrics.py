@@ -1,7 +1,5 @@
 """What an evaluation counts: top-1, top-5, loss, calibration, confusion (paper section 3.2, table 2).
 
-And the temperature at which the network's confidences would fit these images best (Guo et al. 2017, section 4.2).
-
 Everything is a sum kept on the device, so an evaluation never waits for the accelerator before `compute`, ranks are
 merged by adding their `state`, and the result does not depend on how the data were batched. Padded samples of a ragged
 last batch are masked out with `valid`.
@@ -142,7 +140,6 @@ class EvaluationSums(RunningSums):
             "counts": torch.zeros(3, dtype=torch.int64),  # images, top-1 right, top-5 right
             "loss": torch.zeros(1, dtype=torch.float64),
             "calibration": torch.zeros((3, EQUAL_BINS), dtype=torch.float64),
-            "tempered": torch.zeros(len(TEMPERATURES) + 2, dtype=torch.float64),
         }
         if num_classes <= MAX_CONFUSION_CLASSES:
             sums["confusion"] = torch.zeros((num_classes, num_classes), dtype=torch.int64)
@@ -162,13 +159,12 @@ class EvaluationSums(RunningSums):
         self._sums["counts"] += right.sum(dim=1)
         self._sums["loss"] += torch.where(valid, loss, 0.0).sum()
         self._sums["calibration"] += calibration_bins(confidence, top1, valid)
-        self._sums["tempered"] += tempered_sums(logits, labels, valid)
         if "confusion" in self._sums:
             cell = labels * self.num_classes + logits.argmax(dim=1)
             self._sums["confusion"].view(-1).index_add_(0, cell, valid.long())
 
     def compute(self) -> dict[str, float]:
-        """`top1`, `top5`, `ece` in percent, mean cross-entropy `loss` in nats, `samples`, `temperature`. Synchronises.
+        """`top1`, `top5`, `ece` in percent, mean cross-entropy `loss` in nats, `samples`. Synchronises.
 
         Raises:
             NstError: no sample was counted.
@@ -186,5 +182,27 @@ class EvaluationSums(RunningSums):
             "loss": float(self._sums["loss"]) / samples,
             "ece": 100.0 * float(calibration_error(self._sums["calibration"].cpu())),
             "samples": float(samples),
-            "temperature": fitted_temperature(self._sums["tempered"], samples),
         }
+
+
+class ValidationSums(EvaluationSums):
+    """The same on the images that validate a training, with the temperature at which confidences fit these best.
+
+    See Guo et al. 2017, section 4.2. Nobody fits one to test images.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self._sums["tempered"] = torch.zeros(len(TEMPERATURES) + 2, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> None:
+        super().update(logits, labels, valid)
+        if valid is None:
+            valid = torch.ones_like(labels, dtype=torch.bool)
+        self._sums["tempered"] += tempered_sums(logits.float(), torch.where(valid, labels.long(), 0), valid)
+
+    def compute(self) -> dict[str, float]:
+        """As of `EvaluationSums`, and `temperature`."""
+        scores = super().compute()
+        return {**scores, "temperature": fitted_temperature(self._sums["tempered"], int(scores["samples"]))}

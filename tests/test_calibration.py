@@ -19,7 +19,7 @@ from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardSet
 from nst.documents import read_json
 from nst.errors import NstError
-from nst.metrics import EvaluationSums, calibration_bins, calibration_error
+from nst.metrics import ValidationSums, calibration_bins, calibration_error
 from nst.models.checkpoints import load_network, read_info, save_network
 from nst.models.efficientnet import normalize
 from nst.stages import predict
@@ -29,7 +29,7 @@ from tests.test_predict import ask, encode, network_file, picture, run_of
 
 def fitted(logits: Tensor, labels: Tensor) -> float:
     """By what the program has, in three batches, the last of them padded."""
-    sums = EvaluationSums(logits.shape[1])
+    sums = ValidationSums(logits.shape[1])
     for part in torch.arange(len(labels)).chunk(3):
         sums.update(logits[part], labels[part])
     sums.update(torch.full((4, logits.shape[1]), math.nan), torch.full((4,), -1), torch.zeros(4, dtype=torch.bool))
@@ -261,7 +261,7 @@ def test_a_training_measures_it_with_its_last_weights(tiny, digits: Path):
     run = Path(cfg.run_dir)
     train.main(cfg)
     measured = read_json(run / "checkpoints" / "trained.json")["trained"]
-    ensemble, sums = Ensemble.of([run / "checkpoints" / "trained.safetensors"]), EvaluationSums(10)
+    ensemble, sums = Ensemble.of([run / "checkpoints" / "trained.safetensors"]), ValidationSums(10)
     batches = EvaluationBatches(ShardSet.open(str(digits / "test")), ensemble.view, batch_size=50)
     network = ensemble.network()
     with torch.inference_mode():

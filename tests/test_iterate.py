@@ -30,7 +30,7 @@ from nst.report.terminal import table
 from nst.settings.job import EvaluateJob, GenerationsJob, IterateJob, SelectJob, changed
 from nst.stages import generations, iterate, select
 from nst.training.loggers import TIMING_METRICS
-from nst.written import begin
+from nst.written import LIST, begin
 from tests import forked
 from tests.conftest import TINY
 
@@ -364,9 +364,11 @@ def test_runs_share_a_teacher_and_select_for_themselves(
     shared = tmp_path / "shared" / "teacher"
     common = [*TINY, f"data.root={digits}", f"iterate.teacher={shared}", "select.allow_empty_classes=true"]
     students = {"all": "select.min_confidence=0.0", "half": "select.fraction=0.5"}
+    begin(tmp_path, "report.html")  # as `nst report run_dir=runs` leaves a list around the runs
     for name, difference in students.items():
         generations = f"iterate.generations=[[],[['select.min_confidence=0.0'],'{difference}']]"
         dispatch(["iterate", *common, generations, f"run_dir={tmp_path / name}"])
+        assert (tmp_path / name / LIST).exists(), "which goes with a run that is moved"
     results = {name: json.loads((tmp_path / name / "result.json").read_text())["generations"] for name in students}
     assert results["all"][0] == results["half"][0]
     assert results["all"][1]["unlabeled"] > results["half"][1]["unlabeled"] > 0

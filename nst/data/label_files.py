@@ -120,8 +120,8 @@ def _rows(
     path: Path, header: Sequence[str], at: Mapping[str, int], table: Iterable[tuple[int, list[str]]]
 ) -> Iterator[LabelRow]:
     # a column without a name is the index that pandas writes
-    ones = [place for place in range(len(header)) if place not in at.values() and header[place]]
-    ones = ones if "label" not in at else []
+    others = [place for place, name in enumerate(header) if name and place not in at.values()]
+    ones = others if "label" not in at else []
     for number, line in table:
         cells = ["" if cell.strip() in MISSING else cell.strip() for cell in line]
         if not ones and max(at.values()) < len(cells) < len(header):  # one that a person has added

@@ -56,12 +56,10 @@ def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
     """
     written.begin(folder)
     plan: dict[Path, Sorted] = {}
-    checked: set[str] = set()
     for picture in pictures:
-        if picture.folder not in checked:
-            require_folder(folder / picture.folder)
-            checked.add(picture.folder)
         plan[_free(folder / picture.folder, file_name(picture.path, root), picture, plan)] = picture
+    for place in {place.parent for place in plan}:
+        require_folder(place)
     places = {os.path.abspath(picture.file): place for place, picture in plan.items() if picture.file is not None}
     whole = os.path.abspath(root)
     _forget(folder, places, os.path.join(whole, ""))

@@ -22,8 +22,9 @@ def locate(source: str | Path) -> Path | str:
     path = Path(source)
     if path.exists() or not str(source).startswith("tf_efficientnet"):
         if path.is_file():
-            require_weights(path)
+            require_weights(path)  # before the summary beside it is read, which may be this very file
             _refuse_state(path)
+            return final_weights(path)
         hub = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
         weights = hub or final_weights(path)
         require_weights(weights)

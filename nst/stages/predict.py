@@ -49,7 +49,7 @@ from nst.shown import count_of, without_secrets
 from nst.stages.apart import keep_apart
 from nst.stages.places import network_files
 from nst.stages.resolving import machine
-from nst.training.calibration import at_own_temperature, told
+from nst.training.calibration import at_own_temperature, remark
 from nst.training.ensemble import ensemble_asked
 from nst.training.label_engines import LightningEngine, ShardsToLabel
 
@@ -107,7 +107,7 @@ def run(job: PredictJob, directory: Path) -> Result:
         if before and anew:  # a kill from here on leaves tables that no person has changed
             run_.finish({**before, "asked": None, "tables": {}})
         tables = _tables(job, directory, files, inputs, before if not anew else {}, wanted)
-        if (line := told(network)) is not None:
+        if (line := remark(network)) is not None:
             say(line)
         return run_.finish(tables)
 
@@ -190,7 +190,7 @@ def _sheet(job: PredictJob, files: PredictionFiles, inputs: Inputs, counts: Resu
     from nst.report.sheet import sheet, told_of  # here: it brings matplotlib
 
     options = job.predict
-    shown = told_of(read_answers(files, inputs, min(options.top, 3)), inputs, files.metadata.classes)
+    told = told_of(read_answers(files, inputs, min(options.top, 3)), inputs, files.metadata.classes)
     facts = {
         "pictures": shown_place(job),
         "network": str(job.model.checkpoint),
@@ -201,7 +201,7 @@ def _sheet(job: PredictJob, files: PredictionFiles, inputs: Inputs, counts: Resu
     }
     command = shlex.join(["nst", "predict", *map(without_secrets, job.overrides)])
     return sheet(
-        shown, counts, count=options.sheet, min_confidence=options.min_confidence, facts=facts, command=command,
+        told, counts, count=options.sheet, min_confidence=options.min_confidence, facts=facts, command=command,
         title=Path(shown_place(job)).name or shown_place(job),
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ def at_own_temperature(network: Ensemble) -> Ensemble:
     return replace(network, members=tuple(members))
 
 
-def told(network: Ensemble) -> str | None:
+def remark(network: Ensemble) -> str | None:
     """What a user should know of the confidences; None: nothing, or it is not known."""
     temperatures = [member.temperature for member in network.members]
     if any(each != 1 for each in temperatures):

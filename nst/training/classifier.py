@@ -23,7 +23,7 @@ from nst.data.batches import Batch
 from nst.data.joint import micro_batch, part_of, take_apart
 from nst.data.parts import parts_of
 from nst.data.stream import generator
-from nst.metrics import EvaluationSums, topk_correct
+from nst.metrics import ValidationSums, topk_correct
 from nst.models.efficientnet import normalize
 from nst.models.in_parts import in_parts
 from nst.models.networks import Network
@@ -83,7 +83,7 @@ class Classifier(pl.LightningModule):
         self._forward = (compiled(network) if machine.compile else network,)
         self.draws_first = machine.compile  # compiled code would draw other noise
         self.num_classes = network.num_classes
-        self.evaluation = EvaluationSums(self.num_classes)
+        self.evaluation = ValidationSums(self.num_classes)
         # of a step's scalars since the last log, in the order of TRAIN_METRICS; not a buffer, which DDP would make
         # equal to rank 0's before every forward
         self.sums = torch.zeros(len(TRAIN_METRICS))
@@ -258,7 +258,7 @@ class Classifier(pl.LightningModule):
     # ---- evaluation, on the moving average
 
     def on_validation_epoch_start(self) -> None:
-        self.evaluation = EvaluationSums(self.num_classes).moved(parts_of(self.trainer).state)
+        self.evaluation = ValidationSums(self.num_classes).moved(parts_of(self.trainer).state)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = in_parts(self.ema, normalize(batch["images"]))

@@ -248,10 +248,8 @@ def _export(setup: Setup, phase: Phase, module: Classifier, trainer: pl.Trainer,
         )
         digest = save_network(setup.weights_path(phase), module.ema.network.state_dict(), info)
         last = {name: value for name, value in module.latest.items() if not name.endswith(TIMING_METRICS)}
-        if setup.data.watched_on_test:
-            last.pop(
-                "validation/temperature", None
-            )  # fitted to test pictures: they would say too much of its confidences
+        if setup.data.watched_on_test:  # fitted to test pictures, which would then say too much of its confidences
+            last.pop("validation/temperature", None)
         summary: dict[str, Any] = {
             phase.name: {"steps": steps, **last},
             "bad_samples": sorted(module.bad_samples),

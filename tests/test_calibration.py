@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import nst
 from nst.atomic import sha256_file, write_json
+from nst.cli import run_stage
 from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.shard_set import ShardSet
 from nst.documents import read_json
@@ -241,6 +243,39 @@ def test_another_temperature_is_asked_for_anew(photos: Path, tmp_path: Path):
     write_json(summary, {**read_json(summary), "trained": {"validation/temperature": 2.0}})
     ask(run, photos, tmp_path / "out", "--calibrated")
     np.testing.assert_allclose(confidences(tmp_path / "out"), softmax_at(run, photos, 2.0).max(axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["timm", "onnx"])
+def test_an_exported_network_has_its_temperature_with_it(photos: Path, tmp_path: Path, form: str):
+    run, out = trained(tmp_path / "run", 0.4), tmp_path / "exported"
+    if form == "onnx":
+        onnx = pytest.importorskip("onnx")
+    options = [f"model.checkpoint={run}", f"export.output={out}", f"export.format={form}"]
+    assert run_stage("export", options) == 0
+    assert "| Confidences | softmax(logits / 0.4), by its validation images |" in (out / "README.md").read_text()
+    if form == "onnx":
+        facts = {each.key: each.value for each in onnx.load(out / "model.onnx").metadata_props}
+        assert facts["temperature"] == "0.4"
+        return
+    adopted = tmp_path / "adopted"
+    again = [f"model.checkpoint={out / 'model.safetensors'}", f"export.output={adopted}", "export.format=nst"]
+    assert run_stage("export", again) == 0
+    for network in (out / "model.safetensors", adopted):
+        ask(network, photos, tmp_path / f"answers of {network.name}", "--calibrated")
+        expected = softmax_at(run, photos, 0.4).max(axis=1)
+        np.testing.assert_allclose(confidences(tmp_path / f"answers of {network.name}"), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", ["hot", 0.0, -1.0, math.inf, math.nan, True, None])
+def test_a_temperature_that_is_none_is_not_known(photos: Path, tmp_path: Path, temperature: object):
+    network = network_file(tmp_path / "network.safetensors", 0)
+    info = read_info(network)
+    save_network(network, load_network(network)[0].state_dict(), replace(info, extra={"temperature": temperature}))
+    with pytest.raises(NstError, match="the temperature at which confidences fit is not known"):
+        nst.load(network, calibrated=True)
+    assert len(nst.load(network).predict([picture(0, 16, 16)])) == 1
+    assert run_stage("export", [f"model.checkpoint={network}", f"export.output={tmp_path / 'exported'}"]) == 0
+    assert "Confidences" not in (tmp_path / "exported" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("validation", ["null", "{}/./test/"])

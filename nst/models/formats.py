@@ -22,7 +22,7 @@ from nst.atomic import atomic_path
 from nst.errors import NstError
 from nst.models.architectures import ARCHITECTURES, AnyArchitecture
 from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
-from nst.models.network_info import NetworkInfo
+from nst.models.network_info import TEMPERATURE, NetworkInfo
 from nst.models.networks import Network
 from nst.models.timm_architecture import TimmArchitecture
 from nst.models.timm_network import LEVELS, TimmNetwork
@@ -125,7 +125,8 @@ def _exported(network: Network, kind: str) -> nn.Module:
 def save_onnx(path: Path, network: Network, info: NetworkInfo, kind: str) -> None:
     """Writes the network as ONNX: images (batch, 3, image_size, image_size) to logits (batch, classes), any batch.
 
-    The file's metadata has the classes, the image size and what the input is.
+    The file's metadata has the classes, the image size, what the input is, and the temperature at which confidences
+    fit, where it is known.
 
     Args:
         kind: of input, by `INPUTS`.
@@ -158,6 +159,8 @@ def save_onnx(path: Path, network: Network, info: NetworkInfo, kind: str) -> Non
             )
         document = onnx.load(temporary)
         facts = {"classes": json.dumps(list(info.classes)), "image_size": str(info.image_size), "input": INPUTS[kind]}
+        if TEMPERATURE in info.extra:
+            facts[TEMPERATURE] = f"{info.extra[TEMPERATURE]:.4g}"
         onnx.helper.set_model_props(document, facts)
         onnx.checker.check_model(document)
         onnx.save(document, temporary)

@@ -16,6 +16,7 @@ from nst.models.weight_files import damaged, require_weights
 
 FORMAT = 1
 METADATA_KEY = "nst"  # one key only: safetensors writes several in no fixed order
+TEMPERATURE = "temperature"  # in `extra` of an exported network: at which its confidences fit
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ and ONNX holds any of them.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -28,7 +28,7 @@ from nst.leftovers import sweep
 from nst.models.checkpoints import load_network, save_network
 from nst.models.formats import CONFIG_FILE, INPUTS, ONNX_FILE, OUTPUT, WEIGHTS_FILE, hub_config, save_onnx, timm_name
 from nst.models.located import ours_at
-from nst.models.network_info import NetworkInfo, read_info
+from nst.models.network_info import TEMPERATURE, NetworkInfo, read_info
 from nst.models.networks import Network
 from nst.models.released import open_network, weights_digest
 from nst.models.timm_architecture import TimmArchitecture
@@ -41,6 +41,7 @@ from nst.settings.job import ExportJob
 from nst.shown import without_secrets
 from nst.stages.apart import keep_apart
 from nst.stages.places import one_network
+from nst.training.calibration import fitted
 from nst.training.ensemble import pictures_of
 from nst.written import begin
 
@@ -60,6 +61,8 @@ def run(job: ExportJob, output: Path) -> list[Path]:
     network, info = load_network(weights)
     told = training is not None or "pictures" in info.extra
     whole_image = (pictures_of(weights, info) if told else job.data.pictures).small
+    extra = {**info.extra, TEMPERATURE: fitted(weights)}
+    info = replace(info, extra={name: value for name, value in extra.items() if value is not None})
     name = timm_name(info.architecture)
     files = [ONNX_FILE] if form == "onnx" else [WEIGHTS_FILE, *([CONFIG_FILE] if name else [])]
     begin(output, *files, CARD_FILE)
@@ -94,11 +97,13 @@ def _facts(network: Network, info: NetworkInfo, weights: Path, whole_image: bool
         centre = "the centre, size / (size + 32) of the shorter side"
         shown = "bicubic; ImageNet's mean and deviation"
     size = f"RGB, {info.image_size} x {info.image_size} px"
+    temperature = info.extra.get(TEMPERATURE)
     return {
         "Network": called,
         "Parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}",
         "Input": f"{size}: {'the whole picture' if whole_image else centre}, {shown}",
         "Trained at": f"{info.train_size} px",
+        "Confidences": f"softmax(logits / {temperature:.3g}), by its validation images" if temperature else "",
         "Weights": f"sha256 {known_sha256(weights)}",
     }
 

@@ -1,31 +1,43 @@
 """Confidences that fit how often a network is right: the temperature that its validation pictures ask for.
 
 Beside the weights stands what the training measured last, that temperature with it (`nst.metrics.fitted_temperature`;
-Guo et al. 2017, section 4.2). No answer becomes another class. Teachers label without it: the method has no such step.
+Guo et al. 2017, section 4.2); an exported network has it in its own file. No answer becomes another class. Teachers
+label without it: the method has no such step.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nst.atomic import known_sha256
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.models.network_info import TEMPERATURE, read_info
 from nst.training.ensemble import Ensemble
 
 NEAR_ONE = 1.25  # temperatures up to here, and down to 1 / 1.25, may come of fifty validation pictures by chance
 
 
 def fitted(weights: Path) -> float | None:
-    """The temperature of a network file, by the summary of its training beside it; None where none was measured."""
+    """The temperature of a network file, by itself or the summary of its training beside it; None: not measured."""
     with contextlib.suppress(NstError):  # there is none, or it is damaged or of other hands: then nothing is known
+        if (exported := read_info(weights).extra.get(TEMPERATURE)) is not None:
+            return _temperature(exported)
         summary = read_json(weights.with_suffix(".json"))
-        phase = summary.get(weights.stem)  # an export's has none
+        phase = summary.get(weights.stem)  # that of adopted weights has none
         if isinstance(phase, dict) and summary.get("weights_sha256") == known_sha256(weights):
-            return phase.get("validation/temperature")
+            return _temperature(phase.get("validation/temperature"))
     return None
+
+
+def _temperature(value: Any) -> float | None:
+    """What a file of anybody's gives as one; None: it is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 < value < math.inf else None
 
 
 def at_own_temperature(network: Ensemble) -> Ensemble:

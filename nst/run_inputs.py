@@ -19,6 +19,7 @@ ADDED = {
     ("pictures", "turn"): False,
     ("teacher", "views"): "one",
     ("teacher", "noised"): False,
+    ("recipe", "loss_scale"): 1.0,
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nst.cli import dispatch
 from nst.config import compose_config, job_from
@@ -18,9 +19,11 @@ from nst.settings.job import GenerationJob
 from nst.stages.control import control_options
 from nst.stages.generations import Places
 from nst.stages.judging import VALIDATION, Judging, link_best
-from nst.training.phases import Length, schedule_for
+from nst.training.classifier import Classifier
+from nst.training.phases import Length, Schedule, schedule_for
 from nst.written import begin
 from tests.conftest import TINY, read_by
+from tests.tiny_networks import trained_tiny
 
 SIZES = [["model.width=0.25"], ["model.width=0.3", "student.unlabeled_ratio=3", "student.steps=6"]]
 
@@ -87,6 +90,35 @@ def test_the_control_has_the_students_rate_at_every_step(options: list[str]):
         schedule = schedule_for(student, length)
         courses.append([schedule.learning_rate(step) for step in range(length.steps)])
     assert courses[1] == pytest.approx(courses[0])
+
+
+CLIPPED = ["student.optimizer.name=adamw", "student.gradient_clip=1"]
+
+
+@pytest.mark.parametrize("options", [[], ["student.optimizer.name=sgd"], CLIPPED, [*CLIPPED, "student.loss_scale=2"],
+                                     ["student.loss_average=joint"]])  # fmt: skip
+def test_a_control_of_the_same_images_and_labels_has_the_students_gradient(options: list[str]):
+    """A student whose pseudo-labels are the true ones is its own control."""
+    sides = [
+        f"noise.{side}.{kind}=false" for side in ("labeled", "unlabeled") for kind in ("dropout", "stochastic_depth")
+    ]
+    options = [*options, *sides, "student.unlabeled_ratio=3"]
+    changed = control_options([job_from(GenerationJob, compose_config(options))], 20480, Path("gen0"))
+    names = [f"{name}={'null' if value is None else value}" for name, value in changed.items()]
+    network, labels = trained_tiny().train(), torch.arange(16) % 10
+    batch = {"images": torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)}
+    gradients = []
+    for cfg, given in (
+        (compose_config(options), {"labels": labels[:4], "targets": labels[4:]}),
+        (compose_config([*options, *names]), {"labels": labels}),
+    ):
+        job = job_from(GenerationJob, cfg)
+        module = Classifier(network, job.student, job.noise, Schedule(0.1, 1.0))
+        network.zero_grad()
+        module.scalars({**batch, **given})[0].backward()
+        gradients.append(torch.cat([parameter.grad.flatten().clone() for parameter in network.parameters()]))
+    assert gradients[0].norm() > 0.1
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_control_never_starts_from_what_pseudo_labels_have_taught():

@@ -115,6 +115,9 @@ class Recipe(Group, at="student"):
         choice("sum", "joint"), "sum",
         "sum: labeled mean + ratio x unlabeled mean [C]; joint divides by 1 + unlabeled_ratio as [P] words it",
     )  # fmt: skip
+    loss_scale: float = option(
+        number(0, 1e6, above=True), 1.0, "multiplies the loss: of a control by 1 + ratio where its student's is a sum"
+    )
     ema_decay: float = option(RATE, 0.9999, "cap of the weights' moving average")
     batchnorm_momentum: float = option(
         SOME, 0.01, "weight of the newest batch in BatchNorm's statistics: TensorFlow's 0.99"

@@ -1,8 +1,8 @@
 """The control of a run (`iterate.control`): the last student's network, trained on the labels alone.
 
-It sees as many images at the same rates. Where the last student started from its teacher, so has that one's training
-made it: the control then starts where the first of that line did, and sees as many images as all of them. It never
-starts from what has learned from pseudo-labels.
+It sees as many images at the same rates, by a loss as large. Where the last student started from its teacher, so has
+that one's training made it: the control then starts where the first of that line did, and sees as many images as all of
+them. It never starts from what has learned from pseudo-labels.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ def control_options(generations: Sequence[TrainJob], labeled: int, teacher: Path
         "student.schedule.decay_epochs": schedule.decay_epochs * more,
         "student.schedule.final_rate_per_256": None if final is None else final / more,
     }
+    # a sum of 1 + ratio means: AdamW divides by a gradient's size, the others learn as much faster
+    if student.loss_average == "sum" and (student.optimizer.name != "adamw" or student.gradient_clip is not None):
+        options["student.loss_scale"] = student.loss_scale * more
     if not last.model.checkpoint:
         options |= _start(first, last, teacher)
     if len(line) > 1:

@@ -150,7 +150,7 @@ class Classifier(pl.LightningModule):
             pseudo = unlabeled_loss(unlabeled, self.pseudo_labels(batch), smoothing)
             loss = joint_loss(supervised, pseudo, self.recipe.unlabeled_ratio, average=self.recipe.loss_average)
 
-        return loss, supervised, pseudo, 100 * topk_correct(labeled, labels, 1).float().mean()
+        return loss * self.recipe.loss_scale, supervised, pseudo, 100 * topk_correct(labeled, labels, 1).float().mean()
 
     def noised_forward(self, images: Tensor, labeled: int) -> Tensor:
         """Logits (B + U, C) of the joint batch, each side with its own noise."""

@@ -212,6 +212,7 @@ def finetuning(finetune: Finetune, base: Recipe) -> Recipe:
         base,
         labeled_batch_size=finetune.labeled_batch_size,
         unlabeled_ratio=0,
+        loss_scale=1.0,
         epochs=finetune.epochs,
         steps=None,
         optimizer=replace(base.optimizer, rate_per_256=finetune.rate_per_256),

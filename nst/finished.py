@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from nst.advice import as_list
 from nst.atomic import known_sha256
-from nst.documents import read_json, way_on
+from nst.documents import read_document, read_json, way_on
 from nst.errors import NstError
 from nst.occupied import by_iterate
+from nst.progress import say
 from nst.refused import article
 from nst.untrusted import below
 
@@ -57,6 +61,24 @@ def generations_in(directory: Path) -> list[Path]:
     """The folders of the generations of `nst iterate` there, gen2 before gen10."""
     found = [path for path in directory.glob("gen*") if path.name[3:].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[3:]))
+
+
+def of_one_line(generations: Sequence[Path]) -> list[Path]:
+    """Those before the first that learned from another network than the one before it is by now; says which that is.
+
+    So it is where a generation was made anew, and those after it were not, or are not yet.
+    """
+    for teacher, student in pairwise(generations):
+        given = (_document(student, "started.json").get("inputs", {}).get("teacher") or {}).get("weights")
+        weights = _document(teacher, "result.json").get("weights_sha256")
+        if given != weights and None not in (given, weights):
+            say(f"warning: {student} learned from another network than {teacher} is now: left out, with what follows")
+            return list(generations[: generations.index(student)])
+    return list(generations)
+
+
+def _document(run: Path, name: str) -> dict[str, Any]:
+    return read_document(run / name) or {}
 
 
 def require_undamaged(weights: Path, sha256: str | None = None) -> None:

@@ -1,13 +1,17 @@
 """Directories that belong to another stage: a run's has a started.json, that of `nst iterate` has generations.
 
-`nst iterate` writes config.yaml and result.json too, so neither kind may begin in a directory of the other one.
+`nst iterate` writes config.yaml and result.json too, so neither kind may begin in a directory of the other one. And a
+generation that makes way for another takes those after it with it, so all of them may be deleted, or none.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nst import by_hand, written
@@ -17,6 +21,7 @@ from nst.refused import not_only_ours, other_inputs
 from nst.sharing import take_lock
 
 ITERATE: Mapping[str, Any] = {"stage": "iterate", "fingerprint": None}  # in place of a started.json
+_FOLLOWERS: ContextVar[Mapping[str, Sequence[Path]]] = ContextVar("followers", default=MappingProxyType({}))
 
 
 def by_iterate(directory: Path) -> bool:
@@ -46,13 +51,26 @@ def by_a_run(directory: Path, *, overwrite: bool) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def followed(followers: Mapping[Path, Sequence[Path]]) -> Iterator[None]:
+    """Within it, a directory makes way only where those that will be made anew after it could, too."""
+    told = _FOLLOWERS.set({os.path.abspath(directory): later for directory, later in followers.items()})
+    try:
+        yield
+    finally:
+        _FOLLOWERS.reset(told)
+
+
 def make_way(directory: Path, option: str) -> None:
     """Deletes what nst has written there.
 
     Raises:
-        NstError: there is more than that, or a run inside it is at work.
+        NstError: there is more than that, or in a directory that follows it, or a run inside it is at work.
     """
     found = _require_only_ours(directory, option)
+    for later in _FOLLOWERS.get().get(os.path.abspath(directory), ()):
+        if later.exists():
+            _require_only_ours(later, "run_dir")
     for name in found.ours:
         if name.endswith("/.lock"):
             take_lock((directory / name).parent, "wait for it").close()

@@ -56,6 +56,7 @@ class Run:
         overwrite: delete a run with other inputs instead of refusing it; of what is there only what nst has written.
         files: names of what the stage will write besides, as far as they are known: none may be there of others.
         option: by which the command line names the directory; None: the stage's own.
+        first: what has to succeed before a run with other inputs is deleted.
         collective: all processes of a distributed job do this stage together; otherwise rank 0 does it and the
             others wait for its DONE.
         patience: seconds that the others wait without a sign of life from rank 0, whose pulse is the file .pulse.
@@ -76,11 +77,13 @@ class Run:
         collective: bool = False,
         files: Iterable[str] = (),
         option: str | None = None,
+        first: Callable[[], object] = lambda: None,
         patience: float = 300,
     ) -> None:
         self.directory = Path(directory)
         self.files = (*MARKS, *files)
         self.option = option or option_of(stage, config or {}, self.directory)
+        self.first = first
         self.patience = patience
         self.stage = stage
         self.inputs = identity(inputs)
@@ -243,6 +246,7 @@ class Run:
             return
         if not self.overwrite and not self._came_to_nothing(started):
             raise other_inputs(self.directory, self.stage, started, self.inputs, self.option)
+        self.first()
         occupied.make_way(self.directory, self.option)
 
     def _came_to_nothing(self, started: Mapping[str, Any]) -> bool:

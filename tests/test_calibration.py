@@ -152,9 +152,13 @@ def test_python_says_the_same(photos: Path, tmp_path: Path):
     np.testing.assert_allclose(np.stack([each.probabilities for each in found]), expected, atol=1e-3)
 
 
-def test_several_networks_and_views_are_averaged_each_at_its_own_temperature(photos: Path, tmp_path: Path):
+def test_several_networks_and_views_are_averaged_each_at_its_own_temperature(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     runs = [trained(tmp_path / "a", 0.4), trained(tmp_path / "b", 2.0, seed=1)]
     ask(runs, photos, tmp_path / "both", "--calibrated")
+    said = "confidences at temperature 0.40, 2.00, by validation pictures; of each answer by itself"
+    assert said in "".join(capsys.readouterr())
     mean = (softmax_at(runs[0], photos, 0.4) + softmax_at(runs[1], photos, 2.0)) / 2
     np.testing.assert_allclose(confidences(tmp_path / "both"), mean.max(axis=1), atol=1e-3)
     ask(runs[0], photos, tmp_path / "views", "--calibrated", "--views", "all")

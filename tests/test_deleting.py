@@ -315,6 +315,67 @@ def test_a_run_is_refused_and_overwritten_by_its_own_options(digits: Path, tmp_p
     assert contents(root / "labeled") == contents(tmp_path / "other" / "labeled")
 
 
+@pytest.mark.parametrize("mistake", ["a set inside a class", "too many bad pictures"])
+def test_shards_are_there_until_what_replaces_them_is_known_to_be_whole(mistake: str, pictures: Path, tmp_path: Path):
+    root = tmp_path / "shards"
+    command = ["shard", "data=folder", f"data.root={root}", "data.labeled_per_class=3", "data.test_samples=3"]
+    assert dispatch([*command, f"data.source.root={pictures}"]) == 0
+    others = tmp_path / "others"
+    shutil.copytree(pictures, others)
+    if mistake == "too many bad pictures":
+        (others / "cat" / "00.jpg").write_bytes(b"no picture")
+    else:
+        shutil.copytree(pictures, others / "cat" / "Test")
+    with kept(root):
+        refusal(*command, f"data.source.root={others}", "max_bad_fraction=0.01", "overwrite=true")
+
+
+def test_pictures_that_were_taken_out_and_are_in_new_shards_again_are_told(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    source = tmp_path / "source"
+    shutil.copytree(pictures, source / "train")
+    (source / "test" / "cat").mkdir(parents=True)
+    shutil.move(source / "train" / "cat" / "00.jpg", source / "test" / "cat")
+    shutil.copytree(pictures / "cat", source / "unlabeled")
+    command = ["shard", "data=folder", f"data.root={tmp_path / 'shards'}", f"data.source.root={source}"]
+    assert dispatch([*command, "--exclude"]) == 0
+    told = "what --exclude took out of the shards before is in these again"
+    assert told not in capsys.readouterr().out
+    (source / "train" / "cat" / "more.jpg").write_bytes(encode(noise(16, 16, 99), "JPEG"))
+    assert dispatch([*command, "overwrite=true"]) == 0
+    assert told in capsys.readouterr().out
+    assert dispatch([*command, "--exclude"]) == 0
+    capsys.readouterr()
+    assert dispatch(command) == 0
+    assert told not in capsys.readouterr().out
+
+
+def test_generations_are_made_anew_all_or_none(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    command = ["iterate", *TINY, f"data.root={digits}", f"run_dir={run}", "iterate.generations=[[],[]]",
+               "select.min_confidence=0", "select.allow_empty_classes=true", "iterate.report=false"]  # fmt: skip
+    assert dispatch([*command, "student.steps=4"]) == 0
+    shutil.copytree(run, tmp_path / "before")
+    (run / "gen1" / "notes.txt").write_text("mine")
+    with kept(run):
+        told = refusal(*command, "student.steps=5", "overwrite=true")
+    assert f"overwrite=true deletes nothing in {run}/gen1" in told
+    assert "notes.txt" in told
+    with kept(run):
+        assert f"{run}/gen1" in refusal(*command, "student.steps=4", "select.images_per_class=5", "overwrite=true")
+    (run / "gen1" / "notes.txt").unlink()
+    assert dispatch([*command, "student.steps=5", "overwrite=true"]) == 0
+    # as a kill between two generations leaves it
+    shutil.rmtree(run / "gen1")
+    shutil.copytree(tmp_path / "before" / "gen1", run / "gen1")
+    capsys.readouterr()
+    assert dispatch(["report", f"run_dir={run}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "gen1 learned from another network than" in said
+    assert "student 1" not in (run / "report.html").read_text().lower()
+
+
 def test_the_option_of_a_refusal_is_that_of_the_stage(run: Path, digits: Path):
     stages = {
         "teacher.predictions": ["label", f"teacher.run={run}", "teacher.image_size"],

@@ -146,6 +146,13 @@ def test_a_photograph_of_108_megapixels_is_read() -> None:
     assert decode(encode(Image.new("L", (12_000, 9_000), 128), "JPEG", quality=20)).shape == (9_000, 12_000, 3)
 
 
+@pytest.mark.parametrize("largest", [65535, 1023])
+def test_a_pgm_of_16_bits_keeps_its_high_byte(largest: int) -> None:
+    grey = np.linspace(0, largest, 64).reshape(8, 8).astype(">u2")
+    shown = decode(b"P5 8 8 %d\n" % largest + grey.tobytes())
+    assert np.abs(shown[..., 0] - 255 * (grey / largest)).max() <= 1
+
+
 def test_12_bits_in_16_are_noted() -> None:
     grey = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
     assert inspect(encode(Image.fromarray(grey), "PNG")).notes == (DARK,)

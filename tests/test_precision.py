@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nst.robustness.logits import full_logits
+from nst.models.efficientnet import normalize
+from nst.robustness.logits import full_logits, guesses
 from nst.stages.evaluate import CleanScores
 from nst.training.labeler import Labeler
+from tests.tiny_networks import trained_tiny
 
 
 class Watching(nn.Module):
@@ -46,3 +48,14 @@ def test_labels_and_scores_in_float32_are_not_rounded_to_tf32(work: Any, forward
     work(network)
     assert network.seen == [["ieee", "ieee"]] * forwards
     assert [kind.fp32_precision for kind in tf32] == ["tf32", "tf32"], "and afterwards as before"
+
+
+def test_the_logits_that_scores_compare_are_float32_also_under_bfloat16() -> None:
+    network, images = trained_tiny(), torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+    batch = {"images": images, "labels": torch.zeros(16, dtype=torch.long), "valid": torch.ones(16, dtype=torch.bool)}
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        answers = CleanScores(10).add(network, batch)
+        attacked = guesses(full_logits(network, images))  # those that robustness counts, of pictures as they are
+        rounded = guesses(network(normalize(images)).float())
+    torch.testing.assert_close(answers, attacked, rtol=0, atol=0)
+    assert not torch.equal(answers[:, 0], rounded[:, 0])

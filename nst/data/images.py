@@ -191,7 +191,7 @@ def _shown(image: Image.Image, upright: bool) -> Decoded:
 
 
 def _to_rgb(image: Image.Image) -> Decoded:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):  # a PGM's 16 bits are opened as I
         values = np.asarray(image).astype(np.uint16)
         grey = (values // NUM_LEVELS_8_BIT).astype(np.uint8)  # convert() would clip at 255
         dark = 0 < values.max(initial=0) < 4096

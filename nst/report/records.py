@@ -19,7 +19,7 @@ from nst.documents import read_config, read_document, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.results import inputs_of, looks_of, with_views
-from nst.finished import generations_in
+from nst.finished import generations_in, of_one_line
 from nst.settings.learning import only_run
 from nst.shown import capital, short
 from nst.untrusted import require_file_name
@@ -247,7 +247,7 @@ def open_runs(directory: Path, runs: Sequence[Path] | None = None) -> list[Exper
 
 
 def _experiment(directory: Path) -> Experiment | None:
-    folders = [path for path in generations_in(directory) if _is_training(path)]
+    folders = of_one_line([path for path in generations_in(directory) if _is_training(path)])
     if not folders and _is_training(directory):
         folders = [directory]
     if not folders:

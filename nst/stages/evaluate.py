@@ -30,14 +30,11 @@ from nst.evaluation.suite import Block, Subject
 from nst.machine import require_batch
 from nst.metrics import MAX_CONFUSION_CLASSES, EvaluationSums, accuracy_by_class
 from nst.models.architectures import AnyArchitecture, require_size
-from nst.models.efficientnet import normalize
 from nst.models.foreign import Evaluated, open_any, weights_digest
-from nst.models.in_parts import in_parts
-from nst.models.precision import full_precision
 from nst.models.timm_architecture import require_only
 from nst.progress import Bar, say
 from nst.robustness.classes import imagenet_wnids
-from nst.robustness.logits import guesses
+from nst.robustness.logits import full_logits, guesses
 from nst.robustness.options import RobustnessOptions
 from nst.runs import Run
 from nst.settings.job import EvaluateJob
@@ -60,12 +57,11 @@ MISTAKES_KEPT = 48  # in the result; all are in a table beside it
 
 
 class CleanScores(EvaluationSums):
-    """Scores a network on labeled images, in the precision of float32."""
+    """Scores a network on labeled images, by logits of float32 whatever the trainer's precision: none tie."""
 
-    @full_precision()
     def add(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Counts a batch; returns confidence and predicted class: (B, 2) float32."""
-        logits = in_parts(network, normalize(batch["images"])).float()
+        logits = full_logits(network, batch["images"])
         self.update(logits, batch["labels"], batch["valid"])
         return guesses(logits)
 

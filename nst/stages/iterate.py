@@ -49,7 +49,7 @@ from nst.stages.generations import CONTROL, Places, configurations, require_teac
 from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.own_folders import require_own_folders
-from nst.stages.places import has_validation_set, shards_place
+from nst.stages.places import has_validation_set, predictions_folder, selection_folder, shards_place
 from nst.stages.resolving import machine, open_shards, test_set
 from nst.stages.unread import typed_names
 from nst.training.noised_teacher import require_noisable
@@ -119,8 +119,6 @@ def run(job: IterateJob, directory: Path) -> Result:
     Raises:
         NstError: what any of its stages would refuse, as far as it can be known before the first begins.
     """
-    from nst.stages import evaluate
-
     places = Places.of(job)
     composed = configurations(job)
     for number, cfg in enumerate(composed):
@@ -137,6 +135,13 @@ def run(job: IterateJob, directory: Path) -> Result:
     if is_rank_zero():
         require_free(directory, WRITTEN, own=True)
         taken = _require_no_run(job, directory, composed)
+    with occupied.followed(_followers(job, generations, places)):
+        return _run(job, directory, generations, places, taken)
+
+
+def _run(job: IterateJob, directory: Path, generations: Sequence[GenerationJob], places: Places, taken: bool) -> Result:
+    from nst.stages import evaluate
+
     make_shards(job)
     check(job, generations)
     advise(job_of(SurveyJob, job.config, title=job.title))
@@ -186,6 +191,16 @@ def _require_no_run(job: IterateJob, directory: Path, generations: Sequence[Dict
     for cfg in generations:
         keep_apart(cfg, "iterate", {"run_dir": directory}, deleted=True)
     return True
+
+
+def _followers(job: IterateJob, generations: Sequence[GenerationJob], places: Places) -> dict[Path, list[Path]]:
+    """What is made anew after each folder that overwrite=true makes anew."""
+    own = [places.generation(number) for number in range(len(generations))]
+    found = {Path(job.shard.output): [*own[1 if places.shared else 0 :], places.generation(CONTROL)]}
+    for number, student in enumerate(generations[1:]):
+        labels = [folder(student.teacher, student.stage) for folder in (predictions_folder, selection_folder)]
+        found |= dict.fromkeys([own[number], *labels], own[number + 1 :])
+    return found
 
 
 def judging_of(job: IterateJob) -> Judging:

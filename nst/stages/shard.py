@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from nst.stages.shard_table import lines, summary_line
 from nst.stages.unread import typed_names
 
 SETS = ("labeled", "unlabeled", "test", "validation")
+NOT_PRUNED = "what --exclude took out of the shards before is in these again: nst shard --exclude as before"
 LATER = ("validation_samples", "stored_size")  # earlier runs did not record them: 0 and null are what they did
 
 
@@ -74,20 +76,29 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
     asked = {name: getattr(sizes, name) for name in SIZES if name not in LATER or getattr(sizes, name)}
     inputs = {"source": origin, "seed": job.seed, **asked, **layout, **checks}
     files = [SAME_PICTURES, *(f"{name}/index.json" for name in SETS)]
-    with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=files) as this:
+    pruned = (output / "unlabeled" / "excluded.json").exists()
+
+    @cache
+    def look() -> tuple[Examined, list[str], dict[str, list[int]]]:
+        """At all pictures, and how they are split: before shards of others are deleted for it."""
+        with ThreadPoolExecutor(READERS) as pool:
+            seen = examine(source, pool, track) if job.shard.check_images else Examined()
+        named = report_bad(source, seen, job.max_bad_fraction)
+        good = [position for position in range(len(source)) if position not in seen.bad]
+        options = {option for option in ("labeled", "ignore") if takes(source.name, option)}
+        parts = split(source.entries, good, source.classes, sizes, job.seed, options)
+        labels = Counter(source.entries[position].label for position in parts["labeled"])
+        _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
+        return seen, named, parts
+
+    with Run(output, "shard", inputs, config=config, overwrite=job.overwrite, files=files, first=look) as this:
         if this.done:
             result = _reopened(output, this.result())
             counts = result["sets"].get("labeled", {}).get("label_counts", ())
             _require_sets(needed, result["sets"], counts, f" data.root=<another folder than {output}>")
             return result
+        seen, named, parts = look()
         with ThreadPoolExecutor(READERS) as pool:
-            seen = examine(source, pool, track) if job.shard.check_images else Examined()
-            named = report_bad(source, seen, job.max_bad_fraction)
-            good = [position for position in range(len(source)) if position not in seen.bad]
-            options = {option for option in ("labeled", "ignore") if takes(source.name, option)}
-            parts = split(source.entries, good, source.classes, sizes, job.seed, options)
-            labels = Counter(source.entries[position].label for position in parts["labeled"])
-            _require_sets(needed, [name for name, part in parts.items() if part], list(labels.values()))
             store = Storing(source, sizes.stored_size)
             skipped = [source.entries[position].key for position in seen.bad]
             sets = {
@@ -110,14 +121,14 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
                 if part
             }
         _write_truth(source, parts["unlabeled"], output / "unlabeled" / "truth.parquet")
-        left_out = len(good) - sum(map(len, parts.values()))
+        left_out = len(source) - len(seen.bad) - sum(map(len, parts.values()))
         same = SamePictures.of(source.entries, source.classes, seen.pixels, parts)
         same.write(output)
         notes = [*_notes(source, seen, parts, left_out), *same.labeled(output)]
         if store.shrunk:
             notes.append(f"{_pictures(len(store.shrunk), ('is', 'are'))} stored smaller, {store.size} px on the shorter"
                          " side (data.stored_size)")  # fmt: skip
-        in_unlabeled = list(same.unlabeled(output))
+        in_unlabeled = [*([NOT_PRUNED] if pruned else []), *same.unlabeled(output)]
         return this.finish(
             {
                 "source": source.name,

@@ -63,7 +63,9 @@ def remark(network: Ensemble) -> str | None:
     """What a user should know of the confidences; None: nothing, or it is not known."""
     temperatures = [member.temperature for member in network.members]
     if any(each != 1 for each in temperatures):
-        return f"confidences at temperature {', '.join(f'{each:.2f}' for each in temperatures)}, by validation pictures"
+        said = f"confidences at temperature {', '.join(f'{each:.2f}' for each in temperatures)}, by validation pictures"
+        several = len(network.members) * len(network.turns) > 1
+        return f"{said}; of each answer by itself: their mean is less sure than it is right" if several else said
     temperature = fitted(network.members[0].weights) if len(temperatures) == 1 else None
     if temperature is None or 1 / NEAR_ONE <= temperature <= NEAR_ONE:
         return None

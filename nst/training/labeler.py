@@ -5,7 +5,9 @@ is the clean centre crop at the teacher's own test size. What it predicts is the
 temperature are the student's choice later.
 
 A network in bf16 is trusted only where it is sure: answers whose first two classes are close are computed again in
-float32. An image's answer then depends on nothing but itself, whatever images come with it.
+float32, if they are confident enough for the filters of the method. A label then depends on its image alone, whatever
+images come with it. Recipes that select below that look for what an unsure teacher says: two classes that are as close
+there are a toss in float32, too; `label.precision=32-true` computes them so.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ SHARDS_AHEAD = 2  # computed but not yet written: bounds memory where the disk i
 # Between the logits of the first two classes. Of two satellite networks bf16 gives 0.9 and 3.3 % of the images another
 # class than float32; it does so for 0.1 and 0.3 % where 0.5 or more lies between. The others are 7 and 13 % of all.
 DOUBTED = 0.5
-NEVER_SELECTED = 0.2  # less confident answers pass no filter: their class does not matter
+SELDOM_SELECTED = 0.2  # less confident answers, most of those of 1,000 classes, are not worth another look
 
 
 class Labeler(pl.LightningModule):
@@ -97,7 +99,7 @@ class MeanLabeler(pl.LightningModule):
 def doubted(logits: Tensor, valid: Tensor) -> Tensor:
     """Rows (R,) of logits (B, C) whose first two classes are closer than DOUBTED, of those that a filter might keep."""
     first, second = logits.topk(min(2, logits.shape[1]), dim=1).values[:, [0, -1]].unbind(dim=1)
-    confident = (logits.logsumexp(dim=1) - first) < -math.log(NEVER_SELECTED)
+    confident = (logits.logsumexp(dim=1) - first) < -math.log(SELDOM_SELECTED)
     return ((first - second < DOUBTED) & confident & valid).nonzero()[:, 0]
 
 

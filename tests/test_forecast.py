@@ -94,7 +94,7 @@ def test_wrong_uneven_and_missing_are_told_apart():
     truth = np.where(np.arange(200) % 10 < 3, (label + 1) % CLASSES, label)
     wrong = ValidationAnswers(label, np.full(200, 0.9, np.float32), truth)
     assert "are too often wrong: 70 % right" in forecast.warnings(told(wrong), 0.3)[0]
-    assert forecast.warnings(told(wrong), 0.3)[0].endswith(": more labels, or select.min_confidence=0.9")
+    assert forecast.warnings(told(wrong), 0.3)[0].endswith(": more labels, or select.min_confidence=0.9 overwrite=true")
     assert forecast.warnings(told(wrong), 0.9)[0].endswith(": more labels"), "it was followed already"
     few = ValidationAnswers(label[3:13], wrong.confidence[3:13], truth[3:13])
     assert "may well be too often wrong" in forecast.warnings(told(few), 0.3)[0]

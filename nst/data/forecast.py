@@ -134,14 +134,14 @@ def warnings(found: Mapping[str, Any], min_confidence: float) -> list[str]:
         told.append(
             f"the selected labels {sure} too often wrong: {_right(right)}. Where a quarter was wrong, students of a few"
             " thousand images were worse than their teachers: more labels"
-            + (f", or select.min_confidence={SURER}" if min_confidence < SURER else "")
+            + (f", or select.min_confidence={SURER} overwrite=true" if min_confidence < SURER else "")
         )
     if found["elsewhere"] is not None and found["elsewhere"] > TOO_FAR:
         told.append(
             f"the selection moves {100 * found['elsewhere']:.0f} % of its entries to other classes than the teacher's"
             " answers have: if the classes are not so frequent where the student is used, "
             + ("" if _as_labeled(found) else "select.prior=labeled (the labels' proportions) or ")
-            + "select.images_per_class=null select.max_copies=1 (the answers')"
+            + "select.images_per_class=null select.max_copies=1 (the answers'), with overwrite=true"
         )
     if missing := found["missing"]:
         names = some([repr(name) for name in missing], 5)

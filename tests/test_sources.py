@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,11 @@ PLAIN = ["cat/1.png", "dog/1.png"]
             ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"],
             r"cat/test/, cat/train/, dog/train/ would lie inside",
         ),
+        (
+            [f"{part}/{name}/1.png" for part in ("Foto A", "Foto B") for name in ("cat", "dog")] + ["mixed/1.png"],
+            r"Foto A/, Foto B/ hold folders of the same names[\s\S]*classes would be Foto A, Foto B, mixed"
+            r"[\s\S]*data\.source\.labeled=true",
+        ),
         (["dev/1.png", "cat/1.png"], r"a class would be called dev"),
         (["train/cat/1.png", "train/dog/1.png", "val/emu/1.png"], r"only in the val split[\s\S]*ignore='\*/emu'"),
     ],
@@ -260,6 +266,34 @@ def test_splits_of_other_names_and_inside_other_folders_are_splits(tmp_path: Pat
     assert source.classes == ("cat", "dog")
     assert {entry.split for entry in source.entries} == {"train", "test", "val", "unlabeled"}
     assert any(wrap.rstrip("/") in note for note in source.notes) == bool(wrap)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "unlabeled"),
+    [("Trainingsdaten", "Testdaten", "unsortiert"), ("entraînement", "test", "non_étiqueté"),
+     ("Entrenamiento", "Validación", "sin_etiquetar")],
+)  # fmt: skip
+def test_parts_are_known_in_other_languages(tmp_path: Path, train: str, test: str, unlabeled: str) -> None:
+    names = [f"{part}/{name}/1.png" for part in (train, test) for name in ("cat", "dog")]
+    for form in ("NFC", "NFD"):  # as macOS writes accents
+        folder = tmp_path / form
+        write_files(folder, [unicodedata.normalize(form, name) for name in (*names, f"{unlabeled}/2.png")])
+        source = open_source("folder", root=folder)
+        assert source.classes == ("cat", "dog")
+        assert [entry.split for entry in source.entries].count("train") == 2
+        assert [entry.split for entry in source.entries].count("unlabeled") == 1
+
+
+def test_folders_of_the_same_names_inside_classes_are_read_where_they_are_said_to_be_classes(tmp_path: Path) -> None:
+    """And where they are one of many, or most pictures lie beside them."""
+    names = [f"{kind}/{side}/1.png" for kind in ("cat", "dog") for side in ("left", "right")]
+    write_files(tmp_path / "asked", names)
+    assert open_source("folder", root=tmp_path / "asked", labeled=True).classes == ("cat", "dog")
+    beside = [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(3)]
+    write_files(tmp_path / "beside", [*names, *beside])
+    assert open_source("folder", root=tmp_path / "beside").classes == ("cat", "dog")
+    write_files(tmp_path / "many", [f"{kind}/{side}/1.png" for kind in range(21) for side in ("left", "right")])
+    assert len(open_source("folder", root=tmp_path / "many").classes) == 21
 
 
 def test_a_test_folder_of_one_class_is_used(tmp_path: Path) -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from nst.data.layout import SPLIT_FOLDERS, Entry, extension_by_name, split_of, unique_keys
+from nst.data.layout import Entry, extension_by_name, part_called, split_of, unique_keys
 from nst.errors import NstError
 from nst.shown import count_of, some
 
 WITH_CLASSES = ("train", "val", "test")  # splits whose folders are classes
-NO_CLASSES = {*SPLIT_FOLDERS, "dev", "eval", "holdout"}  # a folder of such a name is hardly a class
+NO_CLASSES = {"dev", "eval", "holdout"}  # a folder of such a name is hardly a class, nor one that is called like a part
 AS_UNLABELED = "data.source.labeled=false takes all pictures without labels"
 SHOWN = 8
+SAME_INSIDE = 0.5  # of the folders inside the smaller of two: from here on they may be parts with the same classes
+MOST_PARTS = 20  # that data come in; more folders are classes, whatever is in them
 SPLIT_NAMES: Mapping[str | None, str] = {"test": "the test split", "val": "the val split"}
 
 
@@ -106,6 +109,7 @@ def _folders_are_classes(names: Sequence[str], split: str | None, labeled: bool 
         return False
     if split is None:
         _refuse_splits_inside(names, tops, source)
+        _refuse_same_inside(names, source)
         if len(tops) == 1:
             raise _wrapped(source, next(iter(tops)))
     return True
@@ -144,7 +148,7 @@ def _flat(source: str, split: str, outside: Sequence[str]) -> NstError:
 def _refuse_splits_inside(names: Sequence[str], tops: Iterable[str], source: str) -> None:
     """Raises NstError where folders called train, test or the like lie inside what would be classes."""
     inside = sorted({"/".join(name.split("/")[:2]) for name in names
-                     if name.count("/") > 1 and name.split("/")[1].lower() in NO_CLASSES})  # fmt: skip
+                     if name.count("/") > 1 and _is_no_class(name.split("/")[1])})  # fmt: skip
     if not inside:
         return
     wraps = sorted({folder.partition("/")[0] for folder in inside})
@@ -156,6 +160,40 @@ def _refuse_splits_inside(names: Sequence[str], tops: Iterable[str], source: str
         valid="train/<class>/x.jpg, with train/ at the top",
         next=f"{way}" + (f", or leave out what lies beside it: {ignore_option(others)}" if others else ""),
     )
+
+
+def _refuse_same_inside(names: Sequence[str], source: str) -> None:
+    """Raises NstError where what would be classes hold folders of the same names, as parts of the data do that are
+    called otherwise than train/ and test/."""
+    inside: dict[str, Counter[str]] = {}
+    for name in names:
+        top, *inner = name.split("/")
+        inside.setdefault(top, Counter())[inner[0] if len(inner) > 1 else ""] += 1
+    mostly = {top: {*found} - {""} for top, found in inside.items() if len(found) > 1 and 2 * found[""] < found.total()}
+    if len(mostly) > MOST_PARTS:
+        return
+    alike = sorted(
+        top
+        for top, found in mostly.items()
+        for other, theirs in mostly.items()
+        if other != top and len(found & theirs) >= max(2, SAME_INSIDE * min(len(found), len(theirs)))
+    )
+    if not alike:
+        return
+    tops = list(dict.fromkeys(alike))
+    raise NstError(
+        f"source {source}: {_told(f'{top}/' for top in tops)} hold folders of the same names, so they may be parts of"
+        " the data and no classes",
+        got=f"{_told(mostly[tops[0]])} in {tops[0]}/, and the classes would be {_told(inside)}",
+        valid="train/<class>/x.jpg, val/<class>/x.jpg, test/<class>/x.jpg and unlabeled/x.jpg; or <class>/x.jpg",
+        next="rename the parts: train/, test/, val/, unlabeled/; or if these folders are the classes:"
+        " data.source.labeled=true",
+    )
+
+
+def _is_no_class(name: str) -> bool:
+    """Whether a folder of this name is hardly a class."""
+    return part_called(name) is not None or name.lower() in NO_CLASSES
 
 
 def _wrapped(source: str, top: str) -> NstError:
@@ -189,7 +227,7 @@ def _classes(folders: Iterable[str | None], splits: Iterable[str | None], source
 def require_class_names(names: Sequence[str], source: str, way: str | None = None) -> None:
     """Raises NstError, which tells `way`, where a name is a split's, or cannot be written in UTF-8."""
     for name in names:
-        if name.lower() in NO_CLASSES:
+        if _is_no_class(name):
             anywhere = [name, f"*/{name}"]
             inner = anywhere[1:] if split_of(f"{name}/x") else anywhere  # of train/train/ the outer one is the part
             raise NstError(
@@ -227,7 +265,7 @@ def _refuse_empty(
         if folder.startswith(part)
         and "/" not in folder.removeprefix(part)
         and folder.removeprefix(part) not in classes
-        and (part or folder.lower() not in SPLIT_FOLDERS)
+        and (part or part_called(folder) is None)
     )
     if empty:
         raise NstError(

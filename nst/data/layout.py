@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 
 from nst.data.images import IMAGE_EXTENSIONS
 from nst.errors import NstError
@@ -29,7 +31,13 @@ SPLIT_FOLDERS = {
     "unlabeled": "unlabeled",
     "unlabelled": "unlabeled",
     "extra": "extra",
-}
+    # in other languages, without accents; no word that could be a class of its own
+    **dict.fromkeys(("trainingsdaten", "trainingsbilder", "entrainement", "apprentissage", "entrenamiento",
+                     "addestramento", "treino", "treinamento"), "train"),
+    **dict.fromkeys(("validierung", "validierungsdaten", "validacion", "validazione", "validacao"), "val"),
+    **dict.fromkeys(("testdaten", "testbilder"), "test"),
+    **dict.fromkeys(("unsorted", "unsortiert", "unbeschriftet", "non_etiquete", "sin_etiquetar"), "unlabeled"),
+}  # fmt: skip
 KEY_LENGTH = 80  # a tar header holds names of 100 bytes
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -119,10 +127,17 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
+@lru_cache(maxsize=4096)
+def part_called(word: str) -> str | None:
+    """The split that a word names, in capitals and with accents too."""
+    letters = unicodedata.normalize("NFKD", word.strip().lower())
+    return SPLIT_FOLDERS.get("".join(letter for letter in letters if not unicodedata.combining(letter)))
+
+
 def split_of(name: str) -> str | None:
     """The split whose folder `name` lies in."""
     top, slash, _ = name.partition("/")
-    return SPLIT_FOLDERS.get(top.lower()) if slash else None
+    return part_called(top) if slash else None
 
 
 def strip_common_folder(names: Sequence[str]) -> tuple[list[str], str]:

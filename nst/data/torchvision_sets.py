@@ -15,7 +15,7 @@ import numpy as np
 from nst.data.arrangement import require_class_names
 from nst.data.files import contents_of, read_file, status_of
 from nst.data.images import encode_png
-from nst.data.layout import SPLIT_FOLDERS, Contents, Entry, extension_by_name, unique_keys
+from nst.data.layout import Contents, Entry, extension_by_name, part_called, unique_keys
 from nst.data.source import Source
 from nst.documents import fingerprint
 from nst.errors import NstError
@@ -93,7 +93,7 @@ def files(name: str, own: Callable[..., Source]) -> Callable[..., Source]:
 
     def build(root: str | Path = "datasets/torchvision", download: bool = False) -> Source:
         path = Path(root).expanduser()
-        if path.is_file() or (path.is_dir() and any(part.name.lower() in SPLIT_FOLDERS for part in path.iterdir())):
+        if path.is_file() or (path.is_dir() and any(part_called(part.name) for part in path.iterdir())):
             return own(path)
         found: list[tuple[Path, int, str | None]] = []
         classes: tuple[str, ...] = ()

@@ -61,10 +61,18 @@ def shown(text: object) -> str:
     return printable(without_secrets(str(text)))
 
 
-def short(name: object, limit: int = 60) -> str:
-    """A name on one line of at most `limit` letters; what is cut off is counted."""
+def short(name: object, limit: int = 60, *, end: bool = False) -> str:
+    """A name on one line of at most `limit` letters; what is cut off is counted.
+
+    Args:
+        end: the middle is cut out, uncounted: the end of a path is what tells files apart.
+    """
     text = " ".join(printable(str(name)).split())
-    return text if len(text) <= limit else f"{text[: limit - 12]}… (+{len(text) - limit + 12})"
+    if len(text) <= limit:
+        return text
+    if end:
+        return f"{text[: limit // 4]}…{text[limit // 4 + 1 - limit :]}"
+    return f"{text[: limit - 12]}… (+{len(text) - limit + 12})"
 
 
 def count_of(number: int, noun: str) -> str:

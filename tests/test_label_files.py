@@ -160,6 +160,30 @@ def test_what_pandas_writes_for_nothing_is_nothing_and_said(tmp_path: Path, caps
     assert "3 lines with NaN or <NA> for a class" in "".join(capsys.readouterr())
 
 
+def test_columns_that_are_not_read_are_told_and_words_of_other_languages_name_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "a/1.png;rose;gut;Trainingsdaten\na/2.png;daisy;;Testdaten\nb/1.png;;;unsortiert\n"
+    path = labels(pictures(tmp_path), f"Datei;Klasse;Notiz;Teil\n{rows}")
+    columns = {"file_column": "Datei", "label_column": "Klasse"}
+    open_source("csv", root=path, **columns)
+    assert "not read: 2 columns, Teil, Notiz; if Teil names the splits: data.source.split_column=Teil" in "".join(
+        capsys.readouterr()
+    ).replace("\n", " ")
+    source = open_source("csv", root=path, **columns, split_column="Teil")
+    assert [entry.split for entry in source.entries] == ["train", "test", "unlabeled"]
+    assert "not read: 1 column, Notiz\n" in "".join(capsys.readouterr())
+    open_source(
+        "csv", root=labels(tmp_path, "path,class,confidence,class_2,confidence_2\na/1.png,rose,0.9,daisy,0.1\n")
+    )
+    assert "not read" not in "".join(capsys.readouterr()), "the answers of predict"
+
+
+def test_a_cross_marks_the_class_too(tmp_path: Path) -> None:
+    source = open_source("csv", root=labels(pictures(tmp_path), "file,rose,daisy\na/1.png,x,\na/2.png,,X\n"))
+    assert [source.classes[entry.label or 0] for entry in source.entries] == ["rose", "daisy"]
+
+
 def test_an_index_and_files_alone_say_that_no_picture_has_a_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +217,14 @@ def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
         ),
         ("file,label\n1.png,rose\n", r"line 2 could be 2 pictures[\s\S]*a/1\.png, b/1\.png"),
         ("file,label\nz/2.png,rose\n", r"line 2 names a picture that is not in [\s\S]*z/2\.png"),
-        ("file,label,split\na/1.png,rose,train\na/2.png,rose,tset\n", r"line 3 names no split[\s\S]*tset"),
+        (
+            "file,label,split\na/1.png,rose,train\na/2.png,rose,tset\n",
+            r"line 3 names no split[\s\S]*tset[\s\S]*train, training, val, .*testdaten",
+        ),
+        ("file,label\na/1.png,rose\na/1.png,'a b '\n", r"got:   'rose' there, \"'a b '\" here"),
+        ("file,rose,daisy,part\na/1.png,1,0,train\n", r"column part[\s\S]*data\.source\.split_column=part"),
+        ("file,label\nA/1.PNG,rose\n", r"did you mean 'a/1\.png'"),
+        ("file,label\nA/1.PNG,rose\nB/1.png,rose\nc.png,rose\n", r"2 of them differ .* in capital letters alone"),
         ("file,label\na/1.png,rose\na/1.png,daisy\n", r"line 3 contradicts line 2 about a/1\.png[\s\S]*rose"),
         ("file,label\na/1.png,rose\n./a/1.png,rose\n", r"line 3 names the picture of line 2"),
         ("file,rose,daisy\na/1.png,1,1\n", r"line 2 is of several classes[\s\S]*rose, daisy"),

@@ -23,6 +23,7 @@ from nst import cli
 from nst.config import compose_config, job_from
 from nst.data.images import encode_png
 from nst.data.layout import Entry
+from nst.data.same_pictures import SamePictures
 from nst.data.shards import ShardSet, TarReader, verify
 from nst.data.sources import open_source
 from nst.data.splits import shares, split
@@ -400,6 +401,24 @@ def test_a_class_with_one_picture_that_is_nearly_called_like_another_may_be_mist
     assert ("mistyped" in str(caught.value.next)) == bool(meant)
 
 
+def test_a_class_of_one_line_is_told_with_the_line_and_the_longer_name_that_it_is_a_part_of():
+    names = ["Lake"] + ["SeaLake"] * 3 + ["River"] * 3
+    classes = ("Lake", "River", "SeaLake")
+    found = [Entry(f"{i}", "png", classes.index(name), None, "", i + 2) for i, name in enumerate(names)]
+    with pytest.raises(NstError, match=r"Lake has 1 in line 2 \(did you mean 'SeaLake'\?\)\n"):
+        split(found, range(len(found)), classes, Sizes(), 0)
+
+
+def test_two_pictures_with_the_same_pixels_are_told_by_the_ends_of_long_paths():
+    names = [f"{part}/{'Fluss' * 30}/DSC_{number}.jpg" for number, part in enumerate(("test", "train"))]
+    found = [Entry(name[:80], "jpg", 0, None, name) for name in names]
+    parts = {"labeled": [1], "test": [0], "unlabeled": [], "validation": []}
+    (line,) = SamePictures.of(found, ["Fluss"], [7, 7], parts).labeled(Path("d"))
+    assert "Fluss/DSC_0.jpg = train/" in line
+    assert "Fluss/DSC_1.jpg: keep" in line
+    assert len(line) < 220
+
+
 def test_classes_that_differ_in_capital_letters_alone_are_told(tmp_path: Path) -> None:
     for first, name in enumerate(("Cat", "cat", "dog")):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -431,13 +450,13 @@ def test_pictures_that_are_in_training_and_test_or_of_two_classes_are_told(
     root, out = tmp_path / "in", tmp_path / "out 1"
     result = sharded(root, out)
     assert result["notes"] == [
-        f"2 pictures of test are labeled too, test-cat-testcat0 = train-cat-traincat0, 1 of them under another class: "
-        f"keep one of each ({out}/same_pictures.csv)",
-        "1 labeled picture is of two classes, train-dog-traindog3 = train-cat-traincat3: keep the right ones "
+        f"2 pictures of test are labeled too, test/cat/testcat0.png = train/cat/traincat0.png, 1 of them under another "
+        f"class: keep one of each ({out}/same_pictures.csv)",
+        "1 labeled picture is of two classes, train/dog/traindog3.png = train/cat/traincat3.png: keep the right ones "
         f"({out}/same_pictures.csv)",
     ]
     (told,) = result["in_unlabeled"]
-    assert told.startswith("1 picture of test is unlabeled too, test-cat-testcat20 = unlabeled-unlabeled20; to take ")
+    assert told.startswith("1 picture of test is unlabeled too, test/cat/testcat20.png = unlabeled/unlabeled20.png")
     with open(out / "same_pictures.csv", newline="") as file:
         pairs = {(row["set"], row["class"], row["other_set"], row["other_class"]) for row in csv.DictReader(file)}
     assert pairs == {("labeled", "dog", "labeled", "cat"), ("test", "cat", "labeled", "cat"),

@@ -63,7 +63,7 @@ def label_by_folder(
     index = {name: label for label, name in enumerate(classes)}
     keys = unique_keys(names, origins or names)
     entries = [
-        Entry(key, extension or _extension(name), index[folder] if folder is not None else None, split)
+        Entry(key, extension or _extension(name), index[folder] if folder is not None else None, split, name)
         for key, name, extension, folder, split in zip(
             keys, names, extensions or [""] * len(names), of_classes, splits, strict=True
         )

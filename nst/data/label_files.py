@@ -11,6 +11,7 @@ Instead of `label` there may be a column per class, with 1 in that of the pictur
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,18 @@ from pathlib import Path
 from nst.data.arrangement import require_class_names
 from nst.data.image_list import as_bytes, at_line, read_rows
 from nst.data.index_files import has_index
-from nst.data.layout import SPLIT_FOLDERS, is_image
+from nst.data.layout import SPLIT_FOLDERS, is_image, part_called
 from nst.errors import NstError, nearest
 from nst.progress import say
-from nst.shown import count_of
+from nst.shown import count_of, some
 
 FILE_NAMES = ("file", "path", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_id",
               "img", "name", "id")  # fmt: skip
 LABEL_NAMES = ("label", "class", "category", "target", "labels", "class_name", "species", "dx")
 SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
 MISSING = ("nan", "NaN", "<NA>")  # as pandas writes it where it is told to
-ONE, ZERO = ("1", "1.0", "true"), ("", "0", "0.0", "false")  # of a column per class; in lower case
+ANSWERS = re.compile(r"(class|confidence)(_\d+)?")  # what `nst predict` writes beside the path and the class
+ONE, ZERO = ("1", "1.0", "true", "x"), ("", "0", "0.0", "false")  # of a column per class; in lower case
 SHOWN = 5  # pictures that one line could be
 MISSING_SHOWN = 8  # lines whose picture is not there
 
@@ -61,12 +63,14 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     (_, header), *table = read_rows(path, next="name the file of labels: data.source.root=<labels.csv>") or [(1, [])]
     header = [name.strip() for name in header]
     at = _places(path, header, columns)
-    if columns.split is None and _of_numbers(table, at.get("split")):
-        place = at["split"]
+    place = at.get("split", -1)
+    if columns.split is None and place >= 0 and all(map(str.isdigit, _cells(table, place) or [""])):
         say(f"{path}: column {header[place]} has numbers, so it names no splits and is not read")
         table = [(number, [*line[:place], "", *line[place + 1 :]]) for number, line in table]
     if "label" not in at and sum(map(bool, header)) == len(at):
         say(f"{path}: no column is known to name the classes, so no picture has one; data.source.label_column names it")
+    if "label" in at:  # else each column may be a class
+        _tell_unread(path, header, at, table)
     rows = list(_rows(path, header, at, table))
     if "label" in at and (missing := sum(line[at["label"]].strip() in MISSING for _, line in table)):
         say(f"{path}: {count_of(missing, 'line')} with NaN or <NA> for a class: pictures without one")
@@ -75,12 +79,22 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     return _once(path, rows)
 
 
-def _of_numbers(table: Iterable[tuple[int, Sequence[str]]], column: int | None) -> bool:
-    """Whether a column has numbers, as of the folds of a cross-validation, and nothing else."""
-    if column is None:
-        return False
-    cells = {line[column].strip() for _, line in table if len(line) > column} - {"", *MISSING}
-    return bool(cells) and all(map(str.isdigit, cells))
+def _tell_unread(
+    path: Path, header: Sequence[str], at: Mapping[str, int], table: Iterable[tuple[int, list[str]]]
+) -> None:
+    """Says which columns are not read, first what may name splits: its test pictures would be trained on."""
+    places = [p for p, name in enumerate(header) if name and p not in at.values() and not ANSWERS.fullmatch(name)]
+    if not places:
+        return
+    splits = [] if "split" in at else [place for place in places if all(map(part_called, _cells(table, place) or [""]))]
+    names = some([header[place] for place in dict.fromkeys([*splits, *places])], SHOWN)
+    way = f"; if {header[splits[0]]} names the splits: data.source.split_column={header[splits[0]]}" if splits else ""
+    say(f"{path}: not read: {count_of(len(places), 'column')}, {names}{way}")
+
+
+def _cells(table: Iterable[tuple[int, Sequence[str]]], column: int) -> set[str]:
+    """What stands in a column."""
+    return {line[column].strip() for _, line in table if len(line) > column} - {"", *MISSING}
 
 
 def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:
@@ -134,10 +148,10 @@ def _rows(
                 path, number, "names no picture", ", ".join(cells)[:100], f"a file in column {header[at['file']]}"
             )
         label = (cells[at["label"]] or None) if "label" in at else _one_of(path, number, header, cells, ones)
-        split = cells[at["split"]].lower() if "split" in at else ""
-        if split and split not in SPLIT_FOLDERS:
-            raise at_line(path, number, "names no split", split, "train, val, test or unlabeled, or nothing")
-        yield LabelRow(number, cells[at["file"]], label, SPLIT_FOLDERS[split] if split else None)
+        split = cells[at["split"]] if "split" in at else ""
+        if split and part_called(split) is None:
+            raise at_line(path, number, "names no split", split, f"nothing, or one of {', '.join(SPLIT_FOLDERS)}")
+        yield LabelRow(number, cells[at["file"]], label, part_called(split) if split else None)
 
 
 def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str], ones: Sequence[int]) -> str | None:
@@ -149,8 +163,11 @@ def _one_of(path: Path, number: int, header: Sequence[str], cells: Sequence[str]
                 number,
                 f"has neither 0 nor 1 in column {header[place]}",
                 cells[place],
-                "a column label, or one per class with 1 or 0 (True or False)",
-                "data.source.label_column=<name of the column that has the classes>",
+                "a column label, or one per class with 1, True or x, and 0, False or nothing",
+                f"data.source.split_column={header[place]}, if it names the splits"
+                if part_called(cells[place])
+                else f"mend line {number}, or take column {header[place]} out; or where one column has the classes: "
+                "data.source.label_column=<its name>",
             )
     named = [header[place] for place in ones if cells[place].lower() in ONE]
     if len(named) > 1:
@@ -168,10 +185,14 @@ def _once(path: Path, rows: Sequence[LabelRow]) -> list[LabelRow]:
                 path,
                 row.line,
                 f"contradicts line {before.line} about {row.file}",
-                f"{before.label or 'no label'} {before.split or ''} there, {row.label or 'no label'} {row.split or ''}",
+                f"{_said(before)} there, {_said(row)} here",
                 "one label and one split for every picture",
             )
     return list(seen.values())
+
+
+def _said(row: LabelRow) -> str:
+    return (repr(row.label) if row.label else "no label") + (f" in {row.split}" if row.split else "")
 
 
 # ---- rows to pictures -----------------------------------------------------------------------------------------------
@@ -232,7 +253,9 @@ def _place(
 def _not_there(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictures: Path) -> NstError:
     """Some rows, and the names that were probably meant."""
     known = names if len(names) < 10_000 else ()
-    told = [row.file + nearest(row.file, known) for row in rows[:MISSING_SHOWN]]
+    other_case = {each.casefold(): each for name in names for each in (name, name.rpartition("/")[2])}
+    told = [f"{row.file}, did you mean '{other_case[row.file.casefold()]}'?" if row.file.casefold() in other_case
+            else row.file + nearest(row.file, known) for row in rows[:MISSING_SHOWN]]  # fmt: skip
     valid = "a picture there (jpg, png, webp, bmp, gif, ppm, tiff)"
     inner = [place for part in ("unlabeled", "labeled") if has_index(place := pictures / part)]
     other = f"name the folder or archive of the pictures: data.source.pictures={inner[0] if inner else '<folder>'}"
@@ -241,6 +264,8 @@ def _not_there(path: Path, rows: Sequence[LabelRow], names: Sequence[str], pictu
         return at_line(path, rows[0].line, what, told[0], valid, way)
     lines = [f"line {row.line}: {text}" for row, text in zip(rows, told, strict=False)]
     more = [f"and {len(rows) - MISSING_SHOWN:,} more"] if len(rows) > MISSING_SHOWN else []
+    if cased := sum(row.file.casefold() in other_case for row in rows):
+        more.append(f"{cased:,} of them differ from a picture's name in capital letters alone")
     return NstError(
         f"{path}: {len(rows):,} lines name pictures that are not in {pictures}",
         got="\n         ".join([*lines, *more]), valid=valid, next=f"mend these lines, or {other}",

@@ -44,12 +44,20 @@ UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a source; `split` is train, val, test, unlabeled or extra; None: not predefined."""
+    """One image of a source.
+
+    Args:
+        split: train, val, test, unlabeled or extra; None: not predefined.
+        name: of its file, as people know it; empty: it has none.
+        line: of the file of labels that names it.
+    """
 
     key: str
     extension: str
     label: int | None
     split: str | None
+    name: str = ""
+    line: int | None = None
 
 
 class Passed:

@@ -83,7 +83,8 @@ class SamePictures:
         return f"{pictures}, {self._named(seen[0])}"
 
     def _named(self, pair: Pair) -> str:
-        one, other = (short(self.entries[position].key, NAME_LENGTH) for position in (pair.position, pair.other))
+        both = (self.entries[position] for position in (pair.position, pair.other))
+        one, other = (short(entry.name or entry.key, NAME_LENGTH, end=True) for entry in both)
         return f"{one} = {other}"
 
     def _contradicts(self, pair: Pair) -> bool:

@@ -197,7 +197,9 @@ def labels_in_csv(
         classes = classes_of(rows, "csv")
         label = {name: number for number, name in enumerate(classes)}
         entries = [
-            Entry(key, found.extensions[name], label[row.label] if row.label is not None else None, row.split)
+            Entry(
+                key, found.extensions[name], None if row.label is None else label[row.label], row.split, name, row.line
+            )
             for key, name, row in zip(unique_keys(chosen, chosen), chosen, rows, strict=True)
         ]
         unnamed = len(names) - len(set(at))

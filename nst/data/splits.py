@@ -16,8 +16,10 @@ from nst.data.arrangement import ignore_option
 from nst.data.layout import Entry
 from nst.errors import NstError
 from nst.settings.data import Sizes
+from nst.shown import some
 
 Positions = list[int]
+SHORTEST_PART = 4  # letters of a class's name that may be meant for a longer one
 HELD_OUT = 10  # one image in ten is for the test where neither source nor option say more
 
 
@@ -132,15 +134,17 @@ def _by_class(entries: Sequence[Entry], positions: Positions, num_classes: int) 
 def _check_classes(
     entries: Sequence[Entry], pool: Positions, classes: Sequence[str], at_least: int, *, ignores: bool
 ) -> None:
-    counts = {name: len(group) for name, group in zip(classes, _by_class(entries, pool, len(classes)), strict=True)}
+    groups = dict(zip(classes, _by_class(entries, pool, len(classes)), strict=True))
+    counts = {name: len(group) for name, group in groups.items()}
     small = {name: count for name, count in counts.items() if count < at_least}
     if small:
         others = [name for name in classes if name not in small]
         alike = {name: same for name in small if (same := alike_name(name, others))}
+        lines = {name: sorted(line for p in groups[name] if (line := entries[p].line) is not None) for name in small}
         mended = "mend the names that are mistyped, " if alike else ""
         way = f": {ignore_option([f'{deep}{name}' for name in small for deep in ('', '*/')])}" if ignores else ""
         raise NstError(
-            "classes with too few images", got=_listed(small, alike), valid=f"{at_least} or more in each class",
+            "classes with too few images", got=_listed(small, alike, lines), valid=f"{at_least} or more in each class",
             next=f"{mended}add pictures of these classes, or leave these classes out{way}",
         )  # fmt: skip
     if len(classes) < 2:
@@ -211,9 +215,13 @@ def _take_validation(
 
 
 def alike_name(name: str, others: Iterable[str]) -> str | None:
-    """The class that a name may be a mistyped one of; two that differ in numbers are two classes."""
+    """The class that a name may be a mistyped one of, or the only one that it is a part of; two that differ in numbers
+    are two classes."""
     folded = {other.casefold(): other for other in others if _numbers(other) == _numbers(name)}
     found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.8)
+    if not found and len(name) >= SHORTEST_PART:
+        whole = [other for other in folded if name.casefold() in other]
+        found = whole if len(whole) == 1 else []
     return folded[found[0]] if found else None
 
 
@@ -221,8 +229,15 @@ def _numbers(name: str) -> list[str]:
     return re.findall(r"\d+", name)
 
 
-def _listed(counts: Mapping[str, int], alike: Mapping[str, str] | None = None) -> str:
-    """Some classes with their counts, and the names that were probably meant."""
+def _listed(
+    counts: Mapping[str, int],
+    alike: Mapping[str, str] | None = None,
+    lines: Mapping[str, Sequence[int]] | None = None,
+) -> str:
+    """Some classes with their counts, the lines that name them, and the names that were probably meant."""
     meant = {name: f" (did you mean '{other}'?)" for name, other in (alike or {}).items()}
-    shown = ", ".join(f"{name} has {count}{meant.get(name, '')}" for name, count in list(counts.items())[:8])
+    at = {name: f" in line {some(list(map(str, found)))}" for name, found in (lines or {}).items() if found}
+    shown = ", ".join(
+        f"{name} has {count}{at.get(name, '')}{meant.get(name, '')}" for name, count in list(counts.items())[:8]
+    )
     return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")

@@ -186,6 +186,13 @@ def selecting(**changes: Any) -> dict[str, Any]:
     return {"selecting": replace(SELECTING, **changes)}
 
 
+def left_beside(labels: int, validation: int) -> dict[str, Any]:
+    """Two classes, of which validation has taken some labels."""
+    counts = {"labeled": (labels, labels + 9), "validation": (validation, validation)}
+    sets = {name: replace(shards("cat", "dog", name=name), label_counts=each) for name, each in counts.items()}
+    return {"sets": sets, "validation_samples": validation}
+
+
 CATS = shards("cat", "dog")
 OF_RUN: list[tuple[str, dict[str, Any], str, str]] = [
     ("class_order", {"sets": {"labeled": CATS, "test": shards("dog", "cat", name="test")}},
@@ -196,6 +203,10 @@ OF_RUN: list[tuple[str, dict[str, Any], str, str]] = [
     ("evaluation_images", {"comparison": Comparison(900, 50, (("u7", "t3"),))},
      "1 of 900 unlabeled images are test images: u7 is t3", "nst shard --exclude"),
     ("evaluation_images", {"comparison": Comparison(900, 50)}, "", ""),
+    ("validation_labels", left_beside(1, 5), "1 of 6 labeled images of 'cat' is left for training: validation took 5",
+     "data.validation_samples=2 "),
+    ("validation_labels", left_beside(5, 5), "", ""),
+    ("validation_labels", {**left_beside(1, 5), "validation_samples": 4}, "", ""),  # a val/ of its own
     ("labels_dropped", selecting(keep=0.5), "from confidence 0.3 on .* from 0.5 on", "label.keep=0.3"),
     ("labels_dropped", selecting(keep=0.3), "", ""),
     ("labels_dropped", selecting(keep=0.5, soft=False), "", ""),

@@ -202,16 +202,22 @@ def _take_validation(
     needed = per_class + (not kept)
     few = {name: len(group) for name, group in zip(classes, groups, strict=True) if len(group) < needed}
     if few:
-        most = min(few.values()) - (not kept)
+        least = min(few.values())
+        most = max(least - (not kept), 0)
         raise NstError(
             f"data.validation_samples={per_class} is more than some classes have beside labels and test set",
             got=_listed(few),
-            valid=f"0 to {max(most, 0)}",
-            next=f"data.validation_samples={max(most, 0)}",
+            valid=f"0 to {most}",
+            next=f"data.validation_samples={most if kept else validation_share(least)}",
         )
     validation = [p for group in groups for p in (group[:per_class] if kept else group[-per_class:])]
     taken = set(validation)
     return validation, [p for p in labeled if p not in taken]
+
+
+def validation_share(labels: int) -> int:
+    """How many of a few labels of a class may be for validation, so that most are left for training."""
+    return labels // 3
 
 
 def alike_name(name: str, others: Iterable[str]) -> str | None:

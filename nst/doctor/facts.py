@@ -131,7 +131,8 @@ class Situation:
 
     Args:
         selecting: None where nothing will be selected: of a single training, whose selection is made.
-        sets: shard sets that are there, by their name in the data group: labeled, test.
+        sets: shard sets that are there, by their name in the data group: labeled, test, validation.
+        validation_samples: labeled images of every class that validation takes where the source has none of its own.
         teacher_classes: of a teacher that is there; None otherwise.
         noised_teacher: whether labels will be made under noise.
         needed_bytes: that predictions and selections will take, without probabilities where only likely images
@@ -145,6 +146,7 @@ class Situation:
     trainings: tuple[TrainingFacts, ...]
     selecting: Selecting | None
     sets: Mapping[str, ShardSet] = field(default_factory=dict)
+    validation_samples: int = 0
     teacher_classes: tuple[str, ...] | None = None
     comparison: Comparison | None = None
     noised_teacher: bool = False

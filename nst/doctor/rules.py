@@ -42,6 +42,7 @@ class Rule:
 RULES: dict[str, Rule] = {
     "class_order": Rule("error", of_run=run.class_order),
     "evaluation_images": Rule("warning", of_run=run.evaluation_images),
+    "validation_labels": Rule("warning", of_run=run.validation_labels),
     "labels_dropped": Rule("warning", of_run=run.labels_dropped),
     "disk": Rule("warning", of_run=run.disk),
     "replaced": Rule("warning", of_run=run.replaced),

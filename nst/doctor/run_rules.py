@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nst.data.splits import validation_share
 from nst.doctor.facts import Advice, Situation
 
 MOST_COPIES = 10  # of an image on average, before balancing is more repetition than balance
@@ -35,6 +36,23 @@ def evaluation_images(situation: Situation) -> Advice | None:
     return Advice(
         f"{len(found.same):,} of {found.unlabeled:,} unlabeled images are test images: {ours} is {theirs}.",
         "nst shard --exclude takes them out, and those that look alike",
+    )
+
+
+def validation_labels(situation: Situation) -> Advice | None:
+    """Of few labels most are for training."""
+    labeled, validation = (situation.sets.get(name) for name in ("labeled", "validation"))
+    taken = situation.validation_samples
+    if labeled is None or validation is None or {*validation.label_counts} != {taken}:  # its owner has chosen
+        return None
+    left, label = min((count, label) for label, count in enumerate(labeled.label_counts))
+    if left >= taken:
+        return None
+    verb = "is" if left == 1 else "are"
+    return Advice(
+        f"{left} of {left + taken} labeled images of '{labeled.classes[label]}' {verb} left for training: validation"
+        f" took {taken}.",
+        f"data.validation_samples={validation_share(left + taken)} with data.root=<another folder>, or more labels",
     )
 
 

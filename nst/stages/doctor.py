@@ -40,6 +40,7 @@ from nst.stages.places import teacher_files
 from nst.stages.unread import made_otherwise, typed_names
 from nst.training.phases import phases
 
+SETS = ("labeled", "unlabeled", "test", "validation")
 TOLD_BEFORE_TRAINING, COMPARED_BEFORE_TRAINING = 3, 2000  # findings; images, a second
 
 
@@ -57,7 +58,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     taught = job.teacher.run is not None or job.teacher.checkpoint is not None
     single = taught or job.stage == "train"
     each = [job] if single else [job_from(SurveyJob, one) for one in configurations(job)]
-    sets = {name: found for name in ("labeled", "unlabeled", "test") if (found := _shards(job, name))}
+    sets = {name: found for name in SETS if (found := _shards(job, name))}
     images = _images(job)
     trainings: list[TrainingFacts] = []
     mistakes = _made_otherwise(job, "train" if single else "iterate")
@@ -82,6 +83,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     most = job.doctor.compare_images if most_compared is None else most_compared
     situation = Situation(
         trainings=tuple(trainings),
+        validation_samples=job.data.validation_samples,
         selecting=None if single else surveyed.selecting(each[-1], images),
         sets=sets,
         teacher_classes=classes,

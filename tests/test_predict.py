@@ -317,6 +317,25 @@ def test_predictions_csv_is_a_list_too_with_names_that_are_no_utf8(network, phot
     assert any(r"\xe9" in name for name in names)
 
 
+def test_lists_have_remarks_addresses_of_files_and_no_headings_in_words_that_are_not_known(tmp_path):
+    for name in ("a b.jpg", "#1.jpg", "é.jpg"):
+        (tmp_path / name).touch()
+    addresses = "\n".join((tmp_path / name).as_uri() for name in ("a b.jpg", "é.jpg"))
+    paths, names = listed_paths(_text(tmp_path / "list.txt", f"# holidays\n#1.jpg\n{addresses}\n"))
+    assert [path.name for path in paths] == ["#1.jpg", "a b.jpg", "é.jpg"]
+    assert all(path.exists() for path in paths)
+    assert len(names) == 3
+    for name, text in (
+        ("a.csv", "Bild;Notiz\na b.jpg;gut\n"),
+        ("b.csv", "Bild\na b.jpg\n"),
+        ("c.txt", "Bild,N\nx.jpg,1\n"),
+    ):
+        with pytest.raises(NstError, match=r"no column is known to name the pictures[\s\S]*got:   Bild"):
+            listed_paths(_text(tmp_path / name, text))
+    assert listed_paths(_text(tmp_path / "a.csv", "Notiz;file_name\ngut;a b.jpg\n"))[1] == ["a b.jpg"]
+    assert listed_paths(_text(tmp_path / "d.csv", '"Name"\n"x, y.jpg"\n'))[1] == ["x, y.jpg"]
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

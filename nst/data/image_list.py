@@ -9,12 +9,16 @@ import csv
 import io
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
+from nst.data.layout import extension_by_name
 from nst.errors import NstError
 
 PLAIN = (".txt", ".lst", ".list")  # a path in each line, whole
 LISTS = (".csv", ".tsv", *PLAIN)
-COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath")
+COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath", "file_name", "file_path", "img", "name")
+ADDRESS = re.compile("file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE)  # of a file, as file managers copy it
+SEPARATORS = re.compile("[,;\t]")
 SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?\r?\n', re.IGNORECASE)  # a first line by which Excel knows it
 Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
@@ -70,18 +74,20 @@ def listed_paths(path: Path) -> tuple[list[Path], list[str]]:
 
     They stand in the column `path` (or `file`, `filename`, `image`), without such a heading in the first one; from the
     folder of the list, or else from where nst was started. Without a heading, a line of a .txt
-    is a path, commas and all.
+    is a path, commas and all, and one that begins with # is a remark, unless a file is called so.
 
     Raises:
-        NstError: it is no text, or has no line.
+        NstError: it is no text, has no line, or names columns of which none is known to name the pictures.
     """
     text, parts = _text(path, "surrogateescape"), "\t" if path.suffix.lower() == ".tsv" else ","
     if (told := SEPARATOR.match(text)) is not None:
         text, parts = text[told.end() :], told[1]
     if not text.strip():
         raise empty(path)
+    _require_known_heading(path, text)
     if path.suffix.lower() in PLAIN and not _has_heading(text):
         names = [line.strip() for line in re.split("[\r\n]", text) if line.strip()]
+        names = [name for name in names if name[0] != "#" or _file(path.parent, name).exists()]
         return [_file(path.parent, name) for name in names], names
     rows = [row for _, row in _rows(path, text, parts)]
     if rows and {cell.strip().lower() for cell in rows[0][0].split(";")} & {*COLUMNS} and ";" in rows[0][0]:
@@ -114,11 +120,28 @@ def listed_classes(path: Path) -> list[str]:
 def _has_heading(text: str) -> bool:
     """Whether the first line names columns, so that a comma parts them, too."""
     first = text.lstrip().partition("\n")[0].lower()
-    return any(cell.strip() in COLUMNS for cell in re.split("[,;\t]", first))
+    return any(cell.strip(' "\r') in COLUMNS for cell in SEPARATORS.split(first))
+
+
+def _require_known_heading(path: Path, text: str) -> None:
+    """Raises NstError where a first line names columns in words that are not known: it names no picture, others do."""
+    first, *others = [[cell.strip(' "') for cell in SEPARATORS.split(line)] for line in text.strip().splitlines()]
+    if _has_heading(text) or (len(first) == 1 and path.suffix.lower() in PLAIN) or first[0].startswith("#"):
+        return
+    if any(extension_by_name(cell) or _file(path.parent, cell).exists() for cell in first if cell):
+        return
+    if any(extension_by_name(cell) for line in others for cell in line):
+        raise NstError(
+            f"{path}: no column is known to name the pictures",
+            got=", ".join(first),
+            valid=f"a first line with names of columns, one of them {', '.join(COLUMNS[:5])}, ...; or a path a line",
+            next=f"call the column that names them path, in line 1 of {path}",
+        )
 
 
 def _file(folder: Path, name: str) -> Path:
-    spelled = dict.fromkeys((name, as_bytes(name), name.replace("\\", "/")))  # as Windows parts folders, too
+    path = unquote(address[1], errors="surrogateescape") if (address := ADDRESS.match(name)) else name
+    spelled = dict.fromkeys((name, path, as_bytes(name), name.replace("\\", "/")))  # as Windows parts folders, too
     places = [place for each in spelled for place in (folder / each, Path(each))]
     return next((place for place in places if place.exists()), places[0])
 

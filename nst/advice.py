@@ -15,6 +15,8 @@ from nst.stage_table import STAGES
 
 _command: list[str] = []  # the stage and options that this process was given
 _wrong: set[str] = set()  # options that no advice repeats
+_of_run: list[str] = []  # options of the run whose data the command takes: its shards are made by them
+OF_RUN_ALONE = ("run_dir", "overwrite")  # of a run, whoever makes its shards again
 OF_ONE_STAGE = ("run_dir", "name", "input")  # another stage's directory is another one, and it reads something else
 
 
@@ -22,6 +24,12 @@ def note_command(arguments: Sequence[str]) -> None:
     """Keeps the command line of this process."""
     _command[:] = arguments
     _wrong.clear()
+    _of_run.clear()
+
+
+def note_run(options: Sequence[str]) -> None:
+    """Keeps the options of the run whose data this command takes."""
+    _of_run[:] = options
 
 
 def leave_out(option: str) -> None:
@@ -94,7 +102,14 @@ def _with_options(match: re.Match[str]) -> str:
     anew = {*re.findall(r"(?:^|\s)([\w./]+)=", behind), *re.findall(r"(--[\w-]+)", behind)}
     if stage != _command[0]:
         anew.update(name for name in OF_ONE_STAGE if (stage, name) != ("shard", "name"))  # which may name its folder
-    return " ".join([match[0], *map(shlex.quote, _given(stage, anew | _wrong))])
+    given = [*_given(stage, anew | _wrong)]
+    if stage == "shard" and stage != _command[0]:
+        named = {*OF_RUN_ALONE, *anew, *_wrong, *(word.partition("=")[0] for word in given)}
+        own = [option.partition("=") for option in _of_run]
+        given = [
+            f"{name}{is_}{value}" for name, is_, value in own if name not in named and STAGES[stage].reads(name)
+        ] + given
+    return " ".join([match[0], *map(shlex.quote, given)])
 
 
 def _given(stage: str, anew: set[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nst.advice import note_command, whole
+from nst.advice import note_command, note_run, whole
 from nst.checking import kind_of, takes_more
 from nst.config import group_choices, groups
 from nst.flags import flags_as_options
@@ -155,6 +155,19 @@ def test_commands_are_shown_with_the_options_that_were_given(
     monkeypatch.setattr("nst.advice._command", [])
     note_command(command)
     assert whole(text) == seen
+
+
+def test_shards_of_a_run_are_made_again_by_the_options_of_the_run(monkeypatch: pytest.MonkeyPatch):
+    for name in ("_command", "_of_run"):
+        monkeypatch.setattr(f"nst.advice.{name}", [])
+    note_command(["evaluate", "model.checkpoint=runs/x/gen0", "seed=1"])
+    note_run(["experiment=photos", "name=x", "seed=2", "data.source.root=a b", "student.steps=3", "run_dir=runs/x/gen0",
+              "data.root=datasets/x"])  # fmt: skip
+    made = "nst shard experiment=photos name=x 'data.source.root=a b' data.root=datasets/x seed=1"
+    assert whole("make one: nst shard; or") == f"make one: {made}; or"
+    assert whole("nst train") == "nst train model.checkpoint=runs/x/gen0 seed=1"
+    note_command(["evaluate"])
+    assert whole("nst shard") == "nst shard"
 
 
 # ---- followed, as a person would

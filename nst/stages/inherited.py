@@ -10,6 +10,7 @@ already, is refused instead of being recorded as if it had been used.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from nst.advice import note_run
 from nst.checking import leaves
 from nst.config import plain
 from nst.data.index_files import has_index
@@ -135,6 +137,12 @@ def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
     if not {"data.root", "data.labeled"} & set(typed):
         _require_its_labels(run, here)
     OmegaConf.update(cfg, "data", OmegaConf.create(here), merge=False, force_add=True)
+    if "data.root" not in typed:
+        overrides = read_config(run / "config.yaml").get("overrides") or ()
+        others = [
+            re.sub(r"='([\w./-]+)'$", r"=\1", str(item)) for item in overrides if not item.startswith("data.root=")
+        ]
+        note_run([*others, f"data.root={known['root']}"])
     small = ", small pictures" if here["pictures"].get("small") else ""
     return f"data as in {run}: {here['name']} in {here['root']}{small}"
 

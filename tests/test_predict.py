@@ -523,9 +523,15 @@ def test_of_a_folder_that_has_changed_only_the_new_pictures_are_asked_about(
     (photos / "1.jpg").unlink()
     (photos / "2.jpg").write_bytes(encode(picture(91), "JPEG"))
     capsys.readouterr()
-    assert ask(network, photos, out)["predicted"] == 13
+    result = ask(network, photos, out)
+    assert result["predicted"] == 13
     assert asked_about.pop() == 2, "new.png, 2.jpg"
-    assert re.search(r"^16 pictures of .*, 2 to be asked about, 4 classes, ", capsys.readouterr().out)
+    told = capsys.readouterr().out
+    numbers = re.search(
+        r"^(\d+) pictures of .*, 2 to be asked about, (\d+) other files: unreadable\.csv, 4 classes", told
+    )
+    assert numbers
+    assert sum(map(int, numbers.groups())) == 13 + result["unsure"] + result["unreadable"]
     ask(network, photos, whole)
     for name in TABLES[:1] + TABLES[2:]:
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
@@ -857,6 +863,13 @@ def test_the_contact_sheet_is_one_file_with_pictures_by_class_the_surest_first(n
     for section in page.split("<section")[2:]:
         shares = [float(share) for share in re.findall(r'class="sure">(\d+) %', section)]
         assert shares == sorted(shares, reverse=True)
+    said = re.findall(
+        r'<span class="says">.*</span>\s*<span class="sure">(\d+) %</span>\s*(?:<span class="caption">(.*)<)?', page
+    )
+    others = [re.findall(r"(\d+)\xa0%", more) for _, more in said]
+    assert any(others), "the runners-up come behind the answer"
+    for (sure, _), shares in zip(said, others, strict=True):
+        assert sorted(map(int, [sure, *shares]), reverse=True) == [*map(int, [sure, *shares])]
     assert ask(network, photos, tmp_path / "out", "predict.sheet=0")
     assert not (tmp_path / "out" / "sheet.html").exists()
 

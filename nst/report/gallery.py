@@ -29,7 +29,8 @@ class Picture:
 
     Args:
         before: what an earlier network said.
-        caption: what was done to the picture.
+        caption: what was done to the picture, or its name.
+        others: what the network says, too, less sure.
     """
 
     image: str
@@ -39,6 +40,7 @@ class Picture:
     truth: str | None = None
     before: str | None = None
     caption: str = ""
+    others: str = ""
 
     @property
     def right(self) -> bool | None:

@@ -12,7 +12,7 @@ from nst.data.answered import Answers
 from nst.data.inputs import Inputs
 from nst.report.gallery import Picture, data_uri
 from nst.report.page import Gallery, Page, Section, Table, number, render
-from nst.shown import count_of, shown
+from nst.shown import count_of, short, shown
 
 FIRST = ("labels", "confidences")
 WORTH_TELLING = 0.05  # share of another class, below its picture
@@ -42,8 +42,8 @@ def told_of(answers: Iterable[Answers], inputs: Inputs, classes: Sequence[str]) 
         said = zip(part.labels[place].tolist(), part.confidences[place].tolist(), strict=True)
         (first, sure), *others = ((classes[label], share) for label, share in said)
         path = part.paths[place]
-        told = [f"{name} {100 * share:.0f} %" for name, share in others if share >= WORTH_TELLING]
-        return Picture(image, path, first, sure, caption=" · ".join([path.rpartition("/")[2], *told]))
+        told = [f"{short(name)} {100 * share:.0f}\u00a0%" for name, share in others if share >= WORTH_TELLING]
+        return Picture(image, path, first, sure, caption=path.rpartition("/")[2], others=" · ".join(told))
 
     labels, confidences = (np.concatenate([getattr(part, name)[:, 0] for part in found]) for name in FIRST)
     return Told(classes, labels, confidences, picture)

@@ -99,7 +99,8 @@ def run(job: PredictJob, directory: Path) -> Result:
             batch = engine.batch_size(pictures.batch_size(options.batch_size))
             classes = count_of(len(network.classes), "class")
             new = "" if pictures.samples == inputs.samples else f", {pictures.samples:,} to be asked about"
-            say(f"{count_of(inputs.samples, 'picture')} of {shown_place(job)}{new}, {classes}, {directory}")
+            beside = f", {count_of(len(inputs.passed), 'other file')}: unreadable.csv" if inputs.passed else ""
+            say(f"{count_of(inputs.samples, 'picture')} of {shown_place(job)}{new}{beside}, {classes}, {directory}")
             work = ShardsToLabel(network, files.folder, pictures, batch, precision, files.write, job.title)
             engine.label(work, todo)
         if not is_rank_zero():

@@ -696,7 +696,7 @@ def test_a_table_in_the_run_that_made_it_stays_when_that_is_overwritten(network,
         assert not (outer / "predict").exists()
 
 
-@pytest.mark.parametrize("what", [None, 3, io.BytesIO(b"a\nb")])
+@pytest.mark.parametrize("what", [None, 3, io.StringIO("a\nb")])
 def test_what_is_no_picture_is_told_with_what_is_taken(what: Any, network):
     for given in (what, [what]):
         with pytest.raises(NstError, match=rf"this is no picture[\s\S]*got: .*{type(what).__name__}[\s\S]*a PIL image"):
@@ -942,13 +942,49 @@ def test_python_takes_paths_images_arrays_and_bytes_and_folders(network, photos)
     np.testing.assert_allclose(grey[0].probabilities, grey[1].probabilities, atol=1e-5)
 
 
+def test_python_takes_what_pillow_would_make_one_picture_of(network, photos):
+    """Open files, tensors, and arrays with one channel or with transparency."""
+    loaded, path = nst.load(network), photos / "4.jpg"
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    grey, tensor = pixels[:, :, :1], torch.from_numpy(pixels.copy())
+    clear = np.dstack([pixels, np.full(pixels.shape[:2], 100, np.uint8)])
+    written = io.BytesIO()
+    written.write(path.read_bytes())  # and left at its end
+    with open(path, "rb") as file:
+        answers = loaded.predict([file, file, written, tensor, tensor.permute(2, 0, 1), pixels], batch_size=4)
+        answers += loaded.predict(file) + loaded.predict(tensor) + loaded.predict(written)
+    for answer in answers:
+        np.testing.assert_allclose(answer.probabilities, answers[0].probabilities, atol=2e-4)
+    one = [grey, grey[:, :, 0], torch.from_numpy(grey.copy()), torch.from_numpy(grey[None, :, :, 0].copy())]
+    for answer in loaded.predict(one):
+        np.testing.assert_allclose(answer.probabilities, loaded.predict(grey)[0].probabilities, atol=2e-4)
+    through, image = loaded.predict([clear, Image.fromarray(clear)])
+    np.testing.assert_allclose(through.probabilities, image.probabilities, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"this tensor is no picture[\s\S]*predict\(list"),
+        (torch.zeros(3, 8, 8), r"this tensor is no picture[\s\S]*float32[\s\S]*of uint8"),
+        (torch.zeros(3, 8, 3, dtype=torch.uint8), r"channels first or last[\s\S]*permute"),
+        (np.zeros((3, 8, 8), np.uint8), r"this array is no picture[\s\S]*\(H, W, 3\)"),
+        ({"a": "x.jpg"}, r"no picture, nor several[\s\S]*got:   dict[\s\S]*valid: a path"),
+        (io.StringIO("x"), r"opened as text[\s\S]*next:  open\(\.\.\., 'rb'\)"),
+    ],
+)
+def test_python_refuses_what_could_be_several_things(network, what, says):
+    with pytest.raises(NstError, match=says):
+        nst.load(network).predict(what)
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [
         ("cut.jpg", r"cut\.jpg cannot be read"),
         ("missing.jpg", "there is nothing at"),
         (b"words", "an image file in memory cannot be read"),
-        (np.zeros((4, 4, 4), np.uint8), "this array is no picture"),
+        (np.zeros((4, 4, 2), np.uint8), "this array is no picture"),
         (np.zeros((4, 4, 3)), "this array is no picture"),
         (7, "this is no picture"),
         (Image.new("F", (4, 4)), "a PIL image cannot be read"),

@@ -6,12 +6,12 @@ The answers are those of `nst predict` in float32: same view, same network, same
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -29,10 +29,15 @@ from nst.training.hardware import Hardware
 from nst.training.label_engines import torch_labeler
 from nst.training.labeler import Labeler, MeanLabeler
 
-# a path of a file, folder or archive; pixels (H, W, 3) or (H, W) uint8; a whole image file in memory
-Asked: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | bytes"
+# a path of a file, folder or archive; pixels of uint8, see VALID; a whole image file in memory, or open
+Asked: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor | bytes | BinaryIO"
+ONE = (str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, bytes)
 Read = Callable[[], tuple[str | None, np.ndarray]]  # path, if it has one, and pixels (H, W, 3) uint8
-VALID = "a path, a PIL image, bytes of an image file, or a NumPy array (H, W, 3) or (H, W) of uint8"
+COLOURS = (1, 3, 4)  # grey, RGB, RGBA
+VALID = (
+    "a path, a PIL image, an image file (bytes, or open for reading bytes), a NumPy array of uint8, (H, W), (H, W, 1),"
+    " (H, W, 3) or (H, W, 4) for RGBA, or a tensor of uint8, these or (1, 3 or 4, H, W)"
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,8 @@ class Predictor:
         Raises:
             NstError: nothing at a path, or a picture that cannot be read. `nst predict` passes over these and says why.
         """
-        several = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image | np.ndarray | bytes) else pictures
-        if hasattr(several, "read") or not isinstance(several, Iterable):  # the lines of an open file are no pictures
+        several = [pictures] if isinstance(pictures, ONE) or hasattr(pictures, "read") else pictures
+        if isinstance(several, Mapping) or not isinstance(several, Iterable):  # keys are no pictures
             raise NstError(
                 "this is no picture, nor several", got=type(several).__name__, valid=f"{VALID}; or several of these"
             )
@@ -136,6 +141,8 @@ def _opened(pictures: Iterable[Any]) -> Iterator[Read]:
     for picture in pictures:
         if isinstance(picture, str | os.PathLike):
             yield from _at(os.fspath(picture))
+        elif hasattr(picture, "read"):  # here, one after the other: it may be given twice
+            yield partial(_in_memory, _file_read(picture))
         else:
             yield partial(_in_memory, picture)
 
@@ -155,6 +162,17 @@ def _decoded(inputs: Inputs, shard: int, index: int) -> tuple[str, np.ndarray]:
     return inputs.names(shard, np.array([index]), [key])[0], pixels
 
 
+def _file_read(file: Any) -> bytes:
+    """The bytes of an open file from its beginning, as PIL reads it."""
+    if getattr(file, "seekable", lambda: False)():
+        file.seek(0)
+    if not isinstance(data := file.read(), bytes):
+        raise NstError(
+            "this is no picture", got=f"{type(file).__name__}, opened as text", valid=VALID, next="open(..., 'rb')"
+        )
+    return data
+
+
 def _in_memory(picture: Any) -> tuple[None, np.ndarray]:
     if isinstance(picture, bytes | Image.Image):
         try:
@@ -162,11 +180,37 @@ def _in_memory(picture: Any) -> tuple[None, np.ndarray]:
         except BadImage as error:
             what = "an image file in memory" if isinstance(picture, bytes) else "a PIL image"
             raise _unreadable(what, error) from error
+    if isinstance(picture, torch.Tensor):
+        return None, _coloured(_channels_last(picture.detach().cpu().numpy()), "tensor")
     if not isinstance(picture, np.ndarray):
         raise NstError("this is no picture", got=type(picture).__name__, valid=VALID)
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
-        raise NstError("this array is no picture", got=f"{picture.shape} {picture.dtype}", valid=VALID)
-    return None, picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    return None, _coloured(picture, "array")
+
+
+def _channels_last(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (C, H, W) as (H, W, C); others, and those that could be either, as they are."""
+    first = pixels.ndim == 3 and pixels.shape[0] in COLOURS
+    if first and pixels.shape[2] in COLOURS:
+        raise NstError(
+            "this tensor has its channels first or last", got=f"{pixels.shape} {pixels.dtype}", valid=VALID,
+            next="as an array, whose channels are last: tensor.numpy(), or tensor.permute(1, 2, 0).numpy()",
+        )  # fmt: skip
+    return pixels.transpose(1, 2, 0) if first else pixels
+
+
+def _coloured(pixels: np.ndarray, kind: str) -> np.ndarray:
+    """Pixels (H, W), or (H, W, C) of COLOURS, as (H, W, 3); what is transparent is on white.
+
+    Raises:
+        NstError: others.
+    """
+    grey = pixels if pixels.ndim == 2 else pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else None
+    if pixels.dtype != np.uint8 or (grey is None and (pixels.ndim != 3 or pixels.shape[2] not in COLOURS)):
+        several = "of several pictures: predict(list(pictures))" if pixels.ndim == 4 else None
+        raise NstError(f"this {kind} is no picture", got=f"{pixels.shape} {pixels.dtype}", valid=VALID, next=several)
+    if grey is not None:
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return pixels if pixels.shape[2] == 3 else from_pillow(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def _unreadable(what: str, reason: object) -> NstError:

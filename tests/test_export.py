@@ -213,6 +213,7 @@ def test_a_student_is_exported_with_a_card_of_its_runs_facts(generations: Path, 
     assert "than the control, which learned from the labels alone (95 % interval" in card
     for said in (f"{result['parameters']:,}", f"sha256 {result['weights_sha256']}", "12 x 12 px: the whole picture",
                  started["inputs"]["teacher"]["weights"][:12], "| Data | digits |", "| Steps | 4 |",
+                 "| Start | fresh weights |",
                  "RandAugment 2 x 5 (fixed)", "adamw", "Robustness: not measured.", "100 test images", "nst iterate",
                  "another network", "load_network", ", ".join(info.classes)):  # fmt: skip
         assert said in card, said

@@ -15,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from nst.cli import run_stage
 from nst.config import compose_config
+from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.models import released
 from nst.models.checkpoints import NetworkInfo, load_network, read_info, read_weights, save_network
@@ -225,6 +226,8 @@ def test_a_run_is_evaluated_exported_to_timm_and_starts_another(
     result = evaluate.from_cfg(small(f"model.name={NAME}", f"model.checkpoint={run}", run_dir=tmp_path / "evaluation"))
     assert result["samples"] == 100
     export.main(small(f"model.name={NAME}", f"model.checkpoint={run}", run_dir=tmp_path / "export"))
+    started = read_json(run / "started.json")["inputs"]["pretrained"]
+    assert f"| Start | weights of {folder} (digest {started[:12]}) |" in (run / "export/timm/README.md").read_text()
     model = timm.create_model(f"local-dir:{run / 'export' / 'timm'}", pretrained=True).eval()
     assert tuple(model.pretrained_cfg["mean"]) == (0.5, 0.5, 0.5)
     shown = (random_images(32) + 1) / 2  # any images of 0 to 1

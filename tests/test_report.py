@@ -208,6 +208,18 @@ def test_every_section_has_an_id_of_its_own_whatever_classes_are_called():
     assert re.findall(r'<a href="#([^"]+)"', html) == ids
 
 
+def test_a_table_of_many_columns_is_dense_and_its_names_may_break(finished):
+    html = page_of(finished[0])
+    assert re.search(r'<table class="wide dense">\s*<thead><tr>\s*<th scope="col">run<', html)
+    few = page.render(
+        page.Page("a", "", [], [page.Section("t", blocks=[page.Table(["a", "b"] * 4, [["x"] * 8])])], {}, None, {})
+    )
+    many = page.Table(["a", "b"] * 5, [["x", "tf_efficientnet_lite0", *"12345678"]])
+    assert "dense" not in few.partition("</style>")[2]
+    many_html = page.render(page.Page("a", "", [], [page.Section("t", blocks=[many])], {}, None, {}))
+    assert '<td class="long">tf_<wbr>efficientnet_<wbr>lite0</td>' in many_html
+
+
 def test_page_tells_numbers_of_the_run(finished):
     directory, result = finished
     text = words(page_of(directory))

@@ -75,6 +75,7 @@ def _training(experiment: Experiment) -> str:
     told = {
         "Data": str(last.config.get("data", {}).get("name", "")),
         "Labeled images": number(last.result.get("labeled_samples")),
+        "Start": _start(last, inputs),
         "Labels of unlabeled images": _teacher(last, inputs.get("teacher")),
         "Steps": number(last.result.get("steps")),
         "Batch": _batch(recipe),
@@ -84,6 +85,25 @@ def _training(experiment: Experiment) -> str:
         "Weights": f"moving average of the training's, decay {recipe['ema_decay']:g}" if "ema_decay" in recipe else "",
     }
     return f"## Training\n\n{_table(told)}"
+
+
+def _start(generation: Generation, inputs: Mapping[str, Any]) -> str:
+    """Where the weights began."""
+    model, student = (generation.config.get(group) or {} for group in ("model", "student"))
+    if whole := inputs.get("start"):
+        return f"the network {model.get('checkpoint')}, gone on from{_digest(whole)}"
+    if "pretrained" not in inputs:
+        return "fresh weights" if inputs else ""
+    named = model.get("pretrained")
+    if generation.has_teacher and student.get("start") == "teacher":
+        named = "the teacher"
+    elif named is True:
+        named = f"timm's {model.get('name')}"
+    return f"weights of {named}{_digest(inputs['pretrained'])}"
+
+
+def _digest(digest: object) -> str:
+    return f" (digest {str(digest)[:12]})" if re.fullmatch("[0-9a-f]{64}", str(digest)) else ""
 
 
 def _batch(recipe: Mapping[str, Any]) -> str:

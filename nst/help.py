@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -81,7 +80,6 @@ def table(rows: Mapping[str, str], indent: int = 2) -> str:
     column = min(max((len(name) for name in rows), default=0), NAME_COLUMNS)
     lines = []
     for name, text in rows.items():
-        text = re.sub(r" ?\[[CO]\]", "", text)  # marks of what paper and code differ in, for readers of the source
         beside = len(name) <= column
         start = " " * indent + (f"{name:<{column}}  " if beside else name)
         if not beside:

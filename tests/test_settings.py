@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from nst import cli
 from nst.checking import _node
 from nst.config import compose_config, job_from, plain, require_values
 from nst.errors import UsageError
+from nst.groups import group_choices, groups, summary_line
 from nst.kinds import Kind
 from nst.settings import GROUPS, SECTIONS, TREE
 from nst.settings.fields import Group, defaults_of, kinds_of, made_of, options_of
@@ -51,6 +53,13 @@ def test_every_option_has_a_line_of_help_unless_its_name_says_all():
     assert len(found) > 180
     assert {name for name, text in found.items() if not text} == NEEDS_NO_HELP
     assert all("\n" not in text and len(text) <= 120 for text in found.values())
+
+
+def test_help_reads_well_without_the_marks_of_the_source():
+    found = {name: text for cls in CLASSES for name, text in described(cls)}
+    found |= {f"{group}={choice}": summary_line(group, choice) for group in groups() for choice in group_choices(group)}
+    broken = re.compile(r"\[[A-Z]\]|(?<!\w)'s\b|(?:^| )[:;,.](?: |$)|  |[ :;,]$|METHOD")
+    assert not {name: text for name, text in found.items() if broken.search(text)}
 
 
 def test_what_hydra_begins_with_is_what_the_classes_say():

@@ -86,7 +86,7 @@ def model(network: Network) -> Made:
         "dropout": network.dropout,
         "remat": network.short in REMATERIALIZED,
     }
-    return Made(f"{network.title}, {network.parameters_m}M parameters at 1000 classes (METHOD, Networks)", options)
+    return Made(f"{network.title}, {network.parameters_m}M parameters at 1000 classes", options)
 
 
 def student(network: Network) -> Made:

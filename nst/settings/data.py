@@ -45,7 +45,7 @@ class Pictures(Group, at="data.pictures"):
     """What kind of pictures a data set has, as far as the views must know."""
 
     small: bool = option(
-        flag(), False, "the small-image pipeline [C] (whole image, RandAugment, cutout, reflect-pad crop)"
+        flag(), False, "the released code's small-image pipeline: whole image, RandAugment, cutout, reflect-pad crop"
     )
     flip: bool = option(flag(), True, "whether a mirrored image shows the same class; not so for digits")
     turn: bool = option(
@@ -56,7 +56,7 @@ class Pictures(Group, at="data.pictures"):
     # small ones are resized alike for learning and evaluation
     resize: str = option(
         choice("antialias", "fast", "official"), "antialias",
-        "of the clean view of large images; official is [C]'s, but clipped and rounded to bytes", listed=False,
+        "of the clean view of large images; official is the released code's, but clipped and rounded to bytes", listed=False,
     )  # fmt: skip
 
 

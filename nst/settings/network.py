@@ -36,7 +36,7 @@ class Model(Weights, at="model"):
     name: str = option(text(200), help="of the network")
     width: float = option(number(0, 32, above=True), 1.0, "factor of all channels")
     depth: float = option(number(0, 32, above=True), 1.0, "factor of the blocks of a stage")
-    small_images: bool = option(flag(), False, "stages 2 and 3 keep the resolution [C], for images of 32 px")
+    small_images: bool = option(flag(), False, "stages 2 and 3 keep the resolution, as the released code has it for images of 32 px")
     train_size: int = option(SIZE, help="px of training images")
     test_size: int = option(SIZE, help="px of evaluated and labeled images")
 
@@ -69,7 +69,7 @@ class RandAugmentOptions(Group, at="noise.randaugment"):
 
     variant: str = option(choice("official", "fixed", "timm", "torchvision"), "fixed", "whose operations and ranges")
     num_ops: int = option(whole(0, 20), 2, "operations on an image, one after the other; 0: crop and flip alone")
-    magnitude: float = option(number(0, 100), 27, "on [C]'s scale: not clipped at 10")
+    magnitude: float = option(number(0, 100), 27, "on the released code's scale: not clipped at 10")
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class Noise(Group, at="noise"):
     min_area: float = option(SOME, 0.08, "smallest share of the image that a random crop takes")
     crop_sampler: str = option(
         choice("torchvision", "official"), "torchvision",
-        "official: [C]'s, which draws the aspect first and takes no less than a tenth",
+        "official: the released code's, which draws the aspect first and takes no less than a tenth",
     )  # fmt: skip
     crop_resize: str = option(
-        choice("fast", "antialias", "official"), "fast", "official: [C]'s, TensorFlow 1's bicubic"
+        choice("fast", "antialias", "official"), "fast", "official: the released code's, TensorFlow 1's bicubic"
     )
     dropout: float = option(RATE, follows="${model.dropout}", help="rate before the classifier")
     stochastic_depth: float = option(RATE, 0.2, "drop rate of the last block")

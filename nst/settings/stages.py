@@ -68,7 +68,7 @@ class SelectOptions(Group, at="select"):
 
     method: str = option(
         choice("exact", "official"), "exact",
-        "exact: a class total is exact [O]; official: thresholds on a 0.01 grid, copies by coin flip [C]",
+        "exact: a class total is exact; official, the released code's: thresholds on a 0.01 grid, copies by coin flip",
     )  # fmt: skip
     min_confidence: float = option(SHARE, 0.3, "images below are not used")
     max_confidence: float | None = option(null(SHARE), None, "only images below it (figure 4); null: no limit")

@@ -61,6 +61,13 @@ def as_list(value: str) -> str | None:
     return f"several are a list: {again(f'{names[0]}={listed}')}"
 
 
+def own_flags_here() -> list[str]:
+    """The flags of the stage that this process runs."""
+    from nst.flags import own_flags  # here: only who has made a mistake waits for it
+
+    return own_flags(_command[0]) if _command else []
+
+
 def meant() -> str | None:
     """The command with options before the paths that stand in it without one: the stage's network or run, and what it
     takes without its name; None where that cannot be told."""

@@ -50,9 +50,33 @@ def kind_of(name: str) -> Kind | None:
     return node if isinstance(node, Kind) else None
 
 
+def is_known(name: str) -> bool:
+    """Whether there is an option or group of options of this name, whichever choices have it."""
+    return _node(name) is not None
+
+
+def names_of_all() -> list[str]:
+    """Dotted names of all options, whichever choices have them; those that stand for any name are left out."""
+    return [name for name, _ in leaves(TREE) if "*" not in name]
+
+
 def takes_more(group: str) -> bool:
     """Whether a group takes entries of names that are not in the table."""
-    return "*" in (_node(group) or ())
+    return isinstance(node := _node(group), dict) and "*" in node
+
+
+def entry_in(name: str) -> str | None:
+    """Of `eval.attacks.pgd_40.steps`, `eval.attacks.pgd_40`: the entry that its group takes though no table names it;
+    None where there is no such group."""
+    parts = name.split(".")
+    around = (".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
+    return next((f"{group}.{parts[group.count('.') + 1]}" for group in around if takes_more(group)), None)
+
+
+def adding(entry: str) -> str:
+    """How an entry is added, as it is typed."""
+    inner = _node(entry)
+    return f"'+{entry}={{epsilons: [2, 4], steps: 10}}'" if isinstance(inner, dict) else f"+{entry}=..."
 
 
 def _node(name: str) -> Any:
@@ -89,8 +113,14 @@ def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str,
             changed |= inner
             mistakes += wrong
         elif value is not None or re.sub(r"^(eval\.attacks)\.[^.]+$", r"\1.*", name) not in NULLABLE:
-            mistakes.append(WrongOption(name, value, f"it is a group of options: {name}.<option>=..."))
+            mistakes.append(WrongOption(name, value, _words_of_group(name)))
     return changed, mistakes
+
+
+def _words_of_group(name: str) -> str:
+    if name in NULLABLE and takes_more(name):  # its entries are groups themselves: attacks
+        return f"null for none; eval=robustness has fgsm and pgd; {adding(f'{name}.<name>')} adds one"
+    return f"it is a group of options: {name}.<option>=..."
 
 
 def check_value(name: str, value: Any, overrides: Iterable[str] = ()) -> None:

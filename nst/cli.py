@@ -37,7 +37,7 @@ USAGE = """Noisy Student Training.
 usage: nst <stage> [option=value ...]    run a stage
        nst <stage> -m option=a,b ...     sweep: a process and directory per job
        nst <stage> --help                options and configuration groups
-       nst <stage> --help <group>        options inside a group
+       nst <stage> --help <group>        options inside a group or a part of it
        nst <stage> --cfg                 print the configuration and stop
        eval "$(nst --completion bash)"   completion in this shell; or zsh
 

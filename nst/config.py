@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -16,9 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nst.advice import meant
-from nst.checking import WrongOption, kind_of, read_settings, takes_more
-from nst.errors import UsageError, nearest
+from nst.advice import meant, own_flags_here
+from nst.checking import WrongOption, adding, entry_in, is_known, kind_of, names_of_all, read_settings, takes_more
+from nst.errors import UsageError, nearest, nearest_option
 from nst.groups import conf_dir, group_choices, groups
 from nst.recipes.search_path import register
 from nst.settings.fields import MISSING_VALUE
@@ -26,6 +27,7 @@ from nst.settings.job import Job, job_of
 from nst.typed import verbatim
 
 NO_REFERENCE = r"a $ that is no reference is written \${...}, in single quotes of the shell"
+MOST_CHOICES = 3  # that a sentence names
 J = TypeVar("J", bound=Job)
 
 
@@ -68,16 +70,26 @@ def _check_form(override: str) -> None:
     if name.startswith("~") and not name.startswith("~hydra."):
         raise UsageError("options cannot be taken out", got=override[:80], valid="option=null, where null is a value")
     if not equals or not name:
-        raise UsageError(
-            f"'{override[:80]}' is not an option",
-            valid="option=value, and flags such as --verify",
-            next=meant() if name else None,
-        )
+        raise _no_option(override)
     choice = value.strip("'\"")
     if name in groups() and choice not in (choices := group_choices(name)):
         raise UsageError(
             f"there is no {name} named '{choice[:80]}'{nearest(choice, choices)}", valid=", ".join(choices)
         )
+
+
+def _no_option(override: str) -> UsageError:
+    """The mistake of a word without a value, or a value without a name."""
+    name, equals, _ = override.lstrip("+").partition("=")
+    flags = own_flags_here()
+    way = meant() if name else None
+    hint = "" if way or equals or "/" in name else nearest_option(name, names_of_all())
+    if name in groups() and not equals and not way:
+        hint, way = "", f"nst <stage> --help {name} lists what {name}=<choice> and {name}.<option>=<value> can be"
+    return UsageError(
+        f"'{override[:80]}' is not an option{hint}", next=way,
+        valid=f"option=value{f', and flags such as {flags[0]}' if flags else ''}",
+    )  # fmt: skip
 
 
 def _check(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -117,15 +129,12 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         key, known = match[1], option_names(overrides)
         given = next((item for item in overrides if item.lstrip("+~").startswith(key)), key)
         if key in known and (entry := re.search(r"Key '(\S+?)' is not in struct", str(error.__cause__))):
-            adds = f"+{key}.{entry[1]}=... adds one" if takes_more(key) else None
-            return UsageError(
-                f"{key} has no entry '{entry[1]}'{nearest(f'{key}.{entry[1]}', known)}", got=given, next=adds
-            )
-        if elsewhere := _of_another_choice(key, given, overrides):
+            name = f"{key}.{entry[1]}"
+            adds = f"{adding(name)} adds one" if takes_more(key) else None
+            return UsageError(f"{key} has no entry '{entry[1]}'{nearest_option(name, known)}", got=given, next=adds)
+        if elsewhere := _of_another_choice(key, given, known, overrides):
             return elsewhere
-        return UsageError(
-            f"unknown option '{key}'{nearest(key, known)}", got=given, next="nst <stage> --help lists the options"
-        )
+        return _unknown(key, given, known)
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         choices = group_choices(group) if group else []
@@ -162,22 +171,54 @@ def _readable(override: str) -> bool:
     return True
 
 
-def _of_another_choice(key: str, given: str, overrides: Sequence[str]) -> UsageError | None:
+def _unknown(key: str, given: str, known: Sequence[str]) -> UsageError:
+    """The mistake of an option that no choice has."""
+    group, entry = key.partition(".")[0], entry_in(key)
+    if entry and entry != key and is_known(key):  # of an attack: the entry is there, or is to be added
+        way = f"{f'+{given}' if entry in known else adding(entry)} adds it"
+        return UsageError(f"there is no {key} yet", got=given, next=way)
+    way = "nst <stage> --help lists the options, --help <group> those of a group"
+    if is_known(group):
+        way = f"nst <stage> --help {group} lists the options of {group}"
+    if entry == key:
+        way += f"; {adding(entry)} adds one"
+    return UsageError(f"unknown option '{key}'{nearest_option(key, known)}", got=given, next=way)
+
+
+def _of_another_choice(key: str, given: str, known: Sequence[str], overrides: Sequence[str]) -> UsageError | None:
     """The mistake of an option that only other choices of its group have; None where no choice has it."""
     group = key.partition(".")[0]
     config = _of_choices(overrides)
     choices = config.hydra.runtime.choices
-    if kind_of(key) is None or takes_more(key.rpartition(".")[0]) or not (choice := choices.get(group)):
+    entry = entry_in(key)
+    if not is_known(key) or (entry == key and kind_of(key)) or not (choice := choices.get(group)):
+        return None
+    around = (entry or key).rpartition(".")[0]
+    having = _choices_with(group, key) or (_choices_with(group, around) if entry and around not in known else [])
+    if entry and not having:
         return None
     listed, experiment = _texts(plain(config.iterate.generations)), choices.get("experiment")
     typed = any(item.startswith("iterate.generations=") and given in item for item in overrides)
-    origin, way = "", f"leave {key} out, or choose another {group}"
+    origin, way = "", f"leave {key} out{', or choose one that has it' if having else ''}"
+    if entry and around in known:
+        way += f"; {adding(entry)} adds one"
     if typed:
         origin = ", of iterate.generations"
     elif given in listed:
         origin = f", of the iterate.generations of experiment={experiment}"
         way = f"leave {group}={choice} out, or say what the generations are: iterate.generations=[[],[]]"
-    return UsageError(f"{group}={choice} has no option '{key}'", got=f"{given}{origin}", next=way)
+    more = " and others" if len(having) > MOST_CHOICES else ""
+    shown = ", ".join(f"{group}={each}" for each in having[:MOST_CHOICES]) + more
+    return UsageError(
+        f"{group}={choice} has no option '{key}'", got=f"{given}{origin}", next=way,
+        valid=f"{shown} {'has' if len(having) == 1 else 'have'} it" if having else None,
+    )  # fmt: skip
+
+
+def _choices_with(group: str, key: str) -> list[str]:
+    """Choices of a group that have an option, one more than are shown at most."""
+    having = (choice for choice in group_choices(group) if key in option_names([f"{group}={choice}"]))
+    return list(islice(having, MOST_CHOICES + 1))
 
 
 def _texts(node: Any) -> list[str]:

@@ -69,6 +69,19 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f", did you mean '{match[0]}'?" if match else ""
 
 
+def nearest_option(name: str, valid: Iterable[str]) -> str:
+    """The same for names with points, of which the last part counts most: `steps` is `student.steps`, and
+    `student.optimizer.lr` not `student.optimizer`."""
+    around, _, own = name.rpartition(".")
+    found: list[tuple[float, int, str]] = []
+    for each in valid:
+        group, _, last = each.rpartition(".")
+        alike, near = (difflib.SequenceMatcher(None, *pair).ratio() for pair in ((own, last), (around, group)))
+        if alike >= 0.75 and (near >= 0.5 or not around):
+            found.append((-alike - near, len(each), each))
+    return f", did you mean '{min(found)[2]}'?" if found else ""
+
+
 def nearest_few(name: str, valid: Iterable[str]) -> str:
     """`, did you mean 'x', 'y' or 'z'?`: up to three, those first that begin with `name`; or an empty string."""
     names = list(valid)

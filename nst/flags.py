@@ -7,10 +7,11 @@ it looks like: `--output name=x` names a folder.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 
-from nst.checking import kind_of
-from nst.errors import UsageError, nearest
+from nst.checking import kind_of, names_of_all
+from nst.errors import UsageError, nearest_option
 from nst.kinds import Kind
 from nst.settings import SECTIONS, TREE
 from nst.stage_table import STAGES
@@ -91,7 +92,19 @@ def _unknown(stage: str, flag: str) -> UsageError:
     if name in GENERAL:
         return UsageError(f"{name} takes no value", got=flag, next=f"nst {stage} {name}")
     valid = [*(each for each in GENERAL if each.startswith("--")), *own_flags(stage)]
-    return UsageError(f"unknown flag {name}{nearest(name, valid)}", got=flag, valid=", ".join(valid))
+    own = name.lstrip("-").replace("-", "_")
+    hint = nearest_option(own, [each.lstrip("-").replace("-", "_") for each in valid])
+    if hint:
+        hint = re.sub(r"'(\w+)'", lambda match: f"'--{match[1].replace('_', '-')}'", hint)
+    else:
+        hint = re.sub(r"'(\S+)'", r"\1=...", nearest_option(own, _names_for(stage)))
+    return UsageError(f"unknown flag {name}{hint}", got=flag, valid=", ".join(valid))
+
+
+def _names_for(stage: str) -> list[str]:
+    """All options but those of another stage alone."""
+    others = {name for name in STAGES if name in SECTIONS and name != stage}
+    return [name for name in names_of_all() if name.partition(".")[0] not in others]
 
 
 def _may_stand_alone(kind: Kind) -> bool:

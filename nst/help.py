@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field
 from typing import Any
 
-from nst.errors import UsageError, nearest
+from nst.checking import names_of_all
+from nst.errors import UsageError, nearest_option
 from nst.groups import group_choices, groups, has_file, summary_line
 from nst.kinds import Kind
 from nst.settings import GROUPS, SECTIONS
@@ -51,18 +53,35 @@ def _usage(stage: str) -> list[str]:
 
 
 def group_help(stage: str, group: str) -> str:
-    """What `nst <stage> --help <group>` prints: all choices of a group, and the options inside it with their defaults.
+    """What `nst <stage> --help <group>` prints: all choices of a group, and the options inside it with their defaults;
+    of a part of a group, of the options of a stage or of one option these alone.
 
     Raises:
-        UsageError: there is no such group.
+        UsageError: there is no such group or option.
     """
     if group not in groups():
-        raise UsageError(f"there is no group '{group}'{nearest(group, groups())}", valid=", ".join(groups()))
+        return _section_help(stage, group)
     parts = [f"{group}=", table(_choices(group, whole=True), indent=4)]
     if group in GROUPS:
         title = f"options of the group {group} (a choice may say otherwise: nst {stage} --cfg)"
         parts = [filled(title), table(_group_options(group)), "", *parts]
     return "\n".join(parts)
+
+
+def _section_help(stage: str, name: str) -> str:
+    top = name.partition(".")[0]
+    rows = _described(CommonOptions, whole=True)
+    if top in SECTIONS:
+        rows = _described(SECTIONS[top], top, whole=True)
+    elif top in GROUPS:
+        rows = _group_options(top)
+    asked = re.compile(rf"\+?{re.escape(name)}[.=]")
+    if not (rows := {option: text for option, text in rows.items() if asked.match(option)}):
+        known = [*groups(), *SECTIONS]
+        near = nearest_option(name, [*known, *names_of_all()])
+        raise UsageError(f"there is no group '{name}'{near}", valid=", ".join(sorted(known)))
+    said = f"; a choice of {top}= may say otherwise: nst {stage} --cfg" if top in GROUPS else ""
+    return "\n".join([filled(f"options of {name}{said}"), table(rows)])
 
 
 def _choices(group: str, *, whole: bool) -> dict[str, str]:

@@ -327,7 +327,8 @@ def test_help_is_quick_because_it_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "'student", "student.", "data.", "option ")
+NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "'student", "student.", "data.", "option ",
+           "'steps'", "'zzz'")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -347,6 +348,11 @@ NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "'student"
         (["shard", "--verify", "shard.output=/nowhere"], ["there is no shard set in /nowhere"]),
         (["report", "run_dir=/nowhere"], ["/nowhere"]),
         (["train", "--verfy"], ["unknown flag --verfy", "valid: --help, --cfg"]),
+        (["train", "--steps=3"], ["unknown flag --steps, did you mean student.steps=...?"]),
+        (["train", "--verify"], ["unknown flag --verify\n"]),
+        (["train", "student"], ["'student' is not an option\n", "valid: option=value\n", "--help student lists"]),
+        (["train", "steps"], ["'steps' is not an option, did you mean 'student.steps'?\n  valid: option=value\n"]),
+        (["shard", "zzz"], ["'zzz' is not an option\n", "flags such as --output"]),
         (["train", "--hepl"], ["unknown flag --hepl, did you mean '--help'?"]),
         (["shard", "--verfy"], ["unknown flag --verfy, did you mean '--verify'?", "--exclude"]),
         (["train", "student.labeled_batch_size=abc"], ["student.labeled_batch_size cannot be 'abc'", "a whole number"]),

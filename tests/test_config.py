@@ -265,11 +265,57 @@ def test_every_stage_that_a_message_names_exists():
 
 
 def test_an_entry_that_a_mapping_lacks_is_told_with_how_to_add_it():
-    with pytest.raises(NstError, match=r"eval\.attacks has no entry 'pgd_3'(.|\n)*\+eval\.attacks\.pgd_3=\.\.\. adds"):
+    with pytest.raises(NstError, match=r"eval\.attacks has no entry 'pgd_3'(.|\n)*\+eval\.attacks\.pgd_3=.* adds"):
         compose_config(["eval=robustness", "eval.attacks={pgd_3: {epsilons: [1], steps: 3}}"])
     cfg = compose_config(["eval=robustness", "+eval.attacks.pgd_3={epsilons: [1], steps: 3}", "eval.attacks.pgd=null"])
     _, robustness = measured(evaluation_of(plain(cfg.eval)))
     assert list(robustness.attack_methods()) == ["fgsm", "pgd_3"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "having", "next"),
+    [
+        (["eval.imagenet_c=x"], "eval=robustness, eval=robustness_quick have it", "eval=robustness"),
+        (["eval.attacks=null"], "eval=robustness, eval=robustness_quick have it", "eval=robustness_quick"),
+        (["eval.attacks.fgsm=null"], "eval=robustness has it", "eval=robustness"),
+        (["eval=robustness_quick", "eval.attacks.fgsm=null"], "eval=robustness has it", "eval=robustness"),
+        (["logger.wandb.project=x"], "logger=wandb has it", "logger=wandb"),
+        (["trainer.device=cpu"], "trainer=tpu, trainer=tpu_pod, trainer=xla_cpu have it", "trainer=xla_cpu"),
+    ],
+)
+def test_an_option_of_other_choices_is_told_with_those_that_have_it(overrides: list[str], having: str, next: str):
+    with pytest.raises(UsageError, match=r"has no option '.*'") as caught:
+        compose_config(overrides)
+    assert caught.value.valid == having
+    assert "choose one that has it" in str(caught.value.next)
+    compose_config([*overrides, next])
+
+
+@pytest.mark.parametrize(
+    ("choice", "override"),
+    [(choice, override) for choice in ("robustness_quick", "robustness")
+     for override in ("eval.attacks=fgsm", "eval.attacks.fgsm.random_start=true", "eval.attacks.pgd_40.steps=3")]
+    + [("robustness_quick", "eval.attacks.fgsm=null")],
+)  # fmt: skip
+def test_how_an_attack_is_added_is_said_and_works(choice: str, override: str):
+    with pytest.raises(UsageError) as caught:
+        compose_config([f"eval={choice}", override])
+    adds = re.search(r"('?)(\+eval\.attacks\S+?=(?:\{.*\}|\S+))\1 adds", str(caught.value))
+    assert adds, caught.value
+    cfg = compose_config([f"eval={choice}", adds[2].replace("<name>", "mine")])
+    _, robustness = measured(evaluation_of(plain(cfg.eval)))
+    assert robustness.attack_methods()
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [("lerning_rate=3", ""), ("student.optimizer.lr=3", ""), ("steps=3", ", did you mean 'student.steps'?"),
+     ("optimizer.name=sgd", ", did you mean 'student.optimizer.name'?"), ("zzz=1", "")],
+)  # fmt: skip
+def test_only_a_near_option_is_suggested_and_its_last_part_counts_most(override: str, hint: str):
+    with pytest.raises(UsageError) as caught:
+        compose_config([override])
+    assert caught.value.what == f"unknown option '{override.partition('=')[0]}'{hint}"
 
 
 def test_the_nearest_option_is_sought_in_the_groups_that_were_chosen():

@@ -140,6 +140,22 @@ def test_help_for_a_group_lists_its_options_with_what_they_can_be(capsys: pytest
         cli.dispatch(["train", "--help", "studnt"])
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [*((name, f"{name}.") for name in SECTIONS), ("eval.attacks", "eval.attacks=null"), ("seed", "seed=0"),
+     ("student.optimizer", "student.optimizer.name="), ("data.source", "data.source.name="),
+     ("student.steps", "student.steps=null")],
+)  # fmt: skip
+def test_help_for_a_section_or_a_part_lists_its_options_alone(name: str, first: str, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli.dispatch(["iterate", "--help", name]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"options of {name}")
+    options = [line.strip() for line in said.splitlines()[1:] if re.match(r"  [\w+]", line)]
+    assert options[0].startswith(first)
+    assert all(option.lstrip("+").startswith(name) for option in options)
+
+
 def test_options_are_light_to_import():
     heavy = {"torch", "omegaconf", "hydra", "numpy"}
     code = f"import sys, nst.settings, nst.checking; sys.exit(bool({heavy} & set(sys.modules)))"

@@ -56,7 +56,8 @@ class Pictures(Group, at="data.pictures"):
     # small ones are resized alike for learning and evaluation
     resize: str = option(
         choice("antialias", "fast", "official"), "antialias",
-        "of the clean view of large images; official is the released code's, but clipped and rounded to bytes", listed=False,
+        "of the clean view of large images; official is the released code's, but clipped and rounded to bytes",
+        listed=False,
     )  # fmt: skip
 
 

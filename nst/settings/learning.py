@@ -30,7 +30,9 @@ class Teaching(Group, at="teacher"):
         flag(), False, "labels are made under the noise of the teacher's own training: the ablation, not the method"
     )
     reassign: bool = option(
-        flag(), False, "true keeps another teacher's selection and gives its images this teacher's labels, as the released code"
+        flag(),
+        False,
+        "true keeps another teacher's selection and gives its images this teacher's labels, as the released code",
     )
 
 
@@ -92,7 +94,11 @@ class Finetune(Group, at="student.finetune"):
     epochs: float = option(number(0, 1e6), 0, "0 is off")
     image_size: int | None = option(null(SIZE), follows="${model.test_size}", help="px; null: the network's test size")
     frozen_blocks: int = option(whole(0, 10000), 0, "stem and this many first blocks do not learn")
-    rate_per_256: float = option(number(0, 1e12, above=True), 0.0005, "constant learning rate for 256 labeled images; the default is our own choice")
+    rate_per_256: float = option(
+        number(0, 1e12, above=True),
+        0.0005,
+        "constant learning rate for 256 labeled images; the default is our own choice",
+    )
     labeled_batch_size: int = option(BATCH, follows="${student.labeled_batch_size}", help="labeled images per step")
 
 
@@ -113,7 +119,7 @@ class Recipe(Group, at="student"):
     label_smoothing: float = option(RATE, 0.1)
     loss_average: str = option(
         choice("sum", "joint"), "sum",
-        "sum, the released code's: labeled mean + ratio x unlabeled mean; joint, the paper's words: divided by 1 + ratio",
+        "sum, the released code's: labeled mean + ratio x unlabeled mean; joint, the paper's: divided by 1 + ratio",
     )  # fmt: skip
     loss_scale: float = option(
         number(0, 1e6, above=True), 1.0, "multiplies the loss: of a control by 1 + ratio where its student's is a sum"

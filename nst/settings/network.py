@@ -36,7 +36,9 @@ class Model(Weights, at="model"):
     name: str = option(text(200), help="of the network")
     width: float = option(number(0, 32, above=True), 1.0, "factor of all channels")
     depth: float = option(number(0, 32, above=True), 1.0, "factor of the blocks of a stage")
-    small_images: bool = option(flag(), False, "stages 2 and 3 keep the resolution, as the released code has it for images of 32 px")
+    small_images: bool = option(
+        flag(), False, "stages 2 and 3 keep the resolution, as the released code has it for images of 32 px"
+    )
     train_size: int = option(SIZE, help="px of training images")
     test_size: int = option(SIZE, help="px of evaluated and labeled images")
 

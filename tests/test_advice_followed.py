@@ -159,7 +159,7 @@ CASES = {
     ),
     "label, no folder is known": Wrong(
         ["label", "teacher.checkpoint=alone.safetensors", "data.root=shards"],
-        f"nst {HOLE} teacher.run=<run directory>, or teacher.{HOLE}=<folder>", (("<run directory>", "teacher1"),),
+        f"nst {HOLE} teacher.run=<run directory>, or {HOLE}", (("<run directory>", "teacher1"),),
         again=False,
     ),
     "label by a network of NaN": Wrong(
@@ -444,6 +444,8 @@ OPTIONS: list[tuple[list[str], list[str], tuple[tuple[str, str], ...]]] = [
     (["label", "teacher.run=teacher1", "teacher.views=all"], ["teacher.views"], ()),
     (["label", "teacher.run=teacher1", "data.unlabeled=null"], ["data.unlabeled"], (("<folder>", "shards/unlabeled"),)),
     (["label", "teacher.run=[teacher0,teacher1]"], ["teacher.predictions"], ()),
+    (["doctor", *STUDENT, "data.root=shards", "teacher.run=[teacher0,teacher1]"],
+     ["teacher.predictions", "teacher.selection"], ()),
     (["label", "teacher.checkpoint=alone.safetensors", "data.root=shards", "teacher.predictions=p",
       "teacher.noised=true"], ["teacher.noised"], ()),
     (["select", "teacher.run=teacher0", *SELECT[1:], "teacher.selection=c", "select.method=official",

@@ -341,7 +341,13 @@ NO_SUCH = ("unknown ", "there is no noise", "there is no experiment", "'student"
         (["train", "student.steps=["], ["student.steps cannot be '['", "a whole number"]),
         (["train", "data.root=/nowhere"], ["no such shard folder: /nowhere/labeled", "next:  make one: nst shard"]),
         (["label", "data=folder", "teacher.run=/nowhere"], ["there is no network at /nowhere: no run, no file"]),
-        (["select"], ["where are the teacher's predictions?", "nst select teacher.run="]),
+        (
+            ["select"],
+            [
+                "where are the teacher's predictions and selection?",
+                "or teacher.predictions=<folder> teacher.selection=",
+            ],
+        ),
         (["label", "teacher.predictions=x"], ["nst label needs a teacher", "teacher.run="]),
         (["evaluate"], ["nothing to evaluate", "model.checkpoint="]),
         (["shard", "data=folder"], ["option 'data.source.root' needs a value"]),

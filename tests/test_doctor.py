@@ -31,7 +31,7 @@ from nst.settings.data import Pictures
 from nst.settings.job import SurveyJob
 from nst.settings.learning import Finetune, OptimizerOptions, Recipe
 from nst.settings.network import Noise, RandAugmentOptions, Side
-from nst.stages import doctor, train
+from nst.stages import doctor, label, select, train
 from nst.stages.chosen_network import architecture
 from nst.stages.generations import starts_from_a_run
 from tests.tiny_networks import trained_tiny
@@ -461,6 +461,27 @@ def test_a_students_teacher_is_read_and_one_that_is_missing_is_an_error(digits: 
     told = {finding.rule: finding for finding in doctor.run(config(*options)).findings}
     assert told.keys() == {"class_order", "student_smaller", "teacher_size"}
     assert "labels at 12 px and was evaluated at 24" in told["teacher_size"].message
+
+
+def test_a_selection_that_a_training_would_refuse_is_an_error(digits: Path, tiny: Callable[..., Any], tmp_path: Path):
+    path, classes = tmp_path / "teacher.safetensors", load_index(digits / "labeled").classes
+    network = trained_tiny()
+    save_network(path, network.state_dict(), NetworkInfo(network.architecture, classes, 16, 16))
+    options = [
+        f"teacher.checkpoint={path}",
+        f"teacher.predictions={tmp_path / 'p'}",
+        f"teacher.selection={tmp_path / 's'}",
+    ]
+    label.from_cfg(tiny(*options, "stage=label", "trainer.workers=0"))
+    selecting = [*options, "stage=select", "select.min_confidence=0.9999", "select.allow_empty_classes=true"]
+    assert not doctor.run(job_from(SurveyJob, tiny(*options, "stage=doctor"))).count("error"), "it is still to be made"
+    select.from_cfg(tiny(*selecting))
+    (found,) = [one for one in doctor.run(job_from(SurveyJob, tiny(*options, "stage=doctor"))).findings
+                if one.severity == "error"]  # fmt: skip
+    assert (found.where, found.message) == (("teacher",), f"the selection {tmp_path / 's'} is empty.")
+    assert found.next.startswith("nst select select.min_confidence=<lower>")
+    select.from_cfg(tiny(*options, "stage=select", "select.min_confidence=0", "overwrite=true"))
+    assert not doctor.run(job_from(SurveyJob, tiny(*options, "stage=doctor"))).count("error")
 
 
 def test_wandb_that_would_be_offline_by_accident_is_told(monkeypatch: pytest.MonkeyPatch):

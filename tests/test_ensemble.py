@@ -148,10 +148,18 @@ def test_an_evaluation_of_all_views_sees_what_predict_does(teachers, tiny, tmp_p
     assert results["all"]["loss"] != pytest.approx(results["one"]["loss"], abs=1e-4)
 
 
-def test_several_teachers_need_a_folder_for_what_they_say(teachers, tiny):
+def test_several_teachers_need_folders_for_what_they_say_and_all_are_named_at_once(teachers, tiny, tmp_path):
     cfg = tiny(f"teacher.run=[{teachers[0]},{teachers[1]}]", "stage=label")
     with pytest.raises(NstError, match="several teachers have no common folder for their predictions"):
         label.from_cfg(cfg)
+    run, given = cfg.teacher.run, f"teacher.predictions={tmp_path}"
+    with pytest.raises(
+        NstError, match=r"for their predictions and selection\n(.*\n)*.*teacher\.selection=runs/teachers/"
+    ):
+        select.from_cfg(tiny(f"teacher.run=[{','.join(run)}]", "stage=select"))
+    with pytest.raises(NstError, match="for their selection\n") as caught:
+        train.from_cfg(tiny(f"teacher.run=[{','.join(run)}]", given, "stage=train", run_dir=tmp_path / "student"))
+    assert caught.value.next == "teacher.selection=runs/teachers/selection"
 
 
 def test_a_student_learns_from_the_selection_of_several_teachers(teachers, tiny, tmp_path):

@@ -179,7 +179,13 @@ def test_doctor_loads_no_torch_for_an_efficientnet(digits: Path, tmp_path: Path)
     save_network(tmp_path / "gen0.safetensors", build(TINY_NETWORK, 10).state_dict(), NAMED)
     options = (
         ["experiment=digits_demo", *told],
-        ["experiment=digits_demo", f"teacher.checkpoint={tmp_path / 'gen0.safetensors'}", *told],
+        [
+            "experiment=digits_demo",
+            f"teacher.checkpoint={tmp_path / 'gen0.safetensors'}",
+            *told,
+            "teacher.predictions=p",
+            "teacher.selection=s",
+        ],
         ["student=efficientnet_l2", "data=imagenet", f"run_dir={tmp_path / 'run'}"],
     )
     for each in options:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from nst.config import job_from
 from nst.data.index_files import has_index
+from nst.data.packed import packed_from
 from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet, load_index
 from nst.data.views import training_view
@@ -36,7 +37,7 @@ from nst.stages import surveyed
 from nst.stages.as_sharded import differing_for, stored_size
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
-from nst.stages.places import teacher_files
+from nst.stages.places import selection_folder, teacher_files
 from nst.stages.unread import made_otherwise, typed_names
 from nst.training.phases import phases
 
@@ -67,6 +68,8 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     teacher, classes = None, None
     if taught:
         teacher, classes = _teacher(job, mistakes)
+        if teacher is not None and "unlabeled" in sets:
+            _labels(job, sets["unlabeled"], mistakes)
     elif given:
         teacher, classes = _given_teacher(job, each, mistakes)
     for number, one in enumerate(each):
@@ -197,6 +200,22 @@ def _teacher(job: SurveyJob, mistakes: list[Finding]) -> tuple[TeacherFacts | No
     name = info.architecture.name or "network"
     facts = TeacherFacts(name, parameters, info.image_size, job.teacher.image_size, info.architecture)
     return facts, tuple(info.classes)
+
+
+def _labels(job: SurveyJob, unlabeled: ShardSet, mistakes: list[Finding]) -> None:
+    """What the student would be taught, where it is there: what a training would refuse of it goes to `mistakes`."""
+    try:
+        if job.teacher.mode == "offline" and (job.teacher.run or job.teacher.selection):
+            summary = selection_folder(job.teacher, job.stage) / "selection.json"
+            if packed_from(unlabeled) is None and not summary.exists():
+                return  # still to be made, as it may be
+        from nst.stages import resolving  # here: they bring torch
+        from nst.training.teachers import pseudo_labels
+
+        if (taught_by := resolving.teacher(job.teacher, job.stage)) is not None:
+            pseudo_labels(taught_by, unlabeled)
+    except NstError as error:
+        mistakes.append(_mistake(error, "teacher"))
 
 
 def _given_teacher(

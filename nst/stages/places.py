@@ -12,6 +12,8 @@ from nst.models.located import locate_ours
 from nst.settings.data import DataOptions
 from nst.settings.learning import TeacherOptions, only_run
 
+FOLDERS = ("predictions", "selection")  # of a teacher, in its run
+
 
 def shards_place(data: DataOptions, part: str) -> str:
     """Path or address of the shards that `data.<part>` names.
@@ -89,16 +91,21 @@ def _teacher_folder(teacher: TeacherOptions, stage: str, name: str) -> Path:
     if given is not None:
         return Path(given)
     run = only_run(teacher.run)
-    if teacher.run is not None and run is None:
+    if run is not None:
+        return Path(run) / name
+    # all that is missing at once; a labeling has nothing to do with a selection
+    names = [name] if stage == "label" else [one for one in FOLDERS if getattr(teacher, one) is None]
+    folders = " ".join(f"teacher.{one}=<folder>" for one in names)
+    if teacher.run is not None:
+        later = "; nst select and nst train ask for a teacher.selection=<folder> besides" if stage == "label" else ""
         raise NstError(
-            f"several teachers have no common folder for their {name}",
+            f"several teachers have no common folder for their {' and '.join(names)}",
             got=f"teacher.run={list(teacher.run)}",
-            valid=f"teacher.{name}=<folder>",
-            next=f"teacher.{name}=runs/teachers/{name}",
+            valid=f"{folders}{later}",
+            next=" ".join(f"teacher.{one}=runs/teachers/{one}" for one in names),
         )
-    if run is None:
-        raise NstError(
-            f"where are the teacher's {name}?",
-            next=f"nst {stage} teacher.run=<run directory>, or teacher.{name}=<folder>",
-        )
-    return Path(run) / name
+    verb = "is" if names == ["selection"] else "are"
+    raise NstError(
+        f"where {verb} the teacher's {' and '.join(names)}?",
+        next=f"nst {stage} teacher.run=<run directory>, or {folders}",
+    )

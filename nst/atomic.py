@@ -13,7 +13,7 @@ from typing import Any
 
 from nst import leftovers, written
 from nst.documents import json_text, yaml_text
-from nst.errors import NstError
+from nst.errors import NstError, room_for
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise NstError(
                 f"cannot write {path}",
                 got=error.strerror or error,
-                next=f"make room: df -h {shlex.quote(str(path.parent))}",
+                next=room_for(error, shlex.quote(str(path.parent))),
             ) from error
         raise
     finally:

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from nst.advice import note_command, whole
-from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest
+from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest, room_for
 from nst.faults import in_words
 from nst.machine import keep_freed_memory
 from nst.sharing import is_rank_zero
@@ -182,7 +182,7 @@ def _file_error(error: OSError) -> str:
     """A full disk, or a path that cannot be used, in a sentence; any other fault is raised again."""
     if error.errno in NO_ROOM:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}\n  next:  make room (df -h .); the same command continues"
+        return f"{error.strerror}{where}\n  next:  {room_for(error, '.')}; the same command continues"
     if error.filename is None:
         raise error  # no path that a user could mend
     return f"{error.strerror}: {error.filename}\n  next:  check the path and who may read and write it"

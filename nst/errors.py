@@ -11,6 +11,13 @@ from nst.shown import shown
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, quota or limit on file sizes says
 
 
+def room_for(error: OSError, place: str) -> str:
+    """What helps where a file could not be written."""
+    if error.errno == errno.EFBIG:
+        return "raise the limit on the size of a file (ulimit -f shows it), or take a file system that has larger ones"
+    return f"make room: df -h {place}"
+
+
 class NstError(Exception):
     """A mistake in the input or a fault of the machine, said in plain words; the command line prints it without
     a traceback and exits with 1. Secrets of addresses are left out of it (`nst.shown`).

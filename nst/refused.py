@@ -50,7 +50,9 @@ def other_inputs(
 ) -> NstError:
     """The directory holds a run with other inputs, and nobody has said that it may go."""
     if started["stage"] == stage:
-        changed = sorted(f"{typed(stage, name)}: {change}" for name, change in differences(started["inputs"], inputs))
+        found = list(differences(started["inputs"], inputs))
+        names = {name: typed(stage, name).replace("*", directory.name) for name, _ in found}
+        changed = sorted(f"{names[name]}: {change}" for name, change in found)
     else:
         changed = [f"nst {started['stage']} before, nst {stage} now"]
     takes_it = stage == "train" and option == "iterate.teacher" and (directory / "DONE").exists()
@@ -101,12 +103,13 @@ def _with_why(found: written.FolderContents) -> str:
 
 
 def typed(stage: str, name: str) -> str:
-    """The option behind an input of a stage, as it is typed: `student.steps` for a training's `recipe.steps`."""
+    """The option behind an input of a stage, as it is typed: `student.steps` for a training's `recipe.steps`; words
+    where there is none."""
     names = STAGES[stage].typed
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         if option := names.get(".".join(parts[:length])):
-            return ".".join([option, *parts[length:]])
+            return option if " " in option else ".".join([option, *parts[length:]])
     return f"{names['']}.{name}" if "" in names else name
 
 

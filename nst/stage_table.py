@@ -16,6 +16,7 @@ from nst.settings.stages import RayOptions
 # of these groups no job reads these options, which are of trainings
 NEVER: Mapping[str, Sequence[str]] = {"trainer": ("accumulate", "compile", "gradient_dtype"), "eval": ("every",)}
 OF_A_TEACHER = ("teacher", "label", "select")  # groups of which a training on labels alone reads nothing
+OF_TIMM = ("mean", "std", "crop", "interpolation", "crop_share", "arguments")  # facts that a network's name brings
 BY_ITSELF = "{}.precision, which chooses by itself"
 
 
@@ -42,7 +43,8 @@ class StageRecord:
         runs: options that name folders of runs which it reads.
         folder: the option that names its directory.
         within: where that is not given: the option that names the run in which it writes, and the folder there.
-        typed: what an input of its run is called on the command line; the longest name that begins it counts.
+        typed: what an input of its run is called on the command line, or words for it; the longest name that begins it
+            counts. `*` is the run's directory, as an attack's name.
         torch: it loads torch.
         at_a_desk: it computes nothing on the trainer's machine, and runs where that is not.
         together: on all hosts and ranks.
@@ -120,7 +122,8 @@ STAGES: Mapping[str, StageRecord] = {
             "samples_per_shard": "shard.samples_per_shard",
             "check_images": "shard.check_images", "teacher": "teacher.run",
             "selection": "teacher.selection", "predictions": "teacher.predictions", "targets": "teacher.targets",
-            "unlabeled": "data.unlabeled",
+            "unlabeled": "data.unlabeled", "name": "data.source.name", "max_bytes": "bytes of a shard",
+            "shards_at_once": "open shards",
         },
         torch=False,
     ),
@@ -141,7 +144,9 @@ STAGES: Mapping[str, StageRecord] = {
             "recipe": "student", "finetune": "student.finetune", "architecture": "model", "pictures": "data.pictures",
             "labeled": "data.labeled", "validation": "data.test", "start": "model.checkpoint",
             "pretrained": "model.pretrained", "accumulate": "trainer.accumulate", "teacher.weights": "teacher.run",
-            "teacher.unlabeled": "data.unlabeled",
+            "teacher.unlabeled": "data.unlabeled", "teacher.pictures": "data.pictures",
+            "recipe.optimizer.more": "student.optimizer",
+            **{f"architecture.{name}": "timm's word on the network" for name in OF_TIMM},
         },
         together=True,
     ),
@@ -212,6 +217,10 @@ STAGES: Mapping[str, StageRecord] = {
         typed={
             "weights": "model.checkpoint", "test": "data.test", "pictures": "data.pictures",
             "precision": "trainer.precision", "computed_in": "trainer.precision", "": "eval",
+            "method": "eval.attacks.*", "epsilons": "eval.attacks.*.epsilons", "frost": "eval.frost_folder",
+            "images": "images of the set", "digest": "files of the set", "held": "content of the copy",
+            "shown_at": "size of a picture", "shown_as": "crop of a picture", "framed": "crop of a picture",
+            "table": "table of severities",
         },
         together=True,
     ),

@@ -6,15 +6,18 @@ import csv
 import io
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from nst.checking import is_known, leaves
 from nst.data.prediction_files import write_predictions
 from nst.data.predictions import PredictionMetadata, finish_predictions, parquet_name
+from nst.refused import typed
+from nst.stage_table import STAGES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -189,3 +192,10 @@ def attack(
     with attacks.attackable(network, images.device):
         # copies: what was made in inference mode cannot take part in a gradient
         return attacks.search(network, images.clone(), labels.clone(), epsilon, method or attacks.Attack(), start)
+
+
+def require_names(stage: str, inputs: Mapping[str, Any], folder: str = "") -> None:
+    """Asserts that all a run depends on is told by options that can be typed, or in words."""
+    for name, _ in leaves(inputs):
+        told = typed(stage, name.removesuffix(".digest")).replace("*", folder)
+        assert " " in told or is_known(told) or told in STAGES[stage].short, (stage, name, told)

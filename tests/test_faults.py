@@ -296,7 +296,7 @@ def test_sharding_on_a_full_disk_leaves_no_half_file_and_continues(digits: Path,
     done = run(["python", "-c", code, *options])
     assert done.returncode == 1
     assert done.stderr.startswith("nst: cannot write "), done.stderr
-    assert "make room" in done.stderr
+    assert "next:  raise the limit on the size of a file (ulimit -f" in done.stderr
     assert "Traceback" not in done.stderr
     assert not half_files(tmp_path)
     assert not (tmp_path / "digits" / "test" / "index.json").exists(), "the test set's tar is the largest"

@@ -19,6 +19,7 @@ from nst.atomic import write_config
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError
 from nst.shown import as_typed
+from tests.helpers import require_names
 
 TRAINING = [option for option in TINY if not option.startswith("data.")]
 CPU = ["trainer.workers=0"]
@@ -51,6 +52,11 @@ def test_label_and_select_took_the_pictures_of_the_run(teacher, digits):
         config = yaml.safe_load((teacher / step / "config.yaml").read_text())
         assert config["data"]["unlabeled"] == f"{digits}/unlabeled"
         assert config["data"]["pictures"]["small"] is True
+
+
+def test_what_a_run_depends_on_is_told_by_options(teacher):
+    for stage, folder in (("train", ""), ("label", "predictions"), ("select", "selection")):
+        require_names(stage, read_json(teacher / folder / "started.json")["inputs"])
 
 
 def test_select_takes_as_many_of_a_class_as_the_run_says(digits, tmp_path, capsys):

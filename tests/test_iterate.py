@@ -419,7 +419,7 @@ def test_suites_that_cannot_be_measured_are_told_before_the_teacher_is_trained(d
     common = ["iterate", *TINY, f"data.root={digits}", f"run_dir={tmp_path / 'run'}", "eval=robustness_quick"]
     for wrong, told in {
         "eval.corruptions=null eval.perturbations=null": "no suite of robustness is asked for",
-        "eval.cifar_c=nowhere": "no such folder",
+        "eval.cifar_c=nowhere": "eval.cifar_c: no such folder: nowhere",
         "eval.baseline=nowhere": "no robustness results",
     }.items():
         with pytest.raises(NstError, match=told):

@@ -185,7 +185,7 @@ def test_a_class_that_the_network_does_not_know_is_named(tmp_path: Path) -> None
 
 
 def test_missing_and_empty_folders_and_sets_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(NstError, match="no such folder"):
+    with pytest.raises(NstError, match=r"eval\.imagenet_r: no such folder: "):
         imagenet_folders("imagenet_r", tmp_path / "nowhere", WNIDS)
     with pytest.raises(NstError, match="no images"):
         imagenet_folders("imagenet_r", tmp_path, WNIDS)

@@ -62,7 +62,7 @@ from nst.settings.data import Pictures
 from nst.stages import evaluate, robustness, train
 from nst.stages.evaluate import _joined
 from nst.training.counting import Counting
-from tests.helpers import attack, encode, noise, samples
+from tests.helpers import attack, encode, noise, require_names, samples
 
 Compose = Callable[..., Any]
 WNIDS = imagenet_wnids()
@@ -375,6 +375,22 @@ def test_a_suite_under_other_conditions_is_refused_and_overwrite_measures_it_ane
     assert seen == ["c_onthefly/images-000000"]
     assert result["robustness"]["c_onthefly"]["conditions"]["seed"] == 1
     assert result["robustness"]["p_onthefly"]["conditions"]["seed"] == 0
+
+
+def test_what_differs_is_told_by_the_options_of_the_attack(tiny: Compose, learned: Path, tmp_path: Path):
+    common = [*FEW, f"model.checkpoint={learned}", f"evaluate.output={tmp_path / 'e'}", "eval.max_images=4"]
+    attack = "eval.attacks={{pgd_2: {{epsilons: [{}], steps: {}}}}}"
+    evaluate.from_cfg(tiny(*common, attack.format(4, 2)))
+    with pytest.raises(NstError, match="other inputs") as caught:
+        evaluate.from_cfg(tiny(*common, attack.format(8, 3)))
+    assert (
+        caught.value.got
+        == "eval.attacks.pgd_2.epsilons: [4] before, [8] now; eval.attacks.pgd_2.steps: 2 before, 3 now"
+    )
+    started = list((tmp_path / "e").rglob("started.json"))
+    assert len(started) == 4
+    for path in started:
+        require_names("evaluate", read_json(path)["inputs"], path.parent.name)
 
 
 def test_a_baseline_divides_and_must_have_been_measured_alike(tiny: Compose, learned: Path, tmp_path: Path):
@@ -1021,6 +1037,16 @@ def test_one_epsilon_and_groups_within_lists_are_understood():
     options = RobustnessOptions(attacks={"pgd": {"epsilons": 16, "steps": 10}}, corruptions=["benchmark", "spatter"])
     assert options.attack_methods()["pgd"] == (Attack(steps=10), (16,))
     assert options.corruption_names == (*CORRUPTIONS, "spatter")
+
+
+def test_what_is_named_twice_is_measured_once():
+    options = RobustnessOptions(
+        corruptions=["fog", "fog"], severities=[3, 1, 1], perturbations=["tilt", "tilt"], difficulties=(2, 2),
+        attacks={"fgsm": {"epsilons": [2, 2.0, 4], "steps": 1}},
+    )  # fmt: skip
+    assert (options.corruption_names, tuple(options.severities)) == (("fog",), (3, 1))
+    assert (options.perturbation_names, tuple(options.difficulties)) == (("tilt",), (2,))
+    assert options.attack_methods()["fgsm"] == (Attack(steps=1), (2, 4))
 
 
 def test_numbers_of_suites_measured_before_are_replaced_and_others_kept() -> None:

@@ -619,6 +619,15 @@ def test_accuracy_of_pseudo_labels_is_reported_before_and_after(tmp_path):
     assert result["accuracy"]["after"]["per_confidence_bin"][0] is None  # nothing below 0.3 was selected
 
 
+def test_what_the_truth_tells_is_not_said_to_be_unknown(tmp_path, capsys):
+    folder = write_folder(tmp_path / "p", np.zeros(4, int), np.full(4, 0.9), classes=1, shards=1)
+    for truths, doubted in (("nowhere", True), (write_truth(tmp_path).parent, False)):
+        result = select_from(folder, tmp_path / str(doubted), unlabeled=truths)
+        assert ("accuracy" in result) == (not doubted)
+        select.tell(result)
+        assert ("is unknown without validation pictures" in capsys.readouterr().out) == doubted
+
+
 def test_lack_of_memory_is_said_in_plain_words(tmp_path, monkeypatch):
     def exhausted(*_):
         raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block\nstack")

@@ -82,8 +82,9 @@ def about(scores: Scores) -> str | None:
     """What is to be said of a network by itself; None: nothing."""
     if not scores.near_chance:
         return None
+    how = "worse" if scores.top1 < scores.chance else "hardly better"
     return (
-        f"{scores.name} is hardly better than chance: {scores.top1:.1f} % of {scores.images} {scores.pictures} images,"
+        f"{scores.name} is {how} than chance: {scores.top1:.1f} % of {scores.images} {scores.pictures} images,"
         f" where one answer to all gives {scores.chance:.1f} %{_one_answer(scores)}. A student learns noise from it."
         " More labels, longer training (student.steps) or weights to begin with (model.pretrained) may help."
     )

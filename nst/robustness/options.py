@@ -26,6 +26,8 @@ class RobustnessOptions(RobustnessSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for levels in ("severities", "difficulties"):  # each once, as the names are
+            object.__setattr__(self, levels, tuple(dict.fromkeys(getattr(self, levels))))
         for name in self.corruption_names:
             require_choice("corruption in eval.corruptions", name, ("benchmark", "all", *CORRUPTION_NAMES))
         for name in self.perturbation_names:
@@ -55,7 +57,8 @@ class RobustnessOptions(RobustnessSettings):
             settings = dict(given)
             if not (epsilons := settings.pop("epsilons", None)):
                 raise UsageError(f"eval.attacks.{name} has no epsilons", got=given, valid="{epsilons: [0, 2, 16]}")
-            found[name] = Attack(**settings), tuple(epsilons if isinstance(epsilons, Sequence) else [epsilons])
+            sizes = dict.fromkeys(epsilons if isinstance(epsilons, Sequence) else [epsilons])
+            found[name] = Attack(**settings), tuple(sizes)
         return found
 
     def quality(self, table: int) -> int | None:

@@ -117,8 +117,10 @@ def has_class_files(root: Path) -> bool:
 
 
 def require_folder(name: str, root: Path) -> Path:
+    """Raises NstError where the folder of a set, whose name is its option's, is not there."""
     if not root.is_dir():
-        raise NstError(f"{name}: no such folder: {root}", next="give the folder into which the set was unpacked")
+        option = f"eval.{name.partition('/')[0]}"
+        raise NstError(f"{option}: no such folder: {root}", next=f"{option}=<the folder of the unpacked set>")
     return root
 
 

@@ -38,10 +38,10 @@ from nst.robustness.readers import class_folders, has_class_files, read_clip, re
 SETS = ("imagenet_val", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_sketch")
 REAL_NAME, REAL_IMAGES = "ILSVRC2012_val_", 50_000  # eight digits follow: from 1, the place among the ReaL labels
 FRAMES, TRANSLATE_FRAMES = 31, 41  # of a clip of ImageNet-P
-# of copies of -C and -P: what they consist of, names and levels
-CELLS: dict[str, tuple[str, Sequence[str], Sequence[int]]] = {
-    "c": ("corruptions", CORRUPTIONS + EXTRA_CORRUPTIONS, range(1, NUM_SEVERITIES + 1)),
-    "p": ("perturbations", PERTURBATIONS + EXTRA_PERTURBATIONS, DIFFICULTIES),
+# of copies of -C and -P: names and levels of what they consist of
+CELLS: dict[str, tuple[Sequence[str], Sequence[int]]] = {
+    "c": (CORRUPTIONS + EXTRA_CORRUPTIONS, range(1, NUM_SEVERITIES + 1)),
+    "p": (PERTURBATIONS + EXTRA_PERTURBATIONS, DIFFICULTIES),
 }
 
 
@@ -120,8 +120,8 @@ def find_cells(suite: str, root: str | Path) -> dict[str, tuple[int, ...]]:
     Args:
         suite: such as imagenet_c, cifar_p: what the copy is one of, or should be.
     """
-    what, names, levels = CELLS[suite.split("_")[1]]
-    root = require_folder(what, expanded(root))
+    names, levels = CELLS[suite.split("_")[1]]
+    root = require_folder(suite, expanded(root))
     found = {name: tuple(level for level in levels if _cell(suite, root, name, level)) for name in names}
     return {name: held for name, held in found.items() if held}
 
@@ -153,7 +153,7 @@ def mistaken_kind(suite: str, root: str | Path) -> str | None:
 def strange_names(root: str | Path) -> list[str]:
     """Folders and arrays of a copy of -C or -P that are neither a corruption or perturbation nor a group of them,
     each with the name that may be meant, if one is near; and folders of these that hold nothing."""
-    (_, corruptions, _), (_, perturbations, difficulties) = CELLS.values()
+    (corruptions, _), (perturbations, difficulties) = CELLS.values()
     known = {*corruptions, *(stored_name(name, level) for name in perturbations for level in difficulties)}
     found = []
     for path in sorted(expanded(root).iterdir()):

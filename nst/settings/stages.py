@@ -53,7 +53,7 @@ class LabelOptions(Group, at="label"):
     batch_size: int = option(BATCH, 256, "images per forward")
     keep: float = option(SHARE, 0.0, "probabilities are stored where the confidence is at least this")
     precision: str = option(
-        choice("auto", "32-true", "bf16-true"), "auto", "auto: bf16 where the hardware computes in it"
+        choice("auto", "32-true", "bf16-true"), "auto", "auto: bf16 where the hardware, a CPU too, computes in it"
     )
     engine: str = option(
         choice("lightning", "ray"), "lightning",
@@ -165,7 +165,7 @@ class PredictOptions(Group, at="predict"):
     sheet: int = option(whole(0, 10**5), 400, "pictures on the contact sheet, the classes taking turns; 0: no sheet")
     batch_size: int = option(BATCH, 256, "images per forward")
     precision: str = option(
-        choice("auto", "32-true", "bf16-true"), "auto", "auto: bf16 where the hardware computes in it"
+        choice("auto", "32-true", "bf16-true"), "auto", "auto: bf16 where the hardware, a CPU too, computes in it"
     )
 
 

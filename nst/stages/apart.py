@@ -10,6 +10,7 @@ predictions. Paths are compared as the file system sees them, links followed.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ SAME, WITHIN, AROUND = "is", "lies in", "is around"
 PARTS: tuple[str, ...] = ("labeled", "unlabeled", "test", "validation")
 SETS = ("imagenet_", "cifar_", "frost_folder", "real_labels")  # how names of such options in `eval` begin
 NETWORKS = ("model.checkpoint", "model.pretrained")  # which may also be names of timm's, or of packages
+OF_OTHERS = ("plan.output", "predict.sort_into")  # a file, and a folder that is looked at elsewhere
 INSIDE = ("iterate.teacher", "data.root", "shard.output")  # which may lie in the directory of `nst iterate`
 
 
@@ -38,7 +40,7 @@ def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = 
         deleted: what nst has written in those is deleted first, shards and networks too.
 
     Raises:
-        UsageError: one is the other, or lies in it.
+        UsageError: one is the other, or lies in it, or it is a file.
     """
     outputs = list(_given({**(written or _written(cfg, stage)), "remote.cache": cfg.remote.cache}))
     images = list(_given(_images(cfg, stage)))
@@ -49,12 +51,26 @@ def keep_apart(cfg: DictConfig, stage: str, written: Mapping[str, Any] | None = 
         images += _given({f"data.{part}": _value(cfg, f"data.{part}") for part in PARTS} | _shards(cfg))
         runs += _runs(cfg, STAGES["train"].runs)
     for option, output in outputs:
+        if option not in OF_OTHERS:
+            _require_folder(option, output)
         for name, source in [*images, *runs]:
             how = _relation(output, source)
             if name == option or how is None:
                 continue
             if (name, source) in images or how == SAME or (how == AROUND and (deleted or name not in INSIDE)):
                 _refuse(option, output, how, name, source)
+
+
+def _require_folder(option: str, output: Path) -> None:
+    """Raises UsageError where there can be no such folder, since it or one above it is a file."""
+    there = next(place for place in (output.absolute(), *output.absolute().parents) if os.path.lexists(place))
+    if there.exists() and not there.is_dir():
+        raise UsageError(
+            f"{option} cannot be {output}: {there} is a file",
+            got=f"{option}={output}",
+            valid="a folder, or none yet",
+            next=f"choose another folder: {option}=<folder>",
+        )
 
 
 def _runs(cfg: DictConfig, options: Iterable[str]) -> Iterator[tuple[str, Path]]:

@@ -263,7 +263,8 @@ def tell(result: Mapping[str, Any]) -> None:
     """Says what a student will learn from, and what speaks against it, while there is still time to stop."""
     found = result["forecast"]
     say(forecast.table(result["classes"], found))
-    say(forecast.summary(found))
+    if found["right"] or "accuracy" not in result:  # where the truth is known, it is told, and no doubt beside it
+        say(forecast.summary(found))
     for warning in [*warnings(result), *forecast.warnings(found, result["min_confidence"])]:
         say(f"warning: {warning}")
 

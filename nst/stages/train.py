@@ -227,6 +227,7 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
 
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Reads the configuration, says what is unwise in it, and runs the stage."""
+    keep_apart(cfg, "train")  # before advice, which may be long
     advise(job_from(SurveyJob, cfg))
     result = from_cfg(cfg)
     say(f"{cfg.run_dir}: {summary_line(result)}")

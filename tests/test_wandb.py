@@ -23,8 +23,10 @@ from nst.errors import NstError
 from nst.report import workspace
 from nst.settings.measuring import WandbOptions
 from nst.stages import evaluate, iterate, report, train
+from nst.training.offline import as_table
 from nst.training.step_sums import TRAIN_METRICS
 from nst.training.tracking import Tracking, run_id
+from nst.written import begin
 from tests import forked
 from tests.conftest import TINY
 from tests.trainings import dying_at
@@ -187,11 +189,48 @@ def test_a_training_that_was_killed_goes_on_in_its_run_with_each_row_once(digits
 
 
 def test_the_path_that_is_told_can_be_synced(tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    begin(tmp_path / "a run", own=True)
     with Tracking(tmp_path / "a run", wandb=WandbOptions(mode="offline", group=None)) as tracking:
         tracking.loggers()
     told = " ".join(capsys.readouterr().out.split())
     (command,) = re.findall(r"wandb sync (.*)", told)
-    assert list(Path(shlex.split(command.replace("- ", "-"))[0]).glob("run-*.wandb"))
+    for _ in range(2):  # also when an evaluation has written the run again, into another folder
+        folder, _, pattern = shlex.split(command.replace("- ", "-"))[0].rpartition("/")
+        assert len(list(Path(folder).glob(f"{pattern}/run-*.wandb"))) == 1
+        with Tracking(tmp_path / "a run", wandb=WandbOptions(mode="offline", group=None)) as tracking:
+            tracking.evaluated({"top1": 50.0}, [])
+
+
+def test_wandb_has_nothing_to_warn_of_and_a_disabled_run_is_no_path(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    for mode in ("offline", "disabled"):
+        with Tracking(tmp_path / mode, wandb=WandbOptions(mode=mode, group=None)) as tracking:
+            tracking.loggers()
+    told = "".join(capfd.readouterr())
+    assert "WARNING" not in told
+    assert "W&B (offline)" in told
+    assert "disabled" not in told
+
+
+def test_columns_of_a_table_are_of_one_type(tmp_path: Path):
+    """W&B takes no others: some numbers are missing, as None or in a CSV file as nothing, and runs are called 1 or a."""
+    rows = [{"level": None, "run": "1", "value": "2.5"}, {"level": 3, "run": "a", "value": "", "late": 1}]
+    with open(tmp_path / "t.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["level", "run", "value", "late"])
+        writer.writeheader()
+        writer.writerows(rows)
+    with open(tmp_path / "t.csv", newline="") as file:
+        read = list(csv.DictReader(file))
+    for table in (as_table(rows), as_table(read), as_table(rows[::-1])):
+        assert set(table.columns) == {"level", "run", "value", "late"}
+        found = [dict(zip(table.columns, row, strict=True)) for row in table.data]
+        assert sorted(row["run"] for row in found) == ["1", "a"]
+        assert {row["level"] for row in found} == {None, 3.0}
+        assert {row["value"] for row in found} == {2.5, None}
+        assert {row["late"] for row in found} == {1.0, None}
+    assert as_table([]).columns == []
 
 
 def test_a_training_made_anew_by_overwrite_has_a_new_run(tiny: Compose, run: Path):
@@ -243,6 +282,9 @@ def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_
         "select.min_confidence=0",
         "select.allow_empty_classes=true",
         "name=w",
+        *("eval=robustness", "eval.max_images=10", "eval.corruptions=[fog]", "eval.perturbations=null"),
+        *("eval.severities=[1]", "eval.attacks=null"),
+        "iterate.control=true",
         "iterate.generations=[['model.width=0.25'],['model.width=0.25']]",
     ]
     cfg = tiny(*options)
@@ -255,7 +297,7 @@ def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_
     for name in ("report/generations", "report/page", "figures/generations", "figures/confidence"):
         assert any(found_name.startswith(f"{name}/") for found_name in names), name
     ids = {path.name.rpartition("-")[2] for path in tmp_path.rglob("offline-run-*")}
-    folders = ("run/gen0", "run/gen1")
+    folders = ("run/gen0", "run/gen1", "run/control")
     assert len(ids) == len(folders)
     for folder in folders:
         (start,) = [record.run for record in records(tmp_path / folder) if record.HasField("run")]
@@ -264,10 +306,18 @@ def test_iterate_gives_each_generation_one_run_with_its_evaluation_and_the_last_
         logged = [name for row in history(records(tmp_path / folder)) for name in row]
         assert all(logged.count(name) == sum(row[1] == name for row in table) for _, name, _ in table)
         test = json.loads((tmp_path / folder / "evaluation" / "result.json").read_text())
-        if folder == "run/gen0":  # the report's summary follows in the last one
+        if folder != "run/gen1":  # the report's summary follows in the last one
             assert summary_of(records(tmp_path / folder))["top5"] == test["top5"]
 
     before = {folder: run_id(tmp_path / folder) for folder in folders}
+    iterate.main(cfg)  # writes the last one's again, which has the report
+    for folder in folders:
+        assert logged_ids(tmp_path / folder) == {before[folder]}
+        assert len(list(tmp_path.glob(f"{folder}/wandb/offline-run-*"))) == 1
+    (path,) = tmp_path.glob("run/gen1/wandb/offline-run-*/files/media/table/robustness/*.table.json")
+    table = [row[:3] for row in json.loads(path.read_text())["data"]]
+    assert ["c_onthefly", "fog", 1.0] in table
+    assert ["c_onthefly", "", None] in table, "the mean, which is of no severity"
     cfg.overrides, cfg.overwrite = [*cfg.overrides, "overwrite=true", "student.weight_decay=0.01"], True
     iterate.main(cfg)
     assert not {run_id(tmp_path / folder) for folder in folders} & set(before.values()), "all is made anew"

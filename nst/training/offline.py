@@ -47,16 +47,18 @@ def plain_values(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_table(rows: list[dict[str, Any]]) -> Any:
-    """A W&B table of rows by column."""
+    """A W&B table of rows by column; what a row does not have is null. W&B takes columns of one type alone: numbers
+    where all that is there are some, also as the text of a CSV file, and else text."""
     import wandb
 
-    columns: list[Any] = list(rows[0]) if rows else []
-    return wandb.Table(columns=columns, data=[[_number(row.get(name)) for name in columns] for row in rows])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [_column([row.get(name) for row in rows]) for name in names]
+    return wandb.Table(columns=names, data=[list(row) for row in zip(*columns, strict=True)])
 
 
-def _number(value: Any) -> Any:
-    """What a CSV file holds as text, as the number that was written."""
+def _column(values: list[Any]) -> list[Any]:
+    """The values of a column, all of one type or None."""
     try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        return [None if value in (None, "") else float(value) for value in values]
+    except (TypeError, ValueError):
+        return [None if value is None else str(value) for value in values]

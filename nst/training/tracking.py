@@ -30,7 +30,7 @@ from nst.settings.measuring import WandbOptions
 from nst.sharing import is_rank_zero
 from nst.shown import kept
 from nst.training.loggers import MetricsTable
-from nst.training.offline import as_table, plain_values, remove_superseded, write_again
+from nst.training.offline import PREFIX, as_table, plain_values, remove_superseded, write_again
 from nst.written import FOLDER, LINK, note, unlink
 
 ID_FILE = "wandb_id"
@@ -150,6 +150,7 @@ class Tracking:
             config=kept(dict(self.config)),
             settings=wandb.Settings(silent=True, console="off"),
         )
+        logger._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns that it has no effect
         with replaced(sys, "argv", kept(sys.argv)):  # the command line, which wandb keeps with the run
             run = logger.experiment
         own = Path(run.dir).parent
@@ -160,7 +161,10 @@ class Tracking:
             run.define_metric(name, step_metric="trainer/global_step")
         if mode == "offline":
             self._offline = own
-        say(f"W&B: {run.url}" if mode == "online" else f"W&B ({mode}): wandb sync {shlex.quote(str(own))}")
+        # the folder of this very run is gone when its evaluation or a continuation has written it again
+        stays = f"{shlex.quote(str(own.parent))}/{PREFIX}*"
+        if mode != "disabled":
+            say(f"W&B: {run.url}" if mode == "online" else f"W&B ({mode}): wandb sync {stays}")
         return logger
 
     def __enter__(self) -> Tracking:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +20,19 @@ from torch import Tensor, nn
 from nst.config import compose_config
 from nst.errors import NstError, UsageError
 from nst.settings.learning import Recipe, ScheduleOptions
-from nst.training.optim import build_optimizer, on_device, parameter_groups, set_learning_rate
+from nst.stages import train
+from nst.training.optim import (
+    OPTIMIZERS,
+    build_optimizer,
+    on_device,
+    parameter_groups,
+    require_options,
+    set_learning_rate,
+)
 from nst.training.phases import Length, Schedule, decay_epochs_for_final_rate, scaled_rate, schedule_for
 from nst.training.tensor_rate import prime
 
+Compose = Callable[..., Any]
 CONFIGS = {row["config"]: row for row in golden_rows("schedule_configs.csv")}
 
 
@@ -149,11 +162,13 @@ class Variables(nn.Module):
         self.b = nn.Parameter(golden["init/b"].clone())
 
 
-def run_rmsprop(golden: dict[str, Tensor], rates: str, decay: float, **options: Any) -> dict[str, Tensor]:
+def run_rmsprop(
+    golden: dict[str, Tensor], rates: str, decay: float, *, tensor_rate: bool = False, **options: Any
+) -> dict[str, Tensor]:
     """20 steps under the golden gradients and rates; everything after each step, by golden key."""
     network = Variables(golden)
-    optimizer = build_optimizer("rmsprop", parameter_groups(network, decay), 0.1, **options)
-    if options.get("tensor_rate"):
+    optimizer = build_optimizer("rmsprop", parameter_groups(network, decay), 0.1, options, tensor_rate=tensor_rate)
+    if tensor_rate:
         rates_as_tensors(optimizer)
         prime(optimizer)
     history: dict[str, list[Tensor]] = {}
@@ -214,7 +229,7 @@ def test_optimisers_with_a_tensor_rate_take_the_steps_of_torchs(name: str, optio
     """From primed state and through a checkpoint of the other kind in the middle."""
     networks = small_network(), small_network()
     optimizers = [
-        build_optimizer(name, parameter_groups(network, 1e-2), 0.1, tensor_rate=tensor, **options)
+        build_optimizer(name, parameter_groups(network, 1e-2), 0.1, options, tensor_rate=tensor)
         for network, tensor in zip(networks, (False, True), strict=True)
     ]
     rates_as_tensors(optimizers[1])
@@ -253,7 +268,7 @@ def test_priming_makes_the_state_that_the_first_step_would_make() -> None:
 
 def test_options_that_the_tensor_rate_variants_lack_are_refused() -> None:
     with pytest.raises(NstError, match=r"adamw has no amsgrad[\s\S]*trainer=cpu"):
-        build_optimizer("adamw", parameter_groups(small_network(), 0.0), 0.1, tensor_rate=True, amsgrad=True)
+        build_optimizer("adamw", parameter_groups(small_network(), 0.0), 0.1, {"amsgrad": True}, tensor_rate=True)
 
 
 def small_network() -> nn.Sequential:
@@ -329,9 +344,38 @@ def test_adamw_decouples_the_decay_and_sgd_is_nesterov() -> None:
 
 def test_options_override_defaults_and_mistakes_are_explained() -> None:
     groups = parameter_groups(nn.Linear(1, 1), 0.0)
-    assert build_optimizer("rmsprop", groups, 0.1, eps=1e-2).defaults["eps"] == 1e-2
+    assert build_optimizer("rmsprop", groups, 0.1, {"eps": 1e-2}).defaults["eps"] == 1e-2
     assert math.isclose(build_optimizer("rmsprop", groups, 0.1).defaults["alpha"], 0.9)
     with pytest.raises(NstError, match="did you mean 'momentum'"):
-        build_optimizer("sgd", groups, 0.1, momentun=0.5)
-    with pytest.raises(NstError, match="sgd refuses"):
-        build_optimizer("sgd", groups, 0.1, momentum=0.0)
+        build_optimizer("sgd", groups, 0.1, {"momentun": 0.5})
+    with pytest.raises(NstError, match=r"sgd refuses[\s\S]*student\.optimizer\.nesterov=true"):
+        build_optimizer("sgd", groups, 0.1, {"momentum": 0.0})
+    with pytest.raises(NstError, match=r"valid: by default student\.optimizer\.eps=1e-08$"):
+        build_optimizer("adamw", groups, 0.1, {"eps": -1})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_has_its_rate_and_its_decay_from_options_of_their_own(name: str) -> None:
+    for option, place in {"lr": "student.optimizer.rate_per_256", "weight_decay": "student.weight_decay"}.items():
+        with pytest.raises(UsageError, match=place):
+            require_options(name, {option: 0.1})
+    for option in ("params", "capturable", "differentiable"):
+        with pytest.raises(UsageError, match="has no such option"):
+            require_options(name, {option: True})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("value", [True, -1, 0.5, 2, [], [0.9], [0.9, 0.99], [0.9, True], [1, 2, 3]], ids=str)
+def test_every_value_of_every_option_makes_an_optimiser_or_a_sentence(name: str, value: Any) -> None:
+    for option in [*inspect.signature(OPTIMIZERS[name][0]).parameters, "name", "groups", "tensor_rate"]:
+        weight = nn.Parameter(torch.ones(1))
+        with contextlib.suppress(UsageError):
+            optimizer = build_optimizer(name, [{"params": [weight]}], 0.1, {option: value})
+            weight.grad = torch.ones(1)
+            optimizer.step()
+
+
+def test_options_of_an_optimiser_are_told_before_anything_is_written(tiny: Compose, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"student.optimizer.betas cannot be this[\s\S]*2 numbers"):
+        train.from_cfg(tiny("+student.optimizer.betas=0.9"))
+    assert not (tmp_path / "run").exists()

@@ -205,7 +205,7 @@ def test_twice_the_cores_halve_what_depends_on_images_only():
 def test_optimiser_state_is_what_a_real_optimiser_keeps(options: dict):
     network = build(TINY, 10)
     more = {name: value for name, value in options.items() if name != "name"}
-    optimizer = build_optimizer(options["name"], parameter_groups(network, 1e-5), 0.1, **more)
+    optimizer = build_optimizer(options["name"], parameter_groups(network, 1e-5), 0.1, more)
     network(torch.randn(4, 3, 16, 16)).sum().backward()
     optimizer.step()
     state = sum(

@@ -215,7 +215,7 @@ def test_wandb_has_nothing_to_warn_of_and_a_disabled_run_is_no_path(
 
 
 def test_columns_of_a_table_are_of_one_type(tmp_path: Path):
-    """W&B takes no others: some numbers are missing, as None or in a CSV file as nothing, and runs are called 1 or a."""
+    """W&B takes no others: numbers may be missing, as None or in a CSV file as nothing, and runs are called 1 or a."""
     rows = [{"level": None, "run": "1", "value": "2.5"}, {"level": 3, "run": "a", "value": "", "late": 1}]
     with open(tmp_path / "t.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["level", "run", "value", "late"])

@@ -237,7 +237,7 @@ def cure(training: PhaseCost, cluster: Cluster, numerics: Numerics) -> str | Non
 def optimizer_slots(recipe: Recipe) -> int:
     """Numbers that the optimiser keeps for every weight: asked of a real one, over a single weight."""
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer(recipe.optimizer.name, [{"params": [weight]}], 0.1, **recipe.optimizer.more)
+    optimizer = build_optimizer(recipe.optimizer.name, [{"params": [weight]}], 0.1, recipe.optimizer.more)
     prime(optimizer)
     return sum(value.numel() for name, value in optimizer.state[weight].items() if name != "step")
 

@@ -45,6 +45,7 @@ from nst.training.ensemble import differing, turns_for
 from nst.training.fitting import Data, Setup, fit
 from nst.training.hardware import Machine
 from nst.training.noised_teacher import require_noisable
+from nst.training.optim import require_options
 from nst.training.phases import Phase, phases
 from nst.training.teachers import Teacher, pseudo_labels
 
@@ -258,13 +259,15 @@ def _checked_phases(job: TrainJob, data: Data, machine: Machine) -> list[Phase]:
     """The phases of a training; a mistake is told before anything is written.
 
     Raises:
-        UsageError: no schedule, a batch that does not divide, or a step that no device here can hold.
+        UsageError: no schedule or optimiser, a batch that does not divide, or a step that no device here can hold.
     """
     architecture, classes = architecture_of(job.model), len(data.labeled.classes)
     steps = phases(architecture, job.student, job.noise, data.labeled.samples)
     require_compilable(machine, job.model.remat)
     for phase in steps:
         _ = phase.schedule  # raises where there is none
+        optimizer = phase.recipe.optimizer
+        require_options(optimizer.name, optimizer.more, tensor_rate=machine.device_numbers)
         batch, accumulate = phase.recipe.labeled_batch_size, machine.accumulate
         require_divisible(batch, machine.devices_in_all, accumulate=accumulate, lanes=data.lanes)
     for phase in steps:

@@ -178,7 +178,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.network, self.recipe.weight_decay)
         rate, options = self.schedule.base_rate, self.recipe.optimizer
-        optimizer = build_optimizer(options.name, groups, rate, tensor_rate=self.device_numbers, **options.more)
+        optimizer = build_optimizer(options.name, groups, rate, options.more, tensor_rate=self.device_numbers)
         for group in optimizer.param_groups:
             group["lr"] = self.number(rate)
         # averaged inside the optimiser's step: where the step is one compiled graph, the average is part of it

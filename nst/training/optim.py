@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from nst.errors import UsageError, nearest
+from nst.shown import as_typed
 from nst.training.tensor_rate import TensorRateAdamW, TensorRateRMSprop, TensorRateSGD
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -50,8 +51,19 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[..., Optimizer], 
 }
 
 
+# of these constructors' options, those that nst gives them itself, and whose place it is to say them
+ELSEWHERE = {"lr": "student.optimizer.rate_per_256=...", "weight_decay": "student.weight_decay=..."}
+# the network's parameters, and options for steps that are recorded or differentiated, which these are not
+NO_OPTIONS = ("params", "capturable", "differentiable")
+
+
 def build_optimizer(
-    name: str, groups: Iterable[dict[str, Any]], lr: float, *, tensor_rate: bool = False, **options: Any
+    name: str,
+    groups: Iterable[dict[str, Any]],
+    lr: float,
+    options: Mapping[str, Any] | None = None,
+    *,
+    tensor_rate: bool = False,
 ) -> Optimizer:
     """Optimiser by name over `parameter_groups`; `options` override the defaults in `OPTIMIZERS`.
 
@@ -63,26 +75,59 @@ def build_optimizer(
         tensor_rate: the groups' "lr" will be replaced by () tensors on the parameters' device (`on_device`).
 
     Raises:
-        NstError: an option that it does not have, or one that has no form with a tensor as rate.
+        NstError: as `require_options`.
     """
+    options = options or {}
+    require_options(name, options, tensor_rate=tensor_rate)
     constructor, with_tensor_rate, defaults = OPTIMIZERS[name]
-    accepted = [option for option in inspect.signature(constructor).parameters if option not in ("params", "lr")]
-    for option in options:
-        if option not in accepted:
-            raise UsageError(
-                f"{name} has no such option{nearest(option, accepted)}", got=option, valid=", ".join(accepted)
-            )
+    return (with_tensor_rate if tensor_rate else constructor)(list(groups), lr=lr, **{**defaults, **options})
+
+
+def require_options(name: str, options: Mapping[str, Any], *, tensor_rate: bool = False) -> None:
+    """Raises UsageError for an option that the optimiser does not have or nst gives it, one that has no form with a
+    tensor as rate, or a value that is none."""
+    constructor, _, defaults = OPTIMIZERS[name]
+    signature = inspect.signature(constructor).parameters
+    usual = {key: entry.default for key, entry in signature.items() if key not in (*ELSEWHERE, *NO_OPTIONS)} | defaults
+    for option, value in options.items():
+        typed = f"student.optimizer.{option}={_typed(value)}"
+        if option in ELSEWHERE:
+            raise UsageError(f"nst gives {name} its {option}", got=typed, next=ELSEWHERE[option])
+        if option not in usual:
+            raise UsageError(f"{name} has no such option{nearest(option, usual)}", got=typed, valid=", ".join(usual))
+        if not _is_like(value, usual[option]):
+            raise UsageError(f"student.optimizer.{option} cannot be this", got=typed, valid=_words(usual[option]))
     if tensor_rate:
-        constructor = with_tensor_rate
         _require_supported(name, options)
     try:
-        return constructor(list(groups), lr=lr, **{**defaults, **options})
-    except ValueError as error:
-        raise UsageError(f"{name} refuses its options", got=error, valid=f"defaults: {defaults}") from error
+        constructor([nn.Parameter(torch.zeros(1))], lr=0.1, **{**defaults, **options})
+    except (ValueError, RuntimeError) as error:
+        of_these = {option: usual[option] for option in {**options, **defaults}}
+        by_default = ", ".join(f"student.optimizer.{option}={_typed(value)}" for option, value in of_these.items())
+        raise UsageError(f"{name} refuses its options", got=error, valid=f"by default {by_default}") from error
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value is of the kind of the usual one, which is None where torch decides between yes and no."""
+    if isinstance(usual, tuple):
+        return isinstance(value, (list, tuple)) and len(value) == len(usual) and all(map(_is_like, value, usual))
+    if usual is None or isinstance(usual, bool):
+        return isinstance(value, bool) or value is usual
+    return type(value) in (int, float)
+
+
+def _words(usual: Any) -> str:
+    if isinstance(usual, tuple):
+        return f"{len(usual)} numbers, by default {_typed(usual)}"
+    return "true or false" if usual is None or isinstance(usual, bool) else f"a number, by default {usual}"
+
+
+def _typed(value: Any) -> str:
+    return as_typed(list(value) if isinstance(value, tuple) else value)
 
 
 # variants that the optimisers with a tensor rate lack
-RARE_OPTIONS = ("amsgrad", "maximize", "dampening", "differentiable", "fused", "centered", "decoupled_decay", "caution")
+RARE_OPTIONS = ("amsgrad", "maximize", "dampening", "fused", "centered", "decoupled_decay", "caution")
 
 
 def _require_supported(name: str, options: Mapping[str, Any]) -> None:

@@ -21,8 +21,10 @@ OF_ONE_STAGE = ("run_dir", "name", "input")  # another stage's directory is anot
 
 
 def note_command(arguments: Sequence[str]) -> None:
-    """Keeps the command line of this process."""
-    _command[:] = arguments
+    """Keeps the command line of this process, as a person would type it: the jobs of a sweep get theirs in quotes."""
+    from nst.typed import unquoted  # which loads what a typed option may be
+
+    _command[:] = map(unquoted, arguments)
     _wrong.clear()
     _of_run.clear()
 
@@ -70,7 +72,7 @@ def own_flags_here() -> list[str]:
 
 def meant() -> str | None:
     """The command with options before the paths that stand in it without one: the stage's network or run, and what it
-    takes without its name; None where that cannot be told."""
+    takes without its name; None where there are none, or that cannot be told."""
     from nst.flags import in_words, option_of  # here: only who has made a mistake waits for it
 
     if not _command:
@@ -87,7 +89,7 @@ def meant() -> str | None:
         is_input = free[-1] in record.short and not _is_trained(Path(word).expanduser())
         found.append(shlex.quote(f"{free.pop(-1 if is_input else 0)}={word}"))
         leave_out(word)
-    return again(*found)
+    return again(*found) if found else None
 
 
 def _is_trained(path: Path) -> bool:

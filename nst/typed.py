@@ -44,6 +44,12 @@ def quoted(value: object) -> str:
     return f"'{escaped}'"
 
 
+def unquoted(item: str) -> str:
+    """An override as a person types it: without the quotes that `verbatim` puts around its names and paths."""
+    bare = re.sub(r"'([^'\\\\]*)'", r"\1", item)
+    return bare if bare != item and verbatim([bare]) == verbatim([item]) else item
+
+
 def _verbatim(item: str, sweep: bool) -> str:
     name, equals, value = item.partition("=")
     kind = kind_of(name.lstrip("+"))

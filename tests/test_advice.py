@@ -231,3 +231,9 @@ def test_more_images_that_cannot_be_read_are_allowed_by_the_command_that_is_advi
     (allowed,) = advised(command, tmp_path)
     assert allowed[-1] == "max_bad_fraction=0.15"
     works(allowed, tmp_path)
+
+
+def test_a_job_of_a_sweep_is_advised_by_a_command_as_a_person_types_it():
+    note_command(["iterate", "name='sw7'", "iterate.generations=[['a=1'],['b=2']]", "run_dir='runs/my sweep/seed=1'"])
+    typed = "name=sw7 'iterate.generations=[[a=1],[b=2]]' 'run_dir=runs/my sweep/seed=1'"
+    assert whole("nst iterate seed=1") == f"nst iterate {typed} seed=1"

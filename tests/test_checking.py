@@ -20,7 +20,7 @@ from nst.robustness.options import RobustnessOptions
 from nst.settings import TREE
 from nst.settings.learning import OptimizerOptions, Recipe, ScheduleOptions
 from nst.settings.network import Side
-from nst.typed import verbatim
+from nst.typed import unquoted, verbatim
 from tests.forked import run
 
 AWKWARD = ["a=b", "a b", "a,b", "[x]", "{y}", "it's", 'a"q"', "~", "~/x", "(1)", "2024", "1e5", "007", "true", "null.d",
@@ -63,6 +63,18 @@ def test_what_hydra_reads_itself_stays():
     assert verbatim(["teacher.run=a,b", "teacher.run=glob(x*)", "run_dir=a=b"], sweep=True) == [
         "teacher.run='a','b'", "teacher.run=glob(x*)", "run_dir='a=b'"]  # fmt: skip
     assert compose_config(["report.runs=[a, 'b c']"]).report.runs == ["a", "b c"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["name=sw7", "run_dir=a b", "run_dir=a=b", "iterate.generations=[[model.width=0.2],[],null]", "teacher.run=[a,b]",
+     "teacher.run=['a,b',c]", "run_dir='null'", "seed=3", "run_dir='a\\'b'"],
+)  # fmt: skip
+def test_quotes_that_nobody_needs_to_type_are_not_shown(typed: str):
+    assert unquoted(typed) == typed
+    (given,) = verbatim([typed])  # as the job of a sweep gets it
+    assert verbatim([unquoted(given)]) == [given]
+    assert ("'" in unquoted(given)) == ("'" in typed)
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,24 @@ def test_a_mistake_in_a_later_generation_is_told_before_the_teacher_trains(
 
 
 @pytest.mark.parametrize(
+    ("option", "says"),
+    [("run_dir=/tmp/x", "run_dir is of the run as a whole"),
+     ("name=a", "name is of the run as a whole"),
+     ("+iterate.control=true", "iterate.control is of the run"),
+     ("report.examples=3", "report.examples is of the run"),
+     ("data.source.root=x", "data.source.root is of the run"),
+     ("teacher.run=runs/x", "teacher of a generation is the one before"),
+     ("model.width=0.25,0.3", "'0.3' is not an option of a generation")],
+)  # fmt: skip
+def test_what_would_change_nothing_in_a_generation_is_refused(option: str, says: str):
+    whole = [*TINY, f"iterate.generations=[[],[{option}]]"]
+    cfg = compose_config(whole)
+    cfg.overrides = whole
+    with pytest.raises(UsageError, match=says):
+        generations.configurations(job_from(GenerationsJob, cfg))
+
+
+@pytest.mark.parametrize(
     ("selection", "says"),
     [(["select.max_confidence=0.2"], "max_confidence is a probability above min_confidence"),
      (["select.method=official", "select.min_confidence=0.333"], "works on a 0.01 grid")],

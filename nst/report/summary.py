@@ -13,6 +13,7 @@ from nst.report.generation_rows import Row, certain, looked_at, model_name
 from nst.report.page import number
 from nst.report.records import Experiment, Generation, opening
 from nst.shown import short
+from nst.typed import unquoted
 
 LAYOUTS = ("folder", "tar", "csv")  # of data sets that have no name of their own
 Numbers = list[tuple[str, str, str]]  # value, name, remark
@@ -181,7 +182,7 @@ def command(experiment: Experiment, stage: str | None = None, overrides: Sequenc
         return None
     # whoever repeats a run must not be told to delete it
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0] != "overwrite"]
-    return shlex.join(["nst", stage, *kept])
+    return shlex.join(["nst", stage, *map(unquoted, kept)])
 
 
 def configs(experiment: Experiment) -> dict[str, str]:

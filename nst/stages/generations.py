@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from nst.config import compose_config
 from nst.documents import read_json
-from nst.errors import NstError
+from nst.errors import NstError, UsageError
 from nst.finished import final_weights, generation_of
 from nst.models.architectures import framing_at
 from nst.models.network_info import read_info
@@ -24,6 +24,14 @@ from nst.typed import quoted
 from nst.written import LINK, note, ours
 
 CONTROL = "control"  # instead of the number of a generation
+# options, and groups of them, of which no generation reads its own: its place, and what is of other stages
+OF_THE_RUN = (
+    *("name", "run_dir", "stage", "overrides", "paper", "iterate"),
+    *("shard", "report", "predict", "export", "doctor", "plan"),
+    # shards are made once
+    *("data.source", "data.labeled_per_class", "data.test_samples", "data.unlabeled_samples"),
+    *("data.validation_samples", "data.stored_size"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,13 @@ def configurations(job: GenerationsJob) -> list[DictConfig]:
     """One whole configuration per generation: the command line's options, then the generation's own.
 
     Raises:
-        NstError: a generation's option does not exist.
+        NstError: a generation's option does not exist, or is of the run as a whole.
     """
     given = [item for item in job.overrides if not item.startswith(("run_dir=", "name="))]
     composed, places = [], Places.of(job)
     for number, options in enumerate(generation_options(job)):
+        for item in options:
+            _require_of_a_generation(item)
         whole = [*given, *options, f"run_dir={quoted(places.generation(number))}", f"name={quoted(job.name)}"]
         generation = compose_config(whole)
         generation.overrides, generation.stage = whole, "train"
@@ -112,6 +122,31 @@ def generation_options(job: GenerationsJob) -> list[list[str]]:
     if lists[0] is None:
         lists = [first, *lists[1:]]
     return [list(_flat(options)) for options in lists]
+
+
+def _require_of_a_generation(item: str) -> None:
+    """Raises UsageError where an option in a generation's list would change nothing, or is none."""
+    name, equals, _ = item.partition("=")
+    name = name.lstrip("+~")
+    if not equals:
+        raise UsageError(
+            f"'{item}' is not an option of a generation",
+            got="iterate.generations",
+            valid="[[option=value, ...], ...], where a comma begins the next option",
+            next="for several values give several lists, and -m:"
+            " 'iterate.generations=[[],[model.width=0.3]],[[],[model.width=0.4]]'",
+        )
+    if name == "teacher.run":
+        raise UsageError(
+            "the teacher of a generation is the one before it", got=f"{item} in iterate.generations",
+            next="iterate.teacher=<run directory>, for a first one that is trained already",
+        )  # fmt: skip
+    if any(f"{name}.".startswith(f"{whole}.") for whole in OF_THE_RUN):
+        raise UsageError(
+            f"{name} is of the run as a whole, and would change nothing in one generation",
+            got=f"{item} in iterate.generations",
+            next=f"{item} beside iterate.generations, or leave it out",
+        )
 
 
 def _flat(options: Sequence[Any]) -> Iterator[str]:

@@ -36,6 +36,7 @@ from nst.shown import as_typed
 from nst.stage_table import STAGES
 from nst.stages.apart import PARTS
 from nst.stages.unread import WHOLE, networks, require_as_sharded, require_read, run_of, typed_names, value_at
+from nst.typed import unquoted
 
 PLACES = ("data.root", "data.source.root", *(f"data.{part}" for part in PARTS))
 
@@ -73,7 +74,7 @@ def _require_options(cfg: DictConfig, stage: str) -> None:
     if given:
         raise UsageError(
             f"nst {stage} looks at options, and {runs[0]} was made by more than are given here",
-            next=shlex.join(["nst", stage, *map(str, given)]),
+            next=shlex.join(["nst", stage, *(unquoted(str(item)) for item in given)]),
         )
 
 

@@ -52,6 +52,7 @@ from nst.stages.resolving import machine
 from nst.training.calibration import at_own_temperature, remark
 from nst.training.ensemble import ensemble_asked
 from nst.training.label_engines import LightningEngine, ShardsToLabel
+from nst.typed import unquoted
 
 SHEET = "sheet.html"
 Result = dict[str, Any]
@@ -200,7 +201,7 @@ def _sheet(job: PredictJob, files: PredictionFiles, inputs: Inputs, counts: Resu
         **({"confidences": "calibrated on validation pictures"} if options.calibrated else {}),
         "code": f"nst {__version__}, {provenance()['git']}",
     }
-    command = shlex.join(["nst", "predict", *map(without_secrets, job.overrides)])
+    command = shlex.join(["nst", "predict", *(without_secrets(unquoted(item)) for item in job.overrides)])
     return sheet(
         told, counts, count=options.sheet, min_confidence=options.min_confidence, facts=facts, command=command,
         title=Path(shown_place(job)).name or shown_place(job),

@@ -51,7 +51,7 @@ def as_table(rows: list[dict[str, Any]]) -> Any:
     where all that is there are some, also as the text of a CSV file, and else text."""
     import wandb
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names: list[Any] = list(dict.fromkeys(name for row in rows for name in row))
     columns = [_column([row.get(name) for row in rows]) for name in names]
     return wandb.Table(columns=names, data=[list(row) for row in zip(*columns, strict=True)])
 

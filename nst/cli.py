@@ -17,13 +17,14 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from nst.advice import note_command, whole
-from nst.errors import NO_ROOM, NstError, Preempted, UsageError, in_a_line, nearest, room_for
+from nst.errors import NO_ROOM, NstError, Preempted, Terminated, UsageError, in_a_line, nearest, room_for
 from nst.faults import in_words
 from nst.machine import keep_freed_memory
 from nst.sharing import is_rank_zero
@@ -49,9 +50,10 @@ start here: nst iterate experiment=digits_demo"""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0 on success, 1 on a mistake or fault (told without a traceback), 2 where there is no
-    such stage, option or choice."""
+    such stage, option or choice, 3 where the directory holds a run with other inputs."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.excepthook = _traceback
+    _end_as_by_ctrl_c()
     before_torch()
     try:
         code, fault = _outcome(arguments)
@@ -61,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if fault:
         print(_wrapped(f"nst: {_host()}{fault}"), file=sys.stderr)
     _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C while Python ends says nothing
+    for number in (signal.SIGINT, signal.SIGTERM):
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # while Python ends they say nothing
     sys.exit(code)
 
 
@@ -141,18 +144,36 @@ def _outcome(arguments: list[str]) -> tuple[int, str]:
         if fault is None:
             raise
         return fault.exit_code, _told(fault)
-    except KeyboardInterrupt:
-        return _stopped()
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except SystemExit as end:
         # Lightning catches a Ctrl-C itself, shuts down, and then leaves as if something had failed
         if isinstance(end.__context__, KeyboardInterrupt):
-            return _stopped()
+            return _stopped(end.__context__)
         raise
 
 
-def _stopped() -> tuple[int, str]:
+def _stopped(by: KeyboardInterrupt) -> tuple[int, str]:
+    if isinstance(by, Terminated):  # of all ranks one says so
+        return by.exit_code, "stopped (SIGTERM); the same command continues" if is_rank_zero() else ""
     print(file=sys.stderr)
     return 130, "stopped; the same command continues"
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Lets SIGTERM end this command as Ctrl-C does, wherever a training or an evaluation does not hear it itself."""
+    own = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() != own:  # a loader or another process that was forked from this one
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        signal.signal(number, signal.SIG_IGN)  # it comes twice where it goes to all processes, and a sweep passes it on
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _told(error: NstError) -> str:

@@ -48,10 +48,22 @@ class UsageError(NstError):
     exit_code = 2
 
 
+class OtherInputs(NstError):
+    """The directory holds a run with other inputs: the same command fails again, and another directory helps."""
+
+    exit_code = 3
+
+
 class Preempted(NstError):
     """The machine is about to be taken away (SIGTERM); what was done so far is kept and will be continued."""
 
     exit_code = 143  # as a shell reports a process that SIGTERM has ended: whoever restarts preempted jobs knows it
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing notes it for a later step: it ends a command as Ctrl-C does."""
+
+    exit_code = Preempted.exit_code
 
 
 def in_a_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -33,15 +34,16 @@ from nst.atomic import write_json
 from nst.checking import check_value, kind_of
 from nst.config import compose_config, explain, hydra_started
 from nst.documents import read_json
-from nst.errors import NstError, UsageError
+from nst.errors import NstError, Terminated
 from nst.progress import console, say
+from nst.refused import SWEEP
 from nst.sharing import is_rank_zero
 from nst.stage_table import STAGES
-from nst.sweep_table import STOPPED, SweepJob, result_in, summary_table
+from nst.sweep_table import STOPPED, SweepJob, result_in, summary_table, ways_on
 from nst.typed import quoted, verbatim
 
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
-SIGINT_GRACE_S = 15  # for a job, which a terminal's Ctrl-C reaches too: it says where it stopped
+STOP_GRACE_S = 15  # for a job, which Ctrl-C or SIGTERM reaches too: it says where it stopped
 ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # whose processes start many jobs
 NAME_BYTES = 255  # of a folder's name, on the file systems that people have
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
@@ -71,6 +73,7 @@ class Launch:
         """The job's objective; None if it failed or has none."""
         settings = HydraConfig.get()
         own, number = [_tidy(item) for item in settings.overrides.task], int(settings.job.num)
+        chosen_by = "run_dir" if any(_name(item) == "run_dir" for item in own) else "name"
         if STAGES[self.stage].within:
             own = [item for item in own if _name(item) != "run_dir"]  # of the sweep
         directory = self.base / _job_name(own, self.swept)
@@ -78,15 +81,16 @@ class Launch:
         record = self.records / f"{number:06d}.json"
         options, results = self._place(own, directory)
         arguments = [self.stage, *own, *options]
+        chosen_by = chosen_by if options else ""
         if not is_rank_zero():
-            if code := run_job(arguments, forks=self.forks):
+            if code := run_job(arguments, forks=self.forks, chosen_by=chosen_by):
                 time.sleep(GRACE_S)
                 raise SystemExit(code)
             return None
         known = {"directory": directory, "results": results}
         write_json(record, {**known, "exit_code": None})
         try:
-            code = run_job(arguments, forks=self.forks)
+            code = run_job(arguments, forks=self.forks, chosen_by=chosen_by)
         except KeyboardInterrupt:
             write_json(record, {**known, "exit_code": STOPPED})
             raise
@@ -109,20 +113,26 @@ class Launch:
         return [] if record.folder in given else [f"{record.folder}={quoted(directory)}"], directory
 
 
-def run_job(arguments: Sequence[str], *, forks: bool) -> int | None:
+def run_job(arguments: Sequence[str], *, forks: bool, chosen_by: str = "name") -> int | None:
     """The exit code of `nst` with these arguments in a process of its own; None: nobody has seen its end.
 
     Args:
         forks: many jobs start from this process, which pay once for what a stage loads.
+        chosen_by: the option of the sweep that chooses the jobs' directories.
     """
-    if not forks or not forkserver.possible():
-        return subprocess.run([sys.executable, "-m", "nst", *arguments], check=False).returncode
-    job = _server(arguments[0]).start(arguments)
+    environment = {**os.environ, SWEEP: chosen_by}
+    job: subprocess.Popen[bytes] | forkserver.Forked
+    if forks and forkserver.possible():
+        job = _server(arguments[0]).start(arguments, environment=environment)
+    else:
+        job = subprocess.Popen([sys.executable, "-m", "nst", *arguments], env=environment)
     try:
         return job.wait()
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Terminated):
+            job.terminate()  # which may have come to this process alone
         with contextlib.suppress(subprocess.TimeoutExpired):
-            job.wait(SIGINT_GRACE_S)
+            job.wait(STOP_GRACE_S)
         job.kill()
         raise
 
@@ -174,7 +184,8 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
             console.print(summary_table(_noted(records)))
         raise
     jobs = _noted(records)
-    return _close(jobs, fault, searched="direction" in config.hydra.sweeper)
+    chosen_by = "run_dir" if given else "name"
+    return _close(jobs, fault, searched="direction" in config.hydra.sweeper, chosen_by=chosen_by)
 
 
 def _require_plugins(config: DictConfig) -> None:
@@ -212,18 +223,16 @@ def _noted(records: Path) -> list[SweepJob]:
     return [SweepJob(Path(note["directory"]), note["exit_code"], Path(note["results"])) for note in notes]
 
 
-def _close(jobs: Sequence[SweepJob], fault: Exception | None, *, searched: bool) -> int:
+def _close(jobs: Sequence[SweepJob], fault: Exception | None, *, searched: bool, chosen_by: str = "name") -> int:
     console.print(summary_table(jobs))
     failed = [job.directory.name for job in jobs if job.exit_code != 0]
     if fault is not None:
         say(f"the launcher stopped: {type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}")
     if failed:
         say(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
-    wrong = [job.directory.name for job in jobs if job.exit_code == UsageError.exit_code]
-    if wrong:
-        say(f"options that will fail again: {', '.join(wrong)}; the command without them runs only what is missing")
-    elif failed or fault is not None:
-        say("the same command runs only what is missing, and what failed once more")
+    if failed or fault is not None:
+        for line in ways_on(jobs, chosen_by):
+            say(line)
     if searched and (done := [job for job in jobs if job.exit_code == 0 and OBJECTIVE in job.result]):
         best = max(done, key=lambda job: job.result[OBJECTIVE])
         say(f"best: {OBJECTIVE} {best.result[OBJECTIVE]:.2f} with {best.directory.name}")

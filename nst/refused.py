@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from nst import by_hand, written
 from nst.advice import again, command_is_known
-from nst.errors import NstError
+from nst.errors import NstError, OtherInputs
 from nst.run_inputs import ADDED
 from nst.shown import as_typed, count_of
 from nst.stage_table import STAGES
@@ -19,6 +20,7 @@ AS_IT_IS = (
     "null as the first of the lists in iterate.generations takes that network for generation 0 as it is:"
     " 'iterate.generations=[null,[]]' for one student without options of its own;\n         or "
 )
+SWEEP = "NST_SWEEP"  # in the environment of a sweep's jobs: the option that chooses the directories of all
 HASH = re.compile(r"[0-9a-f]{32,}")
 
 
@@ -47,7 +49,7 @@ def chooses(item: str, option: str, folder: Path) -> bool:
 
 def other_inputs(
     directory: Path, stage: str, started: Mapping[str, Any], inputs: Mapping[str, Any], option: str
-) -> NstError:
+) -> OtherInputs:
     """The directory holds a run with other inputs, and nobody has said that it may go."""
     if started["stage"] == stage:
         found = list(differences(started["inputs"], inputs))
@@ -56,7 +58,7 @@ def other_inputs(
     else:
         changed = [f"nst {started['stage']} before, nst {stage} now"]
     takes_it = stage == "train" and option == "iterate.teacher" and (directory / "DONE").exists()
-    return NstError(
+    return OtherInputs(
         f"{directory} holds {article(started['stage'])} run with other inputs",
         got="; ".join(changed[:SHOWN]) + ("; ..." if len(changed) > SHOWN else ""),
         valid="the same options and files as before, to continue or reuse it",
@@ -75,7 +77,8 @@ def not_only_ours(directory: Path, found: written.FolderContents | None, option:
 
 def ways_on(found: written.FolderContents | None, option: str) -> str:
     """Another folder, or overwriting: what that deletes, and what it keeps; and the commands for it."""
-    another = f"choose another {option}=..., or"
+    of_all = os.environ.get(SWEEP)  # for a job of a sweep nobody chooses a directory
+    another = f"choose another {of_all or option}=..." + (" for the sweep, or" if of_all else ", or")
     if found is None:
         return (
             f"{another} move the folder away: overwrite=true deletes only what nst has listed, and this run has no list"
@@ -87,7 +90,7 @@ def ways_on(found: written.FolderContents | None, option: str) -> str:
         return "\n         ".join(lines)
     keeps = "; there is nothing else. Later steps that build on it are made anew too; what has the same inputs stays"
     lines = [f"{another} overwrite=true, which {deletes}, and starts again{keeps}"]
-    if command_is_known():
+    if command_is_known() and not of_all:
         lines += [again(f"{option}=<folder>"), again("overwrite=true")]
     return "\n         ".join(lines)
 

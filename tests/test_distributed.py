@@ -173,7 +173,7 @@ def test_a_mistake_on_rank_0_ends_all_ranks(run: Path, digits: Path, tmp_path: P
         other.finish({})  # rank 0 alone selects, and so alone finds that this is another selection
     done = nst("iterate", *tiny, *TWO_RANKS, f"data.root={digits}",
                f"run_dir={tmp_path / 'run'}", generations)  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "selection holds a select run with other inputs" in done.stderr
     assert (tmp_path / "run/gen0/predictions/DONE").exists(), "it was made in the middle of the run"
     assert "Traceback" not in done.stderr

@@ -87,6 +87,49 @@ def test_a_failed_job_is_listed_and_the_others_finish(here: Path, digits: Path, 
     assert (here / "runs/sweep/student.schedule.warmup_epochs=0.5/DONE").exists()
 
 
+def test_jobs_whose_options_have_changed_have_no_results_and_a_way_on(
+    here: Path, digits: Path, capfd: pytest.CaptureFixture[str]
+):
+    options = [*TINY, f"data.root={digits}", "name=sweep", "seed=0,1"]
+    for seed in (0, 1):
+        given = [f"seed={seed}", "student.steps=4", f"run_dir=runs/sweep/seed={seed}"]
+        assert forked.run(["train", *options[:-1], *given], here).returncode == 0
+    capfd.readouterr()
+    assert launcher.sweep("train", [*options, "student.steps=6"]) == 1
+    out, errors = capfd.readouterr()
+    assert "choose another name=... for the sweep, or overwrite=true" in errors
+    assert "run_dir" not in errors.replace("runs/sweep", ""), "which the sweep chooses"
+    assert "another name=... keeps these runs" in " ".join(out.split())
+    assert "the same command" not in out
+    assert len(re.findall(r"seed=\d │ failed \(3\)", out)) == 2, "without the results of the runs that are there"
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [([0, 3], "directories of runs with other options: b; another run_dir=... keeps these runs"),
+     ([2, 2], "the same options fail again"),
+     ([2], "the same options fail again"),
+     ([0, 2], "options that will fail again: b; the command without them runs only what is missing"),
+     ([1, None], "the same command runs only what is missing, and what failed once more")],
+)  # fmt: skip
+def test_what_a_sweep_advises_helps(codes: list[int | None], says: str):
+    jobs = [launcher.SweepJob(Path("runs") / name, code) for name, code in zip("ab", codes, strict=False)]
+    (line,) = launcher.ways_on(jobs, "run_dir")
+    assert line.startswith(says)
+
+
+def test_results_of_an_attempt_before_are_not_a_failed_jobs(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "result.json", {"top1": 12.5})
+    out = io.StringIO()
+    Console(file=out, width=80).print(
+        launcher.summary_table([launcher.SweepJob(tmp_path / "a", 0), launcher.SweepJob(tmp_path / "b", 3)])
+    )
+    rows = {line.split()[1]: line.split()[3] for line in out.getvalue().splitlines() if "│" in line}
+    assert rows == {"a": "12.5", "b": "-"}
+
+
 def test_jobs_are_named_by_what_distinguishes_them():
     swept = launcher._swept_names(["noise=full,none", "seed=range(0,3)", "model.width=0.5", "experiment=glob(table*)"])
     assert swept == {"noise", "seed", "experiment"}
@@ -131,7 +174,7 @@ def test_the_closing_table_tells_jobs_apart_in_80_columns(tmp_path: Path):
         (tmp_path / name).mkdir()
         scores = {"top1": 91.25, "top5": 99.5, "ece": 10.25, "gain": -10.5}
         write_json(tmp_path / name / "result.json", scores)
-    jobs = [launcher.SweepJob(tmp_path / name, exit_code=1) for name in names]
+    jobs = [launcher.SweepJob(tmp_path / name, exit_code=int(name == names[0])) for name in names]
     out = io.StringIO()
     Console(file=out, width=80).print(launcher.summary_table(jobs))
     lines = out.getvalue().splitlines()
@@ -332,7 +375,7 @@ def test_a_job_that_never_came_back_counts_as_failed(here: Path, capfd: pytest.C
 class Stopped(SimpleNamespace):
     """A fork server and its job, in which a person's Ctrl-C arrives."""
 
-    def start(self, arguments: list[str]) -> "Stopped":
+    def start(self, arguments: list[str], **_: object) -> "Stopped":
         return self
 
     def wait(self, timeout: float | None = None) -> None:
@@ -350,7 +393,7 @@ def test_a_sweep_that_is_stopped_leaves_no_job_behind(monkeypatch: pytest.Monkey
     monkeypatch.setattr(launcher, "_server", lambda _: job)
     with pytest.raises(KeyboardInterrupt):
         launcher.run_job(["train"], forks=True)
-    assert job.calls == [None, launcher.SIGINT_GRACE_S, "kill"]
+    assert job.calls == [None, launcher.STOP_GRACE_S, "kill"]
 
 
 @pytest.mark.parametrize(("choice", "forks"), [("basic", True), ("parallel", True), ("slurm", False)])

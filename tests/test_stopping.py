@@ -22,14 +22,20 @@ from tests.conftest import TINY, read_by
 from tests.forked import PYTHON, ROOT, run, start
 
 
-def stopped(command: list[str], folder: Path, when: Callable[[], bool]) -> tuple[int | None, str]:
-    """Exit code and output of a command whose process group gets SIGINT, as by a terminal's Ctrl-C."""
+def stopped(
+    command: list[str], folder: Path, when: Callable[[], bool], *, terminated: bool = False
+) -> tuple[int | None, str]:
+    """Exit code and output of a command whose process group gets SIGINT, as by a terminal's Ctrl-C; or which gets
+    SIGTERM alone."""
     with open(folder / "output.txt", "w+", encoding="utf-8") as output:
         job = start(command, folder, [output, output])
         since = time.monotonic()
         while not when() and job.poll() is None and time.monotonic() - since < 120:
             time.sleep(0.05)
-        os.killpg(job.pid, signal.SIGINT)
+        if terminated:
+            os.kill(job.pid, signal.SIGTERM)
+        else:
+            os.killpg(job.pid, signal.SIGINT)
         code = job.wait(60)
     return code, (folder / "output.txt").read_text(encoding="utf-8")
 
@@ -102,6 +108,28 @@ def test_ctrl_c_ends_a_sweep_and_its_job(digits: Path, tmp_path: Path):
     assert re.search(r"seed=1 .*stopped", said), "the table that closes a sweep"
     assert not (tmp_path / "runs" / "s" / ".sweep").exists()
     assert "Traceback" not in said
+
+
+def test_sigterm_ends_a_sweep_and_its_job_as_ctrl_c_does(digits: Path, tmp_path: Path):
+    command = ["train", "-m", *TINY, f"data.root={digits}", "name=s", "student.steps=100000", "seed=1,2"]
+    state = tmp_path / "runs" / "s" / "seed=1" / "checkpoints" / "trained_last.ckpt"
+    code, said = stopped(command, tmp_path, state.exists, terminated=True)
+    assert code == 143, said
+    assert re.search(r"told to stop \(SIGTERM\) at step \d+; the state is kept", said), said
+    assert re.search(r"seed=1 .*stopped", said), "the table that closes a sweep"
+    assert "nst: stopped (SIGTERM); the same command continues\n" in said
+    assert not (tmp_path / "runs" / "s" / "seed=2").exists()
+    assert "Traceback" not in said
+
+
+def test_sigterm_between_two_steps_of_a_loop_is_answered_with_a_sentence():
+    """Also to a process that was forked from it, which ends without one."""
+    kill = "os.kill(os.getpid(), signal.SIGTERM)"
+    stage = f"lambda *_, **__: [os.fork() or {kill}, os.wait(), {kill}, time.sleep(9)]"
+    program = f"import os, signal, time; from nst import cli; cli.run_stage = {stage}; cli.main(['iterate'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    said = done.stderr.replace("nst iterate: loading\n", "")
+    assert (done.returncode, said) == (143, "nst: stopped (SIGTERM); the same command continues\n")
 
 
 def test_ctrl_c_in_an_evaluation_is_no_failure(digits: Path, tmp_path: Path):

@@ -18,11 +18,12 @@ from nst.cloud.gcloud import Tpu
 from nst.cloud.jobs import CloudJob, check, start, stop
 from nst.cloud.refusals import CloudError
 from nst.cloud.workers import State, Workers, numbers
-from nst.errors import NstError, UsageError
+from nst.errors import NstError, OtherInputs, UsageError
 
 LOOKS_PER_ROUND = 6  # worker 0's log is read at every look, the state of all workers once a round
 PATIENCE = 30  # looks in a row that may fail: this computer may be offline for a while, the job is not
-USAGE = str(UsageError.exit_code)  # there is no such option: trying again does not help
+# there is no such option, or another run in the directory: trying again does not help
+USAGE = {str(error.exit_code) for error in (UsageError, OtherInputs)}
 GONE = ("preempted", "failed")  # machines that do not come back; deleted ones (`missing`) somebody wanted gone
 RESTARTABLE = ("job", *GONE)
 Result = TypeVar("Result")
@@ -169,7 +170,7 @@ def _judge(tpu: Tpu, states: dict[int, State], launch: str) -> None:
     if bad:
         first = min(bad)
         codes = {state.code for state in bad.values()}
-        kind = "usage" if USAGE in codes else "stopped" if "stopped" in codes else "job"
+        kind = "usage" if USAGE & codes else "stopped" if "stopped" in codes else "job"
         log = f"bin/tpu logs {tpu.name} --worker {first}"
         waiting = [number for number, state in states.items() if state.name == "running"]
         hint = f"{log}; {numbers(waiting)} will end within minutes, or by bin/tpu stop {tpu.name}" if waiting else log

@@ -104,7 +104,7 @@ def read_settings(config: Mapping[Any, Any], group: str = "") -> tuple[dict[str,
         elif isinstance(node, Kind):
             try:
                 read = value if value == MISSING_VALUE else node.read(value)
-                if type(read) is not type(value) or read != value:
+                if repr(read) != repr(value):  # 1.0 equals 1, also within lists
                     changed[name] = read
             except ValueError:
                 mistakes.append(WrongOption(name, value, node.words))
@@ -131,7 +131,7 @@ def check_value(name: str, value: Any, overrides: Iterable[str] = ()) -> None:
 
 
 def check_fields(options: Group) -> None:
-    """Holds a group's values against its options: it may have been made by hand.
+    """Holds a group's values against its options: it may have been made by hand. A whole number is one as 2.0 too.
 
     Raises:
         UsageError: a field has a value that the option of its name cannot have.
@@ -140,17 +140,24 @@ def check_fields(options: Group) -> None:
         value = getattr(options, entry.name)
         if isinstance(value, Group) or (not about.listed and value == entry.default):
             continue  # it has seen to itself; or the option was not given
-        check_values(options.section, **(value if about.rest else {entry.name: value}))
+        read = check_values(options.section, **(value if about.rest else {entry.name: value}))
+        if isinstance(value, float) and entry.name in read:
+            object.__setattr__(options, entry.name, read[entry.name])
 
 
-def check_values(group: str, /, **values: Any) -> None:
-    """The same for values by the names of a group's options; other names are passed over."""
+def check_values(group: str, /, **values: Any) -> dict[str, Any]:
+    """The same for values by the names of a group's options, with those that stages take in another form; other names
+    are passed over."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         node = _node(f"{group}.{name}")
         if isinstance(node, Kind) or (isinstance(node, dict) and isinstance(value, Mapping)):
             plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-            for mistake in read_settings({name: plain}, group)[1]:
+            changed, mistakes = read_settings({name: plain}, group)
+            for mistake in mistakes:
                 raise mistake.error()
+            found |= {key.removeprefix(f"{group}."): read for key, read in changed.items()}
+    return found
 
 
 def _names(group: str) -> list[str]:

@@ -31,9 +31,11 @@ class Kind:
 
 
 def whole(least: int = 1, most: int = 10**12) -> Kind:
-    """Whole numbers from `least` to `most`; true and 1.0 are none."""
+    """Whole numbers from `least` to `most`, also as 1e3 or 2.0; true is none."""
 
     def read(value: Any) -> int:
+        if type(value) is float and value.is_integer():
+            value = int(value)
         if type(value) is not int or not least <= value <= most:
             raise ValueError
         return value

@@ -196,7 +196,7 @@ def options(digits: Path) -> list[str]:
 
 def test_another_training_in_a_directory_goes_elsewhere_or_over_it_as_advised(tmp_path: Path, options: list[str]):
     works(["train", *options, "run_dir=run"], tmp_path)
-    elsewhere, over = advised(["train", *options, "run_dir=run", "student.steps=6"], tmp_path)
+    elsewhere, over = advised(["train", *options, "run_dir=run", "student.steps=6"], tmp_path, code=3)
     works([item.replace("<folder>", "other") for item in elsewhere], tmp_path)
     works(over, tmp_path)
     assert {(tmp_path / name / "DONE").read_text() for name in ("run", "other")} == {

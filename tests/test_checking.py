@@ -195,6 +195,24 @@ def test_dataclasses_made_by_hand_are_held_against_the_same_table():
         RobustnessOptions(severities=())
 
 
+@pytest.mark.parametrize(
+    "name", ["student.steps", "seed", "student.labeled_batch_size", "eval.every", "trainer.devices"]
+)
+@pytest.mark.parametrize("typed", ["2.0", "2e0", "+2.0"])
+def test_a_whole_number_may_have_a_point_or_an_exponent(name: str, typed: str):
+    read = OmegaConf.select(compose_config(["eval=robustness", f"{name}={typed}"]), name)
+    assert (type(read), read) == (int, 2)
+    assert repr(compose_config(["eval=robustness", f"eval.severities=[1,{typed}]"]).eval.severities) == "[1, 2]"
+
+
+def test_a_whole_number_with_a_fraction_is_none():
+    for value in ("2.5", "1e-3", "1e13", "true"):
+        with pytest.raises(UsageError, match=r"student\.steps cannot be"):
+            compose_config([f"student.steps={value}"])
+    recipe = Recipe(steps=1e3, weight_decay=1.0)  # type: ignore[arg-type]  # by hand
+    assert (type(recipe.steps), recipe.steps, type(recipe.weight_decay)) == (int, 1000, float)
+
+
 def test_the_table_says_nothing_twice():
     """A group is a mapping, an option a kind; none is both, and every one of conf/ is there (test_wrong_values)."""
     assert all(isinstance(key, str) and "." not in key for key in TREE)

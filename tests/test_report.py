@@ -174,7 +174,7 @@ def words(html):
 
     reader = Text()
     reader.found = []
-    reader.feed(html)
+    reader.feed(html.replace("<wbr>", ""))
     return " ".join(" ".join(reader.found).split())
 
 

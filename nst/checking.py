@@ -75,8 +75,10 @@ def entry_in(name: str) -> str | None:
 
 def adding(entry: str) -> str:
     """How an entry is added, as it is typed."""
-    inner = _node(entry)
-    return f"'+{entry}={{epsilons: [2, 4], steps: 10}}'" if isinstance(inner, dict) else f"+{entry}=..."
+    if not isinstance(_node(entry), dict):
+        return f"+{entry}=..."
+    steps = "" if entry.endswith(".fgsm") else ", steps: 10"  # which is a single one
+    return f"'+{entry}={{epsilons: [2, 4]{steps}}}'"
 
 
 def _node(name: str) -> Any:

@@ -30,7 +30,7 @@ class AttackOptions(Group, at="eval.attacks"):
     """One attack; numbers in 1/255."""
 
     epsilons: Sequence[float] = option(listed(number(0, 255), least=1), help="largest changes of a pixel")
-    steps: int = option(whole(1, 10_000), 10, "steps")
+    steps: int = option(whole(1, 10_000), 1, "gradients taken; a single step from the picture itself is FGSM")
     step_size: float | None = option(null(number(0, 255, above=True)), None, "null: max(epsilon / steps, 1)")
     random_start: bool = option(flag(), False, "from a random point within epsilon")
 

@@ -81,7 +81,7 @@ class Launch:
         record = self.records / f"{number:06d}.json"
         options, results = self._place(own, directory)
         arguments = [self.stage, *own, *options]
-        chosen_by = chosen_by if options else ""
+        chosen_by = f"{_name(options[0])}={chosen_by}" if options else ""
         if not is_rank_zero():
             if code := run_job(arguments, forks=self.forks, chosen_by=chosen_by):
                 time.sleep(GRACE_S)
@@ -113,12 +113,12 @@ class Launch:
         return [] if record.folder in given else [f"{record.folder}={quoted(directory)}"], directory
 
 
-def run_job(arguments: Sequence[str], *, forks: bool, chosen_by: str = "name") -> int | None:
+def run_job(arguments: Sequence[str], *, forks: bool, chosen_by: str = "") -> int | None:
     """The exit code of `nst` with these arguments in a process of its own; None: nobody has seen its end.
 
     Args:
         forks: many jobs start from this process, which pay once for what a stage loads.
-        chosen_by: the option of the sweep that chooses the jobs' directories.
+        chosen_by: `run_dir=name`, the option of the job's directory, and that of the sweep which chooses it.
     """
     environment = {**os.environ, SWEEP: chosen_by}
     job: subprocess.Popen[bytes] | forkserver.Forked

@@ -20,7 +20,8 @@ AS_IT_IS = (
     "null as the first of the lists in iterate.generations takes that network for generation 0 as it is:"
     " 'iterate.generations=[null,[]]' for one student without options of its own;\n         or "
 )
-SWEEP = "NST_SWEEP"  # in the environment of a sweep's jobs: the option that chooses the directories of all
+# in the environment of a sweep's jobs: `run_dir=name`, the option of its directory, and that of the sweep behind it
+SWEEP = "NST_SWEEP"
 HASH = re.compile(r"[0-9a-f]{32,}")
 
 
@@ -77,7 +78,8 @@ def not_only_ours(directory: Path, found: written.FolderContents | None, option:
 
 def ways_on(found: written.FolderContents | None, option: str) -> str:
     """Another folder, or overwriting: what that deletes, and what it keeps; and the commands for it."""
-    of_all = os.environ.get(SWEEP)  # for a job of a sweep nobody chooses a directory
+    given, _, chosen_by = os.environ.get(SWEEP, "").partition("=")
+    of_all = chosen_by if option == given else ""
     another = f"choose another {of_all or option}=..." + (" for the sweep, or" if of_all else ", or")
     if found is None:
         return (

@@ -66,8 +66,8 @@ def ways_on(jobs: Sequence[SweepJob], chosen_by: str) -> Iterator[str]:
     wrong = [name for name, code in ended.items() if code == UsageError.exit_code]
     if taken:
         yield (
-            f"directories of runs with other options: {', '.join(taken)}; another {chosen_by}=... keeps these runs,"
-            " and overwrite=true makes them anew"
+            f"directories of runs with other options: {', '.join(taken)}; another {chosen_by}=..., or option that the"
+            " message above names, keeps these runs, and overwrite=true makes them anew"
         )
     if len(wrong) == len(jobs) > 0:
         yield "the same options fail again: the message above says what helps"

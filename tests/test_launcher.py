@@ -99,14 +99,14 @@ def test_jobs_whose_options_have_changed_have_no_results_and_a_way_on(
     out, errors = capfd.readouterr()
     assert "choose another name=... for the sweep, or overwrite=true" in errors
     assert "run_dir" not in errors.replace("runs/sweep", ""), "which the sweep chooses"
-    assert "another name=... keeps these runs" in " ".join(out.split())
+    assert "another name=..., or option" in " ".join(out.split())
     assert "the same command" not in out
     assert len(re.findall(r"seed=\d │ failed \(3\)", out)) == 2, "without the results of the runs that are there"
 
 
 @pytest.mark.parametrize(
     ("codes", "says"),
-    [([0, 3], "directories of runs with other options: b; another run_dir=... keeps these runs"),
+    [([0, 3], "directories of runs with other options: b; another run_dir=..., or option"),
      ([2, 2], "the same options fail again"),
      ([2], "the same options fail again"),
      ([0, 2], "options that will fail again: b; the command without them runs only what is missing"),

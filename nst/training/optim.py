@@ -92,7 +92,7 @@ def require_options(name: str, options: Mapping[str, Any], *, tensor_rate: bool 
     for option, value in options.items():
         typed = f"student.optimizer.{option}={_typed(value)}"
         if option in ELSEWHERE:
-            raise UsageError(f"nst gives {name} its {option}", got=typed, next=ELSEWHERE[option])
+            raise UsageError(f"the {option} of {name} has an option of its own", got=typed, next=ELSEWHERE[option])
         if option not in usual:
             raise UsageError(f"{name} has no such option{nearest(option, usual)}", got=typed, valid=", ".join(usual))
         if not _is_like(value, usual[option]):

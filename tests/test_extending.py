@@ -47,8 +47,9 @@ def nst_modules() -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Copy of nst/ and conf/ with all that the page adds, imported as nst while this module's tests run."""
+def copy(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Path]:
+    """Copy of nst/ and conf/ with all that the page adds, imported as nst while this module's tests run; `digits` are
+    made before, by nst as it is."""
     folder = tmp_path_factory.mktemp("copy")
     for part in ("nst", "conf"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -163,8 +163,8 @@ CLAIMS = (
         _rows("the teacher labels within the step − before it", "cifar10", "online", "offline"),
     )),
     Claim("other networks gain too", "later version", (
-        _within("ResNet: last student − control", "networks", "resnet", LAST, "control"),
-        _within("a network without BatchNorm: last student − control", "networks", "without_batchnorm", LAST,
+        _within("ResNet from scratch: last student − control", "networks", "resnet", LAST, "control"),
+        _within("likewise without BatchNorm: last student − control", "networks", "without_batchnorm", LAST,
                 "control"),
     )),
 )

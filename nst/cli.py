@@ -18,6 +18,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -32,6 +33,8 @@ from nst.shown import shown
 from nst.stage_table import STAGES
 
 READER_GONE = 141  # as a shell reports a process that SIGPIPE has ended
+DEAF_S = 10  # after the first SIGTERM: it comes twice where it goes to all processes and a sweep passes it on
+_ended: list[float] = []  # when this command was told to end, or had ended by itself
 
 USAGE = """Noisy Student Training.
 
@@ -57,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before_torch()
     try:
         code, fault = _outcome(arguments)
+        _ended.append(time.monotonic())
     except BaseException as error:
         _release(in_a_line(error))
         raise
     if fault:
         print(_wrapped(f"nst: {_host()}{fault}"), file=sys.stderr)
     _release(None if code in (0, Preempted.exit_code) else fault.partition("\n")[0] or f"exit code {code}")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        atexit.register(signal.signal, number, signal.SIG_IGN)  # while Python ends they say nothing
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C while Python ends says nothing
     sys.exit(code)
 
 
@@ -165,12 +168,13 @@ def _end_as_by_ctrl_c() -> None:
     own = os.getpid()
 
     def end(number: int, _: object) -> None:
-        if os.getpid() != own:  # a loader or another process that was forked from this one
+        # a loader or another process that was forked from this one; or one that does not come to its end
+        if os.getpid() != own or (_ended and time.monotonic() > _ended[0] + DEAF_S):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-            return
-        signal.signal(number, signal.SIG_IGN)  # it comes twice where it goes to all processes, and a sweep passes it on
-        raise Terminated
+        elif not _ended:
+            _ended.append(time.monotonic())
+            raise Terminated
 
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, end)

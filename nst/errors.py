@@ -49,7 +49,8 @@ class UsageError(NstError):
 
 
 class OtherInputs(NstError):
-    """The directory holds a run with other inputs: the same command fails again, and another directory helps."""
+    """The directory holds a run with other inputs: the same command fails again, and another directory helps, or
+    overwriting."""
 
     exit_code = 3
 

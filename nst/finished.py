@@ -69,9 +69,11 @@ def of_one_line(generations: Sequence[Path]) -> list[Path]:
     So it is where a generation was made anew, and those after it were not, or are not yet.
     """
     for teacher, student in pairwise(generations):
+        if int(student.name[3:]) != int(teacher.name[3:]) + 1:
+            continue  # one between them is gone
         given = (_document(student, "started.json").get("inputs", {}).get("teacher") or {}).get("weights")
-        weights = _document(teacher, "result.json").get("weights_sha256")
-        if given != weights and None not in (given, weights):
+        result = _document(teacher, "result.json")
+        if given is not None and (not result or result.get("weights_sha256", given) != given):
             say(f"warning: {student} learned from another network than {teacher} is now: left out, with what follows")
             return list(generations[: generations.index(student)])
     return list(generations)

@@ -43,7 +43,8 @@ from nst.sweep_table import STOPPED, SweepJob, result_in, summary_table, ways_on
 from nst.typed import quoted, verbatim
 
 GRACE_S = 30  # in which rank 0 notes a failure before another rank's end takes it along
-STOP_GRACE_S = 15  # for a job, which Ctrl-C or SIGTERM reaches too: it says where it stopped
+STOP_GRACE_S = 15  # for a job, which a terminal's Ctrl-C reaches too: it says where it stopped
+END_GRACE_S = 110  # for a job that SIGTERM ends: a training finishes its step and keeps its state
 ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # whose processes start many jobs
 NAME_BYTES = 255  # of a folder's name, on the file systems that people have
 OBJECTIVE = "top1"  # of result.json: what a sweeper that searches is told; of iterate it is the last generation's
@@ -129,10 +130,12 @@ def run_job(arguments: Sequence[str], *, forks: bool, chosen_by: str = "") -> in
     try:
         return job.wait()
     except BaseException as error:
+        grace = STOP_GRACE_S
         if isinstance(error, Terminated):
+            grace = END_GRACE_S
             job.terminate()  # which may have come to this process alone
         with contextlib.suppress(subprocess.TimeoutExpired):
-            job.wait(STOP_GRACE_S)
+            job.wait(grace)
         job.kill()
         raise
 

@@ -110,6 +110,7 @@ class Run:
         alone = f"wait for it, or give this run a directory of its own: {self.option}=..."
         self._lock = take_lock(self.directory, alone)
         try:
+            self._pulse_thread.start()  # looking at all that will replace a run may take long
             self._refuse_other_inputs()
             written.begin(self.directory, *self.files, own=True)
             leftovers.sweep(self.directory, alone=True)  # of an attempt before this one
@@ -124,7 +125,6 @@ class Run:
                         **provenance(),
                     },
                 )
-            self._pulse_thread.start()
             if self.config is not None and not self.done:
                 write_config(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
         except BaseException as error:

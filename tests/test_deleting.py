@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from nst.config import compose_config, job_from
 from nst.data.remote import Remote
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.finished import of_one_line
 from nst.leftovers import temporary
 from nst.runs import Run
 from nst.settings.job import ExportJob
@@ -374,6 +376,27 @@ def test_generations_are_made_anew_all_or_none(digits: Path, tmp_path: Path, cap
     said = " ".join(capsys.readouterr().out.split())
     assert "gen1 learned from another network than" in said
     assert "student 1" not in (run / "report.html").read_text().lower()
+    (run / "gen0" / "result.json").unlink()  # as while it is trained
+    assert of_one_line([run / "gen0", run / "gen1"]) == [run / "gen0"]
+    shutil.move(run / "gen1", run / "gen2")
+    assert of_one_line([run / "gen0", run / "gen2"]) == [run / "gen0", run / "gen2"], "nobody knows who taught it"
+
+
+def test_the_pulse_beats_while_what_replaces_a_run_is_looked_at(tmp_path: Path):
+    """Other ranks wait for it."""
+    with Run(tmp_path / "run", "train", {"seed": 0}) as first:
+        first.finish({})
+    beats: list[bool] = []
+
+    def look() -> None:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "run" / ".pulse").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        beats.append((tmp_path / "run" / ".pulse").exists())
+
+    with Run(tmp_path / "run", "train", {"seed": 1}, overwrite=True, first=look) as second:
+        assert not second.done
+    assert beats == [True]
 
 
 def test_the_option_of_a_refusal_is_that_of_the_stage(run: Path, digits: Path):

@@ -333,7 +333,11 @@ def test_lists_have_remarks_addresses_of_files_and_no_headings_in_words_that_are
         with pytest.raises(NstError, match=r"no column is known to name the pictures[\s\S]*got:   Bild"):
             listed_paths(_text(tmp_path / name, text))
     assert listed_paths(_text(tmp_path / "a.csv", "Notiz;file_name\ngut;a b.jpg\n"))[1] == ["a b.jpg"]
-    assert listed_paths(_text(tmp_path / "d.csv", '"Name"\n"x, y.jpg"\n'))[1] == ["x, y.jpg"]
+    assert listed_paths(_text(tmp_path / "d.csv", '"File"\n"x, y.jpg"\n'))[1] == ["x, y.jpg"]
+    for line in ("IMG_1.heic", "old/picture", "https://example.org/a?size=2"):  # one that cannot be read, of several
+        assert len(listed_paths(_text(tmp_path / "d.csv", f"{line}\nb.jpg\n"))[0]) == 2
+    with pytest.raises(NstError, match="no column is known"):
+        listed_paths(_text(tmp_path / "d.csv", "name,photo\nrose,b.jpg\n"))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ NO_CLASSES = {"dev", "eval", "holdout"}  # a folder of such a name is hardly a c
 AS_UNLABELED = "data.source.labeled=false takes all pictures without labels"
 SHOWN = 8
 SAME_INSIDE = 0.5  # of the folders inside the smaller of two: from here on they may be parts with the same classes
-MOST_PARTS = 20  # that data come in; more folders are classes, whatever is in them
+MOST_PARTS = 4  # that data come in; more folders are classes, whatever is in them
 SPLIT_NAMES: Mapping[str | None, str] = {"test": "the test split", "val": "the val split"}
 
 

@@ -16,9 +16,10 @@ from nst.errors import NstError
 
 PLAIN = (".txt", ".lst", ".list")  # a path in each line, whole
 LISTS = (".csv", ".tsv", *PLAIN)
-COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath", "file_name", "file_path", "img", "name")
+COLUMNS = ("path", "file", "filename", "image", "image_path", "filepath", "file_name", "file_path", "img")
 ADDRESS = re.compile("file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE)  # of a file, as file managers copy it
 SEPARATORS = re.compile("[,;\t]")
+NAMES_A_FILE = re.compile(r"://|[/\\]|\.\w{2,5}$")  # whatever is in it
 SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?\r?\n', re.IGNORECASE)  # a first line by which Excel knows it
 Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
@@ -128,7 +129,7 @@ def _require_known_heading(path: Path, text: str) -> None:
     first, *others = [[cell.strip(' "') for cell in SEPARATORS.split(line)] for line in text.strip().splitlines()]
     if _has_heading(text) or (len(first) == 1 and path.suffix.lower() in PLAIN) or first[0].startswith("#"):
         return
-    if any(extension_by_name(cell) or _file(path.parent, cell).exists() for cell in first if cell):
+    if any(NAMES_A_FILE.search(cell) or _file(path.parent, cell).exists() for cell in first if cell):
         return
     if any(extension_by_name(cell) for line in others for cell in line):
         raise NstError(

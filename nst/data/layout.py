@@ -36,7 +36,7 @@ SPLIT_FOLDERS = {
                      "addestramento", "treino", "treinamento"), "train"),
     **dict.fromkeys(("validierung", "validierungsdaten", "validacion", "validazione", "validacao"), "val"),
     **dict.fromkeys(("testdaten", "testbilder"), "test"),
-    **dict.fromkeys(("unsorted", "unsortiert", "unbeschriftet", "non_etiquete", "sin_etiquetar"), "unlabeled"),
+    **dict.fromkeys(("unsortiert", "unbeschriftet", "non_etiquete", "sin_etiquetar"), "unlabeled"),
 }  # fmt: skip
 KEY_LENGTH = 80  # a tar header holds names of 100 bytes
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]")

@@ -19,7 +19,6 @@ from nst.settings.data import Sizes
 from nst.shown import some
 
 Positions = list[int]
-SHORTEST_PART = 4  # letters of a class's name that may be meant for a longer one
 HELD_OUT = 10  # one image in ten is for the test where neither source nor option say more
 
 
@@ -221,13 +220,9 @@ def validation_share(labels: int) -> int:
 
 
 def alike_name(name: str, others: Iterable[str]) -> str | None:
-    """The class that a name may be a mistyped one of, or the only one that it is a part of; two that differ in numbers
-    are two classes."""
+    """The class that a name may be a mistyped one of; two that differ in numbers are two classes."""
     folded = {other.casefold(): other for other in others if _numbers(other) == _numbers(name)}
     found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.8)
-    if not found and len(name) >= SHORTEST_PART:
-        whole = [other for other in folded if name.casefold() in other]
-        found = whole if len(whole) == 1 else []
     return folded[found[0]] if found else None
 
 

@@ -247,7 +247,7 @@ def open_runs(directory: Path, runs: Sequence[Path] | None = None) -> list[Exper
 
 
 def _experiment(directory: Path) -> Experiment | None:
-    folders = of_one_line([path for path in generations_in(directory) if _is_training(path)])
+    folders = of_one_line(there := [path for path in generations_in(directory) if _is_training(path)])
     if not folders and _is_training(directory):
         folders = [directory]
     if not folders:
@@ -256,7 +256,8 @@ def _experiment(directory: Path) -> Experiment | None:
     own = generations[-1].config.get("name")
     # in a sweep all jobs have one name, and their directories say what distinguishes them
     name = own if own and len(folders) > 1 and "=" not in directory.name else directory.resolve().name
-    control = Generation(directory / CONTROL, called=CONTROL) if _is_training(directory / CONTROL) else None
+    has_control = len(folders) >= len(there) and _is_training(directory / CONTROL)  # it is of the last network's size
+    control = Generation(directory / CONTROL, called=CONTROL) if has_control else None
     return Experiment(short(name, 80), directory, generations, control)
 
 

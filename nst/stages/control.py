@@ -41,7 +41,7 @@ def control_options(generations: Sequence[TrainJob], labeled: int, teacher: Path
         "student.schedule.decay_epochs": schedule.decay_epochs * more,
         "student.schedule.final_rate_per_256": None if final is None else final / more,
     }
-    # a sum of 1 + ratio means: AdamW divides by a gradient's size, the others learn as much faster
+    # a sum of 1 + ratio means: only AdamW's steps are as large whatever the size of all gradients
     if student.loss_average == "sum" and (student.optimizer.name != "adamw" or student.gradient_clip is not None):
         options["student.loss_scale"] = student.loss_scale * more
     if not last.model.checkpoint:

@@ -68,7 +68,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     teacher, classes = None, None
     if taught:
         teacher, classes = _teacher(job, mistakes)
-        if teacher is not None and "unlabeled" in sets:
+        if teacher is not None and "unlabeled" in sets and most_compared is None:  # a training looks by itself
             _labels(job, sets["unlabeled"], mistakes)
     elif given:
         teacher, classes = _given_teacher(job, each, mistakes)

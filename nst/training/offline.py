@@ -58,6 +58,8 @@ def as_table(rows: list[dict[str, Any]]) -> Any:
 
 def _column(values: list[Any]) -> list[Any]:
     """The values of a column, all of one type or None."""
+    if all(value is None or isinstance(value, bool) for value in values):
+        return values
     try:
         return [None if value in (None, "") else float(value) for value in values]
     except (TypeError, ValueError):

@@ -110,7 +110,6 @@ class Run:
         alone = f"wait for it, or give this run a directory of its own: {self.option}=..."
         self._lock = take_lock(self.directory, alone)
         try:
-            self._pulse_thread.start()  # looking at all that will replace a run may take long
             self._refuse_other_inputs()
             written.begin(self.directory, *self.files, own=True)
             leftovers.sweep(self.directory, alone=True)  # of an attempt before this one
@@ -125,6 +124,7 @@ class Run:
                         **provenance(),
                     },
                 )
+            self._pulse_thread.start()
             if self.config is not None and not self.done:
                 write_config(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
         except BaseException as error:
@@ -133,14 +133,17 @@ class Run:
         return self
 
     def __exit__(self, kind: object = None, *_: object) -> None:
-        self._left.set()
-        if self._pulse_thread.is_alive():
-            self._pulse_thread.join()  # it ends at once, and writes nothing into what is somebody else's from now on
+        self._end_pulse()
         if self._lock is not None:
             if kind is not None and self._fresh:
                 self._take_back()
             self._lock.close()
             self._lock = None
+
+    def _end_pulse(self) -> None:
+        self._left.set()
+        if self._pulse_thread.is_alive():
+            self._pulse_thread.join()  # it ends at once, and writes nothing into what is somebody else's from now on
 
     def _take_back(self) -> None:
         """Leaves nothing of a first start that failed before there was anything to keep or to look at."""
@@ -246,7 +249,10 @@ class Run:
             return
         if not self.overwrite and not self._came_to_nothing(started):
             raise other_inputs(self.directory, self.stage, started, self.inputs, self.option)
+        self._pulse_thread.start()  # it may take long
         self.first()
+        self._end_pulse()
+        self._left, self._pulse_thread = threading.Event(), threading.Thread(target=self._beat, daemon=True)
         occupied.make_way(self.directory, self.option)
 
     def _came_to_nothing(self, started: Mapping[str, Any]) -> bool:

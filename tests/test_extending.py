@@ -21,6 +21,7 @@ import timm
 import torch
 from hydra.core.singleton import Singleton
 
+from nst.stage_table import STAGES
 from tests.conftest import read_by
 from tests.helpers import apply_op, noise
 from tests.test_docs import ROOT, SMALLEST, commands
@@ -58,6 +59,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Pat
         (folder / "conf" / name).write_text(text)
     for name, edit in EDITS:
         (folder / name).write_text(edited((folder / name).read_text(), edit))
+    for record in STAGES.values():  # conftest asks these, whose types are looked up where the copy will be
+        _ = record.options
     originals = {name: sys.modules.pop(name) for name in nst_modules()}
     sys.path.insert(0, str(folder))
     registered = Singleton.get_state()  # Hydra's, where the copy's options take the place of ours

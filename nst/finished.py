@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,17 @@ def of_one_line(generations: Sequence[Path]) -> list[Path]:
     for teacher, student in pairwise(generations):
         if int(student.name[3:]) != int(teacher.name[3:]) + 1:
             continue  # one between them is gone
-        given = (_document(student, "started.json").get("inputs", {}).get("teacher") or {}).get("weights")
-        result = _document(teacher, "result.json")
+        given = taught_by(read_document(student / "started.json") or {})
+        result = read_document(teacher / "result.json")
         if given is not None and (not result or result.get("weights_sha256", given) != given):
             say(f"warning: {student} learned from another network than {teacher} is now: left out, with what follows")
             return list(generations[: generations.index(student)])
     return list(generations)
 
 
-def _document(run: Path, name: str) -> dict[str, Any]:
-    return read_document(run / name) or {}
+def taught_by(started: Mapping[str, Any]) -> str | None:
+    """The sha256 of the weights, or several, from which the labels of a training came, by its started.json."""
+    return (started.get("inputs", {}).get("teacher") or {}).get("weights")
 
 
 def require_undamaged(weights: Path, sha256: str | None = None) -> None:

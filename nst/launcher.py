@@ -61,6 +61,7 @@ class Launch:
         base: folder of the jobs' directories.
         swept: names of the options that distinguish jobs.
         records: folder in which a job notes its beginning and end.
+        chosen_by: the option of the sweep that chooses `base`.
         forks: jobs start on this machine, one after the other from one process: see `run_job`.
     """
 
@@ -68,13 +69,13 @@ class Launch:
     base: Path
     swept: frozenset[str]
     records: Path
+    chosen_by: str = "name"
     forks: bool = False
 
     def __call__(self, _: DictConfig) -> float | None:
         """The job's objective; None if it failed or has none."""
         settings = HydraConfig.get()
         own, number = [_tidy(item) for item in settings.overrides.task], int(settings.job.num)
-        chosen_by = "run_dir" if any(_name(item) == "run_dir" for item in own) else "name"
         if STAGES[self.stage].within:
             own = [item for item in own if _name(item) != "run_dir"]  # of the sweep
         directory = self.base / _job_name(own, self.swept)
@@ -82,7 +83,7 @@ class Launch:
         record = self.records / f"{number:06d}.json"
         options, results = self._place(own, directory)
         arguments = [self.stage, *own, *options]
-        chosen_by = f"{_name(options[0])}={chosen_by}" if options else ""
+        chosen_by = f"{_name(options[0])}={self.chosen_by}" if options else ""
         if not is_rank_zero():
             if code := run_job(arguments, forks=self.forks, chosen_by=chosen_by):
                 time.sleep(GRACE_S)
@@ -160,12 +161,12 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     from nst.stages.apart import keep_apart
 
     _require_plugins(config)
-    given = any(_name(item) == "run_dir" for item in overrides)
-    base = Path(config.run_dir) if given else Path("runs") / config.name
+    chosen_by = "run_dir" if any(_name(item) == "run_dir" for item in overrides) else "name"
+    base = Path(config.run_dir) if chosen_by == "run_dir" else Path("runs") / config.name
     keep_apart(config, stage, {"run_dir": base})  # Hydra would write there before any job is asked
     records = base / ".sweep" / str(time.time_ns())
     forks = config.hydra.launcher._target_.endswith(ON_THIS_MACHINE)
-    launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records, forks)
+    launch = Launch(stage, base, frozenset(swept | set(config.hydra.sweeper.params or ())), records, chosen_by, forks)
     new = [path for path in (base / "multirun.yaml", base, base.parent) if not path.exists()]
     fault: Exception | None = None
     GlobalHydra.instance().clear()
@@ -187,7 +188,6 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
             console.print(summary_table(_noted(records)))
         raise
     jobs = _noted(records)
-    chosen_by = "run_dir" if given else "name"
     return _close(jobs, fault, searched="direction" in config.hydra.sweeper, chosen_by=chosen_by)
 
 

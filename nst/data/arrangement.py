@@ -172,15 +172,15 @@ def _refuse_same_inside(names: Sequence[str], source: str) -> None:
     mostly = {top: {*found} - {""} for top, found in inside.items() if len(found) > 1 and 2 * found[""] < found.total()}
     if len(mostly) > MOST_PARTS:
         return
-    alike = sorted(
+    alike = {
         top
         for top, found in mostly.items()
         for other, theirs in mostly.items()
         if other != top and len(found & theirs) >= max(2, SAME_INSIDE * min(len(found), len(theirs)))
-    )
+    }
     if not alike:
         return
-    tops = list(dict.fromkeys(alike))
+    tops = sorted(alike)
     raise NstError(
         f"source {source}: {_told(f'{top}/' for top in tops)} hold folders of the same names, so they may be parts of"
         " the data and no classes",

@@ -126,12 +126,13 @@ def _has_heading(text: str) -> bool:
 
 def _require_known_heading(path: Path, text: str) -> None:
     """Raises NstError where a first line names columns in words that are not known: it names no picture, others do."""
-    first, *others = [[cell.strip(' "') for cell in SEPARATORS.split(line)] for line in text.strip().splitlines()]
+    lines = ([cell.strip(' "') for cell in SEPARATORS.split(line)] for line in text.strip().splitlines())
+    first = next(lines)
     if _has_heading(text) or (len(first) == 1 and path.suffix.lower() in PLAIN) or first[0].startswith("#"):
         return
     if any(NAMES_A_FILE.search(cell) or _file(path.parent, cell).exists() for cell in first if cell):
         return
-    if any(extension_by_name(cell) for line in others for cell in line):
+    if any(extension_by_name(cell) for line in lines for cell in line):
         raise NstError(
             f"{path}: no column is known to name the pictures",
             got=", ".join(first),

@@ -19,8 +19,8 @@ from nst.documents import read_config, read_document, read_metrics
 from nst.errors import NstError
 from nst.evaluation import mistakes
 from nst.evaluation.results import inputs_of, looks_of, with_views
-from nst.finished import generations_in, of_one_line
-from nst.settings.learning import only_run
+from nst.finished import generations_in, of_one_line, taught_by
+from nst.settings.learning import LABELS, only_run
 from nst.shown import capital, short
 from nst.untrusted import require_file_name
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 Curve = list[tuple[int, float]]  # step, value
-LABELS = ("predictions", "selection")  # folders of what a teacher says, in its run directory unless options say where
 CONTROL = "control"  # instead of the number of a generation, and the directory beside theirs
 
 
@@ -247,7 +246,8 @@ def open_runs(directory: Path, runs: Sequence[Path] | None = None) -> list[Exper
 
 
 def _experiment(directory: Path) -> Experiment | None:
-    folders = of_one_line(there := [path for path in generations_in(directory) if _is_training(path)])
+    there = [path for path in generations_in(directory) if _is_training(path)]
+    folders = of_one_line(there)
     if not folders and _is_training(directory):
         folders = [directory]
     if not folders:
@@ -274,7 +274,7 @@ def _chain(experiments: Sequence[Experiment]) -> Experiment | None:
     if len(runs) < 2 or any(len(experiment.generations) > 1 for experiment in experiments):
         return None
     for teacher, student in pairwise(runs):
-        given = (student.started.get("inputs", {}).get("teacher") or {}).get("weights")
+        given = taught_by(student.started)
         if given is None or given != teacher.result.get("weights_sha256"):
             return None
     last = runs[-1].directory

@@ -52,6 +52,9 @@ class TeacherOptions(Teaching, at="teacher"):
     )
 
 
+LABELS = ("predictions", "selection")  # folders of what a teacher says, in its run directory unless options say where
+
+
 def only_run(run: str | Sequence[str] | None) -> str | None:
     """The run that `teacher.run` names; None where it names none, or several, which have no folder in common."""
     if run is None or isinstance(run, str):

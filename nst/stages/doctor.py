@@ -34,6 +34,7 @@ from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.sharing import is_rank_zero
 from nst.stages import surveyed
+from nst.stages.apart import PARTS
 from nst.stages.as_sharded import differing_for, stored_size
 from nst.stages.chosen_network import architecture as architecture_of
 from nst.stages.generations import Places, configurations, generation_options, require_teacher, starts_from_a_run
@@ -41,7 +42,6 @@ from nst.stages.places import selection_folder, teacher_files
 from nst.stages.unread import made_otherwise, typed_names
 from nst.training.phases import phases
 
-SETS = ("labeled", "unlabeled", "test", "validation")
 TOLD_BEFORE_TRAINING, COMPARED_BEFORE_TRAINING = 3, 2000  # findings; images, a second
 
 
@@ -59,7 +59,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     taught = job.teacher.run is not None or job.teacher.checkpoint is not None
     single = taught or job.stage == "train"
     each = [job] if single else [job_from(SurveyJob, one) for one in configurations(job)]
-    sets = {name: found for name in SETS if (found := _shards(job, name))}
+    sets = {name: found for name in PARTS if (found := _shards(job, name))}
     images = _images(job)
     trainings: list[TrainingFacts] = []
     mistakes = _made_otherwise(job, "train" if single else "iterate")

@@ -10,7 +10,6 @@ already, is refused instead of being recorded as if it had been used.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -125,7 +124,8 @@ def _no_pictures(stage: str, source: str) -> UsageError:
 
 def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
     """Puts the run's data in the place of the default ones; what was typed stays. Returns a line that says so."""
-    known = read_config(run / "config.yaml").get("data")
+    made = read_config(run / "config.yaml")
+    known = made.get("data")
     if not isinstance(known, Mapping):
         return f"{run} says nothing of its data"
     own, here = plain(cfg.data, whole=False), {**plain(cfg.data, whole=False), **known}
@@ -139,10 +139,7 @@ def _take_data(cfg: DictConfig, run: Path, typed: Sequence[str]) -> str:
         _require_its_labels(run, here)
     OmegaConf.update(cfg, "data", OmegaConf.create(here), merge=False, force_add=True)
     if "data.root" not in typed:
-        overrides = read_config(run / "config.yaml").get("overrides") or ()
-        others = [
-            re.sub(r"='([\w./-]+)'$", r"=\1", str(item)) for item in overrides if not item.startswith("data.root=")
-        ]
+        others = [unquoted(item) for item in made.get("overrides") or () if not item.startswith("data.root=")]
         note_run([*others, f"data.root={known['root']}"])
     small = ", small pictures" if here["pictures"].get("small") else ""
     return f"data as in {run}: {here['name']} in {here['root']}{small}"

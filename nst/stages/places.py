@@ -10,9 +10,7 @@ from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
 from nst.settings.data import DataOptions
-from nst.settings.learning import TeacherOptions, only_run
-
-FOLDERS = ("predictions", "selection")  # of a teacher, in its run
+from nst.settings.learning import LABELS, TeacherOptions, only_run
 
 
 def shards_place(data: DataOptions, part: str) -> str:
@@ -94,7 +92,7 @@ def _teacher_folder(teacher: TeacherOptions, stage: str, name: str) -> Path:
     if run is not None:
         return Path(run) / name
     # all that is missing at once; a labeling has nothing to do with a selection
-    names = [name] if stage == "label" else [one for one in FOLDERS if getattr(teacher, one) is None]
+    names = [name] if stage == "label" else [one for one in LABELS if getattr(teacher, one) is None]
     folders = " ".join(f"teacher.{one}=<folder>" for one in names)
     if teacher.run is not None:
         later = "; nst select and nst train ask for a teacher.selection=<folder> besides" if stage == "label" else ""

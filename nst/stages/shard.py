@@ -41,14 +41,13 @@ from nst.runs import Run
 from nst.settings.job import ShardJob
 from nst.settings.stages import ShardOptions
 from nst.shown import count_of, some
-from nst.stages.apart import keep_apart
+from nst.stages.apart import PARTS, keep_apart
 from nst.stages.as_sharded import SIZES, stored_size
 from nst.stages.exclude import evaluation_sets, index_beside, look_alikes_out, shard_sets, to_be_named
 from nst.stages.places import shards_place
 from nst.stages.shard_table import lines, summary_line
 from nst.stages.unread import typed_names
 
-SETS = ("labeled", "unlabeled", "test", "validation")
 NOT_PRUNED = "what --exclude took out of the shards before is in these again: nst shard --exclude as before"
 LATER = ("validation_samples", "stored_size")  # earlier runs did not record them: 0 and null are what they did
 
@@ -75,7 +74,7 @@ def run(job: ShardJob, needed: Sequence[str] = ()) -> dict[str, Any]:
     origin = {"name": source.name, "digest": source.digest}
     asked = {name: getattr(sizes, name) for name in SIZES if name not in LATER or getattr(sizes, name)}
     inputs = {"source": origin, "seed": job.seed, **asked, **layout, **checks}
-    files = [SAME_PICTURES, *(f"{name}/index.json" for name in SETS)]
+    files = [SAME_PICTURES, *(f"{name}/index.json" for name in PARTS)]
     pruned = (output / "unlabeled" / "excluded.json").exists()
 
     @cache

@@ -3,13 +3,10 @@ key press loads neither torch nor Hydra."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from nst.checking import kind_of, leaves
+from nst.checking import kind_of, names_of_all
 from nst.errors import UsageError
 from nst.flags import needs_value, option_of, own_flags
 from nst.groups import group_choices, groups
-from nst.settings import TREE
 from nst.stage_table import STAGES
 
 FLAGS = ("--help", "--cfg", "-m")
@@ -70,19 +67,14 @@ def candidates(line: str) -> list[str]:
     if word.startswith("-"):
         found = [*FLAGS, *own_flags(stage)]
     else:
-        found = [f"{each}=" for each in _names() if stage not in STAGES or STAGES[stage].reads(each)]
+        names = [*groups(), *names_of_all()]
+        found = [f"{each}=" for each in names if stage not in STAGES or STAGES[stage].reads(each)]
     return [each for each in found if each.startswith(word)]
 
 
 def _typed(stage: str, name: str) -> str:
     """The option's own name: predict.views of --views."""
     return option_of(stage, name) if name.startswith("-") else name
-
-
-def _names() -> Iterator[str]:
-    """Groups and options; those inside a group stand behind its dot."""
-    yield from groups()
-    yield from (name for name, _ in leaves(TREE) if "*" not in name)
 
 
 def _values(name: str) -> list[str]:

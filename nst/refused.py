@@ -30,16 +30,13 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
         return "data.root"
     own, part = STAGES[stage].folder, config.get("stage", stage) != stage
-    if stage == "shard" or (part and own != "run_dir" and _chosen(config, own, directory)):
+    chosen = any(chooses(item, own, directory) for item in config.get("overrides", ()))
+    if stage == "shard" or (part and own != "run_dir" and chosen):
         return own
     shared = config.get("iterate", {}).get("teacher")
     if shared and (part or stage == "train") and directory.is_relative_to(shared):  # generation 0 of several runs
         return "iterate.teacher"
     return "run_dir" if part else own  # a part of `nst iterate`: of all generations
-
-
-def _chosen(config: Mapping[str, Any], option: str, folder: Path) -> bool:
-    return any(chooses(item, option, folder) for item in config.get("overrides", ()))
 
 
 def chooses(item: str, option: str, folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from nst.documents import read_json
+from nst.documents import read_document
 from nst.errors import OtherInputs, UsageError
 
 STOPPED = 130  # as a shell reports a process that Ctrl-C has ended
@@ -78,5 +78,4 @@ def ways_on(jobs: Sequence[SweepJob], chosen_by: str) -> Iterator[str]:
 
 
 def result_in(directory: Path) -> dict[str, Any]:
-    path = directory / "result.json"
-    return read_json(path) if path.exists() else {}
+    return read_document(directory / "result.json") or {}

@@ -33,6 +33,7 @@ from nst.progress import say
 from nst.settings.job import SurveyJob
 from nst.settings.learning import Recipe
 from nst.sharing import is_rank_zero
+from nst.shown import count_of
 from nst.stages import surveyed
 from nst.stages.apart import PARTS
 from nst.stages.as_sharded import differing_for, stored_size
@@ -254,7 +255,7 @@ def main(cfg: DictConfig) -> None:
         say(described(finding))
     say(closing(examination))
     if errors := examination.count("error"):
-        raise NstError(f"this would not work: {errors} error{'s' if errors > 1 else ''}", next="mend them, see above")
+        raise NstError(f"this would not work: {count_of(errors, 'error')}", next="mend them, see above")
 
 
 def advise(job: SurveyJob) -> None:
@@ -270,5 +271,4 @@ def advise(job: SurveyJob) -> None:
         where = f" ({', '.join(finding.where)})" if finding.where else ""
         say("\n".join(wrapped(f"doctor: {finding.rule}{where}: {finding.message}", "", "  ")))
     if found:
-        count = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
-        say(f"doctor: {count}; nst doctor with the same options says what helps")
+        say(f"doctor: {count_of(len(found), 'warning')}; nst doctor with the same options says what helps")

@@ -40,18 +40,10 @@ def evaluation_sets(job: ShardJob) -> list[str]:
     chosen = job.shard.exclude
     if not chosen:
         return []
-    places = _own_sets(job) if chosen is True else chosen if isinstance(chosen, list) else [chosen]
-    if not all(isinstance(place, str) for place in places):
-        raise NstError(
-            "shard.exclude names no shards", got=chosen, valid="a folder or address of shards, a list of them, or true"
-        )
-    return places
-
-
-def _own_sets(job: ShardJob) -> list[str]:
-    """The test set, and the validation set where there is one."""
-    validation = job.data.validation
-    return [shards_place(job.data, "test"), *([validation] if validation and has_index(validation) else [])]
+    if chosen is True:  # the test set, and the validation set where there is one
+        validation = job.data.validation
+        return [shards_place(job.data, "test"), *([validation] if validation and has_index(validation) else [])]
+    return chosen if isinstance(chosen, list) else [chosen]
 
 
 def look_alikes_out(options: ShardOptions, unlabeled: ShardSet, evaluation: Sequence[ShardSet]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from nst.atomic import write_csv, write_text
 from nst.config import job_from, require_values
-from nst.documents import read_json
+from nst.documents import read_document
 from nst.errors import NstError
 from nst.finished import generations_in
 from nst.leftovers import sweep
@@ -181,11 +181,11 @@ def make(job: ReportJob) -> None:
     if job.stage != "iterate":
         tell(result["rows"], result["controls"])
     say(f"report: {result['page']}")
-    outcome = Path(job.run_dir) / "result.json"
+    outcome = read_document(Path(job.run_dir) / "result.json") or {}
     rows_ = [dict(row) for entries in result["rows"] for row in entries]
     pictures_ = [path.with_suffix(".png") for path in result["figures"]]
     files = [result["page"], result["table"]]
-    _publish(job, "generations", rows_, pictures_, files, read_json(outcome) if outcome.exists() else {})
+    _publish(job, "generations", rows_, pictures_, files, outcome)
 
 
 def _of_the_paper(job: ReportJob, where: paper.Exhibit) -> None:

@@ -22,7 +22,7 @@ from nst.checking import WrongOption, adding, entry_in, is_known, kind_of, names
 from nst.errors import UsageError, nearest, nearest_option
 from nst.groups import conf_dir, group_choices, groups
 from nst.recipes.search_path import register
-from nst.settings.fields import MISSING_VALUE
+from nst.settings.fields import MISSING_VALUE, no_value
 from nst.settings.job import Job, job_of
 from nst.typed import verbatim
 
@@ -197,7 +197,7 @@ def _of_another_choice(key: str, given: str, known: Sequence[str], overrides: Se
     having = _choices_with(group, key) or (_choices_with(group, around) if entry and around not in known else [])
     if entry and not having:
         return None
-    listed, experiment = _texts(plain(config.iterate.generations)), choices.get("experiment")
+    listed, experiment = texts(plain(config.iterate.generations)), choices.get("experiment")
     typed = any(item.startswith("iterate.generations=") and given in item for item in overrides)
     origin, way = "", f"leave {key} out{', or choose one that has it' if having else ''}"
     if entry and around in known:
@@ -221,9 +221,9 @@ def _choices_with(group: str, key: str) -> list[str]:
     return list(islice(having, MOST_CHOICES + 1))
 
 
-def _texts(node: Any) -> list[str]:
+def texts(node: Any) -> list[str]:
     """The texts in lists of lists."""
-    return [text for each in node for text in _texts(each)] if isinstance(node, list) else [node]
+    return [text for each in node for text in texts(each)] if isinstance(node, list) else [node]
 
 
 def option_names(overrides: Sequence[str] = ()) -> list[str]:
@@ -266,12 +266,7 @@ def plain(node: Any, *, whole: bool = True) -> Any:
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=whole)
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or str(error).splitlines()[0]
-        raise _no_value(key) from error
-
-
-def _no_value(key: str) -> UsageError:
-    return UsageError(f"option '{key}' needs a value", next=f"{key}=...")
+        raise no_value(getattr(error, "full_key", None) or str(error).splitlines()[0]) from error
 
 
 def require_values(config: Mapping[str, Any], group: str = "") -> Mapping[str, Any]:
@@ -285,7 +280,7 @@ def require_values(config: Mapping[str, Any], group: str = "") -> Mapping[str, A
         if isinstance(value, Mapping):
             require_values(value, name)
         elif value == MISSING_VALUE:
-            raise _no_value(name)
+            raise no_value(name)
     return config
 
 

@@ -130,7 +130,8 @@ def made_of(cls: type[Any], values: Mapping[str, Any], **more: Any) -> Any:
         elif entry.name in values and entry.name not in more:
             value = values[entry.name]
             if value == MISSING_VALUE:
-                _require_default(cls, entry)
+                if entry.default is MISSING and entry.default_factory is MISSING:
+                    raise no_value(f"{cls.section}.{entry.name}")
                 continue
             if isinstance(about.kind, type) and not about.entries and isinstance(value, Mapping):
                 value = made_of(about.kind, value)
@@ -138,7 +139,5 @@ def made_of(cls: type[Any], values: Mapping[str, Any], **more: Any) -> Any:
     return cls(**found)
 
 
-def _require_default(cls: type[Any], entry: Field[Any]) -> None:
-    if entry.default is MISSING and entry.default_factory is MISSING:
-        name = f"{cls.section}.{entry.name}"
-        raise UsageError(f"option '{name}' needs a value", next=f"{name}=...")
+def no_value(name: str) -> UsageError:
+    return UsageError(f"option '{name}' needs a value", next=f"{name}=...")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from nst.config import compose_config
+from nst.config import compose_config, texts
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.finished import final_weights, generation_of
@@ -121,7 +121,7 @@ def generation_options(job: GenerationsJob) -> list[list[str]]:
     lists = [first, []] if job.iterate.generations is None else list(job.iterate.generations)
     if lists[0] is None:
         lists = [first, *lists[1:]]
-    return [list(_flat(options)) for options in lists]
+    return [texts(options) for options in lists]
 
 
 def _require_of_a_generation(item: str) -> None:
@@ -147,11 +147,6 @@ def _require_of_a_generation(item: str) -> None:
             got=f"{item} in iterate.generations",
             next=f"{item} beside iterate.generations, or leave it out",
         )
-
-
-def _flat(options: Sequence[Any]) -> Iterator[str]:
-    for option in options:
-        yield from _flat(option) if isinstance(option, list) else [option]
 
 
 def starts_from_a_run(job: GenerationsJob) -> bool:

@@ -129,7 +129,7 @@ def test_the_time_of_an_evaluation_is_not_time_of_the_steps(tiny: Compose, tmp_p
     from nst.stages import watching
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watching.MeasuredSuites, "__call__", slow)
+        patch.setattr(watching, "measure_suites", slow)
         train.from_cfg(tiny(*EVERY))
     times = [value for step, name, value in read_metrics(tmp_path / "run/metrics.csv") if name == "train/step_time_ms"
              and step in (10, 12)]  # fmt: skip

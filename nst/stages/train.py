@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 
 from nst.config import job_from, require_values
 from nst.data.datamodule import require_divisible
-from nst.data.pseudo_labels import StudentLabels
 from nst.documents import fingerprint, read_json
 from nst.errors import NstError, UsageError
 from nst.finished import final_weights, require_undamaged
@@ -48,6 +47,7 @@ from nst.training.noised_teacher import require_noisable
 from nst.training.optim import require_options
 from nst.training.phases import Phase, phases
 from nst.training.teachers import Teacher, pseudo_labels
+from nst.training.tracking import Tracking
 
 
 def run(job: TrainJob, directory: Path) -> dict[str, Any]:
@@ -63,7 +63,8 @@ def run(job: TrainJob, directory: Path) -> dict[str, Any]:
     data, machine = resolving.open_data(job, unlabeled=teacher is not None), resolving.machine(job.trainer)
     monitor = monitor_of(job, data, machine)
     start = _start(job, teacher)
-    with resolving.tracking(job.logger, directory, config, job.stage) as tracking:
+    logger = job.logger
+    with Tracking(directory, logger.table, logger.wandb, config, job.stage) as tracking:
         inputs = _inputs(job, data, teacher, start)
         steps = _checked_phases(job, data, machine)
         setup = Setup(
@@ -175,13 +176,13 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
             got="student.unlabeled_ratio=0",
             next="leave out teacher.run, or set student.unlabeled_ratio=1 or more",
         )
-    if data.unlabeled is None:
-        raise NstError("a teacher without unlabeled images", next="set data.unlabeled, or leave out teacher.run")
+    assert data.unlabeled is not None  # `open_data` has them wherever there is a teacher
     require_noisable(teacher, "auto", job.trainer.accelerator)
     _check_classes(teacher, data)
     labels = pseudo_labels(teacher, data.unlabeled)
     # how often a teacher looked at pictures whose labels are stored tells the digest of the predictions
-    looks = {} if teacher.mode == "online" else {"views": "one", "noised": _noised(labels)}
+    noised = bool(labels and labels.predictions and labels.predictions.noised)
+    looks = {} if teacher.mode == "online" else {"views": "one", "noised": noised}
     shown = differing(teacher.shown(data.pictures), data.pictures) if teacher.mode == "online" else None
     return {
         **{entry.name: getattr(teacher, entry.name) for entry in fields(Teaching)},
@@ -192,11 +193,6 @@ def _teacher_inputs(job: TrainJob, data: Data, teacher: Teacher) -> dict[str, An
         "selection": fingerprint(labels.summary) if labels else None,
         "predictions": labels.predictions.digest if labels and labels.predictions else None,
     }
-
-
-def _noised(labels: StudentLabels | None) -> bool:
-    """Whether the teacher labeled under noise."""
-    return bool(labels and labels.predictions and labels.predictions.noised)
 
 
 def _check_labeled(data: Data) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,8 +44,7 @@ def monitor_of(job: TrainJob, data: Data, hardware: Machine) -> Monitor | None:
     subject = suites.subject_of(job, architecture(job.model), data.validation, data.labeled.classes)
     turned = turns_for(options.views, data.pictures, option="eval.views")
     suites.plan(subject)  # a mistake is told before the training, and not at step `every`
-    measure = MeasuredSuites(subject, options.image_size, turned, hardware, job.max_bad_fraction, job.title)
-    return Monitor(robustness.every, measure)
+    return Monitor(robustness.every, partial(measure_suites, job, subject, turned, hardware))
 
 
 def require_monitoring(job: TrainJob) -> None:
@@ -61,36 +61,33 @@ def require_monitoring(job: TrainJob) -> None:
     )
 
 
-@dataclass(frozen=True)
-class MeasuredSuites:
-    """Measures a network on the suites of `subject`, at the evaluation's size or the network's present one.
+def measure_suites(
+    job: TrainJob,
+    subject: Subject,
+    turns: tuple[Turn, ...],
+    hardware: Machine,
+    network: nn.Module,
+    image_size: int,
+    folder: Path,
+) -> Mapping[str, float]:
+    """Flat numbers, such as `robustness/c_onthefly/mean_error`, at the evaluation's size or the network's present one.
 
     Args:
         turns: of a picture, over which its answer is the mean.
     """
-
-    subject: Subject
-    image_size: int | None
-    turns: tuple[Turn, ...]
-    hardware: Machine
-    max_bad_fraction: float
-    title: str
-
-    def __call__(self, network: nn.Module, image_size: int, folder: Path) -> Mapping[str, float]:
-        """Flat numbers, such as `robustness/c_onthefly/mean_error`."""
-        subject = replace(self.subject, image_size=self.image_size or image_size)
-        seen = f" in {len(self.turns)} views" if len(self.turns) > 1 else ""
-        measured = suites.run(
-            folder,
-            suites.plan(subject),
-            looking_at(network, self.turns),
-            weights=state_digest(network) + seen,
-            hardware=self.hardware,
-            max_bad_fraction=self.max_bad_fraction,
-            overwrite=True,  # a resumed training may come to this step with weights that differ in their last bits
-            title=f"{self.title} step {int(folder.name)}",
-        )
-        return summary(suites.scores(measured, subject, None))
+    subject = replace(subject, image_size=job.eval.clean.image_size or image_size)
+    seen = f" in {len(turns)} views" if len(turns) > 1 else ""
+    measured = suites.run(
+        folder,
+        suites.plan(subject),
+        looking_at(network, turns),
+        weights=state_digest(network) + seen,
+        hardware=hardware,
+        max_bad_fraction=job.max_bad_fraction,
+        overwrite=True,  # a resumed training may come to this step with weights that differ in their last bits
+        title=f"{job.title} step {int(folder.name)}",
+    )
+    return summary(suites.scores(measured, subject, None))
 
 
 def state_digest(network: nn.Module) -> str:

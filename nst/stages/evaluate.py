@@ -8,7 +8,6 @@ eval mode, clean centre view at its own test size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ from nst.stages import robustness as suites
 from nst.stages.apart import keep_apart
 from nst.stages.places import one_network
 from nst.stages.resolving import has_test_set, machine, measured, test_set
-from nst.stages.resolving import tracking as tracking_of
 from nst.training.callbacks import bad_sample_summary
 from nst.training.counting import count
 from nst.training.ensemble import looking_at, turns_for
@@ -91,8 +89,8 @@ def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
             `nst.stages.robustness`.
     """
     config = require_values(job.config)
-    own = tracking_of(replace(job.logger, table=False), output, config, "evaluate").within(Path(_weights(job)))
-    with own as tracking:
+    own = Tracking(output, table=False, wandb=job.logger.wandb, config=config, stage="evaluate")
+    with own.within(Path(_weights(job))) as tracking:
         return _run(job, output, tracking)
 
 

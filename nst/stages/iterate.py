@@ -49,8 +49,8 @@ from nst.stages.generations import CONTROL, Places, configurations, require_teac
 from nst.stages.iterate_steps import Networks
 from nst.stages.judging import VALIDATION, Judging
 from nst.stages.own_folders import require_own_folders
-from nst.stages.places import has_validation_set, predictions_folder, selection_folder, shards_place
-from nst.stages.resolving import machine, open_shards, test_set
+from nst.stages.places import has_validation_set, open_shards, predictions_folder, selection_folder, shards_place
+from nst.stages.resolving import machine, test_set
 from nst.stages.unread import typed_names
 from nst.training.noised_teacher import require_noisable
 from nst.training.tracking import forget_run

@@ -16,8 +16,7 @@ from nst.sharing import is_rank_zero
 from nst.stages.control import control_options, learned_from_labels_alone
 from nst.stages.generations import Places, comparable
 from nst.stages.judging import VALIDATION, Judging
-from nst.stages.places import predictions_folder, selection_folder
-from nst.stages.resolving import open_shards
+from nst.stages.places import open_shards, predictions_folder, selection_folder
 
 Result = dict[str, Any]
 

@@ -24,8 +24,8 @@ from nst.settings.job import LabelJob
 from nst.settings.trainer import TorchOptions
 from nst.sharing import is_rank_zero
 from nst.stages.apart import keep_apart
-from nst.stages.places import has_validation_set, predictions_folder, teacher_files
-from nst.stages.resolving import machine, open_shards
+from nst.stages.places import has_validation_set, open_shards, predictions_folder, teacher_files
+from nst.stages.resolving import machine
 from nst.stages.unread import says_pictures
 from nst.training.callbacks import SHOWN_NAMES, check_bad_share
 from nst.training.ensemble import differing, shown_to, teachers

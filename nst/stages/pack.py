@@ -21,6 +21,7 @@ from nst.runs import Run
 from nst.settings.job import ShardJob
 from nst.shown import count_of
 from nst.stages import resolving
+from nst.stages.places import open_shards
 from nst.training.teachers import pseudo_labels
 
 
@@ -36,7 +37,7 @@ def run(job: ShardJob, output: Path, *, shards_at_once: int = OPEN_SHARDS) -> di
     teacher = resolving.teacher(job.teacher, job.stage)
     if teacher is None:
         raise NstError("whose selection is to be packed?", next="teacher.run=<run directory of the teacher>")
-    unlabeled = resolving.open_shards(job.data, "unlabeled", job.remote)
+    unlabeled = open_shards(job.data, "unlabeled", job.remote)
     config, samples_per_shard = require_values(job.config), job.shard.samples_per_shard
     labels = pseudo_labels(teacher, unlabeled)
     if not isinstance(labels, PseudoLabels):

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nst.data.index_files import has_index
+from nst.data.remote import Remote
+from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.errors import NstError, UsageError
 from nst.models.located import locate_ours
-from nst.settings.data import DataOptions
+from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.learning import LABELS, TeacherOptions, only_run
 
 
@@ -25,6 +27,11 @@ def shards_place(data: DataOptions, part: str) -> str:
             f"data.{part} names no shards", got="null", valid="their folder or address", next=f"data.{part}=<folder>"
         )
     return str(place)
+
+
+def open_shards(data: DataOptions, part: str, remote: RemoteOptions) -> ShardSet:
+    """The shard set that `data.<part>` names, on this machine or elsewhere."""
+    return ShardSet.open(shards_place(data, part), Remote(**vars(remote)))
 
 
 def has_validation_set(data: DataOptions) -> bool:

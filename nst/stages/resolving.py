@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from nst.config import plain
-from nst.data.remote import Remote
 from nst.data.shard_set import ShardSet
 from nst.data.transfer import is_remote
 from nst.errors import NstError
@@ -18,19 +16,18 @@ from nst.robustness.options import RobustnessOptions
 from nst.settings.data import DataOptions, RemoteOptions
 from nst.settings.job import TrainJob, trainer_of
 from nst.settings.learning import TeacherOptions, Teaching
-from nst.settings.measuring import EvalOptions, Evaluation, LoggerOptions
+from nst.settings.measuring import EvalOptions, Evaluation
 from nst.settings.trainer import TorchOptions, XlaOptions
 from nst.stages.places import (
     has_validation_set,
+    open_shards,
     predictions_folder,
     selection_folder,
-    shards_place,
     teacher_files,
 )
 from nst.training.fitting import Data
 from nst.training.hardware import Hardware, Machine
 from nst.training.teachers import Teacher
-from nst.training.tracking import Tracking
 
 
 def measured(options: Evaluation) -> tuple[EvalOptions, RobustnessOptions | None]:
@@ -54,11 +51,6 @@ def machine(options: TorchOptions | XlaOptions) -> Machine:
     from nst.xla.trainers import XlaHardware
 
     return XlaHardware(**vars(options))
-
-
-def open_shards(data: DataOptions, part: str, remote: RemoteOptions) -> ShardSet:
-    """The shard set that `data.<part>` names, on this machine or elsewhere."""
-    return ShardSet.open(shards_place(data, part), Remote(**vars(remote)))
 
 
 def open_data(job: TrainJob, *, unlabeled: bool) -> Data:
@@ -125,8 +117,3 @@ def teacher(options: TeacherOptions, stage: str, *, typed: bool = False) -> Teac
         selection=selection_folder(options, stage) if options.selection or (options.run and not online) else None,
         **{field.name: getattr(options, field.name) for field in fields(Teaching)},
     )
-
-
-def tracking(logger: LoggerOptions, directory: Path, config: Any, stage: str) -> Tracking:
-    """The loggers of one run: the table on disk, and a W&B run of its own."""
-    return Tracking(directory, table=logger.table, wandb=logger.wandb, config=config, stage=stage)

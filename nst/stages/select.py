@@ -23,7 +23,6 @@ from nst.data import forecast
 from nst.data.cutoffs import Exact
 from nst.data.index_files import has_index
 from nst.data.predictions import FORMAT, Predictions
-from nst.data.remote import Remote
 from nst.data.selected import SHARDS_PER_FILE, Tally, file_name, write
 from nst.data.selection import BINS, REPORT_BINS, WITHIN, Counts, Official, SelectionRule, Wanted
 from nst.data.shard_set import ShardSet, load_index
@@ -34,7 +33,7 @@ from nst.progress import say
 from nst.runs import Run
 from nst.settings.job import SelectJob
 from nst.stages.apart import keep_apart
-from nst.stages.places import has_validation_set, predictions_folder, selection_folder, shards_place
+from nst.stages.places import has_validation_set, open_shards, predictions_folder, selection_folder, shards_place
 
 PARTS = 2  # per thread: one that is slow is waited for less
 SHOWN_CLASSES = 5
@@ -83,7 +82,9 @@ def run(job: SelectJob, output: Path) -> dict[str, Any]:
                 document["accuracy"] = accuracy(database, opened.folder, output, truth, opened.classes)
         labeled = _labeled(job, opened.classes)
         counts = None if labeled is None else labeled.label_counts
-        answers = forecast.ValidationAnswers.of(watched, _validation_shards(job)) if watched else None
+        answers = None
+        if watched:
+            answers = forecast.ValidationAnswers.of(watched, open_shards(job.data, "validation", job.remote))
         document["forecast"] = forecast.forecast(opened.classes, document["per_class"], counts, answers)
         write_json(output / "selection.json", document)
         shown = [name for name in ("totals", "relaxed", "forecast", "accuracy", "classes") if name in document]
@@ -203,13 +204,9 @@ def _validation(job: SelectJob, predictions: Predictions) -> Predictions | None:
     folder = predictions.folder / "validation"
     if not has_validation_set(job.data) or not (folder / "DONE").exists():
         return None
-    watched = Predictions.open(folder)
-    watched.require(classes=predictions.classes, teacher=predictions.teacher, shards=_validation_shards(job))
+    watched, shards = Predictions.open(folder), open_shards(job.data, "validation", job.remote)
+    watched.require(classes=predictions.classes, teacher=predictions.teacher, shards=shards)
     return watched
-
-
-def _validation_shards(job: SelectJob) -> ShardSet:
-    return ShardSet.open(shards_place(job.data, "validation"), Remote(**vars(job.remote)))
 
 
 def check(job: SelectJob) -> None:

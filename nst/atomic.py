@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nst import leftovers, written
 from nst.documents import json_text, yaml_text
 from nst.errors import NstError, room_for
+from nst.shown import kept
 
 
 @contextlib.contextmanager
@@ -84,9 +87,9 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[s
         writer.writerows(rows)
 
 
-def write_config(path: Path | str, text: str) -> None:
-    """A config.yaml."""
-    write_text(path, yaml_text(text))
+def write_config(path: Path | str, config: Mapping[str, Any]) -> None:
+    """A config.yaml; secrets are left out of it."""
+    write_text(path, yaml_text(yaml.safe_dump(kept(dict(config)), sort_keys=False)))
 
 
 def sha256_file(path: Path | str) -> str:

@@ -25,8 +25,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from nst import by_hand, leftovers, occupied, written
 from nst.atomic import write_config, write_json, write_text
 from nst.documents import OLDER, damaged, fingerprint, read_json, way_on
@@ -35,7 +33,6 @@ from nst.provenance import provenance
 from nst.refused import differences, option_of, other_inputs
 from nst.run_inputs import MOVE_NOTHING, identity
 from nst.sharing import is_rank_zero, launcher_has_ended, take_lock, wait_until_seen
-from nst.shown import kept
 
 MARKS = ("started.json", "config.yaml", "result.json", "DONE", ".pulse")
 # what a start that failed leaves: no result, and nothing to continue from
@@ -126,7 +123,7 @@ class Run:
                 )
             self._pulse_thread.start()
             if self.config is not None and not self.done:
-                write_config(self.directory / "config.yaml", yaml.safe_dump(kept(dict(self.config)), sort_keys=False))
+                write_config(self.directory / "config.yaml", self.config)
         except BaseException as error:
             self.__exit__(type(error))
             raise

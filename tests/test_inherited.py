@@ -176,7 +176,7 @@ def test_labels_that_are_older_than_an_option_were_made_without_it(teacher, tmp_
     shutil.copytree(teacher / "predictions", old)
     config = read_config(old / "config.yaml")
     del config["teacher"]["views"]
-    write_config(old / "config.yaml", yaml.safe_dump(config))
+    write_config(old / "config.yaml", config)
     with pytest.raises(UsageError, match=r"teacher\.views=all changes nothing here"):
         cli.run_stage("train", [f"teacher.run={teacher}", f"teacher.predictions={old}", "teacher.views=all"])
 

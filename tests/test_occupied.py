@@ -30,7 +30,7 @@ def generations(directory: Path, *, finished: bool = True, shared: Path | None =
     started(directory / "gen1", seed=0)
     if finished:
         link_best(directory, 1)
-        write_config(directory / "config.yaml", "stage: iterate\n")
+        write_config(directory / "config.yaml", {"stage": "iterate"})
         write_json(directory / "result.json", {"stage": "iterate", "generations": [{"generation": 1}]})
     return directory
 

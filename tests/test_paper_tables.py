@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -39,7 +38,7 @@ def make_run(
               "paper": {"places": [where], "row": row, "columns": columns}}  # fmt: skip
     for directory, of in ((folder, stage), (folder / "gen0", "train")):
         directory.mkdir(parents=True)
-        write_config(directory / "config.yaml", yaml.safe_dump({**config, "stage": of}))
+        write_config(directory / "config.yaml", {**config, "stage": of})
         write_json(directory / "result.json", {"top1": 1.0})
     result = {"generations": results} if stage == "iterate" else results[0]
     write_json(folder / "result.json", result)
@@ -301,7 +300,7 @@ def test_a_table_without_a_measured_figure_is_written_and_told(tmp_path: Path, c
     [{"places": ["table 6"]}, {"places": ["table 6"], "row": "a", "columns": None}, {"places": "table 6"}, "table 6"],
 )
 def test_a_paper_block_that_is_none_is_told_with_its_file(tmp_path: Path, block: Any):
-    write_config(tmp_path / "config.yaml", yaml.safe_dump({"stage": "evaluate", "seed": 0, "paper": block}))
+    write_config(tmp_path / "config.yaml", {"stage": "evaluate", "seed": 0, "paper": block})
     write_json(tmp_path / "result.json", {"top1": 80.0})
     with pytest.raises(NstError, match="is not one") as error:
         paper.collect(paper.exhibit("table", 6), [tmp_path])

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from helpers import finish, select_from
 
 from nst.atomic import write_config, write_json
@@ -80,7 +79,7 @@ def make_generation(folder, data, truth, classes, *, right, teacher=None, name="
     config = {"name": name, "seed": 3, "data": {"name": "noise", "labeled": str(data / "labeled"),
               "unlabeled": str(data / "unlabeled"), "test": str(data / "test")}, "teacher": {"selection": None},
               **(more or {})}  # fmt: skip
-    write_config(folder / "config.yaml", yaml.safe_dump(config))
+    write_config(folder / "config.yaml", config)
     given = {"weights": teacher} if teacher else None
     started = {"stage": "train", "inputs": {"teacher": given}, "git": "abc123", "python": "3.11.7",
                "packages": {"torch": "2.9.0"}, "machine": {"system": "Linux", "cpus": 2}}  # fmt: skip
@@ -468,7 +467,7 @@ def test_iterate_s_call_shows_its_command_and_a_later_one_reads_it(tmp_path, cap
     assert "report.html" in capsys.readouterr().out
     assert "nst iterate experiment=digits_demo" in words(page_of(directory))
     assert "<img" not in page_of(directory)
-    write_config(directory / "config.yaml", yaml.safe_dump({"stage": "iterate", "overrides": ["seed=4"]}))
+    write_config(directory / "config.yaml", {"stage": "iterate", "overrides": ["seed=4"]})
     report.main(compose_config([f"run_dir='{directory}'", "stage=report", "report.examples=0"]))
     assert "nst iterate seed=4" in words(page_of(directory))
 

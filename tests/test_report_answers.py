@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 from safetensors.numpy import save_file
 
@@ -163,7 +162,7 @@ def test_runs_that_the_test_images_cannot_tell_apart_are_named(tmp_path: Path):
 ])  # fmt: skip
 def test_own_pictures_have_the_name_of_their_folder(run: Path, data: dict[str, Any], told: str):
     for folder in run.glob("gen*"):
-        write_config(folder / "config.yaml", yaml.safe_dump({"name": "demo", "data": data}))
+        write_config(folder / "config.yaml", {"name": "demo", "data": data})
     experiment = open_runs(run)[0]
     assert f"50 labeled images {told}. " in summary.sentence(experiment, rows(experiment))
 
@@ -476,7 +475,7 @@ def test_a_teacher_that_guesses_is_told(tmp_path: Path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_command_that_repeats_a_run_deletes_nothing(run: Path):
-    write_config(run / "config.yaml", yaml.safe_dump({"stage": "iterate", "overrides": ["overwrite=true", "seed=4"]}))
+    write_config(run / "config.yaml", {"stage": "iterate", "overrides": ["overwrite=true", "seed=4"]})
     reported(run)
     assert "The same again: nst iterate seed=4 " in words(page_of(run))
 

@@ -65,7 +65,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
     trainings: list[TrainingFacts] = []
     mistakes = _made_otherwise(job, "train" if single else "iterate")
     given = not single and starts_from_a_run(job)
-    own = [[]] if single else [list(typed_names(options)) for options in generation_options(job)]
+    own = [[]] if single else [typed_names(options) for options in generation_options(job)]
     teacher, classes = None, None
     if taught:
         teacher, classes = _teacher(job, mistakes)
@@ -103,7 +103,7 @@ def run(job: SurveyJob, *, most_compared: int | None = None) -> Examination:
 
 def _made_otherwise(job: SurveyJob, stage: str) -> list[Finding]:
     """Options of the command line with which the shards that are there were not made."""
-    wrong = differing_for(stage, job.config["data"], list(typed_names(job.overrides)), overwrite=job.overwrite)
+    wrong = differing_for(stage, job.config["data"], typed_names(job.overrides), overwrite=job.overwrite)
     return [_mistake(made_otherwise(wrong, job.data.root, stage), "")] if wrong else []
 
 

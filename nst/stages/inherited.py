@@ -64,7 +64,7 @@ def with_what_the_run_knows(cfg: DictConfig, stage: str, *, tell: Callable[[str]
 
 def _require_options(cfg: DictConfig, stage: str) -> None:
     """Raises UsageError where a run is named and no data: the default ones would be looked at in their place."""
-    typed = list(typed_names(cfg.overrides))
+    typed = typed_names(cfg.overrides)
     named = [OmegaConf.select(cfg, name) for name in ("run_dir", "model.checkpoint") if name in typed]
     runs = [run for place in named if isinstance(place, str) and (run := run_of(Path(place))) is not None]
     if not runs or any(name in WHOLE or name.startswith("data.") for name in typed):
@@ -88,7 +88,7 @@ def _with_data(cfg: DictConfig, stage: str, tell: Callable[[str], None]) -> Dict
     if not record.takes_data or not sources:
         return cfg
     source = sources[0]
-    run, typed = run_of(Path(source)), list(typed_names(cfg.overrides))
+    run, typed = run_of(Path(source)), typed_names(cfg.overrides)
     about_data = [name for name in typed if name.startswith("data.")]
     told, whole = "", any(name in WHOLE for name in typed) and not _names_no_pictures(cfg, about_data)
     if run is not None and not whole:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from nst import occupied
@@ -39,7 +38,6 @@ from nst.progress import console, say
 from nst.report.terminal import table
 from nst.settings.job import GenerationJob, IterateJob, ReportJob, SelectJob, ShardJob, SurveyJob, changed, job_of
 from nst.sharing import is_rank_zero, take_lock, wait_until_seen
-from nst.shown import kept
 from nst.stages.apart import keep_apart
 from nst.stages.as_sharded import differing_for
 from nst.stages.chosen_network import architecture
@@ -170,7 +168,7 @@ def _run(job: IterateJob, directory: Path, generations: Sequence[GenerationJob],
     result = _result(job, rows)
     if is_rank_zero():
         result |= networks.judging.keep(directory)
-        write_config(directory / "config.yaml", yaml.safe_dump(kept(require_values(job.config)), sort_keys=False))
+        write_config(directory / "config.yaml", require_values(job.config))
         write_json(directory / "result.json", result)
         console.print(table(rows))
         if job.iterate.report:
@@ -267,7 +265,7 @@ def check(job: IterateJob, generations: Sequence[GenerationJob]) -> None:
 def _require_alike(job: IterateJob, output: Path) -> None:
     """Raises UsageError where the command line asks for other sets than the shards have been made with."""
     data = {**job.config["data"], "root": output}
-    if wrong := differing_for("iterate", data, list(typed_names(job.overrides)), overwrite=job.overwrite):
+    if wrong := differing_for("iterate", data, typed_names(job.overrides), overwrite=job.overwrite):
         raise UsageError(
             f"{output} holds shards that were made otherwise",
             got="; ".join(f"{name}: {before} before, {now} now" for name, (before, now) in wrong.items()),

@@ -7,7 +7,7 @@ that is read refers, as `data.root=data_${seed}` does to the seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -42,9 +42,8 @@ VALID = {
 ABSENT = object()
 
 
-def typed_names(overrides: Sequence[str]) -> Iterator[str]:
-    for item in overrides:
-        yield item.partition("=")[0].lstrip("+")
+def typed_names(overrides: Sequence[str]) -> list[str]:
+    return [item.partition("=")[0].lstrip("+") for item in overrides]
 
 
 def says_pictures(config: Mapping[str, Any]) -> bool:
@@ -70,7 +69,7 @@ def require_read(cfg: DictConfig, stage: str) -> None:
         return
     alone = _on_labels_alone(cfg, stage)
     taken = () if alone else record.taken  # without a teacher there are no earlier steps
-    names = list(typed_names(_typed(cfg)))
+    names = typed_names(_typed(cfg))
     whole = record.needs_data and any(name in WHOLE for name in names)  # with what such a choice needs
     unread = []
     for item, name in zip(_typed(cfg), names, strict=True):
@@ -95,7 +94,7 @@ def require_as_sharded(cfg: DictConfig, stage: str) -> None:
     Raises:
         UsageError: one says otherwise.
     """
-    typed = list(typed_names(_typed(cfg)))
+    typed = typed_names(_typed(cfg))
     if wrong := differing_for(stage, plain(cfg.data, whole=False), typed, overwrite=cfg.overwrite):
         for name in wrong:
             leave_out(name)
@@ -193,7 +192,7 @@ def _moves_what_is_read(cfg: DictConfig, stage: str, item: str, whole: bool) -> 
     Args:
         whole: the data are the command's, and not those of a run.
     """
-    name = next(typed_names([item]))
+    (name,) = typed_names([item])
     try:
         without = compose_config([*(other for other in _typed(cfg) if other != item), f"stage={stage}"])
     except UsageError:
@@ -252,7 +251,7 @@ def _changes_nothing(stage: str, items: Sequence[str], *, alone: bool, named: bo
             or f"options of {', '.join(groups)}"
         )
         leave_out(name)
-    names = list(typed_names(items))
+    names = typed_names(items)
     verb, it = ("changes", "it") if len(names) == 1 else ("change", "them")
     who = f"nst {stage}" + (" without a teacher" if alone else "")
     return UsageError(

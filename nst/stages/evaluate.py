@@ -88,20 +88,9 @@ def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
         NstError: other classes than the network's, no labels, too many bad images, or as `plan` and `run` of
             `nst.stages.robustness`.
     """
-    config = require_values(job.config)
-    own = Tracking(output, table=False, wandb=job.logger.wandb, config=config, stage="evaluate")
-    with own.within(Path(_weights(job))) as tracking:
-        return _run(job, output, tracking)
-
-
-def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
-    options, robustness = measured(job.eval)
-    weights, test, hardware, pictures = (
-        _weights(job),
-        _test_set(job, robustness),
-        machine(job.trainer),
-        job.data.pictures,
-    )
+    require_values(job.config)
+    (options, robustness), pictures = measured(job.eval), job.data.pictures
+    weights, test, hardware = _weights(job), _test_set(job, robustness), machine(job.trainer)
     network, info = open_any(weights, test.classes if test else imagenet_wnids())
     if test:
         _require_fitting(test, info, weights)
@@ -138,7 +127,7 @@ def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
             clean_error = 100.0 - result["top1"] if test else None
             result = _joined(result, suites.scores(blocks, planned.subject, clean_error, result.get("robustness", {})))
         if is_rank_zero() and result != before:
-            _keep(output, result, tracking)
+            _keep(job, output, weights, result)
         return result
 
 
@@ -189,10 +178,12 @@ def _joined(result: dict[str, Any], blocks: Mapping[str, Block]) -> dict[str, An
     return {**clean, **summary(every), "robustness": every}
 
 
-def _keep(output: Path, result: Mapping[str, Any], tracking: Tracking) -> None:
+def _keep(job: EvaluateJob, output: Path, weights: str, result: Mapping[str, Any]) -> None:
     """Writes the result where it is more than the clean scores, which are written; and tells W&B."""
     rows = table(result.get("robustness", {}))
-    tracking.evaluated(result, rows)
+    own = Tracking(output, table=False, wandb=job.logger.wandb, config=job.config, stage="evaluate")
+    with own.within(Path(weights)) as tracking:
+        tracking.evaluated(result, rows)
     if rows:
         write_csv(output / "robustness.csv", COLUMNS, rows)
         write_json(output / "result.json", result)

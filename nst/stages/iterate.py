@@ -100,11 +100,6 @@ def _row(number: int | str, result: Result, selection: Result | None) -> Result:
     return row
 
 
-def _scores(evaluation: Result) -> Result:
-    scores = {name: evaluation[name] for name in ("top1", "top5", "ece", "loss")}
-    return scores | row_numbers(evaluation.get("robustness", {}))
-
-
 def main(cfg: DictConfig) -> None:
     """Reads the configuration and runs the stage."""
     keep_apart(cfg, "iterate")
@@ -132,7 +127,9 @@ def run(job: IterateJob, directory: Path) -> Result:
     taken = False
     if is_rank_zero():
         require_free(directory, WRITTEN, own=True)
-        taken = _require_no_run(job, directory, composed)
+        taken = occupied.by_a_run(directory, overwrite=job.overwrite)
+        for cfg in composed if taken else ():  # it is deleted first, and nothing that a generation reads may lie in it
+            keep_apart(cfg, "iterate", {"run_dir": directory}, deleted=True)
     with occupied.followed(_followers(job, generations, places)):
         return _run(job, directory, generations, places, taken)
 
@@ -161,7 +158,9 @@ def _run(job: IterateJob, directory: Path, generations: Sequence[GenerationJob],
         rows.append(_row(CONTROL, networks.train(CONTROL), None))
         networks.look(CONTROL)
     for row in rows:
-        row |= _scores(networks.evaluate(row["generation"]))
+        scores = networks.evaluate(row["generation"])
+        row |= {name: scores[name] for name in ("top1", "top5", "ece", "loss")}
+        row |= row_numbers(scores.get("robustness", {}))
         asked = generations[-1 if row["generation"] == CONTROL else row["generation"]]
         alike = evaluate.looks(asked) == evaluate.looks(generations[0])
         row["gain"] = row["top1"] - rows[0]["top1"] if alike else None
@@ -176,19 +175,6 @@ def _run(job: IterateJob, directory: Path, generations: Sequence[GenerationJob],
 
             report.make(job_of(ReportJob, job.config, title=job.title))
     return result
-
-
-def _require_no_run(job: IterateJob, directory: Path, generations: Sequence[DictConfig]) -> bool:
-    """Whether a run of a single stage lies where this begins, which overwrite=true deletes first.
-
-    Raises:
-        NstError: nobody has said that it may go, or something that a generation reads lies in it.
-    """
-    if not occupied.by_a_run(directory, overwrite=job.overwrite):
-        return False
-    for cfg in generations:
-        keep_apart(cfg, "iterate", {"run_dir": directory}, deleted=True)
-    return True
 
 
 def _followers(job: IterateJob, generations: Sequence[GenerationJob], places: Places) -> dict[Path, list[Path]]:

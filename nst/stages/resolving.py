@@ -54,27 +54,18 @@ def machine(options: TorchOptions | XlaOptions) -> Machine:
 
 
 def open_data(job: TrainJob, *, unlabeled: bool) -> Data:
-    """The shards of a training."""
-    data, remote = job.data, job.remote
+    """The shards of a training, which is watched on the validation set, else on the test set, else on nothing."""
+    data, remote, own = job.data, job.remote, has_validation_set(job.data)
+    watched = "validation" if own else "test" if has_test_set(data) else None
+    same = data.test is not None and os.path.realpath(str(data.validation)) == os.path.realpath(data.test)
     return Data(
         labeled=open_shards(data, "labeled", remote),
-        validation=validation_shards(data, remote),
+        validation=open_shards(data, watched, remote) if watched else None,
         unlabeled=open_shards(data, "unlabeled", remote) if unlabeled else None,
         pictures=data.pictures,
         lanes=job.lanes,
-        watched_on_test=not has_validation_set(data) or _same_folder(data.validation, data.test),
+        watched_on_test=not own or same,
     )
-
-
-def _same_folder(one: str | None, other: str | None) -> bool:
-    return None not in (one, other) and os.path.realpath(str(one)) == os.path.realpath(str(other))
-
-
-def validation_shards(data: DataOptions, remote: RemoteOptions) -> ShardSet | None:
-    """What a training is watched on: the validation set, else the test set, else nothing."""
-    if has_validation_set(data):
-        return open_shards(data, "validation", remote)
-    return open_shards(data, "test", remote) if has_test_set(data) else None
 
 
 def has_test_set(data: DataOptions) -> bool:

@@ -75,8 +75,8 @@ def require_read(cfg: DictConfig, stage: str) -> None:
     for item, name in zip(_typed(cfg), names, strict=True):
         if _is_read(cfg, stage, name) or name.partition(".")[0] in taken:
             continue
-        if whole and _fits_the_shards(cfg, name):
-            continue
+        if whole and name.startswith("data.") and not differing(plain(cfg.data, whole=False), [name]):
+            continue  # it says nothing else than the shards at data.root, where nst shard made them
         if not _says_what_is(cfg, stage, name) and not _moves_what_is_read(cfg, stage, item, whole):
             unread.append(item)
     if unread:
@@ -116,11 +116,6 @@ def made_otherwise(wrong: Mapping[str, tuple[Any, Any]], root: str, stage: str, 
         valid="a data.root where nst shard has made others",
         next=next or f"leave out {some(list(wrong))}",
     )
-
-
-def _fits_the_shards(cfg: DictConfig, name: str) -> bool:
-    """Whether an option of the data says nothing else than the shards at `data.root`, where nst shard made them."""
-    return name.startswith("data.") and not differing(plain(cfg.data, whole=False), [name])
 
 
 def _typed(cfg: DictConfig) -> list[str]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from nst.atomic import write_json
-from nst.data.images import BadImage
 from nst.data.inputs import PART, Agreed, Inputs, NumberedPictures, Readable, written_name
 from nst.data.prediction_files import PredictionFiles
 from nst.data.shard_set import ShardInfo
@@ -55,12 +54,9 @@ class AskedPictures:
         return -(-largest // -(-largest // at_most))
 
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
-        """Its name, pixels (H, W, 3) uint8 and no label; raises BadImage, which begins with the number in the part."""
+        """Its name, pixels (H, W, 3) uint8 and no label; raises BadImage."""
         number = self.parts[shard][1][index]
-        try:
-            return written_name(self.pictures.listed[number]), self.pictures.pixels(number), None
-        except BadImage as error:
-            raise BadImage(f"{index}: {error}") from error
+        return written_name(self.pictures.listed[number]), self.pictures.pixels(number), None
 
 
 def _shard(name: str, samples: int, digest: str) -> ShardInfo:

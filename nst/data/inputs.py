@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from nst.data.archives import Read, open_archive
+from nst.data.archives import open_archive
 from nst.data.batches import Images
-from nst.data.files import LINKED_TWICE, LINKED_UP, Status, contents_of, list_pictures, status_of
+from nst.data.files import GONE, LINKED_TWICE, LINKED_UP, Status, contents_of, list_pictures, status_of
 from nst.data.image_list import LISTS, listed_paths
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
 from nst.data.index_files import has_index
@@ -113,12 +113,9 @@ class NumberedPictures:
         return self.files[shard * PART + index] if self.files else None
 
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
-        """Its name, pixels and no label; raises BadImage, which begins with the number in the part."""
+        """Its name, pixels and no label; raises BadImage."""
         number = shard * PART + index
-        try:
-            return written_name(self.listed[number]), self.pixels(number), None
-        except BadImage as error:
-            raise BadImage(f"{index}: {error}") from error
+        return written_name(self.listed[number]), self.pixels(number), None
 
     def pixels(self, number: int) -> np.ndarray:
         """(H, W, 3) uint8; raises BadImage."""
@@ -174,16 +171,13 @@ class ShardPictures:
         return None
 
     def unreadable(self, shard: int, told: str) -> tuple[str, str]:
-        """Path and reason, of a BadImage of `read`."""
+        """Path and reason, of what `nst.data.evaluation_batches` says of a bad sample."""
         index, _, rest = told.partition(": ")
         key, _, reason = rest.partition(": ")
         return self.names(shard, np.array([int(index)]), [key])[0], reason
 
     def read(self, shard: int, index: int) -> tuple[str, np.ndarray, int | None]:
-        try:
-            return self.images.read(shard, index)
-        except BadImage as error:
-            raise BadImage(f"{index}: {error}") from error
+        return self.images.read(shard, index)
 
 
 Inputs: TypeAlias = NumberedPictures | ShardPictures  # in an order that depends on nothing but their names
@@ -218,8 +212,8 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
 
 def _files_of(place: Path, paths: Sequence[Path], names: Sequence[str]) -> NumberedPictures:
     """Files that `place` names one by one; those that are not there fail when they are read."""
-    contents = partial(_contents, place, [(str(path.absolute()), _status(path)) for path in paths])
-    return NumberedPictures(names, Files(paths), paths, contents)
+    files = [(str(path.absolute()), _status(path)) for path in paths]
+    return NumberedPictures(names, partial(_read_file, paths), paths, partial(contents_of, place, files, tolerant=True))
 
 
 def _file(path: Path) -> NumberedPictures:
@@ -230,10 +224,17 @@ def _file(path: Path) -> NumberedPictures:
     status = _status(path)  # before it is read
     archive = open_archive(path)
     names = sorted(archive.pictures)
-    contents = partial(_contents_within, path, status, len(names))
-    reads = Archived([archive.files[name] for name in names])
     passed = [(f"{path}/{name}", reason) for name, reason in sorted(archive.passed.each())]
-    return NumberedPictures([f"{path}/{name}" for name in names], reads, (), contents, passed)
+
+    def read(number: int) -> bytes:
+        return archive.files[names[number]](-1)
+
+    def contents() -> list[str]:
+        """Pictures of an archive are known by its content as a whole, which is read in one go."""
+        digest = contents_of(path, [("", status)], tolerant=True)[0]
+        return [f"{digest}/{number}" for number in range(len(names))]
+
+    return NumberedPictures([f"{path}/{name}" for name in names], read, (), contents, passed)
 
 
 def _folder(root: Path) -> NumberedPictures:
@@ -248,51 +249,23 @@ def _folder(root: Path) -> NumberedPictures:
             next=f"for its shards: nst predict input={shlex.quote(str(root / sets[0]))}" if sets else None,
         )
     paths, told = [root / name for name in listing.files], [(str(root / name), reason) for name, reason in passed]
-    contents = partial(_contents, root, [(name, status) for name, (_, status) in listing.files.items()])
-    return NumberedPictures([str(path) for path in paths], Files(paths), paths, contents, told)
+    files = [(name, status) for name, (_, status) in listing.files.items()]
+    contents = partial(contents_of, root, files, tolerant=True)
+    return NumberedPictures([str(path) for path in paths], partial(_read_file, paths), paths, contents, told)
 
 
-def _contents(root: Path, files: Sequence[tuple[str, Status | None]]) -> list[str]:
-    """A hash of each file's content; empty where it cannot be read."""
-    there = [(name, status) for name, status in files if status is not None]
-    found = contents_of(root, there, tolerant=True)
-    known = {name: digest for (name, _), digest in zip(there, found, strict=True)}
-    return [known.get(name, "") for name, _ in files]
+def _read_file(paths: Sequence[Path], number: int) -> bytes:
+    return paths[number].read_bytes()
 
 
-def _contents_within(archive: Path, status: Status | None, pictures: int) -> list[str]:
-    """Pictures of an archive are known by its content as a whole, which is read in one go."""
-    digest = _contents(archive, [("", status)])[0]
-    return [f"{digest}/{number}" for number in range(pictures)]
-
-
-def _status(path: Path) -> Status | None:
+def _status(path: Path) -> Status:
+    """GONE where there is no such file."""
     try:
         return status_of(path)
     except NstError:
-        return None
+        return GONE
 
 
 def written_name(name: str) -> str:
     r"""A path as it stands in files for everybody: bytes that are no UTF-8 as `\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True)
-class Archived:
-    """Reads pictures inside an archive."""
-
-    readers: Sequence[Read]
-
-    def __call__(self, number: int) -> bytes:
-        return self.readers[number](-1)
-
-
-@dataclass(frozen=True)
-class Files:
-    """Reads files."""
-
-    paths: Sequence[Path]
-
-    def __call__(self, number: int) -> bytes:
-        return self.paths[number].read_bytes()

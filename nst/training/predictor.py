@@ -158,7 +158,7 @@ def _decoded(inputs: Inputs, shard: int, index: int) -> tuple[str, np.ndarray]:
         key, pixels, _ = inputs.read(shard, index)
     except BadImage as error:
         name = inputs.names(shard, np.array([index]), [f"picture {index}"])[0]
-        raise _unreadable(name, str(error).partition(": ")[2]) from error
+        raise _unreadable(name, error) from error
     return inputs.names(shard, np.array([index]), [key])[0], pixels
 
 

@@ -118,10 +118,6 @@ def _is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path) and not tarfile.is_tarfile(path)
 
 
-def _add(found: Archive, name: str, read: Read) -> None:
-    found.files[_inside(found, name)] = read
-
-
 def _inside(found: Archive, name: str) -> str:
     """The name, which must not lead out of the archive."""
     name = name.removeprefix("./")
@@ -161,7 +157,7 @@ def _list_zip(found: Archive, _: int) -> None:
         if member.is_dir():
             found.folders.update([] if is_hidden(name) else [name.rstrip("/")])
         else:
-            _add(found, name, _zip_reader(opened, member, lock))
+            found.files[_inside(found, name)] = _zip_reader(opened, member, lock)
 
 
 def _zip_name(member: zipfile.ZipInfo) -> str:

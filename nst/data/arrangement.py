@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from nst.data.layout import Entry, extension_by_name, part_called, split_of, unique_keys
+from nst.data.layout import Entry, part_called, split_of, unique_keys
 from nst.errors import NstError
 from nst.shown import count_of, some
 
@@ -30,8 +30,8 @@ def label_by_folder(
     source: str,
     origins: Sequence[str] | None = None,
     *,
-    extensions: Sequence[str] | None = None,
-    folders: Iterable[str] = (),
+    extensions: Sequence[str],
+    folders: Iterable[str],
 ) -> tuple[tuple[str, ...], list[Entry]]:
     """Classes (sorted by name, as ImageFolder does) and one entry per name.
 
@@ -40,7 +40,7 @@ def label_by_folder(
         labeled: whether folders are classes; None: as their arrangement says.
         source: for messages.
         origins: what tells apart files of one name, as in two archives; by default the names.
-        extensions: of the kinds of pictures; by default as the names say.
+        extensions: of the kinds of pictures.
         folders: all there are, also those that hold no picture.
 
     Raises:
@@ -63,10 +63,8 @@ def label_by_folder(
     index = {name: label for label, name in enumerate(classes)}
     keys = unique_keys(names, origins or names)
     entries = [
-        Entry(key, extension or _extension(name), index[folder] if folder is not None else None, split, name)
-        for key, name, extension, folder, split in zip(
-            keys, names, extensions or [""] * len(names), of_classes, splits, strict=True
-        )
+        Entry(key, extension, index[folder] if folder is not None else None, split, name)
+        for key, name, extension, folder, split in zip(keys, names, extensions, of_classes, splits, strict=True)
     ]
     return classes, entries
 
@@ -96,7 +94,7 @@ def _folders_are_classes(names: Sequence[str], split: str | None, labeled: bool 
     tops = {name.partition("/")[0] for name in names if "/" in name}
     if labeled is not None:
         if labeled and outside:
-            raise _outside(source, outside, "data.source.labeled=false")
+            raise _outside(source, outside)
         return labeled
     if split == "extra":
         return not outside and len(tops) > 1
@@ -115,12 +113,12 @@ def _folders_are_classes(names: Sequence[str], split: str | None, labeled: bool 
     return True
 
 
-def _outside(source: str, outside: Sequence[str], way: str) -> NstError:
+def _outside(source: str, outside: Sequence[str]) -> NstError:
     return NstError(
         f"source {source}: a picture lies outside the class folders",
         got=_told(outside),
         valid="<class>/x.jpg, or train/<class>/x.jpg",
-        next=f"move it, or take all images without labels: {way}",
+        next="move it, or take all images without labels: data.source.labeled=false",
     )
 
 
@@ -286,9 +284,3 @@ def ignore_option(names: Sequence[str]) -> str:
         return "data.source.ignore=[<name>,...]"
     listed = names[0] if len(names) == 1 else f"[{','.join(names)}]"
     return f"data.source.ignore={shlex.quote(listed)}"
-
-
-def _extension(name: str) -> str:
-    extension = extension_by_name(name)
-    assert extension is not None, name
-    return extension

@@ -185,31 +185,25 @@ def _table(variant: str, magnitude: float, translate_const: float, cutout_const:
 # ---- other libraries -------------------------------------------------------------------------------------
 
 
-def _timm(settings: RandAugment, image: Image, rng: np.random.Generator) -> Image:
-    with _global_generators_from(rng):
-        return _through_pillow(_timm_transform(settings.num_ops, int(settings.magnitude)), image)
-
-
-def _torchvision(settings: RandAugment, image: Image, rng: np.random.Generator) -> Image:
-    with _global_generators_from(rng):
-        return _through_pillow(_torchvision_transform(settings.num_ops, int(settings.magnitude)), image)
-
-
-def _through_pillow(transform: Callable[[Any], Any], image: Image) -> Image:
+def _through_pillow(
+    make: Callable[[int, int], Callable[[Any], Any]], settings: RandAugment, image: Image, rng: np.random.Generator
+) -> Image:
+    """By a transform of Pillow images, which `make` gives for a number of operations and a magnitude."""
     from PIL import Image as Pillow
 
-    return np.array(transform(Pillow.fromarray(image)))
+    with _global_generators_from(rng):
+        return np.array(make(settings.num_ops, int(settings.magnitude))(Pillow.fromarray(image)))
 
 
 @functools.lru_cache(maxsize=8)
-def _timm_transform(num_ops: int, magnitude: int) -> Callable[[Any], Any]:
+def _timm(num_ops: int, magnitude: int) -> Callable[[Any], Any]:
     from timm.data.auto_augment import rand_augment_transform
 
     return rand_augment_transform(f"rand-m{magnitude}-n{num_ops}-mstd0", {"img_mean": (GREY,) * 3})
 
 
 @functools.lru_cache(maxsize=8)
-def _torchvision_transform(num_ops: int, magnitude: int) -> Callable[[Any], Any]:
+def _torchvision(num_ops: int, magnitude: int) -> Callable[[Any], Any]:
     from torchvision.transforms import v2
 
     return v2.RandAugment(num_ops, magnitude, num_magnitude_bins=TORCHVISION_BINS, fill=[GREY] * 3)
@@ -234,6 +228,6 @@ def _global_generators_from(rng: np.random.Generator) -> Iterator[None]:
 
 
 _PEERS: dict[str, Callable[[RandAugment, Image, np.random.Generator], Image]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
+    "timm": functools.partial(_through_pillow, _timm),
+    "torchvision": functools.partial(_through_pillow, _torchvision),
 }

@@ -26,6 +26,7 @@ from nst.errors import NstError
 
 CROP_PADDING = 32  # evaluation keeps size / (size + 32) of the short side
 CROP_TRIES = 10
+ASPECT = (3 / 4, 4 / 3)  # of random crops, width / height
 OFFICIAL_MIN_COVERED = 0.1  # [C] asks for crops of 8 %, but also that they cover a tenth of the picture
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -51,47 +52,37 @@ def center_crop_box(height: int, width: int, image_size: int) -> Box:
 
 
 def random_crop_box(
-    height: int,
-    width: int,
-    rng: np.random.Generator,
-    min_area: float = 0.08,
-    *,
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    sampler: str = "torchvision",
+    height: int, width: int, rng: np.random.Generator, min_area: float = 0.08, *, sampler: str = "torchvision"
 ) -> Box:
-    """A random box of at least `min_area` of the picture, width / height within `aspect`.
+    """A random box of at least `min_area` of the picture, width / height within ASPECT.
 
     Ten tries, then the largest centred box of a permitted aspect. `torchvision` draws the area uniformly and
     the aspect log-uniformly; `official` [C] draws the aspect, then the height, uniformly; nothing below 10 %.
     """
     for _ in range(CROP_TRIES):
-        box_height, box_width = SAMPLERS[sampler](height, width, rng, min_area, aspect)
+        box_height, box_width = SAMPLERS[sampler](height, width, rng, min_area)
         if 0 < box_height <= height and 0 < box_width <= width:
             # [C] draws from height - box_height positions, not one more: it misses the last one
             last = 1 if sampler == "torchvision" else 0
             top = int(rng.integers(max(1, height - box_height + last)))
             left = int(rng.integers(max(1, width - box_width + last)))
             return top, left, box_height, box_width
-    box_height = max(1, min(height, round(width / aspect[0])))
-    box_width = max(1, min(width, round(height * aspect[1])))
+    box_height = max(1, min(height, round(width / ASPECT[0])))
+    box_width = max(1, min(width, round(height * ASPECT[1])))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _torchvision_size(
-    height: int, width: int, rng: np.random.Generator, min_area: float, aspect: tuple[float, float]
-) -> tuple[int, int]:
+def _torchvision_size(height: int, width: int, rng: np.random.Generator, min_area: float) -> tuple[int, int]:
     # the bits of rng.uniform, in a tenth of its time
     area = height * width * (min_area + (1.0 - min_area) * rng.random())
-    lowest = math.log(aspect[0])
-    ratio = math.exp(lowest + (math.log(aspect[1]) - lowest) * rng.random())
+    lowest = math.log(ASPECT[0])
+    ratio = math.exp(lowest + (math.log(ASPECT[1]) - lowest) * rng.random())
     return round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
 
 
-def _official_size(
-    height: int, width: int, rng: np.random.Generator, min_area: float, aspect: tuple[float, float]
-) -> tuple[int, int]:
+def _official_size(height: int, width: int, rng: np.random.Generator, min_area: float) -> tuple[int, int]:
     """One try of TensorFlow's distorted-bounding-box sampler; (0, 0) when the box is refused."""
-    ratio = rng.uniform(*aspect)
+    ratio = rng.uniform(*ASPECT)
     total = height * width
     lowest = round(math.sqrt(min_area * total / ratio))
     highest = min(height, round(math.sqrt(total / ratio)), math.ceil((width + 0.5) / ratio) - 1)
@@ -106,7 +97,7 @@ def _official_size(
     return box_height, box_width
 
 
-SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float, tuple[float, float]], tuple[int, int]]] = {
+SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], tuple[int, int]]] = {
     "torchvision": _torchvision_size,
     "official": _official_size,
 }

@@ -98,8 +98,9 @@ def parser() -> argparse.ArgumentParser:
     what = one.add_mutually_exclusive_group()
     what.add_argument("--follow", action="store_true", help="as it grows, until the job ends")
     what.add_argument("--setup", action="store_true", help="of the installation")
-    add("stop", "end the job on every worker", _stop)
-    one = add("delete", "delete the request and the machines", _delete, reaches=False)
+    add("stop", "end the job on every worker", lambda tpu, *_: jobs.stop(tpu, Workers(tpu)))
+    delete = "delete the request and the machines"
+    one = add("delete", delete, lambda tpu, options, _: queue.delete(tpu, sure=options.yes), reaches=False)
     one.add_argument("--yes", action="store_true", help="without asking")
     return top
 
@@ -127,14 +128,6 @@ def _logs(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:
         watch.follow(tpu, options.worker, options.lines)
     else:
         jobs.logs(tpu, options.worker, options.lines, setup=options.setup)
-
-
-def _stop(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:
-    jobs.stop(tpu, Workers(tpu))
-
-
-def _delete(tpu: Tpu, options: argparse.Namespace, _: list[str]) -> None:
-    queue.delete(tpu, sure=options.yes)
 
 
 @contextlib.contextmanager

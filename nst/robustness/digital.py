@@ -87,11 +87,6 @@ _SATURATION = np.divide(_VALUE - _LEVELS, _VALUE, out=np.zeros((256, 256)), wher
 
 
 def brightness(image: Image, _: Draws, offset: float) -> Image:
-    """Value of HSV + offset."""
-    return add_value(image, offset)
-
-
-def add_value(image: Image, offset: float) -> Image:
     """Value of HSV + offset, clipped to [0, 1]."""
     largest = cv2.max(cv2.max(image[..., 0], image[..., 1]), image[..., 2])
     rows = np.asarray(cv2.cvtColor(largest, cv2.COLOR_GRAY2RGB), np.uint16) << 8

@@ -6,8 +6,6 @@ changes with a tie would pass for a flip.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -23,14 +21,11 @@ def full_logits(network: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(network, EfficientNet):  # somebody else's, whose classifier we do not know
         with torch.autocast(images.device.type, enabled=False):
             return in_parts(network, normalize(images)).float()
-    pooled = in_parts(partial(_pooled, network), normalize(images))
+    forward = network.forward_features
+    pooled = in_parts(lambda part: network.forward_head(forward(part), pre_logits=True), normalize(images))
     classifier = network.classifier
     with torch.autocast(images.device.type, enabled=False):
         return linear(pooled.float(), classifier.weight.float(), classifier.bias.float())
-
-
-def _pooled(network: EfficientNet, images: Tensor) -> Tensor:
-    return network.forward_head(network.forward_features(images), pre_logits=True)
 
 
 def guesses(logits: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from nst.errors import NstError
 from nst.robustness import noises, warps
 from nst.robustness.baselines import DIFFICULTIES, EXTRA_PERTURBATIONS, PERTURBATIONS
 from nst.robustness.corruptions import require_picture
-from nst.robustness.digital import add_value
+from nst.robustness.digital import brightness
 from nst.robustness.draws import Draws
 from nst.robustness.filters import Field, gaussian, motion_blurred, sum_as_bytes
 from nst.robustness.perturbation_tables import TABLES
@@ -79,7 +79,8 @@ class Perturbations:
         picture = np.ascontiguousarray(picture)
         if name in NOISES:
             strength = getattr(self._settings, name)[difficulty - 1]
-            return np.stack(list(_noisy(self.view(picture), NOISES[name], strength, draws)))
+            clean = self.view(picture)
+            return np.stack([clean, *(NOISES[name](clean, draws, strength) for _ in range(1, FRAMES))])
         return np.stack(list(_SEQUENCES[name](self, picture, draws)))
 
     def frame_count(self, name: str) -> int:
@@ -123,10 +124,10 @@ class Perturbations:
         for frame in range(FRAMES):
             yield sum_as_bytes(gaussian(clean, first + growth * frame, truncate=truncate))
 
-    def _brightness(self, picture: Image, _: Draws) -> Iterator[Image]:
+    def _brightness(self, picture: Image, draws: Draws) -> Iterator[Image]:
         clean = self.view(picture)
         for frame in range(FRAMES):
-            yield add_value(clean, (frame - _MIDDLE) * self._settings.brightness / 100)
+            yield brightness(clean, draws, (frame - _MIDDLE) * self._settings.brightness / 100)
 
     # ---- weather -------------------------------------------------------------------------------------
 
@@ -205,12 +206,6 @@ _SEQUENCES: dict[str, Callable[[Perturbations, Image, Draws], Iterator[Image]]] 
 def perturbation_generator(seed: int, name: str, difficulty: int, key: str) -> np.random.Generator:
     """The generator of one sequence: no order, worker or batch size can change what it draws."""
     return generator("perturbation", int(seed), name, int(difficulty), str(key))
-
-
-def _noisy(clean: Image, noise: Callable[..., Image], strength: float, draws: Draws) -> Iterator[Image]:
-    yield clean
-    for _ in range(1, FRAMES):
-        yield noise(clean, draws, strength)
 
 
 def _run_down(liquid: Field, drag: tuple[float, ...]) -> Field:

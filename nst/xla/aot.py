@@ -140,7 +140,9 @@ def _annotated(program: Program, cores: int) -> bytes:
     with mlir.make_ir_context():
         module = ir.Module.parse(text)
         main = next(entry for entry in module.body.operations if entry.attributes["sym_name"].value == "main")
-        _require_same_inputs(program, [ir.RankedTensorType(argument.type).shape for argument in main.arguments])
+        shapes = [tuple(ir.RankedTensorType(argument.type).shape) for argument in main.arguments]
+        if shapes != list(program.shapes):
+            raise RuntimeError(f"the program has {len(shapes)} inputs in an order that is not that of the trace")
         takers = {number: output for output, number in program.replaced.items()}
         number_type, same = ir.IntegerType.get_signless(32), ir.StringAttr.get("{replicated}")
         attributes = []
@@ -160,11 +162,6 @@ def _annotated(program: Program, cores: int) -> bytes:
 def _rows(rank: int, cores: int) -> str:
     """The sharding of a tensor whose first dimension is divided among all cores, in XLA's notation."""
     return f"{{devices=[{cores}{',1' * (rank - 1)}]<=[{cores}]}}"
-
-
-def _require_same_inputs(program: Program, shapes: list[list[int]]) -> None:
-    if [tuple(shape) for shape in shapes] != list(program.shapes):
-        raise RuntimeError(f"the program has {len(shapes)} inputs in an order that is not that of the trace")
 
 
 def _options(program: Program, cores: int) -> Any:

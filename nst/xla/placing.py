@@ -47,12 +47,6 @@ def module_to_host(module: nn.Module) -> None:
     module._apply(lambda tensor: fetched.get(id(tensor), tensor))
 
 
-def optimizer_tensors(optimizers: Iterable[Optimizer]) -> list[Tensor]:
-    """The device tensors of the optimisers' state."""
-    states = (state for optimizer in optimizers for state in optimizer.state.values())
-    return [value for state in states for value in state.values() if is_remote(value)]
-
-
 def settle(module: nn.Module, optimizers: Iterable[Optimizer], mesh: xs.Mesh) -> None:
     """Gives state the form that it has after a step: no shared scalars, all replicated, nothing pending."""
     for buffer in module.buffers():
@@ -60,8 +54,8 @@ def settle(module: nn.Module, optimizers: Iterable[Optimizer], mesh: xs.Mesh) ->
             # scalars of equal value share one handle after a move: one input of the graph, and several after a step
             buffer.data = buffer.cpu().reshape(1).to(buffer.device)[0].clone()
     torch_xla.sync(wait=True)
-    tensors = [*module.parameters(), *module.buffers(), *optimizer_tensors(optimizers)]
-    for tensor in tensors:
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    for tensor in (*module.parameters(), *module.buffers(), *(value for state in states for value in state.values())):
         if is_remote(tensor):
             xs.mark_sharding(tensor.data, mesh, (None,) * tensor.dim())
     torch_xla.sync(wait=True)

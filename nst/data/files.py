@@ -101,10 +101,8 @@ def _leads_up(path: Path) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    try:
+    with _readable(path):
         status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return status.st_dev, status.st_ino
 
 
@@ -157,13 +155,11 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    try:
+    with _readable(path):
         if not path.is_file():  # a pipe or device would wait for a writer
             return b""
         with open(path, "rb") as file:
             return file.read(HEAD)
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def status_of(path: Path) -> Status:
@@ -172,15 +168,19 @@ def status_of(path: Path) -> Status:
     Raises:
         NstError: there is no such file.
     """
-    try:
+    with _readable(path):
         status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _unreadable(path: Path, error: OSError) -> NstError:
-    return NstError(f"cannot read {path}", got=error.strerror, next="check the path; a dangling link can be removed")
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises NstError where what is done within cannot reach the file."""
+    try:
+        yield
+    except OSError as error:
+        next = "check the path; a dangling link can be removed"
+        raise NstError(f"cannot read {path}", got=error.strerror, next=next) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -244,12 +244,9 @@ def _hash_or_nothing(path: Path) -> str:
 
 def _hash_file(path: Path) -> str:
     hasher = xxhash.xxh3_128()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(16 << 20):
-                hasher.update(block)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _readable(path), open(path, "rb") as file:
+        while block := file.read(16 << 20):
+            hasher.update(block)
     return hasher.hexdigest()
 
 

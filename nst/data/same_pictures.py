@@ -59,7 +59,7 @@ class SamePictures:
         """Lines about labeled pictures; all pairs are in a file of the folder."""
         for name in ("test", "validation"):
             if seen := self._of(name, "labeled"):
-                others = sum(self._contradicts(pair) for pair in seen)
+                others = sum(self.entries[pair.position].label != self.entries[pair.other].label for pair in seen)
                 contradicting = f", {others} of them under another class" if others else ""
                 yield f"{self._told(name, seen)}{contradicting}: keep one of each ({folder / FILE})"
         if seen := self._of("labeled", "labeled"):
@@ -86,9 +86,6 @@ class SamePictures:
         both = (self.entries[position] for position in (pair.position, pair.other))
         one, other = (short(entry.name or entry.key, NAME_LENGTH, end=True) for entry in both)
         return f"{one} = {other}"
-
-    def _contradicts(self, pair: Pair) -> bool:
-        return self.entries[pair.position].label != self.entries[pair.other].label
 
     def _row(self, pair: Pair) -> dict[str, str]:
         one, other = self.entries[pair.position], self.entries[pair.other]

@@ -173,13 +173,12 @@ def _take_labeled(entries: Sequence[Entry], rest: Positions, classes: Sequence[s
     groups = _by_class(entries, rest, len(classes))
     few = {name: len(group) for name, group in zip(classes, groups, strict=True) if len(group) < per_class}
     if few:
+        most = min(few.values())
         raise NstError(
             f"data.labeled_per_class={per_class} is more than some classes have beside the test set",
             got=_listed(few),
-            valid=f"1 to {min(few.values())}" if min(few.values()) else "more pictures of these classes",
-            next=f"data.labeled_per_class={min(few.values())}"
-            if min(few.values())
-            else "add pictures of these classes",
+            valid=f"1 to {most}" if most else "more pictures of these classes",
+            next=f"data.labeled_per_class={most}" if most else "add pictures of these classes",
         )
     return [position for group in groups for position in group[:per_class]]
 

@@ -5,7 +5,6 @@ A set of files may also lie in a folder or archive of one's own, arranged as for
 
 from __future__ import annotations
 
-import urllib.error
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,8 @@ def arrays(name: str, class_name: str, splits: Sequence[str], by_flag: bool) -> 
 
     def build(root: str | Path = "datasets", download: bool = False) -> Source:
         def load(split: str) -> Any:
-            import torchvision
-
-            selected = {"train": split == "train"} if by_flag else {"split": split}
-            try:
-                return getattr(torchvision.datasets, class_name)(
-                    root=str(Path(root).expanduser()), download=download, **selected
-                )
-            except (RuntimeError, urllib.error.URLError) as error:
-                raise NstError(
-                    f"{name} ({split}) is not in {root}",
-                    got=error,
-                    next="name the folder that holds it: data.source.root=..., or fetch it: data.source.download=true",
-                ) from error
+            chosen = {"train": split == "train"} if by_flag else {"split": split}
+            return _load(f"{name} ({split})", class_name, Path(root).expanduser(), download, chosen)
 
         return Source(name, fingerprint([name]), lambda: _concatenated(load, splits), lossless=True)
 
@@ -98,7 +86,8 @@ def files(name: str, own: Callable[..., Source]) -> Callable[..., Source]:
         found: list[tuple[Path, int, str | None]] = []
         classes: tuple[str, ...] = ()
         for split, theirs in (splits or {"": ""}).items():
-            data = _load(name, class_name, path, theirs, download)
+            own_form = ", or a folder or archive with train/<class> and test/<class>"
+            data = _load(name, class_name, path, download, {"split": theirs} if theirs else {}, own_form)
             found += [(file, label, split or None) for file, label in _labeled_files(data)]
             classes = _class_names(data, classes)
         return _file_source(name, path, classes, found)
@@ -108,19 +97,20 @@ def files(name: str, own: Callable[..., Source]) -> Callable[..., Source]:
     return build
 
 
-def _load(name: str, class_name: str, root: Path, split: str, download: bool) -> Any:
+def _load(name: str, class_name: str, root: Path, download: bool, chosen: Mapping[str, Any], own_form: str = "") -> Any:
+    """A data set of torchvision's; `own_form`: what else its folder may be."""
     import torchvision
 
-    chosen = {"split": split} if split else {}
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        if download:
+            root.mkdir(parents=True, exist_ok=True)
         return getattr(torchvision.datasets, class_name)(root=str(root), download=download, **chosen)
     except (RuntimeError, OSError) as error:  # URLError is an OSError
         raise NstError(
             f"{name} is not in {root}, and could not be fetched" if download else f"{name} is not in {root}",
             got=error,
-            valid="what torchvision has fetched, or a folder or archive with train/<class> and test/<class>",
-            next="name what holds it: data.source.root=<folder or archive>, or fetch it: data.source.download=true",
+            valid=f"what torchvision has fetched{own_form}",
+            next="name what holds it: data.source.root=..., or fetch it: data.source.download=true",
         ) from error
 
 

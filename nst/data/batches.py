@@ -23,7 +23,8 @@ from torch.utils.data import Dataset
 from nst.data.image_stack import ImageStack
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
 from nst.data.joint import joint_order
-from nst.data.pseudo_labels import PseudoLabelShard, StudentLabels
+from nst.data.packed import StudentLabels
+from nst.data.pseudo_labels import PseudoLabelShard
 from nst.data.shards import ShardSet, TarReader
 from nst.data.stream import WINDOW_SHARDS, Stream, generator
 from nst.errors import NstError
@@ -122,19 +123,6 @@ class Images:
         )
 
 
-class Samples(Protocol):
-    """What one side of the joint batch is made of."""
-
-    stream: Stream
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a sample."""
-        ...
-
-    def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]: ...
-
-
 @dataclass
 class LabeledSamples:
     """Noised view and label of labeled images.
@@ -155,6 +143,7 @@ class LabeledSamples:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of a sample."""
         return seen_bytes(self.view) + 8
 
     def sample(self, pass_number: int, shard: int, row: int, bad: list[str]) -> dict[str, np.ndarray]:
@@ -198,7 +187,7 @@ class UnlabeledSamples:
 
     @property
     def nbytes(self) -> int:
-        """With a soft target, where one is stored."""
+        """Bytes of a sample, with a soft target where one is stored."""
         target = 4 * len(self.pseudo_labels.classes) if self.pseudo_labels and not self.clean_view else 0
         return seen_bytes(self.view) + (seen_bytes(self.clean_view) if self.clean_view else target)
 
@@ -248,8 +237,8 @@ class TrainingBatches(Dataset):
 
     def __init__(
         self,
-        labeled: Samples,
-        unlabeled: Samples | None,
+        labeled: LabeledSamples,
+        unlabeled: UnlabeledSamples | None,
         *,
         labeled_batch_size: int,
         unlabeled_batch_size: int,
@@ -257,7 +246,7 @@ class TrainingBatches(Dataset):
         world_size: int = 1,
         groups: int = 1,
     ) -> None:
-        self.sides = [(labeled, labeled_batch_size)]
+        self.sides: list[tuple[LabeledSamples | UnlabeledSamples, int]] = [(labeled, labeled_batch_size)]
         if unlabeled is not None and unlabeled_batch_size:
             self.sides.append((unlabeled, unlabeled_batch_size))
         self.rank, self.world_size, self.groups = rank, world_size, groups

@@ -22,7 +22,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nst.data.batches import Batch, Batches, Samples, TrainingBatches
+from nst.data.batches import Batch, Batches, LabeledSamples, TrainingBatches, UnlabeledSamples
 from nst.data.evaluation_batches import EvaluationBatches
 from nst.data.parts import parts_of
 from nst.data.shared_memory import LoaderOptions, fitting
@@ -184,8 +184,8 @@ class JointDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        labeled: Samples,
-        unlabeled: Samples | None,
+        labeled: LabeledSamples,
+        unlabeled: UnlabeledSamples | None,
         validation: EvaluationBatches | None,
         *,
         labeled_batch_size: int,

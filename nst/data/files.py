@@ -173,6 +173,14 @@ def status_of(path: Path) -> Status:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
+def known_status(path: Path) -> Status:
+    """The same; GONE where there is no such file."""
+    try:
+        return status_of(path)
+    except NstError:
+        return GONE
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Raises NstError where what is done within cannot reach the file."""

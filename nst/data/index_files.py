@@ -21,7 +21,7 @@ def read_index(folder: Path | str, remote: Remote) -> dict[str, Any]:
     """
     if is_remote(folder):
         address = join(folder, "index.json")
-        return parse_json(remote.read(address), address, sealed=False, next="copy it there again")
+        return parse_json(remote.read(address), address, sealed=False, next=made_again(folder))
     folder = Path(folder)
     if not folder.is_dir():
         raise NstError(f"no such shard folder: {folder}", next="make one: nst shard; or name one that is there")
@@ -43,8 +43,11 @@ def has_index(place: Path | str | None) -> bool:
     return place is not None and not is_remote(place) and (Path(place) / "index.json").exists()
 
 
-def made_again(folder: Path) -> str:
-    """How a local folder gets a whole index.json."""
+def made_again(folder: Path | str) -> str:
+    """How a folder gets a whole index.json."""
+    if is_remote(folder):
+        return "copy it there again"
+    folder = Path(folder)
     index, excluded = folder / "index.json", (folder / "excluded.json").exists()
     # of `nst shard` each set is a folder of the run, packed shards are the run's own folder
     run = next((place for place in (folder, folder.parent) if (place / "started.json").exists()), None)

@@ -10,16 +10,16 @@ import shlex
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from nst.data.archives import open_archive
 from nst.data.batches import Images
-from nst.data.files import GONE, LINKED_TWICE, LINKED_UP, Status, contents_of, list_pictures, status_of
+from nst.data.files import LINKED_TWICE, LINKED_UP, contents_of, known_status, list_pictures
 from nst.data.image_list import LISTS, listed_paths
 from nst.data.images import IMAGE_EXTENSIONS, BadImage, decode, image_extension
 from nst.data.index_files import has_index
@@ -132,11 +132,11 @@ class ShardPictures:
     """The pictures of a shard set; its parts are the tars."""
 
     set: ShardSet
-    passed: Sequence[tuple[str, str]] = ()
-    images: Images = field(init=False)
+    passed: ClassVar[Sequence[tuple[str, str]]] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "images", Images(self.set))
+    @cached_property
+    def images(self) -> Images:
+        return Images(self.set)
 
     def agree(self, agreed: Agreed) -> None:
         """Nothing: the digest stands in index.json."""
@@ -212,7 +212,7 @@ def open_inputs(place: str, remote: Remote | None = None) -> Inputs:
 
 def _files_of(place: Path, paths: Sequence[Path], names: Sequence[str]) -> NumberedPictures:
     """Files that `place` names one by one; those that are not there fail when they are read."""
-    files = [(str(path.absolute()), _status(path)) for path in paths]
+    files = [(str(path.absolute()), known_status(path)) for path in paths]
     return NumberedPictures(names, partial(_read_file, paths), paths, partial(contents_of, place, files, tolerant=True))
 
 
@@ -221,7 +221,7 @@ def _file(path: Path) -> NumberedPictures:
         return _files_of(path, *listed_paths(path))
     if is_image(path.name) or not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return _files_of(path, [path], [str(path)])  # whatever it is: decoding says so
-    status = _status(path)  # before it is read
+    status = known_status(path)  # before it is read
     archive = open_archive(path)
     names = sorted(archive.pictures)
     passed = [(f"{path}/{name}", reason) for name, reason in sorted(archive.passed.each())]
@@ -256,14 +256,6 @@ def _folder(root: Path) -> NumberedPictures:
 
 def _read_file(paths: Sequence[Path], number: int) -> bytes:
     return paths[number].read_bytes()
-
-
-def _status(path: Path) -> Status:
-    """GONE where there is no such file."""
-    try:
-        return status_of(path)
-    except NstError:
-        return GONE
 
 
 def written_name(name: str) -> str:

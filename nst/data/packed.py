@@ -15,7 +15,7 @@ import numpy as np
 
 from nst.data.index_files import read_index
 from nst.data.predictions import Predictions
-from nst.data.pseudo_labels import PseudoLabelShard, joined, kept_probs, renormalized
+from nst.data.pseudo_labels import PseudoLabels, PseudoLabelShard, joined, kept_probs, renormalized
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError
 
@@ -38,7 +38,7 @@ def labeled_anew(folder: Path | str) -> str:
 
 
 class PackedLabels:
-    """Labels (and distributions) of packed shards, shard by shard; see `StudentLabels`.
+    """Labels (and distributions) of packed shards, shard by shard.
 
     Args:
         about: as `packed_from` gives it.
@@ -55,7 +55,7 @@ class PackedLabels:
         self.shards, self.targets, self.summary = shards, targets, about
         self.folder: Path | str = shards.folder
         self.classes = list(shards.classes)
-        self.counts = [shard.samples for shard in shards.shards]
+        self.counts = [shard.samples for shard in shards.shards]  # entries per shard
         self.numbers = {shard.name: number for number, shard in enumerate(shards.shards)}
         self.predictions = None if predictions is None else Predictions.open(predictions)
         if self.predictions is not None:
@@ -123,6 +123,10 @@ class PackedLabels:
                 ) from error
         reader.close()
         return reader.keys, label, probs
+
+
+# where a student's entries come from: a selection beside its shards, or shards that were packed with it
+StudentLabels = PseudoLabels | PackedLabels
 
 
 def _class_number(text: bytes, classes: int) -> int:

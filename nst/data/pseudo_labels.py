@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,18 +61,6 @@ class PseudoLabelShard:
         if self.distributions is None:
             return int(self.label[entry])
         return self.distributions[self.row[entry]]
-
-
-class StudentLabels(Protocol):
-    """Where the student's entries come from: a selection beside its shards, or shards that were packed with it."""
-
-    classes: list[str]
-    counts: list[int]  # entries per shard
-    summary: dict[str, Any]
-    folder: Path | str
-    predictions: Predictions | None
-
-    def entries(self, shard_name: str) -> PseudoLabelShard: ...
 
 
 class PseudoLabels:

@@ -180,7 +180,8 @@ class Remote(RemoteOptions):
             # nst's own folder held shards before it had a list
             found = sorted((file.stat().st_mtime, file) for file in (files if self.cache is None else ours(files)))
             total = sum(file.stat().st_size for _, file in found)
-            most = self._most_bytes(total)
+            free = shutil.disk_usage(self.folder).free
+            most = CACHE_SHARE * (total + free) if self.cache_gb is None else self.cache_gb * 1e9
             for _, file in found:
                 if total <= most:
                     break
@@ -191,12 +192,6 @@ class Remote(RemoteOptions):
                 with contextlib.suppress(FileNotFoundError):
                     if file.stat().st_mtime < time.time() - LEFTOVER_S:
                         file.unlink()
-
-    def _most_bytes(self, held: int) -> float:
-        """How much the cache may hold, of which `held` is there already."""
-        if self.cache_gb is not None:
-            return self.cache_gb * 1e9
-        return CACHE_SHARE * (held + shutil.disk_usage(self.folder).free)
 
 
 class _InUse:

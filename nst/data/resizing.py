@@ -22,16 +22,9 @@ def resize_fast(image: Image, size: int) -> Image:
     return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def resize_antialias(image: Image, size: int) -> Image:
-    """Pillow's bicubic, which widens its kernel when it shrinks, to (size, size, 3)."""
-    picture = Pillow.fromarray(np.ascontiguousarray(image))
-    return np.array(picture.resize((size, size), Pillow.Resampling.BICUBIC))
-
-
-def resize_bilinear(image: Image, size: int) -> Image:
-    """Pillow's bilinear, antialiased too, to (size, size, 3): of networks trained elsewhere."""
-    picture = Pillow.fromarray(np.ascontiguousarray(image))
-    return np.array(picture.resize((size, size), Pillow.Resampling.BILINEAR))
+def resize_antialias(image: Image, size: int, how: Pillow.Resampling = Pillow.Resampling.BICUBIC) -> Image:
+    """By Pillow, which widens its kernel when it shrinks, to (size, size, 3)."""
+    return np.array(Pillow.fromarray(np.ascontiguousarray(image)).resize((size, size), how))
 
 
 def resize_official(image: Image, size: int) -> Image:

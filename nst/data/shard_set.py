@@ -190,9 +190,9 @@ def load_index(folder: Path | str, remote: Remote | None = None) -> ShardSet:
     try:
         found = _parse_index(read_index(folder, remote), folder, remote)
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, repr(error), _made_again(folder)) from error
+        raise damaged(path, repr(error), made_again(folder)) from error
     if found.samples == 0:
-        raise NstError(f"{folder} is an empty shard set", next=_made_again(folder))
+        raise NstError(f"{folder} is an empty shard set", next=made_again(folder))
     return found
 
 
@@ -232,10 +232,6 @@ def in_index(place: Path | str) -> str:
 def must_be_named(place: Path | str) -> bool:
     """Whether stages read shards at this place, which an index elsewhere names, only if the user names it too."""
     return not (is_remote(place) and runs_nothing(place) and in_index(place) == place)
-
-
-def _made_again(folder: Path | str) -> str:
-    return "copy it there again" if is_remote(folder) else made_again(Path(folder))
 
 
 def emptied_shards(folder: Path) -> list[ShardInfo]:

@@ -6,7 +6,6 @@ that an earlier sorting of the same input has made goes where the picture is gon
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -17,9 +16,9 @@ from typing import Any
 
 from nst import leftovers, written
 from nst.atomic import write_json
-from nst.data.files import status_of
+from nst.data.files import known_status
 from nst.documents import read_json
-from nst.errors import NstError, UsageError
+from nst.errors import UsageError
 from nst.untrusted import LONGEST_NAME
 
 COPIES = ".nst_copies.json"  # name below the folder → the input that it is of, and its status
@@ -69,7 +68,8 @@ def sort_into(folder: Path, pictures: Iterable[Sorted], root: str) -> int:
     for start in range(0, len(new), AT_ONCE):
         _put(dict(new[start : start + AT_ONCE]))
     if copies or (folder / COPIES).exists():
-        write_json(folder / COPIES, {"copies": others | {name: [whole, *_status(folder / name)] for name in copies}})
+        ours = {name: [whole, *known_status(folder / name)] for name in copies}
+        write_json(folder / COPIES, {"copies": others | ours})
     return len(plan)
 
 
@@ -83,15 +83,8 @@ def _forget_copies(folder: Path, copies: Sequence[str], root: str) -> dict[str, 
     known: dict[str, Any] = read_json(path)["copies"] if path.exists() else {}
     old = {name for name, (source, *_) in known.items() if source == root}
     gone = old.difference(copies)
-    written.unlink(*(folder / name for name in sorted(gone) if _status(folder / name) == known[name][1:]))
+    written.unlink(*(folder / name for name in sorted(gone) if [*known_status(folder / name)] == known[name][1:]))
     return {name: note for name, note in known.items() if name not in old}
-
-
-def _status(path: Path) -> list[int]:
-    """By which a file is known again; empty where there is none."""
-    with contextlib.suppress(NstError):
-        return list(status_of(path))
-    return []
 
 
 def _put(pictures: Mapping[Path, Sorted]) -> None:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from nst.data.operations import Image, cutout, require_rgb
 from nst.data.randaugment import RandAugment
-from nst.data.resizing import official_bicubic, resize_antialias, resize_bilinear, resize_fast, resize_official
+from nst.data.resizing import official_bicubic, resize_antialias, resize_fast, resize_official
 from nst.errors import NstError
 
 CROP_PADDING = 32  # evaluation keeps size / (size + 32) of the short side
@@ -38,7 +40,7 @@ RESIZE: dict[str, Callable[[Image, int], Image]] = {
     "fast": resize_fast,
     "antialias": resize_antialias,
     "official": resize_official,
-    "bilinear": resize_bilinear,
+    "bilinear": partial(resize_antialias, how=Pillow.Resampling.BILINEAR),  # of networks trained elsewhere
 }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from nst.advice import leave_out
 from nst.atomic import known_sha256
-from nst.data.packed import PackedLabels, labeled_anew, packed_from
-from nst.data.pseudo_labels import PseudoLabels, StudentLabels
+from nst.data.packed import PackedLabels, StudentLabels, labeled_anew, packed_from
+from nst.data.pseudo_labels import PseudoLabels
 from nst.data.shard_set import ShardSet
 from nst.errors import NstError, UsageError
 from nst.models.network_info import read_info

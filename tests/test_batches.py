@@ -176,14 +176,13 @@ def test_evaluation_reads_every_sample_once_and_pads_the_last_batch_of_a_shard(d
     shards = ShardSet.open(digits / "unlabeled")
     batches = EvaluationBatches(shards, clean_view(12, PICTURES), batch_size=32)
     assert len(batches) == 9  # three shards of 80 make 3 + 3 + 3 batches
-    keys, places = [], []
-    for batch in (batches[number] for number in range(len(batches))):
+    keys = [shards.reader(number).keys for number in range(3)]
+    assert len({key for own in keys for key in own}) == 240
+    for number in range(len(batches)):
+        batch, (shard, part) = batches[number], divmod(number, 3)
         assert batch["images"].shape == (32, 3, 12, 12)
-        assert len(set(batch["shard"].tolist())) == 1
-        keys += batch["keys"]
-        places += list(zip(batch["shard"].tolist(), batch["index"].tolist(), strict=True))
-    assert len(set(keys)) == 240
-    assert places == [(shard, index) for shard in range(3) for index in range(80)]
+        assert batch["index"].tolist() == list(range(80))[32 * part : 32 * part + 32]
+        assert batch["keys"] == [keys[shard][index] for index in batch["index"]]
 
 
 @pytest.mark.parametrize(("set_name", "size"), [("labeled", 50), ("unlabeled", 80)])

@@ -20,7 +20,6 @@ from nst.data.transforms import (
     Augment,
     CenterView,
     center_crop_box,
-    official_center_crop,
     random_crop_box,
     reflect_pad_crop,
 )
@@ -45,6 +44,12 @@ def test_center_crop_box_equals_the_released_code(key: str) -> None:
     _, picture, size, _ = key.split("/")
     height, width = GOLDEN[f"input/{picture}"].shape[:2]
     assert center_crop_box(height, width, int(size.removeprefix("to"))) == tuple(GOLDEN[key])
+
+
+def official_center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The released code's evaluation picture, float32, neither clipped nor rounded."""
+    top, left, height, width = center_crop_box(*image.shape[:2], size)
+    return official_bicubic(image[top : top + height, left : left + width], size)
 
 
 @pytest.mark.parametrize("key", sorted(k for k in GOLDEN if k.startswith("eval/") and k.count("/") == 2))

@@ -46,7 +46,6 @@ class Batch(TypedDict, total=False):
     valid: Tensor  # (B,) bool, false of padding
     keys: list[str]  # V
     index: np.ndarray  # (V,) numbers of the samples, in their shard or in all
-    shard: np.ndarray  # (V,) numbers of the shards
     true_labels: np.ndarray  # (V,)
     place: Tensor  # (B,) as index, on the device
     cells: Tensor  # (B, ...) in which cells of a table the samples count

@@ -20,9 +20,9 @@ class EvaluationBatches(Dataset):
     """`batches[i]` → the i-th batch of clean views in storage order; a shard's last batch is padded.
 
     Keys: "images" uint8 (B, 3, H, W), "labels" int64 (B,) (-1 where there is none), "valid" bool (B,). Of the V valid
-    ones, which come first, for the host (no tensors, so they are not moved to a device): "shard" and "index" int64
-    arrays (V,), "true_labels" (V,), "keys" a list of V str. "bad": names of the images that could not be decoded,
-    in a `Readable` behind their numbers in the part.
+    ones, which come first, for the host (no tensors, so they are not moved to a device): "index" int64 array (V,),
+    "true_labels" (V,), "keys" a list of V str. "bad": names of the images that could not be decoded, in a `Readable`
+    behind their numbers in the part.
 
     A batch never spans two shards, so what is computed for a shard does not depend on the others: labeling can
     be continued shard by shard and gives the same bytes.
@@ -60,9 +60,7 @@ class EvaluationBatches(Dataset):
             except BadImage as error:
                 bad.append(str(error) if isinstance(self.images, Images) else f"{index}: {error}")
         pictures, keys, places, labels = zip(*rows, strict=True) if rows else ((),) * 4
-        batch = padded(pictures, self.view, keys, places, labels, bad, size=self.batch_size)
-        batch["shard"] = np.full(len(keys), shard)
-        return batch
+        return padded(pictures, self.view, keys, places, labels, bad, size=self.batch_size)
 
     def _place(self, number: int) -> tuple[int, range]:
         """Shard number and sample indices of a batch; no indices behind the last batch."""

@@ -18,7 +18,6 @@ from functools import partial
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from nst.data.operations import Image, cutout, require_rgb
@@ -181,7 +180,7 @@ class CenterView:
         crop: `center` (ImageNet), or `none` (small images): all of it, resized only if its size differs. `squash`
             keeps the picture's shape, which resizing then changes: of networks trained elsewhere.
         resize: `antialias` (Pillow), `fast` (OpenCV), `bilinear`, or `official` [C]: clipped and rounded to bytes
-            here, where [C] feeds unclipped floats (`official_center_crop`).
+            here, where [C] feeds unclipped floats.
         kept: share of the side that a crop keeps; None is the paper's, image_size / (image_size + 32).
     """
 
@@ -204,18 +203,13 @@ class CenterView:
         return _resized(image, self.image_size, self.resize)
 
     def _cropped(self, image: Image) -> Image:
-        if self.crop == "center" and self.kept is None:
-            return _center_cropped(image, self.image_size)
-        kept = self.image_size / (self.image_size + CROP_PADDING) if self.kept is None else self.kept
         height, width = image.shape[:2]
+        if self.crop == "center" and self.kept is None:
+            return _cropped(image, center_crop_box(height, width, self.image_size))
+        kept = self.image_size / (self.image_size + CROP_PADDING) if self.kept is None else self.kept
         sides = (height, width) if self.crop == "squash" else (min(height, width),) * 2
         down, across = (max(1, round(side * kept)) for side in sides)
         return _cropped(image, ((height - down) // 2, (width - across) // 2, down, across))
-
-
-def official_center_crop(image: Image, size: int) -> NDArray[np.float32]:
-    """[C]'s evaluation picture: uint8 (H, W, 3) -> float32 (size, size, 3), neither clipped nor rounded."""
-    return official_bicubic(_center_cropped(image, size), size)
 
 
 def reflect_pad_crop(image: Image, rng: np.random.Generator, pad: int) -> Image:
@@ -229,11 +223,6 @@ def reflect_pad_crop(image: Image, rng: np.random.Generator, pad: int) -> Image:
 def _cropped(image: Image, box: Box) -> Image:
     top, left, height, width = box
     return image[top : top + height, left : left + width]
-
-
-def _center_cropped(image: Image, image_size: int) -> Image:
-    height, width = image.shape[:2]
-    return _cropped(image, center_crop_box(height, width, image_size))
 
 
 def _resized(image: Image, size: int, how: str) -> Image:

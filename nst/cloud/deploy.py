@@ -51,13 +51,13 @@ def git(shell: Shell, *arguments: str, assume: str = "") -> str:
         NstError: git refused.
     """
     done = shell.run(["git", "-C", str(ROOT), *arguments], assume)
-    if done.code:
+    if done.returncode:
         raise NstError(
             "the code to set up is the HEAD of a git repository, and this folder is in none",
-            got=done.err.strip() or None,
+            got=done.stderr.strip() or None,
             next="--repo <url> for the workers to clone from",
         )
-    return done.out.rstrip()  # a status line may begin with a space
+    return done.stdout.rstrip()  # a status line may begin with a space
 
 
 def committed(shell: Shell, folder: Path) -> CodeSource:

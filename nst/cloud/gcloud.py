@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from subprocess import CompletedProcess
 from typing import Any
 
 from nst.cloud.refusals import classify
@@ -34,31 +35,21 @@ def poll_seconds() -> float:
 
 
 @dataclass(frozen=True)
-class Done:
-    """A finished command."""
-
-    code: int
-    out: str = ""
-    err: str = ""
-
-
-@dataclass(frozen=True)
 class Shell:
     """Runs commands of this computer; a dry one prints them, quoted for a shell, and assumes that all goes well."""
 
     dry_run: bool = False
 
-    def run(self, command: Sequence[str], assume: str = "") -> Done:
+    def run(self, command: Sequence[str], assume: str = "") -> CompletedProcess[str]:
         if self.dry_run:
             print(shlex.join(command))
-            return Done(0, assume)
+            return CompletedProcess(command, 0, assume, "")
         try:
-            done = subprocess.run(
+            return subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
             )
         except FileNotFoundError:
             raise NstError(f"{command[0]} is not installed", next=f"install it: {INSTALL[command[0]]}") from None
-        return Done(done.returncode, done.stdout, done.stderr)
 
     def say(self, text: str) -> None:
         """What has happened; a dry run has nothing to tell."""
@@ -106,7 +97,7 @@ class Tpu:
         place += [f"--{self.route}"] if self.route and verb in ("ssh", "scp") else []
         return ["gcloud", "compute", "tpus", group, verb, *arguments, *place, "--quiet"]
 
-    def once(self, group: str, verb: str, *arguments: str, assume: str = "") -> Done:
+    def once(self, group: str, verb: str, *arguments: str, assume: str = "") -> CompletedProcess[str]:
         return self.shell.run(self.command(group, verb, *arguments), assume)
 
     def call(self, group: str, verb: str, *arguments: str, assume: str = "") -> str:
@@ -118,12 +109,12 @@ class Tpu:
         attempt = 0
         while True:
             done = self.once(group, verb, *arguments, assume=assume)
-            if done.code == 0:
-                return done.out
-            fault = classify(done.code, done.err)
+            if done.returncode == 0:
+                return done.stdout
+            fault = classify(done.returncode, done.stderr)
             attempt += 1
             if fault.kind != "connection" or attempt == ATTEMPTS:
-                raise fault.error(self.name, done.err)
+                raise fault.error(self.name, done.stderr)
             self.shell.say(f"no connection, attempt {attempt} of {ATTEMPTS}; trying again")
             self.shell.pause(attempt - 1)
 

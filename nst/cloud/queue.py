@@ -108,12 +108,12 @@ def create(tpu: Tpu, wish: Wish) -> None:
         if attempt == ATTEMPTS:
             raise CloudError("connection", f"TPU {tpu.name} could not be asked for", next="the same command again")
         done = tpu.once("queued-resources", "create", *arguments)
-        if done.code == 0:
+        if done.returncode == 0:
             tpu.shell.say(f"{tpu.name}: {wish.accelerator} ({wish.tier}) asked for")
             return
-        fault = classify(done.code, done.err)
+        fault = classify(done.returncode, done.stderr)
         if fault.kind not in ("connection", "exists"):
-            raise fault.error(tpu.name, done.err)
+            raise fault.error(tpu.name, done.stderr)
         attempt += 1
         tpu.shell.say(f"no clear answer, attempt {attempt} of {ATTEMPTS}; looking whether the request was made")
         tpu.shell.pause(attempt - 1)

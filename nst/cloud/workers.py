@@ -117,13 +117,13 @@ class Workers:
                 "tpu-vm", "ssh", self.tpu.name, f"--worker={target}", *KEEP_ALIVE, f"--command={script}",
                 assume=f"nst-worker 0 {assume}\n",
             )  # fmt: skip
-            answers |= {int(number): text for number, text in ANSWER.findall(done.out)}
+            answers |= {int(number): text for number, text in ANSWER.findall(done.stdout)}
             silent = [number for number in range(self.count) if number not in answers]
             if not silent:
                 break
-            fault = classify(done.code or SSH_DROPPED, done.err)
+            fault = classify(done.returncode or SSH_DROPPED, done.stderr)
             if fault.kind not in ("connection", "other"):
-                raise self._gone() or fault.error(self.tpu.name, done.err)
+                raise self._gone() or fault.error(self.tpu.name, done.stderr)
             if attempt + 1 < attempts:
                 self.tpu.shell.say(
                     f"no answer from {numbers(silent)}, attempt {attempt + 1} of {attempts}, trying again"

@@ -24,16 +24,14 @@ SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?\r?\n', re.IGNORECASE)  # a first lin
 Rows = list[tuple[int, list[str]]]  # lines that are not blank, each with its number
 
 
-def read_rows(path: Path, *, next: str) -> Rows:
-    """The rows of a file in UTF-8 or UTF-16; its first line shows what parts the columns: a comma, semicolon or tab.
-
-    Args:
-        next: what to do where there is no such file.
+def read_rows(path: Path) -> Rows:
+    """The rows of a file of labels, in UTF-8 or UTF-16; its first line shows what parts the columns: a comma,
+    semicolon or tab.
 
     Raises:
         NstError: it cannot be read, or is no text.
     """
-    text = _text(path, "strict", next)
+    text = _text(path, "strict", "name the file of labels: data.source.root=<labels.csv>")
     if not text.strip():
         raise empty(path)
     if (told := SEPARATOR.match(text)) is not None:

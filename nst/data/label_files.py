@@ -60,7 +60,7 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     Raises:
         NstError: it cannot be read, has no such columns, or a line that is not valid, by its number.
     """
-    (_, header), *table = read_rows(path, next="name the file of labels: data.source.root=<labels.csv>") or [(1, [])]
+    (_, header), *table = read_rows(path) or [(1, [])]
     header = [name.strip() for name in header]
     at = _places(path, header, columns)
     place = at.get("split", -1)

@@ -57,11 +57,6 @@ def open_database(output: Path, memory_limit: str, threads: int | None) -> Itera
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _pattern(folder: Path) -> str:
-    """SQL literal that matches every Parquet file of a folder, whatever characters its name has."""
-    return "'" + glob.escape(str(folder)).replace("'", "''") + "/*.parquet'"
-
-
 def accuracy(
     database: duckdb.DuckDBPyConnection, predictions: Path, output: Path, truth: Path, classes: Sequence[str]
 ) -> dict[str, Any]:
@@ -71,19 +66,15 @@ def accuracy(
         predictions, output: folders of predictions and of the selection made from them.
         truth: Parquet (key, label) with the true classes.
     """
-    sources = {
-        "before": f"SELECT *, 1 AS copies FROM read_parquet({_pattern(predictions)}, hive_partitioning=false)",
-        "after": f"FROM read_parquet({_pattern(output)}, hive_partitioning=false)",
-    }
     report = {}
-    for name, source in sources.items():
+    for name, folder, columns in (("before", predictions, "*, 1 AS copies"), ("after", output, "*")):
         rows = database.execute(
             f"""SELECT labeled.label, sum(copies) AS images,
                        least(floor(confidence::DOUBLE * {REPORT_BINS}), {REPORT_BINS - 1})::INTEGER AS bin,
                        coalesce(sum(copies) FILTER (labeled.label = truth.label), 0) AS right
-                FROM ({source}) AS labeled
+                FROM (SELECT {columns} FROM read_parquet($files, hive_partitioning=false)) AS labeled
                 JOIN read_parquet($truth, hive_partitioning=false) AS truth USING (key) GROUP BY ALL""",
-            {"truth": glob.escape(str(truth))},
+            {"files": f"{glob.escape(str(folder))}/*.parquet", "truth": glob.escape(str(truth))},
         ).fetchnumpy()
         counts = np.zeros((2, len(classes), REPORT_BINS))
         counts[0, rows["label"], rows["bin"]] = rows["images"]

@@ -73,15 +73,11 @@ def search(
         return clean
     radius, step = epsilon / LEVELS, method.step(epsilon) / LEVELS
     low, high = (clean - radius).clamp(min=0.0), (clean + radius).clamp(max=1.0)
-    adversarial = clean if start is None else _between(clean + radius * start, low, high)
+    adversarial = clean if start is None else (clean + radius * start).clamp(low, high)
     for _ in range(method.steps):
         direction = input_gradient(network, adversarial, labels).sign()
-        adversarial = _between(adversarial + step * direction, low, high)
+        adversarial = (adversarial + step * direction).clamp(low, high)
     return adversarial
-
-
-def _between(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(images, low), high)
 
 
 def input_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

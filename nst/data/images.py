@@ -171,12 +171,12 @@ def _decode_any(data: bytes, upright: bool) -> Decoded:
             return _shown(image, upright)
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # on damaged files Pillow's readers raise nearly every kind there is
-        if not isinstance(error, Image.UnidentifiedImageError):
-            raise BadImage(f"{error}") from error
-        if is_heif(data[:32]):
+    except Image.UnidentifiedImageError as error:
+        if is_heif(data[:HEAD]):
             raise BadImage("HEIC or AVIF, which is not read", "convert them to JPEG") from error
         raise BadImage("not an image of a known format", "remove them: they are no pictures") from error
+    except Exception as error:  # on damaged files Pillow's readers raise nearly every kind there is
+        raise BadImage(f"{error}") from error
 
 
 def _shown(image: Image.Image, upright: bool) -> Decoded:
@@ -276,14 +276,7 @@ def _refuse_bomb(width: int, height: int) -> None:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Lossless PNG of (H, W) grey or (H, W, 3) RGB uint8 pixels.
-
-    Raises:
-        ValueError: another shape or type.
-    """
-    grey = pixels.ndim == 2
-    if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise ValueError(f"pixels must be (H, W) or (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
+    """Lossless PNG of (H, W) grey or (H, W, 3) RGB uint8 pixels."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
     return buffer.getvalue()

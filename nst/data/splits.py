@@ -237,7 +237,4 @@ def _listed(
     """Some classes with their counts, the lines that name them, and the names that were probably meant."""
     meant = {name: f" (did you mean '{other}'?)" for name, other in (alike or {}).items()}
     at = {name: f" in line {some(list(map(str, found)))}" for name, found in (lines or {}).items() if found}
-    shown = ", ".join(
-        f"{name} has {count}{at.get(name, '')}{meant.get(name, '')}" for name, count in list(counts.items())[:8]
-    )
-    return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
+    return some([f"{name} has {count}{at.get(name, '')}{meant.get(name, '')}" for name, count in counts.items()], 8)

@@ -45,17 +45,11 @@ class LabelRow:
     split: str | None
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column of the file is what; None: found by its name."""
-
-    file: str | None = None
-    label: str | None = None
-    split: str | None = None
-
-
-def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
+def read_labels(path: Path, columns: Mapping[str, str | None]) -> list[LabelRow]:
     """The rows of a file of labels, each picture once.
+
+    Args:
+        columns: names of the columns "file", "label" and "split"; None: found by the usual names.
 
     Raises:
         NstError: it cannot be read, has no such columns, or a line that is not valid, by its number.
@@ -64,7 +58,7 @@ def read_labels(path: Path, columns: Columns) -> list[LabelRow]:
     header = [name.strip() for name in header]
     at = _places(path, header, columns)
     place = at.get("split", -1)
-    if columns.split is None and place >= 0 and all(map(str.isdigit, _cells(table, place) or [""])):
+    if columns["split"] is None and place >= 0 and all(map(str.isdigit, _cells(table, place) or [""])):
         say(f"{path}: column {header[place]} has numbers, so it names no splits and is not read")
         table = [(number, [*line[:place], "", *line[place + 1 :]]) for number, line in table]
     if "label" not in at and sum(map(bool, header)) == len(at):
@@ -97,14 +91,14 @@ def _cells(table: Iterable[tuple[int, Sequence[str]]], column: int) -> set[str]:
     return {line[column].strip() for _, line in table if len(line) > column} - {"", *MISSING}
 
 
-def _places(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:
+def _places(path: Path, header: Sequence[str], columns: Mapping[str, str | None]) -> dict[str, int]:
     """Column number of file, label and split; of label and split only where the file has them."""
     if len(set(header)) < len(header):
         twice = sorted({name for name in header if header.count(name) > 1})
         raise NstError(f"{path} has two columns of one name", got=", ".join(twice), valid="names that differ")
     found = {}
     for kind, names in (("file", FILE_NAMES), ("label", LABEL_NAMES), ("split", SPLIT_NAMES)):
-        asked = getattr(columns, kind)
+        asked = columns[kind]
         if asked is not None and asked not in header:
             raise NstError(
                 f"{path} has no column {asked}{nearest(asked, header)}",

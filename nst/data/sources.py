@@ -20,7 +20,7 @@ from nst.data.archives import scan_archives
 from nst.data.arrangement import label_by_folder
 from nst.data.files import contents_of, list_pictures, read_file, status_of
 from nst.data.images import encode_png
-from nst.data.label_files import Columns, classes_of, placed, read_labels
+from nst.data.label_files import classes_of, placed, read_labels
 from nst.data.layout import Contents, Entry, Ignored, is_image, split_of, strip_common_folder, unique_keys
 from nst.data.named_pictures import pictures_at
 from nst.data.source import Source
@@ -186,8 +186,7 @@ def labels_in_csv(
     """
     path = _path(root)
     place = _path(pictures) if pictures is not None else path.parent
-    columns = Columns(file_column, label_column, split_column)
-    rows = read_labels(path, columns)
+    rows = read_labels(path, {"file": file_column, "label": label_column, "split": split_column})
     found = pictures_at(place)
     names = list(found.extensions)
     at = placed(path, rows, names, place, strip_common_folder(names)[1])

@@ -89,20 +89,15 @@ def setup(tpu: Tpu, source: CodeSource) -> str:
     answers = workers.all(
         worker_scripts.setup(source.place, source.ref, os.environ.get("NST_TPU_TORCH_INDEX")), assume=f"ready {COMMIT}"
     )
-    for said, what, next in (
-        ("busy", "a job is running: {rest}", f"bin/tpu stop {tpu.name}"),
-        ("failed", "the installation failed", f"bin/tpu logs {tpu.name} --setup --worker {{first}}"),
-    ):
-        found = {number: text for number, text in answers.items() if text.split(" ")[0] == said}
-        if found:
-            first = min(found)
-            rest = found[first].partition(" ")[2]
-            raise NstError(
-                f"{numbers(found)}: {what.format(rest=rest)}",
-                got=rest if said == "failed" else None,
-                next=next.format(first=first),
-            )
-    commits = {text.partition(" ")[2] for text in answers.values()}
+    said = {number: text.partition(" ") for number, text in answers.items()}
+    busy, failed = ({number: rest for number, (first, _, rest) in said.items() if first == word}
+                    for word in ("busy", "failed"))  # fmt: skip
+    if busy:
+        raise NstError(f"{numbers(busy)}: a job is running: {busy[min(busy)]}", next=f"bin/tpu stop {tpu.name}")
+    if failed:
+        log = f"bin/tpu logs {tpu.name} --setup --worker {min(failed)}"
+        raise NstError(f"{numbers(failed)}: the installation failed", got=failed[min(failed)], next=log)
+    commits = {commit for _, _, commit in said.values()}
     if len(commits) > 1:
         raise CloudError("commits", "the workers fetched different commits", got=commits, next="--ref <commit>")
     commit = commits.pop()

@@ -226,13 +226,12 @@ def contents_of(root: Path, files: Sequence[tuple[str, Status]], *, tolerant: bo
     missing = [name for name, status in files if status != GONE and known.get(name, (None, ""))[0] != status]
     now = time.time_ns()
     hash_one = _hash_or_nothing if tolerant else _hash_file
+    fresh: dict[str, str] = {}
     if missing:
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)) * 2)) as pool:
             hashed = pool.map(lambda name: hash_one(root / name), missing)
             shown = track(hashed, "reading pictures", len(missing)) if kept is not None else hashed
             fresh = dict(zip(missing, shown, strict=True))
-    else:
-        fresh = {}
     known |= dict.fromkeys((name for name, status in files if status == GONE), (GONE, ""))
     digests = [fresh[name] if name in fresh else known[name][1] for name, _ in files]
     if kept is not None and fresh:

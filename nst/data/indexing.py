@@ -189,7 +189,7 @@ def _write_found(
         [shard for shard in shards if shard.samples],
         names,
         counts or None,
-        name=str(folder).rstrip("/").rsplit("/", 1)[-1] if is_remote(folder) else Path(folder).resolve().name,
+        name=str(elsewhere).rstrip("/").rsplit("/", 1)[-1],
         source={"name": "tars"},
         shards_at=None if elsewhere == output.resolve() else elsewhere,
         remote=remote,

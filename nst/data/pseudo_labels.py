@@ -136,16 +136,18 @@ class PseudoLabels:
         return selected.read(Path(self.folder), self.summary, self._entries[shard_name], columns)
 
     def _open_predictions(self, folder: Path | str | None) -> Predictions | None:
-        if folder is None or (self.targets == "hard" and not self.reassign):
-            if self.targets == "soft" or self.reassign:
-                raise NstError(
-                    "soft targets and reassign need the teacher's predictions",
-                    next="teacher.predictions=<folder of its labels>",
-                )
+        if self.targets == "hard" and not self.reassign:
             return None
+        if folder is None:
+            raise NstError(
+                "soft targets and reassign need the teacher's predictions",
+                next="teacher.predictions=<folder of its labels>",
+            )
         predictions = Predictions.open(folder)
         predictions.require(classes=self.classes)
-        if not self.reassign and predictions.teacher != self.summary["teacher"]:
+        if self.reassign:
+            return predictions
+        if predictions.teacher != self.summary["teacher"]:
             raise NstError(
                 f"the selection {self.folder} is of another teacher than the predictions in {folder}",
                 got=f"checkpoint sha256 {self.summary['teacher']}",
@@ -153,14 +155,14 @@ class PseudoLabels:
                 next="this without teacher.predictions and teacher.selection, for those in teacher.run; or"
                 " teacher.reassign=true, which keeps the selection",
             )
-        if not self.reassign and predictions.digest != self.summary["predictions"]:
+        if predictions.digest != self.summary["predictions"]:
             raise NstError(
                 f"the selection {self.folder} was made from other predictions than {folder} holds now",
                 got="the images were labeled again since",
                 next="select again: nst select overwrite=true",
             )
         lowest = min((c["lowest_confidence"] for c in self.summary["per_class"] if c["selected"]), default=1.0)
-        if self.targets == "soft" and not self.reassign and lowest < predictions.keep:
+        if lowest < predictions.keep:
             raise _not_kept(folder, predictions.keep, f"selected images of confidence {lowest:.4f}")
         return predictions
 

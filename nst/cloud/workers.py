@@ -110,8 +110,8 @@ class Workers:
             CloudError: gcloud refused, or the TPU was preempted.
         """
         answers: dict[int, str] = {}
+        silent = list(range(self.count))
         for attempt in range(attempts):
-            silent = [number for number in range(self.count) if number not in answers]
             target = "all" if len(silent) == self.count else ",".join(map(str, silent))
             done = self.tpu.once(
                 "tpu-vm", "ssh", self.tpu.name, f"--worker={target}", *KEEP_ALIVE, f"--command={script}",

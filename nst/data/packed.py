@@ -87,15 +87,15 @@ class PackedLabels:
         """
         keys, label, probs = self._read(shard_name)
         row = np.arange(len(keys))
+        index, key = row.astype(np.uint32), np.array(keys, object)
         if self.predictions is not None:
-            index, key = row.astype(np.uint32), np.array(keys, object)
             found = joined(self.predictions, shard_name, index, key, what=f"the packed shards {self.folder}")
             label = found["label"]
             probs = kept_probs(self.predictions, shard_name, found) if self.targets == "soft" else None
         return PseudoLabelShard(
-            index=row.astype(np.uint32),
+            index=index,
             copy=np.zeros(len(row), np.uint32),
-            key=np.array(keys, object),
+            key=key,
             label=label,
             row=row,
             distributions=None if probs is None else renormalized(probs),

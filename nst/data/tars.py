@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nst.data.images import IMAGE_EXTENSIONS
@@ -33,7 +33,7 @@ class _Walk:
     keys: list[str]
     members: list[list[Member]]
     truncated: bool
-    links: int = 0
+    links: int
 
 
 class TarReader:
@@ -55,14 +55,11 @@ class TarReader:
     def __init__(self, path: Path | str, without: Collection[int] = (), prefix: str = "") -> None:
         self.path = Path(path)
         self._descriptor: int | None = None
-        walk = _walk(self.path)
-        hidden = set(without)
-        shown = [position for position in range(len(walk.keys)) if position not in hidden] if hidden else None
-        self.keys = walk.keys if shown is None else [walk.keys[position] for position in shown]
-        if prefix:
-            self.keys = [f"{prefix}/{key}" for key in self.keys]
+        walk, hidden, begin = _walk(self.path), set(without), f"{prefix}/" if prefix else ""
+        shown = [position for position in range(len(walk.keys)) if position not in hidden]
+        self.keys = [begin + walk.keys[position] for position in shown]
+        self._members = [walk.members[position] for position in shown]
         self.truncated, self.links = walk.truncated, walk.links
-        self._members = walk.members if shown is None else [walk.members[position] for position in shown]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -126,12 +123,12 @@ def _walk(path: Path) -> _Walk:
     try:
         size = os.fstat(descriptor).st_size
         if size == 0:
-            return _Walk([], [], truncated=True)
+            return _Walk([], [], truncated=True, links=0)
         with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as data:
             files, truncated, links = _list_members(path, data, size)
     finally:
         os.close(descriptor)
-    return replace(_group(path, files, truncated), links=links)
+    return _group(path, files, truncated, links)
 
 
 def _list_members(path: Path, data: mmap.mmap, size: int) -> tuple[list[tuple[str, int, int]], bool, int]:
@@ -239,7 +236,7 @@ def _extended_names(kind: bytes, data: bytes) -> dict[str, str]:
     return found
 
 
-def _group(path: Path, files: list[tuple[str, int, int]], truncated: bool) -> _Walk:
+def _group(path: Path, files: list[tuple[str, int, int]], truncated: bool, links: int) -> _Walk:
     keys: list[str] = []
     members: list[list[Member]] = []
     seen: set[str] = set()
@@ -266,7 +263,7 @@ def _group(path: Path, files: list[tuple[str, int, int]], truncated: bool) -> _W
     if truncated and members and _is_cut(members):
         keys.pop()
         members.pop()
-    return _Walk(keys, members, truncated)
+    return _Walk(keys, members, truncated, links)
 
 
 def _is_cut(members: list[list[Member]]) -> bool:

@@ -14,25 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN
-from torch import Tensor, nn
+from torch import nn
 
 from nst.documents import fingerprint
 from nst.errors import NstError, nearest
 from nst.models import released
 from nst.models.architectures import framing_at, only_size
 from nst.models.checkpoints import read_weights, recognize
-from nst.models.efficientnet import IMAGENET_MEAN, IMAGENET_STD
-from nst.models.labels import assume_order, label_names, order_of, reordered
+from nst.models.labels import assume_order, in_order_of, label_names
 from nst.models.located import HUB_FILES
 from nst.models.network_info import is_ours
 from nst.models.released import open_network
 from nst.models.timm_architecture import framing_of
 from nst.models.timm_layers import classifier_names
+from nst.models.timm_network import Renormalize
 from nst.settings.data import Framing
 
-LEVELS = 255.0
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
 # arguments of timm.create_model that name files or other places
 NO_SIZES = ("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -77,7 +74,7 @@ def open_any(source: str | Path, classes: Sequence[str]) -> tuple[nn.Module, Eva
     if isinstance(place, str) or label_names(place) is None:
         assume_order(str(source), place, classes)
     info = Evaluated(tuple(classes), size, framing_of(str(source), config, size), only)
-    return Renormalized(model, config).eval(), info
+    return nn.Sequential(Renormalize(config["mean"], config["std"]), model).eval(), info
 
 
 def weights_digest(source: str | Path) -> str:
@@ -105,7 +102,7 @@ def _foreign(source: str | Path) -> str | HubFiles | None:
     if weights.is_file() and weights.suffix in WEIGHT_SUFFIXES and (weights.parent / "config.json").is_file():
         if is_ours(weights):
             return None
-        if _normalized_as_ours(released.timm_config(weights)) and recognize(read_weights(weights)) is not None:
+        if released.has_imagenet_mean(released.timm_config(weights)) and recognize(read_weights(weights)) is not None:
             return None
         return HubFiles(weights, _hub_config(weights.parent / "config.json"))
     if path.exists() or "/" in name:
@@ -114,28 +111,8 @@ def _foreign(source: str | Path) -> str | HubFiles | None:
         if near := nearest(name, timm.list_models(pretrained=True)):
             raise NstError(f"{name} is neither a run, a file, nor a network of timm's{near}")
         return None
-    ours = name in released.released_names() and _normalized_as_ours(released.released_config(name))
+    ours = name in released.released_names() and released.has_imagenet_mean(released.released_config(name))
     return None if ours else name
-
-
-def _normalized_as_ours(config: Mapping[str, Any]) -> bool:
-    return tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)) == IMAGENET_DEFAULT_MEAN
-
-
-class Renormalized(nn.Module):
-    """A network of timm's behind our normalisation: images as `efficientnet.normalize` makes them to logits."""
-
-    def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.network = network
-        mean, std = (LEVELS * torch.tensor(config[name]) for name in ("mean", "std"))
-        self.scale: Tensor
-        self.shift: Tensor
-        self.register_buffer("scale", (torch.tensor(IMAGENET_STD) / std).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images * self.scale + self.shift)
 
 
 def _hub_config(path: Path) -> dict[str, Any]:
@@ -177,11 +154,12 @@ def _network_of(files: HubFiles) -> str:
 def _from_files(files: HubFiles, classes: Sequence[str]) -> nn.Module:
     architecture, arguments = _network_of(files), {**files.config["model_args"], "num_classes": len(classes)}
     names = label_names(files.weights)
-    order = None if names is None else order_of(names, classes, str(files.weights.parent))
     try:
         model = timm.create_model(architecture, pretrained=False, **arguments)
         state = read_weights(files.weights)
-        model.load_state_dict(state if order is None else reordered(state, classifier_names(model), order))
+        if names is not None:
+            state = in_order_of(classes, names, state, classifier_names(model), str(files.weights.parent))
+        model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:  # torch's of other weights, the network's of its arguments
         lines = str(error).splitlines()
         raise NstError(

@@ -53,6 +53,7 @@ def hub_config(name: str, network: Network, info: NetworkInfo, *, whole_image: b
         whole_image: it was evaluated on whole small pictures instead of the centre.
     """
     size, classes, architecture = info.image_size, len(info.classes), info.architecture
+    arguments: dict[str, Any] = {}
     shown = {
         "interpolation": "bicubic",
         "crop_pct": crop_share(size),
@@ -65,6 +66,7 @@ def hub_config(name: str, network: Network, info: NetworkInfo, *, whole_image: b
     }
     if isinstance(architecture, TimmArchitecture):
         shown |= architecture.pretrained_cfg()
+        arguments = architecture.options
     if whole_image:
         shown |= {"crop_pct": 1.0, "crop_mode": "squash"}
     return {
@@ -72,7 +74,7 @@ def hub_config(name: str, network: Network, info: NetworkInfo, *, whole_image: b
         "num_classes": classes,
         "num_features": network.num_features,
         "label_names": list(info.classes),
-        **({"model_args": arguments} if (arguments := _arguments(architecture)) else {}),
+        **({"model_args": arguments} if arguments else {}),
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "pool_size": [math.ceil(size / DOWNSAMPLING)] * 2,
@@ -80,14 +82,6 @@ def hub_config(name: str, network: Network, info: NetworkInfo, *, whole_image: b
             **shown,
         },
     }
-
-
-def _arguments(architecture: AnyArchitecture) -> dict[str, Any]:
-    """What timm must be told beside the name to build the same network."""
-    if not isinstance(architecture, TimmArchitecture):
-        return {}
-    size = {"img_size": architecture.train_size} if architecture.fixed_size else {}
-    return {**dict(architecture.arguments), **size}
 
 
 def crop_share(size: int) -> float:

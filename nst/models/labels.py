@@ -25,14 +25,17 @@ def label_names(weights: Path) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def order_of(names: Sequence[str], classes: Sequence[str], source: str) -> list[int]:
-    """Numbers of the logits that belong to these classes, in their order.
+def in_order_of(
+    classes: Sequence[str], names: Sequence[str], state: Mapping[str, Tensor], classifier: Collection[str], source: str
+) -> dict[str, Tensor]:
+    """The weights, whose logits have these names, with the classifier's rows in the order of the classes.
 
     Raises:
         NstError: the weights know other classes.
     """
     if len(names) == len(classes) and set(names) == set(classes):
-        return [names.index(name) for name in classes]
+        rows = [names.index(name) for name in classes]
+        return {name: value[rows] if name in classifier and value.ndim else value for name, value in state.items()}
     strange = next((name for name in names if name not in classes), None)
     raise NstError(
         f"{source} knows other classes than the data",
@@ -83,9 +86,3 @@ def _is_wnid(name: str) -> bool:
 
 def _begin(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-
-
-def reordered(state: Mapping[str, Tensor], classifier: Collection[str], order: Sequence[int]) -> dict[str, Tensor]:
-    """The weights with the classifier's rows in this order of the logits."""
-    rows = list(order)
-    return {name: value[rows] if name in classifier and value.ndim else value for name, value in state.items()}

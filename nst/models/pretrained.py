@@ -22,7 +22,7 @@ from nst.models import released
 from nst.models.architectures import AnyArchitecture, Architecture
 from nst.models.checkpoints import COUNTER, read_weights
 from nst.models.efficientnet import EfficientNet
-from nst.models.labels import label_names, order_of, reordered
+from nst.models.labels import in_order_of, label_names
 from nst.models.located import locate
 from nst.models.network_info import is_ours, read_info
 from nst.models.networks import Network, build
@@ -130,7 +130,7 @@ def take(network: Network, pretrained: Pretrained, classes: Sequence[str]) -> st
     same = names is not None and len(names) == len(classes) and set(names) == set(classes)
     head = set() if same else network.classifier_names
     if same and names is not None:
-        found = reordered(found, network.classifier_names, order_of(names, classes, pretrained.source))
+        found = in_order_of(classes, names, found, network.classifier_names, pretrained.source)
     fitting = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
     taken = {name: value for name, value in fitting.items() if name not in head}
     lacking = [name for name in own if name not in (taken.keys() | head) and not name.endswith(COUNTER)]

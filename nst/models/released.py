@@ -28,7 +28,7 @@ from nst.errors import NstError, nearest
 from nst.models.architectures import ARCHITECTURES
 from nst.models.checkpoints import copy_weights, load_network, outline, read_weights, recognize
 from nst.models.efficientnet import EfficientNet, build
-from nst.models.labels import assume_order, label_names, order_of, reordered
+from nst.models.labels import assume_order, in_order_of, label_names
 from nst.models.located import locate
 from nst.models.network_info import NetworkInfo, is_ours
 from nst.models.networks import Network
@@ -107,7 +107,7 @@ def load_timm(place: Path | str, classes: Sequence[str]) -> tuple[EfficientNet, 
         if (names := label_names(place)) is None:
             assume_order(source, place, classes)
         else:
-            state = reordered(state, ("classifier.weight", "classifier.bias"), order_of(names, classes, source))
+            state = in_order_of(classes, names, state, ("classifier.weight", "classifier.bias"), source)
     architecture = recognize(state)
     if architecture is None:
         raise NstError(
@@ -129,14 +129,17 @@ def _numbers(value: Any, count: int) -> bool:
 
 def require_imagenet_normalization(source: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """`config` if its network sees images as `efficientnet.normalize` makes them (AdvProp's do not)."""
-    mean = tuple(config.get("mean", IMAGENET_DEFAULT_MEAN))
-    if mean != IMAGENET_DEFAULT_MEAN:
+    if not has_imagenet_mean(config):
         raise NstError(
             f"{source} was trained on images normalised in another way",
-            got=f"mean {mean}",
+            got=f"mean {tuple(config['mean'])}",
             valid=f"mean {IMAGENET_DEFAULT_MEAN}: weights tagged ns_jft_in1k, ra_in1k, aa_in1k or in1k",
         )
     return config
+
+
+def has_imagenet_mean(config: Mapping[str, Any]) -> bool:
+    return tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)) == IMAGENET_DEFAULT_MEAN
 
 
 def timm_config(path: Path) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class TimmArchitecture:
         """Whether it is built for one image size, as most transformers are."""
         return bool(_config(self.name).get("fixed_input_size"))
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `timm.create_model` must be told beside the name to build it."""
+        return {**dict(self.arguments), **({"img_size": self.train_size} if self.fixed_size else {})}
+
     def pretrained_cfg(self) -> dict[str, Any]:
         """How it is shown pictures, by timm's names, as a config.json has it."""
         known = _config(self.name)

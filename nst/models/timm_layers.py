@@ -99,9 +99,7 @@ class Plain(nn.Module):
 def created(architecture: TimmArchitecture, num_classes: int, stochastic_depth: float) -> nn.Module:
     """timm's network, without noise of its own but stochastic depth where the family has it."""
     options: dict[str, Any] = {"drop_rate": 0.0, "drop_path_rate": stochastic_depth}
-    options |= {"num_classes": num_classes, **dict(architecture.arguments)}
-    if architecture.fixed_size:
-        options["img_size"] = architecture.train_size
+    options |= {"num_classes": num_classes, **architecture.options}
     while True:
         try:
             return timm.create_model(architecture.name, pretrained=False, **options)

@@ -9,7 +9,7 @@ normalisation inside, so that losses, attacks and evaluations know one kind of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,22 @@ from nst.models.timm_layers import (
 )
 
 LEVELS = 255.0
+
+
+class Renormalize(nn.Module):
+    """Images as `efficientnet.normalize` makes them, as a network sees them with this mean and deviation of 0 to 1."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        own_mean, own_std = (LEVELS * torch.tensor(values) for values in (mean, std))
+        scale, shift = torch.tensor(IMAGENET_STD) / own_std, (torch.tensor(IMAGENET_MEAN) - own_mean) / own_std
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
 
 
 class TimmNetwork(Noised, Freezing):
@@ -63,12 +79,7 @@ class TimmNetwork(Noised, Freezing):
             layer.register_forward_pre_hook(partial(_through, before))
         self.layers = layers_of(self.body)
         as_ours = _same(architecture.mean, IMAGENET_MEAN) and _same(architecture.std, IMAGENET_STD)
-        self.renormalizes = not as_ours
-        mean, std = (LEVELS * torch.tensor(values) for values in (architecture.mean, architecture.std))
-        self.scale: Tensor
-        self.shift: Tensor
-        self.register_buffer("scale", (torch.tensor(IMAGENET_STD) / std).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1), persistent=False)
+        self.renormalize = nn.Identity() if as_ours else Renormalize(architecture.mean, architecture.std)
 
     @property
     def num_features(self) -> int:
@@ -100,7 +111,7 @@ class TimmNetwork(Noised, Freezing):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised as ours are, to what the family has before its head."""
-        x = images * self.scale + self.shift if self.renormalizes else images
+        x = self.renormalize(images)
         return self.body.forward_features(x.to(self.trunk_dtype or x.dtype))  # type: ignore[operator]
 
     def forward_head(self, x: Tensor) -> Tensor:

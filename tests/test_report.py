@@ -475,7 +475,7 @@ def test_iterate_s_call_shows_its_command_and_a_later_one_reads_it(tmp_path, cap
 def labeled(label, confidence, copies):
     count = len(label)
     return gallery.Labeled(
-        ["a", "b", "c"], np.full(count, "s"), np.arange(count), np.array([f"k{i}" for i in range(count)]),
+        ["a", "b", "c"], np.full(count, "s"), np.array([f"k{i}" for i in range(count)]),
         np.array(label), np.array(confidence, float), np.array(copies), np.full(count, gallery.UNKNOWN), True,
     )  # fmt: skip
 

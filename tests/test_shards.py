@@ -24,7 +24,7 @@ from nst.data.source import Sample
 from nst.documents import read_json
 from nst.errors import NstError, UsageError
 from nst.leftovers import temporary
-from nst.report.gallery import images_at, images_named
+from nst.report.gallery import images_named
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -394,7 +394,7 @@ def test_two_downloads_that_count_alike_are_one_set(
     assert verify(tmp_path)["samples"] == 8
     assert ShardSet.open(tmp_path) == shards
     assert [hashed.keys for hashed in hash_shards(shards, tmp_path / "kept", workers=1)][2] == keys[5:]
-    assert images_at(tmp_path, [("cc3m-00000", 1, keys[6])]).keys() == {keys[6]}
+    assert images_named(tmp_path, keys, ["cc3m-00000"]).keys() == {keys[5], keys[6], keys[7]}
     assert images_named(tmp_path, [keys[0], keys[7]]).keys() == {keys[0], keys[7]}
     (tmp_path / "cc12m-00000.tar").unlink()
     (tmp_path / "cc12m-00001.tar").unlink()

@@ -67,51 +67,28 @@ def surest(labeled: Labeled, among: np.ndarray, count: int) -> np.ndarray:
     return rows[np.lexsort((labeled.key[rows].astype(str), -labeled.confidence[rows]))[:count]]
 
 
-def images_at(folder: Path, places: Iterable[tuple[str, int, str]]) -> dict[str, str]:
-    """key → data URI of the images at (shard, index, key); those that are not there any more are left out.
+def images_named(folder: Path, keys: Iterable[str], shards: Iterable[str] | None = None) -> dict[str, str]:
+    """key → data URI of the images of these keys; those that are not there any more are left out.
 
-    The index leaves out images that were excluded from the set, so it is a lower bound of the place in the tar.
+    Args:
+        shards: where they are looked for; None: in all of the folder.
     """
-    wanted: dict[str, list[tuple[int, str]]] = {}
-    for shard, index, key in places:
-        wanted.setdefault(shard, []).append((int(index), key))
-    found: dict[str, str] = {}
-    for shard, members in wanted.items():
-        path = folder / f"{shard}.tar"
-        if not path.exists():
-            continue
-        # keys of a set whose tars count alike begin with the tar's name
-        prefix = shard if all(key.startswith(f"{shard}/") for _, key in members) else ""
-        reader = TarReader(path, prefix=prefix)
-        here = [(reader.keys.index(key, index), key) for index, key in members if key in reader.keys[index:]]
-        found.update(_images(reader, here))
-    return found
-
-
-def images_named(folder: Path, keys: Iterable[str]) -> dict[str, str]:
-    """key → data URI of the images of these keys, looked for in all shards of a folder."""
     missing = set(keys)
     found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.tar")):
-        if not missing:
-            break
+    paths = sorted(folder.glob("*.tar")) if shards is None else [folder / f"{name}.tar" for name in sorted(set(shards))]
+    for path in paths:
+        if not missing or not path.exists():
+            continue
         reader = TarReader(path)
-        here = [(index, name) for index, key in enumerate(reader.keys)
-                for name in (key, f"{path.stem}/{key}") if name in missing]  # fmt: skip
-        found.update(_images(reader, here))
+        for index, key in enumerate(reader.keys):
+            # keys of a set whose tars count alike begin with the tar's name
+            for name in missing & {key, f"{path.stem}/{key}"}:
+                _, content = reader.read(index)
+                extension = image_extension(content)
+                if extension and (uri := data_uri(content[extension])):
+                    found[name] = uri
+        reader.close()
         missing -= found.keys()
-    return found
-
-
-def _images(reader: TarReader, members: Sequence[tuple[int, str]]) -> dict[str, str]:
-    found = {}
-    for index, key in members:
-        _, content = reader.read(index)
-        extension = image_extension(content)
-        uri = data_uri(content[extension]) if extension else None
-        if uri:
-            found[key] = uri
-    reader.close()
     return found
 
 
@@ -136,7 +113,7 @@ def data_uri(encoded: bytes) -> str | None:
 def pictures(labeled: Labeled, rows: np.ndarray, folder: Path, before: np.ndarray | None = None) -> list[Picture]:
     """Pictures of the chosen rows; `before` (N,) are labels that an earlier network gave."""
     classes = labeled.classes
-    images = images_at(folder, zip(labeled.shard[rows], labeled.index[rows], labeled.key[rows], strict=True))
+    images = images_named(folder, labeled.key[rows], labeled.shard[rows])
     return [
         Picture(
             image=images[labeled.key[row]],

@@ -26,11 +26,10 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Labeled:
-    """Predictions for N images: place (shard, index), key, label, confidence, copies (0: rejected), true label."""
+    """Predictions for N images: shard, key, label, confidence, copies (0: rejected), true label."""
 
     classes: Sequence[str]
     shard: np.ndarray  # (N,) str, file name without ending
-    index: np.ndarray
     key: np.ndarray
     label: np.ndarray
     confidence: np.ndarray
@@ -59,8 +58,7 @@ class Labeled:
 def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labeled | None:
     """The predictions of the first shards, at least SCANNED_ROWS where there are as many; None where there are none."""
     paths = sorted(predictions.glob("*.parquet"))
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "index", "key", "label", "confidence")}
-    copies: list[np.ndarray] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "key", "label", "confidence", "copies")}
     noted = noted_footers(predictions) if (predictions / "predictions.json").exists() else {}
     chosen = _selected_shards(selection)
     rows = 0
@@ -71,9 +69,9 @@ def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labe
         table = read_table(path, ["index", "key", "label", "confidence"], footer=noted.get(path.name))
         found = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
         found["shard"] = np.full(len(table), path.stem, dtype=object)
+        found["copies"] = _copies(chosen.get(path.name), found["index"])
         for name, parts in columns.items():
             parts.append(found[name])
-        copies.append(_copies(chosen.get(path.name), found["index"]))
         rows += len(table)
     if not rows:
         return None
@@ -81,7 +79,7 @@ def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labe
     complete = len(paths) == len(list(predictions.glob("*.parquet")))
     truths = _truths(truth, joined["key"])
     classes = list(read_footer(paths[0]).classes)
-    return Labeled(classes, **joined, copies=np.concatenate(copies), truth=truths, complete=complete)
+    return Labeled(classes, **joined, truth=truths, complete=complete)
 
 
 def _selected_shards(folder: Path) -> dict[str, Callable[[], pa.Table]]:

@@ -394,7 +394,7 @@ def test_storage_of_predictions_is_what_predictions_take(tmp_path: Path):
 
 def test_the_papers_training_of_l2_implies_a_utilisation_of_five_percent():
     assert paper_costs.implied_utilization() == pytest.approx(0.0483, abs=0.0005)
-    assert [round(ratio.ours, 2) for ratio in paper_costs.time_ratios()] == [0.87, 1.97, 2.63]
+    assert [round(ratio["ours"], 2) for ratio in paper_costs.time_ratios()] == [0.87, 1.97, 2.63]
     found = planned(*L2, "model.remat=false", f"plan.utilization={paper_costs.implied_utilization()}")
     student = next(row for row in found["stages"] if (row["generation"], row["stage"]) == (1, "train"))
     assert student["hours"] == pytest.approx(3.5 * 24, rel=1e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from nst.models.architectures import ARCHITECTURES
 from nst.plan.chips import cluster
@@ -23,18 +23,12 @@ TIME_RATIOS = (
 )
 
 
-@dataclass(frozen=True)
-class Ratio:
+def time_ratios() -> list[dict[str, Any]]:
     """Training time of `model` over that of `base`: the paper's, and ours by work alone."""
-
-    model: str
-    base: str
-    paper: float
-    ours: float
-
-
-def time_ratios() -> list[Ratio]:
-    return [Ratio(model, base, paper, _work(model) / _work(base)) for model, base, paper in TIME_RATIOS]
+    return [
+        {"model": model, "base": base, "paper": paper, "ours": _work(model) / _work(base)}
+        for model, base, paper in TIME_RATIOS
+    ]
 
 
 def l2_flops() -> float:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from nst.plan.budget import COMPILE_S_A_BLOCK
 from nst.plan.chips import GIB
+from nst.shown import count_of
 
 HOUR = 3600
 Result = Mapping[str, Any]
@@ -39,7 +40,7 @@ def tables(plan: Result) -> Iterator[Table]:
 def stages(plan: Result) -> Table:
     """Work and hours of every stage that computes."""
     cluster = plan["cluster"]
-    cores = f"{_count(cluster['cores'], 'core')}, {_count(cluster['hosts'], 'host')}"
+    cores = f"{count_of(cluster['cores'], 'core')}, {count_of(cluster['hosts'], 'host')}"
     table = _table(
         f"{plan['name']} on {cluster['name']} ({cores})",
         ("gen", "stage", "network", "px", "steps", "images", "FLOP", "limit", "hours"),
@@ -77,7 +78,7 @@ def _notes(plan: Result) -> Iterator[str]:
         shares.setdefault(row["source"], []).append(percent(row["utilization"]))
     yield from (f"{', '.join(dict.fromkeys(values))}: {source}" for source, values in shares.items())
     if any(row["bound"] == "loader" for row in rows):
-        cores = _count(round(cluster["processors"] / cluster["hosts"]), "processor core")
+        cores = count_of(round(cluster["processors"] / cluster["hosts"]), "processor core")
         yield f"loader: {cores} of a host, with trainer.workers={cluster['loader_workers']}"
     if compiling["hours"]:
         source = "measured" if compiling["measured"] else f"assumed, {COMPILE_S_A_BLOCK} s a block"
@@ -200,10 +201,6 @@ def duration(seconds: float) -> str:
 
 def _of_limit(used: float, limit: float | None) -> str:
     return f"{used / GIB:.2f}" + (f" ({used / limit:.0%})" if limit else "")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 def _letters(model: str) -> str:

@@ -61,10 +61,7 @@ class Row:
     options: Mapping[str, Any]
     command: str
     cost: str
-
-    @property
-    def package(self) -> str:
-        return "_global_"
+    package = "_global_"  # as of `Made`
 
     def node(self) -> dict[str, Any]:
         """As a file in conf/experiment would have it."""

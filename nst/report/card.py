@@ -76,7 +76,7 @@ def _training(experiment: Experiment) -> str:
         "Data": str(last.config.get("data", {}).get("name", "")),
         "Labeled images": number(last.result.get("labeled_samples")),
         "Start": _start(last, inputs),
-        "Labels of unlabeled images": _teacher(last, inputs.get("teacher")),
+        "Labels of unlabeled images": _teacher(inputs.get("teacher")),
         "Steps": number(last.result.get("steps")),
         "Batch": _batch(recipe),
         "Optimiser": str(recipe.get("optimizer", {}).get("name", "")),
@@ -113,7 +113,7 @@ def _batch(recipe: Mapping[str, Any]) -> str:
     return f"{labeled:,} labeled" + (f" and {labeled * ratio:,} unlabeled images" if ratio else " images")
 
 
-def _teacher(generation: Generation, teacher: Mapping[str, Any] | None) -> str:
+def _teacher(teacher: Mapping[str, Any] | None) -> str:
     if not teacher:
         return "none were used"
     kind = f"{teacher['targets']}, {teacher['mode']}"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from nst.report import figures
-from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confusions
+from nst.report.class_tables import LARGEST_CONFUSION, by_class, frequent_confusions, precision_and_recall
 from nst.report.generation_rows import Row, certain, compared, is_untested, looked_at, model_name
 from nst.report.page import Drawing, Section, Table, number
 from nst.report.paper import published
@@ -199,8 +199,8 @@ def classes(experiment: Experiment, directory: Path) -> Section:
     matrices = {title: np.array(found["confusion"]) for title, found in known.items() if found}
     if len(matrices) == 2 and experiment.first.looks == experiment.last.looks:
         titles = tuple(matrices)
-        of_class = [100 * m.diagonal() / np.where(m.sum(axis=1), m.sum(axis=1), np.nan) for m in matrices.values()]
-        figure = figures.class_accuracy(names, of_class[0], of_class[1], (titles[0], titles[1]))
+        first, last = (precision_and_recall(matrix)[1] for matrix in matrices.values())
+        figure = figures.class_accuracy(names, first, last, (titles[0], titles[1]))
         section.blocks.append(Drawing("class_accuracy", figure, "Accuracy of each class, first and last network."))
     if len(names) <= LARGEST_CONFUSION:
         caption = "Rows are true classes, columns predictions; colour is the share of the row."

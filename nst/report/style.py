@@ -18,7 +18,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -85,8 +85,7 @@ def styled() -> Iterator[None]:
 
 def heat() -> LinearSegmentedColormap:
     """From nothing to blue by opacity, so that it works on light and on dark paper."""
-    red, green, blue = to_rgb(BLUE)
-    return LinearSegmentedColormap.from_list("nst", [(red, green, blue, 0.0), (red, green, blue, 1.0)])
+    return LinearSegmentedColormap.from_list("nst", [to_rgba(BLUE, 0.0), to_rgba(BLUE)])
 
 
 def panels(title: str, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:

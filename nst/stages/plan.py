@@ -167,7 +167,7 @@ def _paper(rates: Rates) -> dict[str, Any]:
         "our_days": budget.seconds(l2_flops(), cluster(POD), share) / DAY,
         "our_utilization": share,
         "utilization": implied_utilization(),
-        "time_ratios": [asdict(ratio) for ratio in time_ratios()],
+        "time_ratios": time_ratios(),
     }
 
 

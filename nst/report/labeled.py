@@ -6,9 +6,8 @@ Only the first shards are read, up to SCANNED_ROWS predictions, so a report of 3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from nst.data import selected
 from nst.data.parquet_files import read_table
 from nst.data.predictions import noted_footers, parquet_name, read_footer
-from nst.documents import damaged, read_json
+from nst.documents import damaged, read_document
 
 SCANNED_ROWS = 200_000
 UNKNOWN = -1
@@ -60,7 +59,8 @@ def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labe
     paths = sorted(predictions.glob("*.parquet"))
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("shard", "key", "label", "confidence", "copies")}
     noted = noted_footers(predictions) if (predictions / "predictions.json").exists() else {}
-    chosen = _selected_shards(selection)
+    summary = read_document(selection / "selection.json") or {"shards": []}
+    chosen = {parquet_name(shard["name"]): shard for shard in summary["shards"]}
     rows = 0
     for number, path in enumerate(paths):
         if rows >= SCANNED_ROWS:
@@ -69,7 +69,11 @@ def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labe
         table = read_table(path, ["index", "key", "label", "confidence"], footer=noted.get(path.name))
         found = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
         found["shard"] = np.full(len(table), path.stem, dtype=object)
-        found["copies"] = _copies(chosen.get(path.name), found["index"])
+        copies: dict[int, int] = {}
+        if (shard := chosen.get(path.name)) is not None:
+            kept = selected.read(selection, summary, shard, ["index", "copies"])
+            copies = dict(zip(kept["index"].to_pylist(), kept["copies"].to_pylist(), strict=True))
+        found["copies"] = np.array([copies.get(place, 0) for place in found["index"].tolist()], np.int64)
         for name, parts in columns.items():
             parts.append(found[name])
         rows += len(table)
@@ -80,25 +84,6 @@ def read_labeled(predictions: Path, selection: Path, truth: Path | None) -> Labe
     truths = _truths(truth, joined["key"])
     classes = list(read_footer(paths[0]).classes)
     return Labeled(classes, **joined, truth=truths, complete=complete)
-
-
-def _selected_shards(folder: Path) -> dict[str, Callable[[], pa.Table]]:
-    """What reads the selected images of each shard, by the name of its file of predictions."""
-    path = folder / "selection.json"
-    summary = read_json(path) if path.exists() else {"shards": []}
-    return {
-        parquet_name(shard["name"]): partial(selected.read, folder, summary, shard, ["index", "copies"])
-        for shard in summary["shards"]
-    }
-
-
-def _copies(read: Callable[[], pa.Table] | None, index: np.ndarray) -> np.ndarray:
-    """Copies (N,) of each image of a shard in the selection; 0 where it was not selected."""
-    if read is None:
-        return np.zeros(len(index), np.int64)
-    table = read()
-    found = dict(zip(table["index"].to_pylist(), table["copies"].to_pylist(), strict=True))
-    return np.array([found.get(place, 0) for place in index.tolist()], np.int64)
 
 
 def _truths(path: Path | None, keys: np.ndarray) -> np.ndarray:

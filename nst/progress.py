@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from rich import progress
+from rich import box, progress
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from nst.sharing import is_rank_zero
 from nst.shown import shown
@@ -23,6 +24,14 @@ SECONDS_BETWEEN_LINES = 15.0
 
 # names of classes and runs are no markup: [red] is shown as it is
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def plain_table(title: str, caption: str | None = None, *, gap: int = 1, head: bool = True) -> Table:
+    """A table for the terminal, still without columns; `gap` letters apart these will be."""
+    return Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, gap, 0, 0), show_header=head,
+    )  # fmt: skip
 
 
 class Progress(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from nst.plan.budget import COMPILE_S_A_BLOCK
 from nst.plan.chips import GIB
+from nst.progress import plain_table
 from nst.shown import count_of
 
 HOUR = 3600
@@ -65,7 +65,7 @@ def stages(plan: Result) -> Table:
     table.add_section()
     table.add_row("", "", "all", "", "", "", number(total["flops"]), "", short(total["hours"]))
     table.add_row("", "", "chip-hours", "", "", "", "", "", short(total["hours"] * cluster["chips"]))
-    table.caption, table.caption_justify = "\n".join(_notes(plan)), "left"
+    table.caption = "\n".join(_notes(plan))
     return table
 
 
@@ -125,7 +125,7 @@ def memory(plan: Result) -> Table:
     if limit:
         table.add_row("accumulate that fits", *(str(values["accumulate"] or "none") for values in (kept, remat)))
     if cure := plan["memory"]["cure"]:
-        table.caption, table.caption_justify = f"does not fit; what does: {cure}", "left"
+        table.caption = f"does not fit; what does: {cure}"
     return table
 
 
@@ -208,9 +208,7 @@ def _letters(model: str) -> str:
 
 
 def _table(title: str, columns: Sequence[str], *, left: Sequence[str], head: bool = True) -> Table:
-    shown = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_header=head
-    )
+    shown = plain_table(title, head=head)
     for name in columns:
         # a network's name may be long, and is folded where the numbers leave no room
         folded = name == "network"

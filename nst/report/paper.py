@@ -22,11 +22,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rich import box
 from rich.table import Table as Shown
 
 from nst.documents import read_config, read_json
 from nst.errors import NstError, UsageError, nearest
+from nst.progress import plain_table
 from nst.recipes import EXHIBITS
 from nst.recipes.published import Exhibit
 from nst.report.generation_rows import model_name
@@ -260,10 +260,7 @@ def twin_note(where: Exhibit, scale: str, cells: Cells) -> str:
 def terminal_table(where: Exhibit, scale: str, cells: Cells) -> Shown:
     """The table for a terminal of 80 columns."""
     headings, rows = lines(where, cells)
-    shown = Shown(
-        title=heading(where, scale), title_justify="left", caption=twin_note(where, scale, cells) or None,
-        caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    shown = plain_table(heading(where, scale), twin_note(where, scale, cells) or None)
     for number, text in enumerate(headings):
         shown.add_column(text, justify="right" if number else "left", vertical="bottom")
     for row in rows:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from nst.progress import plain_table
 from nst.report.generation_rows import is_untested, model_name
 from nst.report.records import CONTROL
 from nst.shown import short, some
@@ -25,15 +25,7 @@ def table(results: Sequence[Mapping[str, Any]], title: str = "Noisy Student Trai
     """
     robust = [name for name in ROBUSTNESS if any(name in row for row in results)]
     narrow = bool(robust) or any(len(model_name(row)) > LONG for row in results)
-    shown = Table(
-        title=title,
-        title_justify="left",
-        caption=_caption(results),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0 if narrow else 1, 0, 0),
-    )
+    shown = plain_table(title, _caption(results), gap=0 if narrow else 1)
     first = HEADINGS[0] if all(row["generation"] is not None for row in results) else "run"
     headings = [_narrow(heading) if narrow else heading for heading in (first, *HEADINGS[1:])]
     for heading in (*headings, *(ROBUSTNESS[name] for name in robust)):

@@ -115,6 +115,13 @@ def from_scratch(name: str, network: str) -> Row:
 PRETRAINED = ("student.labeled_batch_size=1", "student.unlabeled_ratio=95", "student.optimizer.rate_per_256=0.256",
               "student.finetune.epochs=20", "student.finetune.labeled_batch_size=50")  # fmt: skip
 
+# eurosat_5's teacher and two students, and two more, each of the surest 1,700 pictures of a class
+FOUR_STUDENTS = ("experiment=eurosat_5",
+                 'iterate.generations=[["student.steps=400","student.labeled_batch_size=32",'
+                 '"student.optimizer.rate_per_256=0.008"],[],["select.images_per_class=1400","student.start=teacher"],'
+                 '["select.images_per_class=1700","student.start=teacher"],'
+                 '["select.images_per_class=1700","student.start=teacher"]]')  # fmt: skip
+
 # what photos does, with one student and three blocks frozen
 CLOTHING = ("experiment=photos", "name=clothing", "data.labeled_per_class=10",
             "data.root=datasets/clothing-seed${seed}", "data.stored_size=null", "student.frozen_blocks=3",
@@ -130,8 +137,8 @@ CIFAR_10 = ("experiment=cifar10_4k_cpu", "data.source.name=tar", "data.source.do
 _ALL = (
     Series("eurosat_10", "EuroSAT, 10 labels a class: teacher, students, control",
            (Row("recipe", ("experiment=eurosat",)),)),
-    Series("eurosat_5", "EuroSAT, 5 labels a class: likewise",
-           (Row("recipe", ("experiment=eurosat_5",)),)),
+    Series("eurosat_5", "EuroSAT, 5 labels a class: likewise; and with two more students",
+           (Row("recipe", ("experiment=eurosat_5",)), Row("four_students", FOUR_STUDENTS))),
     Series("table2", "the chain of growing networks against its parts on labels alone", (
         twin("small_table2_supervised"),
         twin("small_table2_large_supervised"),

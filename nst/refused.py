@@ -28,7 +28,7 @@ HASH = re.compile(r"[0-9a-f]{32,}")
 def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     """The option by which whoever gave the command chooses the directory of a stage."""
     if stage == "shard" and config and config["shard"]["output"] == config["data"].get("root"):
-        return "data.root"
+        return "name" if _both_called_by_name(config) else "data.root"
     own, part = STAGES[stage].folder, config.get("stage", stage) != stage
     chosen = any(chooses(item, own, directory) for item in config.get("overrides", ()))
     if stage == "shard" or (part and own != "run_dir" and chosen):
@@ -37,6 +37,17 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
     if shared and (part or stage == "train") and directory.is_relative_to(shared):  # generation 0 of several runs
         return "iterate.teacher"
     return "run_dir" if part else own  # a part of `nst iterate`: of all generations
+
+
+def _both_called_by_name(config: Mapping[str, Any]) -> bool:
+    """Whether `nst iterate` calls its shards and its directory by `name`: other shards alone would be refused there."""
+    typed = {item.lstrip("+").partition("=")[0] for item in config.get("overrides", ())}
+    places = (config["data"]["root"], config.get("run_dir"))
+    return (
+        config.get("stage") == "iterate"
+        and typed.isdisjoint({"data.root", "run_dir"})
+        and all(str(config["name"]) in Path(place).name for place in places if place)
+    )
 
 
 def chooses(item: str, option: str, folder: Path) -> bool:
@@ -90,7 +101,7 @@ def ways_on(found: written.FolderContents | None, option: str) -> str:
     keeps = "; there is nothing else. Later steps that build on it are made anew too; what has the same inputs stays"
     lines = [f"{another} overwrite=true, which {deletes}, and starts again{keeps}"]
     if command_is_known() and not of_all:
-        lines += [again(f"{option}=<folder>"), again("overwrite=true")]
+        lines += [again(f"{option}={'<name>' if option == 'name' else '<folder>'}"), again("overwrite=true")]
     return "\n         ".join(lines)
 
 

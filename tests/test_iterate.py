@@ -20,7 +20,7 @@ from rich.console import Console
 from nst.advice import whole
 from nst.atomic import write_json
 from nst.cli import dispatch
-from nst.config import compose_config, job_from
+from nst.config import compose_config, job_from, plain
 from nst.documents import read_metrics
 from nst.errors import NstError, UsageError
 from nst.models.timm_architecture import timm_architecture
@@ -326,6 +326,23 @@ def test_labels_of_others_in_the_folder_of_a_loop_are_told_of_by_its_option(tmp_
         assert option_of(stage, shared, tmp_path / "gen1") == "run_dir"
     by_hand = {**shared, "stage": "label"}
     assert option_of("label", by_hand, tmp_path / "first" / "predictions") == "teacher.predictions"
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen_by"),
+    [
+        (["name=mine"], "name"),
+        (["name=mine", "data.root=shards"], "data.root"),
+        (["name=mine", "run_dir=runs/other"], "data.root"),
+    ],
+)
+def test_shards_of_other_pictures_in_the_folder_of_a_loop_are_told_of_by_what_moves_its_run_too(
+    options: list[str], chosen_by: str
+):
+    """data.root=<folder> alone would make new shards, and then meet a run of the old ones."""
+    config: dict[str, Any] = plain(compose_config(["experiment=photos", *options]), whole=False)
+    config |= {"stage": "iterate", "shard": {"output": config["data"]["root"]}, "overrides": options}
+    assert option_of("shard", config, Path(config["data"]["root"])) == chosen_by
 
 
 # ---- kill -9

@@ -24,6 +24,7 @@ from nst.groups import conf_dir, group_choices, groups
 from nst.recipes.search_path import register
 from nst.settings.fields import MISSING_VALUE, no_value
 from nst.settings.job import Job, job_of
+from nst.settings.learning import ELSEWHERE
 from nst.typed import verbatim
 
 NO_REFERENCE = r"a $ that is no reference is written \${...}, in single quotes of the shell"
@@ -181,7 +182,8 @@ def _unknown(key: str, given: str, known: Sequence[str]) -> UsageError:
     if is_known(group):
         way = f"nst <stage> --help {group} lists the options of {group}"
     if entry == key:
-        way += f"; {adding(entry)} adds one"
+        own = ELSEWHERE.get(key.removeprefix("student.optimizer."))
+        way = f"it is an option of its own here: {own}" if own else f"{way}; {adding(entry)} adds one"
     return UsageError(f"unknown option '{key}'{nearest_option(key, known)}", got=given, next=way)
 
 

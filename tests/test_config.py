@@ -18,7 +18,7 @@ from nst.errors import NstError, UsageError
 from nst.models.architectures import ARCHITECTURES, block_counts
 from nst.settings.data import DataOptions, Pictures, RemoteOptions
 from nst.settings.job import IterateJob, TrainJob, evaluation_of
-from nst.settings.learning import Recipe
+from nst.settings.learning import ELSEWHERE, Recipe
 from nst.settings.network import Noise, RandAugmentOptions
 from nst.stages import resolving
 from nst.stages.generations import configurations
@@ -316,6 +316,14 @@ def test_only_a_near_option_is_suggested_and_its_last_part_counts_most(override:
     with pytest.raises(UsageError) as caught:
         compose_config([override])
     assert caught.value.what == f"unknown option '{override.partition('=')[0]}'{hint}"
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_torch_calls_otherwise_is_no_entry_to_add(name: str):
+    with pytest.raises(UsageError) as caught:
+        compose_config([f"student.optimizer.{name}=0.1"])
+    assert caught.value.next == f"it is an option of its own here: {ELSEWHERE[name]}"
+    compose_config([ELSEWHERE[name].replace("...", "0.1")])
 
 
 def test_the_nearest_option_is_sought_in_the_groups_that_were_chosen():

@@ -76,6 +76,10 @@ class OptimizerOptions(Group, at="student.optimizer"):
     )  # fmt: skip
 
 
+# options of torch's and timm's optimisers that are said elsewhere, and there
+ELSEWHERE = {"lr": "student.optimizer.rate_per_256=...", "weight_decay": "student.weight_decay=..."}
+
+
 @dataclass(frozen=True)
 class ScheduleOptions(Group, at="student.schedule"):
     """The learning rate over a training; see `nst.training.phases.Schedule`."""

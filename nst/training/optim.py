@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from nst.errors import UsageError, nearest
+from nst.settings.learning import ELSEWHERE
 from nst.shown import as_typed
 from nst.training.tensor_rate import TensorRateAdamW, TensorRateRMSprop, TensorRateSGD
 
@@ -49,11 +50,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], Callable[..., Optimizer], 
     "adamw": (torch.optim.AdamW, TensorRateAdamW, {}),
     "sgd": (torch.optim.SGD, TensorRateSGD, {"momentum": 0.9, "nesterov": True}),
 }
-
-
-# of these constructors' options, those that nst gives them itself, and whose place it is to say them
-ELSEWHERE = {"lr": "student.optimizer.rate_per_256=...", "weight_decay": "student.weight_decay=..."}
-# the network's parameters, and options for steps that are recorded or differentiated, which these are not
+# of these constructors' options: the network's parameters, and those for steps that are recorded or differentiated,
+# which these are not
 NO_OPTIONS = ("params", "capturable", "differentiable")
 
 

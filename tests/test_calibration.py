@@ -158,7 +158,9 @@ def test_several_networks_and_views_are_averaged_each_at_its_own_temperature(
     runs = [trained(tmp_path / "a", 0.4), trained(tmp_path / "b", 2.0, seed=1)]
     ask(runs, photos, tmp_path / "both", "--calibrated")
     said = "confidences at temperature 0.40, 2.00, by validation pictures; of each answer by itself"
-    assert said in "".join(capsys.readouterr())
+    told = "".join(capsys.readouterr())
+    assert said in told
+    assert "an end of the range" not in told
     mean = (softmax_at(runs[0], photos, 0.4) + softmax_at(runs[1], photos, 2.0)) / 2
     np.testing.assert_allclose(confidences(tmp_path / "both"), mean.max(axis=1), atol=1e-3)
     ask(runs[0], photos, tmp_path / "views", "--calibrated", "--views", "all")
@@ -178,10 +180,13 @@ def test_both_kinds_of_answers_are_kept(photos: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("temperature", [0.125, 8.0])
-def test_command_and_python_agree_at_every_temperature(photos: Path, tmp_path: Path, temperature: float):
+def test_command_and_python_agree_at_every_temperature(
+    photos: Path, tmp_path: Path, temperature: float, capsys: pytest.CaptureFixture[str]
+):
     """Also of a network that is as sure as float32 can tell, whose other probabilities float16 would lose."""
     run = trained(tmp_path / "run", temperature, sharper=12)
     ask(run, photos, tmp_path / "out", "--calibrated")
+    assert "an end of the range that is looked at" in "".join(capsys.readouterr())
     found = nst.load(run, calibrated=True).predict([picture(number, 16, 16) for number in range(8)])
     sure = [each.confidence for each in found]
     assert temperature < 1 or max(sure) < 0.999

@@ -16,6 +16,7 @@ from typing import Any
 from nst.atomic import known_sha256
 from nst.documents import read_json
 from nst.errors import NstError
+from nst.metrics import TEMPERATURES
 from nst.models.network_info import TEMPERATURE, read_info
 from nst.training.ensemble import Ensemble
 
@@ -64,6 +65,8 @@ def remark(network: Ensemble) -> str | None:
     temperatures = [member.temperature for member in network.members]
     if any(each != 1 for each in temperatures):
         said = f"confidences at temperature {', '.join(f'{each:.2f}' for each in temperatures)}, by validation pictures"
+        if not all(TEMPERATURES[0] * 1.001 < each < TEMPERATURES[-1] / 1.001 for each in temperatures):
+            said += ", an end of the range that is looked at, beyond which they may fit better"
         several = len(network.members) * len(network.turns) > 1
         return f"{said}; of each answer by itself: their mean is less sure than it is right" if several else said
     temperature = fitted(network.members[0].weights) if len(temperatures) == 1 else None

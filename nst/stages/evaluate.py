@@ -88,9 +88,20 @@ def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
         NstError: other classes than the network's, no labels, too many bad images, or as `plan` and `run` of
             `nst.stages.robustness`.
     """
-    require_values(job.config)
-    (options, robustness), pictures = measured(job.eval), job.data.pictures
-    weights, test, hardware = _weights(job), _test_set(job, robustness), machine(job.trainer)
+    config = require_values(job.config)
+    own = Tracking(output, table=False, wandb=job.logger.wandb, config=config, stage="evaluate")
+    with own.within(Path(_weights(job))) as tracking:
+        return _run(job, output, tracking)
+
+
+def _run(job: EvaluateJob, output: Path, tracking: Tracking) -> dict[str, Any]:
+    options, robustness = measured(job.eval)
+    weights, test, hardware, pictures = (
+        _weights(job),
+        _test_set(job, robustness),
+        machine(job.trainer),
+        job.data.pictures,
+    )
     network, info = open_any(weights, test.classes if test else imagenet_wnids())
     if test:
         _require_fitting(test, info, weights)
@@ -127,7 +138,7 @@ def run(job: EvaluateJob, output: Path) -> dict[str, Any]:
             clean_error = 100.0 - result["top1"] if test else None
             result = _joined(result, suites.scores(blocks, planned.subject, clean_error, result.get("robustness", {})))
         if is_rank_zero() and result != before:
-            _keep(job, output, weights, result)
+            _keep(output, result, tracking)
         return result
 
 
@@ -178,12 +189,10 @@ def _joined(result: dict[str, Any], blocks: Mapping[str, Block]) -> dict[str, An
     return {**clean, **summary(every), "robustness": every}
 
 
-def _keep(job: EvaluateJob, output: Path, weights: str, result: Mapping[str, Any]) -> None:
+def _keep(output: Path, result: Mapping[str, Any], tracking: Tracking) -> None:
     """Writes the result where it is more than the clean scores, which are written; and tells W&B."""
     rows = table(result.get("robustness", {}))
-    own = Tracking(output, table=False, wandb=job.logger.wandb, config=job.config, stage="evaluate")
-    with own.within(Path(weights)) as tracking:
-        tracking.evaluated(result, rows)
+    tracking.evaluated(result, rows)
     if rows:
         write_csv(output / "robustness.csv", COLUMNS, rows)
         write_json(output / "result.json", result)

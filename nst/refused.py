@@ -40,14 +40,14 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
 
 
 def _both_called_by_name(config: Mapping[str, Any]) -> bool:
-    """Whether `nst iterate` calls its shards and its directory by `name`: other shards alone would be refused there."""
-    typed = {item.lstrip("+").partition("=")[0] for item in config.get("overrides", ())}
-    places = (config["data"]["root"], config.get("run_dir"))
-    return (
-        config.get("stage") == "iterate"
-        and typed.isdisjoint({"data.root", "run_dir"})
-        and all(str(config["name"]) in Path(place).name for place in places if place)
-    )
+    """Whether another `name` moves the shards of `nst iterate` and its directory: other shards alone would be refused
+    there."""
+    from nst.config import compose_config  # here: only who is refused waits for it
+
+    if config.get("stage") != "iterate":
+        return False
+    other = compose_config([*config.get("overrides", ()), "name=another"])
+    return other.data.root != config["data"]["root"] and other.run_dir != config["run_dir"]
 
 
 def chooses(item: str, option: str, folder: Path) -> bool:

@@ -331,16 +331,17 @@ def test_labels_of_others_in_the_folder_of_a_loop_are_told_of_by_its_option(tmp_
 @pytest.mark.parametrize(
     ("options", "chosen_by"),
     [
-        (["name=mine"], "name"),
-        (["name=mine", "data.root=shards"], "data.root"),
-        (["name=mine", "run_dir=runs/other"], "data.root"),
+        (["experiment=photos", "name=mine"], "name"),
+        (["experiment=photos", "name=mine", "data.root=shards"], "data.root"),
+        (["experiment=photos", "name=mine", "run_dir=runs/other"], "data.root"),
+        (["experiment=eurosat"], "data.root"),  # datasets/eurosat-10-seed0, whatever the name is
     ],
 )
 def test_shards_of_other_pictures_in_the_folder_of_a_loop_are_told_of_by_what_moves_its_run_too(
     options: list[str], chosen_by: str
 ):
     """data.root=<folder> alone would make new shards, and then meet a run of the old ones."""
-    config: dict[str, Any] = plain(compose_config(["experiment=photos", *options]), whole=False)
+    config: dict[str, Any] = plain(compose_config(options), whole=False)
     config |= {"stage": "iterate", "shard": {"output": config["data"]["root"]}, "overrides": options}
     assert option_of("shard", config, Path(config["data"]["root"])) == chosen_by
 

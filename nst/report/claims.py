@@ -113,6 +113,8 @@ CLAIMS = (
               "no_aug_1m"),
         _rows("a tenth: augmentation alone − no noise", "table6", "no_depth_dropout_1m", "no_noise_1m"),
         _rows("a tenth: the network's noise alone − no noise", "table6", "no_aug_1m", "no_noise_1m"),
+        _rows("a tenth: dropout alone − no noise", "table6", "no_aug_depth_1m", "no_noise_1m"),
+        _rows("a tenth: stochastic depth alone − no noise", "table6", "no_aug_dropout_1m", "no_noise_1m"),
     )),
     Claim("soft labels are better than hard ones where the teacher is unsure", "figure 4", (
         _rows("soft − hard, confidence below 0.4", "figure4", "bin0_soft", "bin0_hard"),

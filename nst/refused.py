@@ -42,7 +42,7 @@ def option_of(stage: str, config: Mapping[str, Any], directory: Path) -> str:
 def _both_called_by_name(config: Mapping[str, Any]) -> bool:
     """Whether another `name` moves the shards of `nst iterate` and its directory: other shards alone would be refused
     there."""
-    from nst.config import compose_config  # here: only who is refused waits for it
+    from nst.config import compose_config  # here: it brings Hydra
 
     if config.get("stage") != "iterate":
         return False

@@ -22,6 +22,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,7 +80,7 @@ class Run:
     ) -> None:
         self.directory = Path(directory)
         self.files = (*MARKS, *files)
-        self.option = option or option_of(stage, config or {}, self.directory)
+        self._option = option
         self.first = first
         self.patience = patience
         self.stage = stage
@@ -94,6 +95,11 @@ class Run:
         self._fresh = False  # this attempt is the first
         self._made: list[Path] = []  # the directory and those above it that it has made
 
+    @cached_property
+    def option(self) -> str:
+        """By which the command line names the directory; only who is refused waits for it."""
+        return self._option or option_of(self.stage, self.config or {}, self.directory)
+
     def __enter__(self) -> Run:
         if not is_rank_zero():
             # all together: what rank 0 finds and deletes here must not be seen by the others
@@ -104,8 +110,9 @@ class Run:
             raise other_inputs(self.directory, self.stage, occupied.ITERATE, self.inputs, self.option)
         self._made = [each for each in (self.directory, *self.directory.parents) if not each.exists()]
         self.directory.mkdir(parents=True, exist_ok=True)
-        alone = f"wait for it, or give this run a directory of its own: {self.option}=..."
-        self._lock = take_lock(self.directory, alone)
+        self._lock = take_lock(
+            self.directory, lambda: f"wait for it, or give this run a directory of its own: {self.option}=..."
+        )
         try:
             self._refuse_other_inputs()
             written.begin(self.directory, *self.files, own=True)

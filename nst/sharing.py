@@ -75,7 +75,7 @@ def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
+def take_lock(directory: Path, next: str | Callable[[], str] = "wait for it") -> IO[str]:
     """Keeps other processes out of `directory` until the file that is returned is closed.
 
     Raises:
@@ -90,7 +90,8 @@ def take_lock(directory: Path, next: str = "wait for it") -> IO[str]:
             if not os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
                 raise FileNotFoundError  # a start that failed has just taken it away
         except (BlockingIOError, FileNotFoundError) as error:
-            raise NstError(f"another process is working in {directory}", next=next) from error
+            way = next if isinstance(next, str) else next()
+            raise NstError(f"another process is working in {directory}", next=way) from error
         failed.pop_all()  # held by the caller
     _held.add(lock)
     return lock

@@ -228,3 +228,13 @@ def test_inputs_that_came_later_are_left_out_where_they_are_as_it_was_before():
     assert identity({**now, "teacher": "a digest"}) == {**older, "teacher": "a digest"}
     for changed in ({"turns": 8}, {"views": "all"}, {"accumulate": 2}, {"pictures": {"flip": True, "turn": True}}):
         assert identity({**now, **changed}) == {**older, **changed}
+
+
+def test_which_option_chooses_a_directory_is_asked_only_by_who_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It may compose the configuration anew."""
+    monkeypatch.setattr("nst.runs.option_of", None)
+    for _ in range(2):  # also where the run is there
+        with Run(tmp_path / "run", "shard", {"seed": 1}) as run_:
+            run_.finish({})

@@ -276,7 +276,14 @@ def _refuse_bomb(width: int, height: int) -> None:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Lossless PNG of (H, W) grey or (H, W, 3) RGB uint8 pixels."""
+    """Lossless PNG of (H, W) grey or (H, W, 3) RGB uint8 pixels.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    grey = pixels.ndim == 2
+    if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise ValueError(f"pixels must be (H, W) or (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
     return buffer.getvalue()
